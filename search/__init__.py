@@ -1,0 +1,1 @@
+"""Studies, workers, store, export and the command line."""

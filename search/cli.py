@@ -1,0 +1,280 @@
+"""The command line. Imports stay inside the commands, so that `segtune --help` needs no torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from spaces.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.store import Store
+
+
+class _Group(TyperGroup):
+    """Turns bad input into one line and exit code 2, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.echo(f"segtune: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("segtune: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Hyperparameter search for semantic segmentation: write one YAML file, launch a study, "
+    "take away the best config and model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Study store: postgresql://user:password@host/database or sqlite:///file.db "
+        "[default: $SEGTUNE_STORE, else the embedded Postgres]",
+    ),
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        help="Folder of trial files [default: $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME]",
+    ),
+]
+SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study", show_default=False)]
+
+
+@app.command()
+def demo(
+    to: Annotated[Path, typer.Option(help="Folder for data and results")] = Path("segtune-demo"),
+    trials: Annotated[int, typer.Option(min=1, help="Trials to run")] = 12,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Draw sample data, run a small study, show its leaderboard, export the best config."""
+    from search.demo import run_demo
+    from spaces.paths import artifacts_dir
+
+    with _open(store) as opened:
+        raise typer.Exit(run_demo(to, trials, opened, artifacts_dir(artifacts), _console()))
+
+
+@app.command()
+def init(
+    task: Annotated[str, typer.Argument(help="segmentation")],
+    folder: Annotated[Path, typer.Argument(help="Where to put study.yaml")],
+) -> None:
+    """Write a commented study file to start from."""
+    from importlib.resources import files
+
+    from spaces.errors import did_you_mean
+    from spaces.spec import TASKS
+
+    if task not in TASKS:
+        raise InputError(
+            f"unknown task {task}{did_you_mean(task, TASKS)}; known: {', '.join(TASKS)}"
+        )
+    path = folder / "study.yaml"
+    if path.exists():
+        raise InputError(f"{path} exists; choose another folder or remove it")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text((files("search") / "templates" / f"{task}.yaml").read_text())
+    typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
+
+
+@app.command()
+def check(spec: SpecArgument, store: StoreOption = None) -> None:
+    """Preflight: study file, data, models, device, store. Trains nothing."""
+    from search.check import check_study
+
+    with _open(store) as opened:
+        check_study(spec, opened, _console())
+
+
+@app.command()
+def launch(
+    spec: SpecArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total trials, in place of the file's budget")
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Create a study or resume it, and run it to its budget. Ctrl-C saves; repeat to resume."""
+    from spaces.spec import StudySpec
+
+    study_spec = StudySpec.load(spec)  # before anything slow or lasting
+
+    from search.launch import launch as run_study
+    from spaces.paths import artifacts_dir
+
+    with _open(store) as opened:
+        folder = artifacts_dir(artifacts)
+        raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials))
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; all when left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Show studies: slots, best value, and why trials ended."""
+    from search.results import summary
+    from search.status import show_studies, show_study
+    from search.study import open_study, study_names
+
+    with _open(store) as opened:
+        names = study_names(opened) if study is None else [study]
+        summaries = [summary(open_study(opened, name)) for name in names]
+    if as_json:
+        typer.echo(json.dumps(summaries if study is None else summaries[0], indent=1))
+    elif study is None:
+        show_studies(summaries, _console())
+    else:
+        show_study(summaries[0], _console())
+
+
+@app.command()
+def spaces(
+    task: Annotated[str, typer.Argument(help="segmentation")] = "segmentation",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of study files")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Length of a trial")] = 50,
+) -> None:
+    """Show what is searched by default, or the JSON Schema of study files."""
+    from spaces.errors import did_you_mean
+    from spaces.spec import TASKS, study_schema
+
+    if task not in TASKS:
+        raise InputError(
+            f"unknown task {task}{did_you_mean(task, TASKS)}; known: {', '.join(TASKS)}"
+        )
+    if schema:
+        typer.echo(json.dumps(study_schema(), indent=1))
+        return
+    from search.status import show_space
+    from spaces.segmentation import default_space
+
+    show_space(default_space(epochs, binary=False), _console())
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    trial: Annotated[int | None, typer.Option(help="This trial instead of the best one")] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Write the best config, its weights, its provenance and its curves."""
+    from search.export import check_target, export_study
+    from search.study import open_study
+    from spaces.paths import artifacts_dir
+
+    check_target(to)
+    with _open(store) as opened:
+        export_study(open_study(opened, study), artifacts_dir(artifacts), to, trial)
+    facts = json.loads((to / "provenance.json").read_text())
+    typer.echo(
+        f"wrote {to}: trial {facts['trial']}, {facts['metric']} {facts['value']:.4f}\n"
+        f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
+    )
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="An exported config.yaml", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+) -> None:
+    """Train an exported config in full. Ctrl-C saves; the same line resumes."""
+    from spaces.spec import load_run_config
+
+    data_spec, trial_config = load_run_config(config)
+
+    from search.retrain import retrain
+
+    raise typer.Exit(retrain(data_spec, trial_config, to, _console()))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
+    data: Annotated[str, typer.Option("--data", help="Split: train, val or test")] = "val",
+) -> None:
+    """Score an exported model on a split; draw its five best and five worst images."""
+    from spaces.spec import load_run_config
+
+    data_spec, trial_config = load_run_config(folder / "config.yaml")
+    if not (folder / "model").is_dir():
+        raise InputError(f"{folder} has no model/; give a folder that segtune export wrote")
+
+    from search.status import show_scores
+    from trainers.data import load_data
+    from trainers.evaluate import class_names
+    from trainers.evaluate import evaluate as run_evaluation
+
+    checked = load_data(data_spec)
+    checked.split(data)
+    pictures = folder / f"evaluation-{data}"
+    found = run_evaluation(folder / "model", trial_config, checked, data, pictures)
+    show_scores(found.scores, class_names(checked), data, _console())
+    typer.echo(f"pictures of the best and worst images: {pictures}")
+
+
+@app.command()
+def doctor(store: StoreOption = None) -> None:
+    """Examine this machine: packages, devices, disk, store."""
+    from search.doctor import examine
+
+    findings = examine(store)
+    for finding in findings:
+        typer.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.topic}: {finding.text}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def main() -> None:
+    """Entry point of the `segtune` script."""
+    app()
+
+
+class _open:
+    """Open the store for a `with` block and close it after."""
+
+    def __init__(self, url: str | None) -> None:
+        from search.store import open_store
+
+        self.store = open_store(url)
+
+    def __enter__(self) -> Store:
+        return self.store
+
+    def __exit__(self, *error: object) -> None:
+        self.store.close()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # pipes and files get whole lines; a terminal gets its own width
+    return Console() if sys.stdout.isatty() else Console(width=160)

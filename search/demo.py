@@ -1,0 +1,56 @@
+"""`segtune demo`: the first five minutes, on drawn streets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from search.export import check_target, export_study
+from search.launch import DONE, launch
+from search.sample_data import write_streets
+from search.store import Store
+from search.study import open_study
+from spaces.spec import StudySpec
+
+STUDY = """\
+# Drawn streets with the class imbalance of real ones; small enough for two CPU cores.
+name: demo
+task: segmentation
+data:
+  train: {images: data/train/images, masks: data/train/masks}
+  val: {images: data/val/images, masks: data/val/masks}
+  classes: data/classes.json
+space:
+  train.epochs: 8
+  train.batch_size: [8, 16]
+  data.resolution: [48x64, 64x96]
+  model.arch: [Unet, FPN]
+  model.encoder: resnet18
+  model.encoder_weights: null       # nothing to download
+  optim.lr: {low: 1e-4, high: 1e-2, log: true}
+  optim.encoder_lr_ratio: {low: 0.3, high: 1.0, log: true}
+budget: {trials: 12}
+pruner: {name: median, startup_trials: 4}
+"""
+
+
+def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Console) -> int:
+    """Draw data, launch the study, export the best trial; return the exit code."""
+    check_target(to / "best")
+    to.mkdir(parents=True, exist_ok=True)
+    write_streets(to / "data", train=64, val=24)
+    (to / "study.yaml").write_text(STUDY)
+    console.print(f"drew sample data and wrote {to / 'study.yaml'}", highlight=False)
+    code = launch(StudySpec.load(to / "study.yaml"), store, artifacts, console, trials)
+    if code != DONE:
+        return code
+    export_study(open_study(store, "demo"), artifacts, to / "best")
+    console.print(
+        f"exported the best trial to {to / 'best'}\n"
+        f"look at it:   segtune evaluate {to / 'best'} --data val\n"
+        f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
+        f"your data:    segtune init segmentation my-study",
+        highlight=False,
+    )
+    return DONE

@@ -1,0 +1,141 @@
+"""What a user takes away: the config, the weights, where they come from, and the curves."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from search import results
+from search.plots import plot_curves
+from search.study import Study
+from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.spec import DataSpec, dump_run_config
+
+PACKAGES = (
+    "segtune",
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "timm",
+    "optuna",
+    "numpy",
+)
+
+
+def export_study(study: Study, artifacts: Path, to: Path, number: int | None = None) -> Path:
+    """Write the best trial (or trial `number`) of a study into the folder `to`.
+
+    Raises:
+        InputError: nothing to export, the weights are not on this machine, or `to` is in use.
+    """
+    trial = results.best_trial(study, number)
+    workdir = study.workdir(artifacts, trial.number)
+    model = workdir / f"model-{trial.user_attrs['best_epoch']}"
+    if not model.is_dir():
+        raise InputError(
+            f"the weights of trial {trial.number} are not in {workdir}: they were made on another "
+            "machine (see --artifacts), or were not among the keep_models="
+            f"{study.spec.keep_models} best"
+        )
+    provenance = {
+        "study": study.spec.name,
+        "study_uid": study.uid,
+        "trial": trial.number,
+        "origin": trial.user_attrs.get("origin", study.spec.sampler.name),
+        "metric": study.metric,
+        "value": trial.value,
+        "reason": trial.user_attrs["reason"],
+        "epochs": trial.user_attrs["epochs"],
+        "best_epoch": trial.user_attrs["best_epoch"],
+        "data_fingerprint": study.fingerprint,
+        "hardware": trial.user_attrs["hardware"],
+    }
+    return write_result(
+        to,
+        task=study.spec.task,
+        data=study.spec.data,
+        config=study.config(trial),
+        model=model,
+        history=study.history(trial.number),
+        metric=study.metric,
+        provenance=provenance,
+    )
+
+
+def write_result(
+    to: Path,
+    *,
+    task: str,
+    data: DataSpec,
+    config: TrialConfig,
+    model: Path,
+    history: list[dict[str, Any]],
+    metric: str,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write config.yaml, model/, provenance.json and curves.png; complete, or not at all.
+
+    `to` may hold an earlier result, which is replaced; any other content is refused.
+    """
+    check_target(to)
+    temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / "config.yaml").write_text(dump_run_config(task, data, config), encoding="utf-8")
+    shutil.copytree(model, temporary / "model")
+    title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
+    plot_curves(history, config, metric, title, temporary / "curves.png")
+    facts = {
+        **provenance,
+        "seed": config.train.seed,
+        "classes": data.names,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "host": {"system": platform.platform(), "cores": os.cpu_count()},
+        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if to.exists():
+        shutil.rmtree(to)
+    temporary.rename(to)
+    return to
+
+
+def check_target(to: Path) -> None:
+    """Raise InputError unless `to` is new, empty, or an earlier result."""
+    if to.exists() and not to.is_dir():
+        raise InputError(f"--to {to} is a file; name a folder")
+    if to.is_dir() and any(to.iterdir()) and not (to / "provenance.json").exists():
+        raise InputError(f"--to {to} holds other files; name a new or empty folder")
+    if not os.access(next(p for p in (to, *to.absolute().parents) if p.exists()), os.W_OK):
+        raise InputError(f"--to {to} cannot be written")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that the user works in, or None outside of a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

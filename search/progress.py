@@ -1,0 +1,177 @@
+"""What a person sees while a study runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from search import results
+from search.study import Study
+from spaces.config import TrialConfig
+
+
+class ProgressView:
+    """Follows a worker; use it as a context manager."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self.study = study
+        self.console = console
+        self.epochs = study.space.base.train.epochs
+        self.counts = study.budget.counts()
+        self.began = time.monotonic()
+        self.ended_here = 0
+        self.best: tuple[int, float, str] | None = None
+        ranking = results.ranked(study.trials())
+        if ranking:
+            best = ranking[0]
+            assert best.value is not None
+            self.best = (best.number, best.value, describe(best.params))
+        self.current = ""
+        self.running: dict[int, TrialConfig] = {}
+        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self.trials_bar = Progress(
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.epochs_bar = Progress(
+            TextColumn("epochs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.trials_task = self.trials_bar.add_task("", total=sum(self.counts.values()), note="")
+        self.epochs_task = self.epochs_bar.add_task("", total=self.epochs, note="")
+
+    def __enter__(self) -> ProgressView:
+        if self.live:
+            self.live.start()
+            self._draw()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+        self.running = {number: config}
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        settings = describe(self.study.trial(number).params)
+        self.current = f"trial {number}{again}: {settings}"
+        if self.live:
+            self.epochs_bar.update(
+                self.epochs_task, completed=0, total=config.train.epochs, note=""
+            )
+        self._say(f"trial {number} started{again}: {settings}")
+
+    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+        value, speed = report["metric"], report["images_per_s"]
+        note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
+        if self.live:
+            self.epochs_bar.update(self.epochs_task, completed=report["epoch"], note=note)
+            self._draw()
+        else:
+            total = self.running[number].train.epochs
+            self._say(
+                f"trial {number} epoch {report['epoch']}/{total}: {self.study.metric} {value:.4f}, "
+                f"loss {report['train']['total']:.4f}, {speed:.0f} images/s"
+            )
+
+    def trial_ended(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None:
+        if state in self.counts:
+            self.counts[state] += 1
+            self.ended_here += 1
+        if value is not None and (self.best is None or value > self.best[1]):
+            self.best = (number, value, describe(self.study.trial(number).params))
+        shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
+        line = f"trial {number} {state} ({reason}): {shown} in {epochs} epochs"
+        if self.live:
+            self.live.console.print(line, highlight=False)
+        self._say(f"{line}; {self._totals()}")
+        if self.live:
+            self._draw()
+
+    def _say(self, line: str) -> None:
+        if not self.live:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _totals(self) -> str:
+        c = self.counts
+        return (
+            f"{c['COMPLETE']} complete, {c['PRUNED']} pruned, {c['FAILED']} failed of "
+            f"{sum(self.study.budget.counts().values())}; {self._time_left()}"
+        )
+
+    def _time_left(self) -> str:
+        total = sum(self.study.budget.counts().values())
+        done = sum(self.counts[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
+        if not self.ended_here or done >= total:
+            return f"{clock(time.monotonic() - self.began)} gone"
+        left = (time.monotonic() - self.began) / self.ended_here * (total - done)
+        return f"about {clock(left)} left"
+
+    def _draw(self) -> None:
+        assert self.live is not None
+        done = sum(self.counts[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
+        self.trials_bar.update(self.trials_task, completed=done, note=self._totals())
+        parts: list[Any] = [self.trials_bar, self.epochs_bar, Text(self.current, "dim")]
+        if self.best:
+            number, value, params = self.best
+            parts.append(
+                Text(f"best: trial {number}, {self.study.metric} {value:.4f}: {params}", "green")
+            )
+        self.live.update(Group(*parts))
+
+
+def leaderboard(study: Study, rows: int = 5) -> Table:
+    """Return the best trials as a table."""
+    table = Table(title=f"{study.spec.name}: best trials", title_justify="left")
+    for column, justify in (
+        ("trial", "right"),
+        (study.metric, "right"),
+        ("ended", "left"),
+        ("epochs", "right"),
+        ("config", "left"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
+    for trial in results.ranked(study.trials())[:rows]:
+        settings = describe({**trial.params, **trial.user_attrs.get("decode", {})})
+        origin = trial.user_attrs.get("origin")
+        table.add_row(
+            str(trial.number),
+            f"{trial.value:.4f}",
+            trial.user_attrs["reason"],
+            str(trial.user_attrs["epochs"]),
+            f"{settings} ({origin})" if origin else settings,
+        )
+    return table
+
+
+def describe(params: Mapping[str, Any]) -> str:
+    """`optim.lr=0.00123 loss.region=dice ...`, in the order of the sections."""
+    return " ".join(f"{name}={short(value)}" for name, value in params.items())
+
+
+def short(value: Any) -> str:
+    """Numbers to four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def clock(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 10 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"

@@ -1,0 +1,103 @@
+"""Early stopping: our median rule, and Optuna's pruners for comparison.
+
+The stock median compares with COMPLETE trials only. Whoever it stops drops out of the comparison,
+so its bar can only rise, until good trials with an ordinary start are stopped too. Here every ended
+trial counts, a stopped one with the best value it reached.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from spaces.config import TrialConfig
+from spaces.spec import PrunerSpec
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial's metric after each epoch, from the first, and where its warm-up ended."""
+
+    values: tuple[float, ...]
+    warmup: int = 0
+
+    def best_by(self, epoch: int) -> float | None:
+        """Best metric of the first `epoch` epochs; a shorter curve keeps its last best."""
+        seen = [value for value in self.values[: max(epoch, 0)] if not math.isnan(value)]
+        return max(seen, default=None)
+
+
+@dataclass(frozen=True)
+class MedianRule:
+    """Stop a trial whose best so far is below the median of the ended trials' best by that epoch.
+
+    Attributes:
+        startup_trials: ended trials that must be there before any verdict.
+        min_epochs: no verdict before this epoch.
+        align_warmup: compare at equal epochs since the end of each trial's warm-up.
+    """
+
+    startup_trials: int = 5
+    min_epochs: int = 3
+    align_warmup: bool = False
+
+    def bar(self, trial: Curve, ended: Iterable[Curve]) -> float | None:
+        """Return the median that the trial is held against after its last epoch, or None."""
+        epoch = len(trial.values)
+        if epoch < self.min_epochs or (self.align_warmup and epoch <= trial.warmup):
+            return None
+        since = epoch - trial.warmup
+        others = [
+            curve.best_by(curve.warmup + since if self.align_warmup else epoch) for curve in ended
+        ]
+        known = [value for value in others if value is not None]
+        if len(known) < max(1, self.startup_trials):
+            return None
+        return statistics.median(known)
+
+    def stops(self, trial: Curve, ended: Iterable[Curve]) -> bool:
+        """Tell whether the trial stops after its last epoch."""
+        bar = self.bar(trial, ended)
+        if bar is None:
+            return False
+        best = trial.best_by(len(trial.values))
+        return best is None or best < bar
+
+
+def median_rule(spec: PrunerSpec, epochs: int) -> MedianRule:
+    """Return the rule of a study."""
+    return MedianRule(spec.startup_trials, min_epochs(spec, epochs), spec.align == "warmup")
+
+
+def min_epochs(spec: PrunerSpec, epochs: int) -> int:
+    """Return the first epoch that may end in a verdict: given, or max(3, 20 % of the run)."""
+    return spec.min_epochs if spec.min_epochs is not None else max(3, math.ceil(0.2 * epochs))
+
+
+def warmup_end(config: TrialConfig) -> int:
+    """Epochs until learning rate and loss have warmed up (the ramp not counted)."""
+    return max(config.optim.warmup_epochs, config.loss.warmup_epochs)
+
+
+def optuna_pruner(spec: PrunerSpec, epochs: int) -> optuna.pruners.BasePruner:
+    """Return Optuna's pruner of a study; `median` and `none` never prune there."""
+    first = min_epochs(spec, epochs)
+    if spec.name == "stock_median":
+        return optuna.pruners.MedianPruner(spec.startup_trials, max(0, first - 1))
+    if spec.name == "percentile":
+        return optuna.pruners.PercentilePruner(
+            spec.percentile, spec.startup_trials, max(0, first - 1)
+        )
+    if spec.name == "hyperband":
+        return optuna.pruners.HyperbandPruner(max(1, first), max(epochs, first + 1))
+    return optuna.pruners.NopPruner()
+
+
+def stock_verdict(study: optuna.Study, trial_number: int) -> bool:
+    """Ask the study's Optuna pruner about a running trial."""
+    trials: Sequence[optuna.trial.FrozenTrial] = study.get_trials(deepcopy=False)
+    return study.pruner.prune(study, trials[trial_number])

@@ -1,0 +1,86 @@
+"""What a study has found: its ranking, its best trial, and a summary for people and programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import Study
+from spaces.errors import InputError
+
+
+def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials with a value, best first; COMPLETE ones come before others of equal value."""
+    valued = [
+        trial
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
+    ]
+    return sorted(
+        valued, key=lambda t: (-(t.value or 0.0), t.state != TrialState.COMPLETE, t.number)
+    )
+
+
+def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
+    """Return the trial of that number, or the best one.
+
+    The best is the one with the highest value that has ended with a value, COMPLETE or PRUNED: a
+    trial's value is its best epoch's metric, and its weights are that epoch's.
+
+    Raises:
+        InputError: no trial has ended with a value, or the number is not of such a trial.
+    """
+    ranking = ranked(study.trials())
+    if not ranking:
+        raise InputError(
+            f"study {study.spec.name} has no finished trial yet; wait for one, see "
+            f"`segtune status {study.spec.name}`"
+        )
+    if number is None:
+        return ranking[0]
+    for trial in ranking:
+        if trial.number == number:
+            return trial
+    raise InputError(
+        f"trial {number} of study {study.spec.name} has not ended with a value; those that have: "
+        f"{', '.join(str(t.number) for t in sorted(ranking, key=lambda t: t.number))}"
+    )
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """Return the state of a study as plain data (`segtune status --json`)."""
+    trials = study.trials()
+    ranking = ranked(trials)
+    epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    full = len(ended) * study.space.base.train.epochs
+    return {
+        "name": study.spec.name,
+        "task": study.spec.task,
+        "metric": study.metric,
+        "slots": study.budget.counts(),
+        "reasons": dict(Counter(t.user_attrs.get("reason", "running") for t in trials)),
+        "epochs": epochs,
+        "epochs_saved": 1 - epochs / full if full else 0.0,
+        "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
+        "best": _row(study, ranking[0]) if ranking else None,
+        "trials": [_row(study, trial) for trial in trials],
+    }
+
+
+def _row(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        "reason": trial.user_attrs.get("reason"),
+        "error": trial.user_attrs.get("error"),
+        "origin": trial.user_attrs.get("origin"),
+        "epochs": trial.user_attrs.get("epochs"),
+        "best_epoch": trial.user_attrs.get("best_epoch"),
+        "seconds": trial.user_attrs.get("seconds"),
+        "params": {**trial.params, **trial.user_attrs.get("decode", {})},
+    }

@@ -1,0 +1,67 @@
+"""`segtune train`: an exported config, trained in full, into the same kind of folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.export import check_target, write_result
+from search.worker import Interrupt
+from spaces.config import TrialConfig
+from spaces.spec import DataSpec
+from trainers.data import load_data
+from trainers.train import train
+
+
+def retrain(spec: DataSpec, config: TrialConfig, to: Path, console: Console) -> int:
+    """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
+    check_target(to)
+    data = load_data(spec)
+    metric = "IoU" if spec.binary else "mIoU"
+    workdir = to.with_name(f".{to.name}.work")
+
+    def show(report: dict[str, Any]) -> None:
+        console.print(
+            f"epoch {report['epoch']}/{config.train.epochs}: {metric} {report['metric']:.4f}, loss "
+            f"{report['train']['total']:.4f}, {report['images_per_s']:.0f} images/s",
+            highlight=False,
+        )
+
+    interrupt = Interrupt()
+    with interrupt.listen():
+        result = train(
+            config, data, workdir, show, lambda: "preempted" if interrupt.count else None
+        )
+    if result.reason == "preempted":
+        console.print("interrupted; the last epoch is saved. The same command resumes it")
+        return 130
+    if result.model is None:
+        console.print(f"training ended without a single epoch: {result.reason}")
+        return 1
+    write_result(
+        to,
+        task="segmentation",
+        data=spec,
+        config=config,
+        model=result.model,
+        history=result.history,
+        metric=metric,
+        provenance={
+            "metric": metric,
+            "value": result.value,
+            "reason": result.reason,
+            "epochs": len(result.history),
+            "best_epoch": result.best_epoch,
+            "data_fingerprint": data.fingerprint,
+            "hardware": result.hardware,
+        },
+    )
+    shutil.rmtree(workdir)
+    console.print(
+        f"wrote {to}: {metric} {result.value:.4f} at epoch {result.best_epoch} ({result.reason})",
+        highlight=False,
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""Tables for people: studies, one study, a space, scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.progress import clock, describe
+from spaces.space import Choice, Float, Free, Int, Space
+
+
+def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
+    """One line a study."""
+    if not summaries:
+        console.print("no study yet; start one with: segtune launch STUDY.yaml")
+        return
+    table = Table()
+    for column in ("study", "ended", "running", "best", "trial", "time"):
+        table.add_column(column, justify="left" if column == "study" else "right")
+    for summary in summaries:
+        slots, best = summary["slots"], summary["best"]
+        ended = slots["COMPLETE"] + slots["PRUNED"] + slots["FAILED"]
+        table.add_row(
+            summary["name"],
+            f"{ended}/{sum(slots.values())}",
+            str(slots["RUNNING"]),
+            f"{summary['metric']} {best['value']:.4f}" if best else "-",
+            str(best["number"]) if best else "-",
+            clock(summary["seconds"]),
+        )
+    console.print(table)
+
+
+def show_study(summary: dict[str, Any], console: Console) -> None:
+    """A study's totals and every trial of it."""
+    slots = summary["slots"]
+    console.print(
+        f"{summary['name']}: "
+        + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
+        highlight=False,
+    )
+    console.print(
+        f"{summary['epochs']} epochs in {clock(summary['seconds'])}; early stopping saved "
+        f"{summary['epochs_saved']:.0%} of the epochs of the trials that have ended",
+        highlight=False,
+    )
+    table = Table()
+    for column in ("trial", "state", "reason", summary["metric"], "best at", "epochs", "config"):
+        table.add_column(column, no_wrap=column not in ("config", "reason"))
+    for row in summary["trials"]:
+        table.add_row(
+            str(row["number"]),
+            row["state"],
+            row["error"] or row["reason"] or "",
+            "-" if row["value"] is None else f"{row['value']:.4f}",
+            str(row["best_epoch"] or "-"),
+            str(row["epochs"] or "-"),
+            describe(row["params"]),
+        )
+    console.print(table)
+
+
+def show_space(space: Space, console: Console) -> None:
+    """Every dimension with its range and condition, then what is fixed."""
+    table = Table(title="searched", title_justify="left")
+    for column in ("setting", "values", "only where"):
+        table.add_column(column)
+    for name, dim in space.dims.items():
+        condition = "; ".join(
+            f"{other} = {' or '.join(map(str, values))}"
+            for other, values in space.when.get(name, {}).items()
+        )
+        table.add_row(name, dimension_text(dim), condition)
+    console.print(table)
+    fixed = Table(title="fixed (name one in `space:` to change or search it)", title_justify="left")
+    fixed.add_column("setting")
+    fixed.add_column("value")
+    for name, value in space.base.flat().items():
+        if name not in space.dims:
+            fixed.add_row(name, str(value))
+    console.print(fixed)
+
+
+def show_scores(scores: dict[str, Any], classes: list[str], split: str, console: Console) -> None:
+    """The metric, then each class."""
+    name = "IoU" if "binary" in scores else "mIoU"
+    console.print(
+        f"{split} {name} {scores['metric']:.6f}, pixel accuracy {scores['pixel_accuracy']:.4f}",
+        highlight=False,
+    )
+    for key, value in scores.get("binary", {}).items():
+        console.print(f"  {key} {value:.4f}", highlight=False)
+    table = Table()
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for label, iou in zip(classes, scores["per_class"], strict=True):
+        table.add_row(label, "absent" if iou != iou else f"{iou:.4f}")
+    console.print(table)
+
+
+def dimension_text(dim: Choice | Float | Int | Free) -> str:
+    """A dimension in words."""
+    if isinstance(dim, Choice):
+        return ", ".join(map(str, dim.choices))
+    text = f"{dim.low:g} .. {dim.high:g}"
+    if isinstance(dim, Free):
+        return f"{text}, step {dim.step:g}, swept inside each trial"
+    return f"{text}, log" if dim.log else text

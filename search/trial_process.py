@@ -1,0 +1,173 @@
+"""A trial in a process of its own, forked from a server that has torch and smp loaded.
+
+A crash, a leak or a CUDA error never outlives its trial, and a start costs a fork instead of an
+import. The child never sees the database: it sends each epoch's report down a pipe and finds there
+the word that ends it. It does not wait for verdicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.space import Free
+from trainers.data import SegmentationData
+from trainers.train import TrialResult, train
+
+LOG = "trial.log"
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["search.trial_process"])
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch has ended and its checkpoint is durable."""
+
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The trial has ended with a result."""
+
+    result: TrialResult
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer."""
+
+    unfit: bool
+    message: str
+
+
+Message = Epoch | Done | Failed
+
+
+class TrialProcess:
+    """The supervisor's handle of a child."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: SegmentationData,
+        workdir: Path,
+        free: Mapping[str, Free],
+    ) -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._pipe, childs_end = _context.Pipe()
+        self._process = _context.Process(
+            target=_main, args=(childs_end, config, data, workdir, dict(free)), name="trial"
+        )
+        self._process.start()
+        childs_end.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def receive(self, timeout: float) -> Message | None:
+        """Return the next message, or None after `timeout` seconds without one.
+
+        Raises:
+            ChildDied: the child is gone without a result.
+        """
+        try:
+            if not self._pipe.poll(timeout):
+                return None
+            message: Message = self._pipe.recv()
+            return message
+        except (EOFError, OSError):
+            self._process.join()
+            raise ChildDied(self._process.exitcode) from None
+
+    def stop(self, reason: str) -> None:
+        """Ask the child to end after its current step, with this reason."""
+        with contextlib.suppress(OSError):  # ended by itself: its last message is in the pipe
+            self._pipe.send(reason)
+
+    def kill(self) -> None:
+        """End the child at once."""
+        self._process.kill()
+        self._process.join()
+
+    def join(self) -> None:
+        self._process.join()
+        self._pipe.close()
+
+
+class ChildDied(Exception):
+    """The child ended without a result."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        if exitcode is not None and exitcode < 0:
+            self.how = f"killed by {signal.Signals(-exitcode).name}"
+        else:
+            self.how = f"exit code {exitcode}"
+        super().__init__(self.how)
+
+
+def _main(
+    pipe: Connection,
+    config: TrialConfig,
+    data: SegmentationData,
+    workdir: Path,
+    free: dict[str, Free],
+) -> None:
+    """The child: train, report, end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
+    _log_to(workdir / LOG)
+    with open(workdir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
+        try:
+            result = train(
+                config,
+                data,
+                workdir,
+                on_epoch=lambda report: pipe.send(Epoch(report)),
+                should_stop=lambda: _word(pipe),
+                free=free,
+            )
+            pipe.send(Done(result))
+        except InputError as error:
+            pipe.send(Failed(unfit=True, message=str(error)))
+        except BrokenPipeError:
+            pass  # the supervisor is gone; the last checkpoint is durable
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(Failed(unfit=False, message=f"{type(error).__name__}: {error}"))
+
+
+def _word(pipe: Connection) -> str | None:
+    """What the supervisor said, if anything; its death is a word too."""
+    if not pipe.poll():
+        return None
+    try:
+        word: str = pipe.recv()
+        return word
+    except EOFError:
+        return "orphaned"
+
+
+def _log_to(path: Path) -> None:
+    """Send the child's output to its log."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

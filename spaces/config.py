@@ -1,0 +1,273 @@
+"""TrialConfig: every setting of one training run, typed, bounded, frozen.
+
+Its dotted paths (`loss.region_share`, `optim.lr`) are the vocabulary of the whole project: study
+files, the dashboard, exports and errors all use these names. Ranges here are hard limits of what
+makes sense at all; what is worth searching stands in the default spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_SIDE = 8192  # pixels
+
+
+def parse_resolution(value: Any) -> str:
+    """Return the canonical `HxW` text of a network input size.
+
+    Args:
+        value: `"96x128"` (height x width), `[96, 128]`, or `512` for a square; pixels,
+            16..8192 each. Any size is allowed: inputs are padded to the model's stride.
+    """
+    if isinstance(value, bool):
+        raise ValueError("must be HxW, [height, width] or one number, in pixels")
+    if isinstance(value, int):
+        sides = [value, value]
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value)):
+        sides = [int(match[1]), int(match[2])]
+    elif isinstance(value, str) and value.strip().isdigit():
+        sides = [int(value), int(value)]
+    elif (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) for side in value)
+    ):
+        sides = list(value)
+    else:
+        raise ValueError("must be HxW, [height, width] or one number, in pixels")
+    if not all(16 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(f"both sides must be in 16..{MAX_SIDE} pixels")
+    return f"{sides[0]}x{sides[1]}"
+
+
+Resolution = Annotated[str, BeforeValidator(parse_resolution)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, values: Any) -> Any:
+        """`true` where a number is due would silently become 1."""
+        if isinstance(values, dict):
+            for name, value in values.items():
+                spec = cls.model_fields.get(name)
+                if isinstance(value, bool) and spec and not _takes_bool(spec.annotation):
+                    raise ValueError(f"{name} must be {_kind(spec.annotation)}, but got {value}")
+        return values
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation is bool or any(_takes_bool(part) for part in get_args(annotation))
+
+
+def _kind(annotation: Any) -> str:
+    return "a number" if annotation in (int, float) else "of its own kind, not true or false"
+
+
+class DataConfig(Section):
+    """How images reach the network."""
+
+    resolution: Resolution = "512x512"
+    """Network input size, height x width in pixels; scores are always at original size."""
+    augment: Literal["none", "light", "medium", "strong"] = "medium"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.resolution.split("x")
+        return int(height), int(width)
+
+
+class ModelConfig(Section):
+    """Which network: architecture and encoder names as segmentation_models_pytorch has them."""
+
+    arch: str = "Unet"
+    encoder: str = "resnet34"
+    encoder_weights: str | None = "imagenet"
+
+
+class ClassWeightsConfig(Section):
+    """Class weights of the pixel loss, from the pixels of the train split."""
+
+    method: Literal["none", "inverse_freq", "sqrt_inv_freq", "effective_number"] = "none"
+    max_ratio: float = Field(10.0, ge=1, le=1e6)
+    """Weights are clipped to [1 / max_ratio, max_ratio] around their mean of 1."""
+    stage_epochs: int = Field(0, ge=0)
+    """For this many first epochs the tighter `stage_max_ratio` holds (two-stage clipping)."""
+    stage_max_ratio: float = Field(2.0, ge=1, le=1e6)
+
+
+class LossConfig(Section):
+    """The loss mix: (1 - share) * pixel + share * region, share 0 in warm-up and then ramping."""
+
+    pixel: Literal["ce", "focal", "bce"] = "ce"
+    region: Literal["dice", "tversky", "jaccard", "lovasz"] = "dice"
+    region_share: float = Field(0.4, ge=0, le=1)
+    warmup_epochs: int = Field(5, ge=0)
+    """Epochs of pixel loss alone."""
+    ramp_epochs: int = Field(10, ge=0)
+    """Epochs in which the region share rises linearly to `region_share`."""
+    smooth: float | Literal["schedule"] = "schedule"
+    """Smoothing term of dice, tversky and jaccard; `schedule` is 10, from epoch 10 on 5, from
+    epoch 20 on 1."""
+    squared: bool = True
+    """Squared denominator, p^2 + t^2 (Milletari et al. 2016), of dice and jaccard."""
+    tversky_alpha: float = Field(0.3, ge=0, le=1)
+    """Weight of false positives (Salehi et al. 2017)."""
+    tversky_beta: float = Field(0.7, ge=0, le=1)
+    """Weight of false negatives."""
+    focal_gamma: float = Field(2.0, ge=0, le=10)
+    focal_alpha: float | None = Field(None, ge=0, le=1)
+    """Weight of the positive class of a binary focal loss (Lin et al. 2017); null = none."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    normalize: Literal["none", "ema"] = "none"
+    """`ema` divides each term by its running mean, so that the share is a share of effect."""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    class_weights: ClassWeightsConfig = ClassWeightsConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if isinstance(self.smooth, float) and not 0 <= self.smooth <= 1e6:
+            raise ValueError(f"smooth must be in 0..1e6 or 'schedule', but got {self.smooth}")
+        if self.tversky_alpha + self.tversky_beta <= 0:
+            raise ValueError("tversky_alpha + tversky_beta must be above 0")
+        return self
+
+
+class OptimConfig(Section):
+    """Optimiser and learning-rate schedule, stepped once a batch."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, le=10)
+    """Peak learning rate of decoder and head."""
+    encoder_lr_ratio: float = Field(0.1, ge=0, le=10)
+    """The encoder's learning rate is `lr` times this; 0 freezes the encoder's weights."""
+    weight_decay: float = Field(1e-2, ge=0, le=1)
+    """Not applied to biases and normalisation layers."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD only."""
+    nesterov: bool = False
+    schedule: Literal["constant", "cosine", "poly", "step"] = "cosine"
+    warmup_epochs: int = Field(1, ge=0)
+    """Epochs in which the learning rate rises linearly from near 0."""
+    poly_power: float = Field(0.9, gt=0, le=10)
+    step_epochs: int = Field(10, ge=1)
+    step_gamma: float = Field(0.1, gt=0, le=1)
+    clip_norm: float = Field(1.0, ge=0, le=1e6)
+    """Gradients are clipped to this total norm; 0 = no clipping."""
+
+
+class TrainConfig(Section):
+    """Length, batch and precision of the run."""
+
+    epochs: int = Field(50, ge=1, le=100_000)
+    batch_size: int = Field(8, ge=1, le=65_536)
+    """Effective batch: what one optimiser step sees, whatever fits into memory at once."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images in memory at once; null = found, halved when memory runs out, and remembered."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    patience: int = Field(3, ge=0)
+    """Epochs without a new best, after warm-up and ramp, before the run ends; 0 = never."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    channels_last: bool | None = None
+    """Memory layout; null = on a GPU, where it is faster (on CPUs it measured slower)."""
+    workers: int | None = Field(None, ge=0, le=64)
+    """Loader processes; null = 0 on the CPU and up to 4 on a GPU."""
+
+
+class HealthConfig(Section):
+    """When a sick run is stopped; every limit can be moved, and 0 switches its alarm off."""
+
+    grad_norm: float = Field(1000.0, ge=0)
+    """exploding: an epoch's mean gradient norm, before clipping, above this."""
+    diverging: float = Field(3.0, ge=0)
+    """diverging: the pixel loss of the train split at this many times its lowest epoch, for two
+    epochs in a row."""
+    falling_epochs: int = Field(5, ge=0)
+    """falling: the metric fell in this many epochs in a row."""
+    dead_class_epochs: int = Field(30, ge=0)
+    """dead_class: an IoU that has been 0 in every one of this many epochs, counted after warm-up
+    and ramp, for a class that the validation split has."""
+
+
+class DecodeConfig(Section):
+    """From network output to a prediction; searched without training where a space says `free`."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Binary tasks: foreground from this probability on."""
+    tta: Literal["none", "hflip"] = "none"
+    """Test-time augmentation: mean of the logits of the image and of its mirror image."""
+
+
+class TrialConfig(Section):
+    """The whole of one training run. Field notes A to D name the source of each default."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    health: HealthConfig = HealthConfig()
+    decode: DecodeConfig = DecodeConfig()
+
+    @property
+    def settled_epoch(self) -> int:
+        """Epochs until learning rate and loss mix have reached their final form."""
+        return max(self.optim.warmup_epochs, self.loss.warmup_epochs + self.loss.ramp_epochs)
+
+    def flat(self) -> dict[str, Any]:
+        """Return {dotted name: value} of every setting."""
+        return flatten(self.model_dump())
+
+    def replace(self, changes: dict[str, Any]) -> TrialConfig:
+        """Return a validated copy with {dotted name: value} changes applied.
+
+        Raises:
+            pydantic.ValidationError: a name is unknown or a value is out of range.
+        """
+        return TrialConfig.model_validate(unflatten({**self.flat(), **changes}))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optim': {'lr': 1}} -> {'optim.lr': 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """{'optim.lr': 1} -> {'optim': {'lr': 1}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def parameter_types() -> dict[str, Any]:
+    """Return {dotted name: type annotation} of every setting."""
+    return _types(TrialConfig, "")
+
+
+def _types(section: type[BaseModel], prefix: str) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            types.update(_types(info.annotation, f"{prefix}{name}."))
+        else:
+            types[prefix + name] = info.annotation
+    return types

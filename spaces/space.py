@@ -1,0 +1,446 @@
+"""A search space: named dimensions, conditions and pins, and how a TrialConfig is drawn from it.
+
+Nothing here knows Optuna: `sample` asks an object with Optuna's three `suggest_*` methods, so a
+trial can be drawn by Optuna, rebuilt from stored parameters, or drawn by a test.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from spaces.config import TrialConfig, parameter_types, parse_resolution
+from spaces.errors import InputError, did_you_mean
+from spaces.models import incompatibility
+
+Scalar = str | int | float | bool | None
+
+
+class Suggest(Protocol):
+    """The part of `optuna.Trial` that a space needs."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high], on a log scale where the field measures it so."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number in [low, high]."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a list."""
+
+    choices: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Free:
+    """A decode-time number, swept exactly inside every trial: it costs no training."""
+
+    low: float
+    high: float
+    step: float
+
+
+Dimension = Float | Int | Choice | Free
+
+FREE_NAMES = ("decode.threshold",)
+"""Settings that act after the network has run, so that one forward pass serves all values."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a study may try.
+
+    Attributes:
+        dims: {dotted name: dimension}, in the order in which they are drawn.
+        when: {dotted name: {other name: values}}; the dimension is drawn only where each other
+            name has one of the values, and else keeps its value of `base`.
+        base: every setting that is not searched.
+    """
+
+    dims: Mapping[str, Dimension]
+    when: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+    base: TrialConfig = field(default_factory=TrialConfig)
+
+    def sample(self, suggest: Suggest) -> TrialConfig:
+        """Draw one config; each drawn name is a parameter of the trial."""
+        fixed = self.base.flat()
+        drawn: dict[str, Any] = {}
+        for name in self._order():
+            dim = self.dims[name]
+            if isinstance(dim, Free) or not self._active(name, fixed | drawn):
+                continue
+            if name == "model.encoder":
+                param, choice = self.encoder_choice(str((fixed | drawn)["model.arch"]))
+                one = len(choice.choices) == 1
+                drawn[name] = choice.choices[0] if one else _draw(suggest, param, choice)
+            else:
+                drawn[name] = _draw(suggest, name, dim)
+        return self.base.replace(drawn)
+
+    def config(self, params: Mapping[str, Any]) -> TrialConfig:
+        """Rebuild the config of a trial from its stored parameters.
+
+        Raises:
+            KeyError: a parameter that this space would draw is missing.
+        """
+        return self.sample(_Stored(params))
+
+    def free(self) -> dict[str, Free]:
+        """The dimensions that are swept inside a trial."""
+        return {name: dim for name, dim in self.dims.items() if isinstance(dim, Free)}
+
+    def model_pairs(self) -> list[tuple[str, str]]:
+        """Every (arch, encoder) that can be drawn."""
+        archs = self._values("model.arch", self.base.model.arch)
+        encoders = self._values("model.encoder", self.base.model.encoder)
+        return [(a, e) for a in archs for e in encoders if incompatibility(a, e) is None]
+
+    def values(self, name: str) -> list[Any]:
+        """The choices of a searched dimension, the ends of a range, or the one fixed value."""
+        dim = self.dims.get(name)
+        if isinstance(dim, Choice):
+            return list(dim.choices)
+        if isinstance(dim, Float | Int | Free):
+            return [dim.low, dim.high]
+        return [self.base.flat()[name]]
+
+    def _values(self, name: str, fixed: str) -> list[str]:
+        dim = self.dims.get(name)
+        return [str(c) for c in dim.choices] if isinstance(dim, Choice) else [fixed]
+
+    def encoder_choice(self, arch: str) -> tuple[str, Choice]:
+        """Return the encoder parameter of an architecture: its name, and the encoders it takes.
+
+        A distribution must be the same whenever its name appears, so an architecture that takes
+        only some encoders has a parameter of its own, `model.encoder[DeepLabV3Plus]`.
+        """
+        dim = self.dims["model.encoder"]
+        assert isinstance(dim, Choice)
+        valid = tuple(c for c in dim.choices if incompatibility(arch, str(c)) is None)
+        shared = len(valid) == len(dim.choices)
+        return ("model.encoder" if shared else f"model.encoder[{arch}]"), Choice(valid)
+
+    def _active(self, name: str, values: Mapping[str, Any]) -> bool:
+        return all(values[other] in allowed for other, allowed in self.when.get(name, {}).items())
+
+    def _order(self) -> list[str]:
+        """Dimension names, each after the ones that its condition and its encoder list need."""
+        order: list[str] = []
+        waiting = list(self.dims)
+        while waiting:
+            ready = [
+                name
+                for name in waiting
+                if not (set(self.when.get(name, ())) & set(waiting))
+                and not (name == "model.encoder" and "model.arch" in waiting)
+            ]
+            if not ready:
+                raise InputError(f"space: the conditions of {', '.join(waiting)} form a circle")
+            order += ready
+            waiting = [name for name in waiting if name not in ready]
+        return order
+
+
+def parameter_path(param: str) -> str:
+    """`model.encoder[DeepLabV3Plus]` -> `model.encoder`."""
+    return param.split("[", 1)[0]
+
+
+class _Stored:
+    """Answers suggestions with stored values."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.params = params
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self.params[name])
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self.params[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.params[name]
+
+
+def _draw(suggest: Suggest, name: str, dim: Dimension) -> Any:
+    if isinstance(dim, Float):
+        return suggest.suggest_float(name, dim.low, dim.high, step=dim.step, log=dim.log)
+    if isinstance(dim, Int):
+        return suggest.suggest_int(name, dim.low, dim.high, step=dim.step, log=dim.log)
+    assert isinstance(dim, Choice)
+    return suggest.suggest_categorical(name, list(dim.choices))
+
+
+# ---------------------------------------------------------------- the `space:` part of a study file
+
+
+def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
+    """Apply the `space:` entries of a study file to a default space.
+
+    An entry is a scalar (pin), a list (choice), or a mapping: `{low, high, log, step}` a range,
+    `{choices: [...]}`, `{free: true, low, high, step}` a sweep inside each trial; `when:
+    {name: value or list}` makes it conditional.
+
+    Raises:
+        EntryError: an entry is wrong; it carries the key of the culprit.
+    """
+    dims, when, pins = dict(default.dims), dict(default.when), dict[str, Any]()
+    types_ = parameter_types()
+    for name, entry in entries.items():
+        if name not in types_:
+            raise EntryError((name,), f"unknown parameter{did_you_mean(name, types_)}")
+        dims.pop(name, None)
+        if isinstance(entry, dict) and "when" in entry:
+            when[name] = _condition(name, entry.pop("when"), types_)
+        parsed = _entry(name, entry, types_[name], default)
+        if isinstance(parsed, Float | Int | Choice | Free):
+            dims[name] = parsed
+        else:
+            pins[name] = parsed.value
+    base = _pinned(default.base, pins)
+    space = Space(dims, when, base)
+    _check_ends(space)
+    return _drop_inactive(_drop_impossible_archs(space, set(entries)), set(entries))
+
+
+class EntryError(InputError):
+    """A wrong entry; `key` is its path below `space:`."""
+
+    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
+        super().__init__(f"{key[0]}: {message}")
+        self.key = key
+
+
+@dataclass(frozen=True)
+class _Pin:
+    value: Any
+
+
+def _entry(name: str, entry: Any, annotation: Any, default: Space) -> Dimension | _Pin:
+    if isinstance(entry, dict):
+        return _mapping_entry(name, dict(entry), annotation, default)
+    if isinstance(entry, list):
+        return _choice(name, entry, (name,))
+    return _Pin(_value(name, entry))
+
+
+def _mapping_entry(
+    name: str, entry: dict[str, Any], annotation: Any, default: Space
+) -> Dimension | _Pin:
+    known = {"low", "high", "log", "step", "choices", "free"}
+    for key in entry:
+        if key not in known:
+            raise EntryError((name, key), f"unknown key {key}{did_you_mean(key, known)}")
+    if "choices" in entry:
+        if len(entry) > 1:
+            raise EntryError((name,), "choices stands alone, without low, high, log or step")
+        return _choice(name, entry["choices"], (name, "choices"))
+    numeric = {kind for kind in (int, float) if kind in _members(annotation)}
+    if not numeric or name == "data.resolution":
+        raise EntryError((name,), "takes a list of choices, not a range")
+    whole = float not in numeric
+    low, high = (_bound(name, entry, side, whole) for side in ("low", "high"))
+    if low > high:
+        raise EntryError((name, "low"), f"low must be <= high, but got low={low}, high={high}")
+    old = default.dims.get(name)
+    log = entry.get("log", isinstance(old, Float | Int) and old.log and "step" not in entry)
+    if not isinstance(log, bool):
+        raise EntryError((name, "log"), f"log must be true or false, but got {log!r}")
+    if log and low <= 0:
+        if "log" not in entry:
+            log = False  # the default is a log range; a low end of 0 can only mean a linear one
+        else:
+            raise EntryError((name, "low"), f"a log range needs low > 0, but got low={low}")
+    step = entry.get("step")
+    if step is not None:
+        _check_step(name, step, whole, high - low)
+        if log:
+            raise EntryError((name, "step"), "a log range has no step; drop log or step")
+    if entry.get("free"):
+        if name not in FREE_NAMES:
+            raise EntryError(
+                (name, "free"),
+                f"only {', '.join(FREE_NAMES)} can be free (searched inside a trial)",
+            )
+        return Free(float(low), float(high), float(step or 0.01))
+    if low == high:
+        return _Pin(_value(name, low))
+    if whole:
+        return Int(int(low), int(high), log, int(step or 1))
+    return Float(float(low), float(high), log, float(step) if step else None)
+
+
+def _bound(name: str, entry: dict[str, Any], side: str, whole: bool) -> float:
+    if side not in entry:
+        raise EntryError((name,), f"a range needs low and high, but {side} is missing")
+    value = entry[side]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EntryError((name, side), f"{side} must be a number, but got {value!r}")
+    if not math.isfinite(value):
+        raise EntryError((name, side), f"{side} must be finite, but got {value}")
+    if whole and float(value) != int(value):
+        raise EntryError((name, side), f"{side} must be a whole number, but got {value}")
+    return int(value) if whole else float(value)
+
+
+def _check_step(name: str, step: Any, whole: bool, span: float) -> None:
+    number = isinstance(step, int | float) and not isinstance(step, bool)
+    if not number or not math.isfinite(step) or step <= 0:
+        raise EntryError((name, "step"), f"step must be a number > 0, but got {step!r}")
+    if whole and float(step) != int(step):
+        raise EntryError((name, "step"), f"step must be a whole number, but got {step}")
+    if step > span:
+        raise EntryError((name, "step"), f"step must be <= high - low = {span:g}, but got {step}")
+
+
+def _choice(name: str, given: Any, key: tuple[str | int, ...]) -> Dimension | _Pin:
+    if not isinstance(given, list):
+        raise EntryError(key, f"choices must be a list, but got {given!r}")
+    if not given:
+        raise EntryError(key, "the list of choices is empty; give at least one")
+    if len({isinstance(item, bool) for item in given}) > 1:
+        raise EntryError(key, f"choices mix true/false with other values: {given}")
+    values = []
+    for index, item in enumerate(given):
+        if isinstance(item, list | dict) and name != "data.resolution":
+            raise EntryError((*key, index), f"a choice must be a single value, but got {item}")
+        values.append(_value(name, item, (*key, index)))
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise EntryError(key, f"the choice {twice[0]} stands twice; keep one")
+    return Choice(tuple(values)) if len(values) > 1 else _Pin(values[0])
+
+
+def _value(name: str, value: Any, key: tuple[str | int, ...] | None = None) -> Any:
+    """Check one value against the setting's type and limits; return it in canonical form."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EntryError(key or (name,), f"must be finite, but got {value}")
+    try:
+        if name == "data.resolution":
+            return parse_resolution(value)
+        return TrialConfig().replace({name: value}).flat()[name]
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise EntryError(
+            key or (name,), f"{message[0].lower() + message[1:]}, but got {value!r}"
+        ) from None
+    except ValueError as error:
+        raise EntryError(key or (name,), f"{error}, but got {value!r}") from None
+
+
+def _condition(name: str, given: Any, known: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
+    if not isinstance(given, dict) or not given:
+        raise EntryError((name, "when"), "when must be {parameter: value or list of values}")
+    result = {}
+    for other, values in given.items():
+        if other not in known:
+            raise EntryError(
+                (name, "when", other),
+                f"when: unknown parameter {other}{did_you_mean(other, known)}",
+            )
+        listed = values if isinstance(values, list) else [values]
+        result[other] = tuple(_value(other, value, (name, "when", other)) for value in listed)
+    return result
+
+
+def _pinned(base: TrialConfig, pins: dict[str, Any]) -> TrialConfig:
+    try:
+        return base.replace(pins)
+    except ValidationError as error:
+        name = next(iter(pins))
+        raise EntryError((name,), error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def _check_ends(space: Space) -> None:
+    """Both ends of every range must be settings that the trainer accepts."""
+    for name, dim in space.dims.items():
+        if isinstance(dim, Float | Int | Free):
+            for side, value in (("low", dim.low), ("high", dim.high)):
+                _value(name, value, (name, side))
+
+
+def _drop_impossible_archs(space: Space, named: set[str]) -> Space:
+    """Take out architectures that go with none of the encoders; refuse if the user named them."""
+    archs = space._values("model.arch", space.base.model.arch)
+    possible = {arch for arch, _ in space.model_pairs()}
+    for arch in archs:
+        if arch not in possible and (named & {"model.arch"} or not possible):
+            encoders = space._values("model.encoder", space.base.model.encoder)
+            reason = incompatibility(arch, encoders[0])
+            key = "model.arch" if "model.arch" in named else "model.encoder"
+            raise EntryError((key,), f"{arch} goes with none of {', '.join(encoders)}: {reason}")
+    kept = tuple(arch for arch in archs if arch in possible)
+    if len(kept) == len(archs):
+        return space
+    dims = dict(space.dims)
+    if len(kept) > 1:
+        dims["model.arch"] = Choice(kept)
+        return replace(space, dims=dims)
+    dims.pop("model.arch")
+    return replace(space, dims=dims, base=space.base.replace({"model.arch": kept[0]}))
+
+
+def _drop_inactive(space: Space, named: set[str]) -> Space:
+    """Take out dimensions whose condition no value of the space can meet."""
+    dims = dict(space.dims)
+    for name, condition in space.when.items():
+        if name not in dims:
+            continue
+        for other, allowed in condition.items():
+            reachable = space.values(other)
+            if isinstance(space.dims.get(other), Float | Int):
+                raise EntryError((name,), f"when: {other} is a range; a condition needs choices")
+            if not set(reachable) & set(allowed):
+                if name in named:
+                    raise EntryError(
+                        (name,),
+                        f"never used: it counts only where {other} is "
+                        f"{' or '.join(map(str, allowed))}, but {other} is "
+                        f"{' or '.join(map(str, reachable))}; remove it",
+                    )
+                dims.pop(name, None)
+    return replace(space, dims=dims)
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The plain types of an annotation: `float | None` -> {float, NoneType}."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return set().union(*(_members(part) for part in get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {annotation}

@@ -1,0 +1,422 @@
+"""The study file: what a user writes, as a StudySpec, with file and line in every error."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from spaces import segmentation
+from spaces.config import Section, TrialConfig, parameter_types, unflatten
+from spaces.errors import InputError, did_you_mean
+from spaces.space import EntryError, Space, build_space
+from spaces.yamlfile import Document, Key, read_yaml
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+TASKS = ("segmentation",)
+
+
+class SplitSpec(Section):
+    """One split: two folders whose files pair by stem, or a list file, or a share of `train`."""
+
+    images: str | None = None
+    masks: str | None = None
+    mask_suffix: str = ""
+    """What a mask's stem has behind its image's: `_L` pairs `a.png` with `a_L.png`."""
+    list: str | None = None
+    """A text file of `image mask` lines (tab or spaces), relative to the file's own folder."""
+    fraction: float | None = Field(None, gt=0, lt=1)
+    """val only: this share of the train images, drawn by `seed`."""
+    group: str | None = None
+    """A regular expression on the stem; images with equal first capture stay on one side."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SplitSpec:
+        folders = self.images is not None or self.masks is not None
+        given = [folders, self.list is not None, self.fraction is not None]
+        if sum(given) != 1:
+            raise ValueError("give images and masks, or list, or (val only) fraction")
+        if folders and (self.images is None or self.masks is None):
+            missing = "images" if self.images is None else "masks"
+            raise ValueError(f"{missing} is missing; images and masks go together")
+        if self.group is not None:
+            if self.fraction is None:
+                raise ValueError("group goes with fraction")
+            try:
+                groups = re.compile(self.group).groups
+            except re.error as error:
+                raise ValueError(f"group is not a regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError("group needs one capture, as in '^([^_]+)_'")
+        return self
+
+
+class DataSpec(Section):
+    """Images and masks, and what the mask values mean."""
+
+    train: SplitSpec
+    val: SplitSpec
+    test: SplitSpec | None = None
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)] | str
+    """Class names in index order (one name = binary), or a .json or .txt file that has them."""
+    ignore_index: int | None = Field(None, ge=0, le=65535)
+    """Mask value that counts neither in the loss nor in the score."""
+    palette: list[tuple[int, int, int]] | None = None
+    """RGB colour of each class, for colour masks."""
+    palette_ignore: list[tuple[int, int, int]] = Field(default_factory=list)
+    """RGB colours of ignored pixels."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are refused before they are decoded (decompression bombs)."""
+
+    @property
+    def names(self) -> list[str]:
+        """Class names; a class file has been read by then (`StudySpec.load`)."""
+        assert isinstance(self.classes, list)
+        return self.classes
+
+    @property
+    def binary(self) -> bool:
+        return len(self.names) == 1
+
+    @field_validator("train", "test")
+    @classmethod
+    def _no_fraction(cls, split: SplitSpec | None) -> SplitSpec | None:
+        if split is not None and split.fraction is not None:
+            raise ValueError("fraction is for val only")
+        return split
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSpec:
+        if isinstance(self.classes, list):
+            twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
+            if twice:
+                raise ValueError(f"classes: {twice[0]} stands twice")
+            if self.palette is not None and len(self.palette) != len(self.classes):
+                raise ValueError(
+                    f"palette has {len(self.palette)} colours, but there are "
+                    f"{len(self.classes)} classes"
+                )
+            if self.ignore_index is not None and self.ignore_index < len(self.classes):
+                name = self.classes[self.ignore_index]
+                raise ValueError(f"ignore_index {self.ignore_index} is the index of class {name}")
+        colours = (self.palette or []) + self.palette_ignore
+        if len(set(colours)) < len(colours):
+            raise ValueError("palette: a colour stands twice")
+        if not all(0 <= channel <= 255 for colour in colours for channel in colour):
+            raise ValueError("palette: a colour is three numbers in 0..255")
+        return self
+
+
+class BudgetSpec(Section):
+    """How much a study may spend."""
+
+    trials: int = Field(30, ge=1, le=100_000)
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class SamplerSpec(Section):
+    """Who proposes the next config."""
+
+    name: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
+    startup_trials: int = Field(10, ge=0)
+    """Trials drawn at random before the model takes over (tpe, gp, cmaes)."""
+
+
+class PrunerSpec(Section):
+    """Who stops a trial early, beside patience and health."""
+
+    name: Literal["median", "stock_median", "percentile", "hyperband", "none"] = "median"
+    startup_trials: int = Field(5, ge=0)
+    """Trials that must have ended before any is stopped."""
+    min_epochs: int | None = Field(None, ge=0)
+    """Epochs that every trial may run; null = max(3, 20 % of train.epochs)."""
+    align: Literal["start", "warmup"] = "start"
+    """median: compare at equal epochs, or at equal epochs since the end of the warm-up."""
+    percentile: float = Field(25.0, gt=0, lt=100)
+    """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
+
+
+class StudySpec(BaseModel):
+    """A study file."""
+
+    model_config = Section.model_config
+
+    name: str
+    task: Literal["segmentation"]
+    data: DataSpec
+    space: dict[str, Any] = {}
+    """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
+    use_default_space: bool = True
+    """false: only what `space` names is searched."""
+    use_starting_points: bool = True
+    """Try the recipes of the field first."""
+    budget: BudgetSpec = BudgetSpec()
+    sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = SamplerSpec()
+    pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = PrunerSpec()
+    seed: int = Field(0, ge=0, lt=2**32)
+    keep_models: int = Field(3, ge=1)
+    """Weights of this many best trials are kept on disk."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        check_study_name(name)
+        return name
+
+    @classmethod
+    def load(cls, path: Path) -> StudySpec:
+        """Read and check a study file; relative paths become absolute, class files are read.
+
+        Raises:
+            InputError: with file and line.
+        """
+        return _from_document(read_yaml(path), path.resolve().parent)
+
+    @classmethod
+    def from_json(cls, text: str) -> StudySpec:
+        """Read back `to_json`."""
+        return cls.model_validate_json(text)
+
+    def to_json(self) -> str:
+        """The canonical form that is stored with a study."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def search_space(self) -> Space:
+        """Build the space; raises EntryError for a wrong entry."""
+        epochs = self.space.get("train.epochs", TrialConfig().train.epochs)
+        whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
+        default = segmentation.default_space(epochs if whole else 1, binary=self.data.binary)
+        if not self.use_default_space:
+            default = Space({}, {}, default.base)
+        return build_space(default, json.loads(json.dumps(self.space)))
+
+
+def check_study_name(name: str) -> None:
+    """Raise ValueError unless the name is fit for a file, a URL and a shell."""
+    if not NAME.fullmatch(name):
+        given = name if len(name) <= 40 else f"{name[:40]}... ({len(name)} characters)"
+        raise ValueError(
+            "must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit, "
+            f"but got {given!r}"
+        )
+
+
+def spec_difference(stored: StudySpec, given: StudySpec) -> str:
+    """Return a unified diff of two specs as YAML, or an empty string where they are the same."""
+    if stored.to_json() == given.to_json():
+        return ""
+    before, after = (
+        yaml.safe_dump(json.loads(spec.to_json()), sort_keys=True).splitlines()
+        for spec in (stored, given)
+    )
+    return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
+
+
+def load_run_config(path: Path) -> tuple[DataSpec, TrialConfig]:
+    """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
+
+    Raises:
+        InputError: with file and line.
+    """
+    document = read_yaml(path)
+    data = _mapping(document)
+    for key in data:
+        if key not in ("task", "data", "trial"):
+            hint = did_you_mean(key, ("task", "data", "trial"))
+            raise InputError(f"{key}: unknown key ({document.where((key,))}){hint}")
+    if "trial" not in data and "space" in data:
+        raise InputError(f"{document.source} is a study file; give it to `segtune launch`")
+    for key in ("task", "data", "trial"):
+        if key not in data:
+            raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
+    if data["task"] not in TASKS:
+        raise InputError(
+            f"task: must be {' or '.join(TASKS)}, but got {data['task']!r} "
+            f"({document.where(('task',))})"
+        )
+    _resolve_paths(data, document, path.resolve().parent)
+    try:
+        data_spec = DataSpec.model_validate(data["data"])
+    except ValidationError as error:
+        raise _input_error(error, document, ("data",), DataSpec) from None
+    try:
+        return data_spec, TrialConfig.model_validate(data["trial"])
+    except ValidationError as error:
+        raise _input_error(error, document, ("trial",), TrialConfig) from None
+
+
+def dump_run_config(task: str, data: DataSpec, config: TrialConfig) -> str:
+    """Return the text of an exported `config.yaml`."""
+    tree = {
+        "task": task,
+        "data": data.model_dump(mode="json", exclude_none=True),
+        "trial": unflatten(config.flat()),
+    }
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of study files, for completion in editors."""
+    schema = StudySpec.model_json_schema()
+    trial = TrialConfig.model_json_schema()
+    schema.setdefault("$defs", {}).update(trial.get("$defs", {}))
+    range_ = {
+        "type": "object",
+        "properties": {
+            "low": {"type": "number"},
+            "high": {"type": "number"},
+            "log": {"type": "boolean"},
+            "step": {"type": "number", "exclusiveMinimum": 0},
+            "choices": {"type": "array", "minItems": 1},
+            "free": {"type": "boolean"},
+            "when": {"type": "object"},
+        },
+        "additionalProperties": False,
+    }
+    schema["properties"]["space"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "a value pins, a list is a choice, {low, high, log} is a range",
+        "properties": {
+            name: {"anyOf": [_leaf(trial, name), {"type": "array", "minItems": 1}, range_]}
+            for name in parameter_types()
+        },
+    }
+    for part in ("sampler", "pruner"):
+        names = schema["$defs"][f"{part.capitalize()}Spec"]["properties"]["name"]["enum"]
+        schema["properties"][part] = {
+            "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{part.capitalize()}Spec"}]
+        }
+    schema["title"] = "segtune study file"
+    return schema
+
+
+def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
+    if name == "data.resolution":
+        return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
+    node = schema
+    for part in name.split("."):
+        leaf: dict[str, Any] = node["properties"][part]
+        node = schema["$defs"][leaf["$ref"].rsplit("/", 1)[-1]] if "$ref" in leaf else leaf
+    return node
+
+
+# ---------------------------------------------------------------- from YAML to a checked spec
+
+
+def _mapping(document: Document) -> dict[str, Any]:
+    if not isinstance(document.data, dict):
+        kind = "is empty" if document.data is None else "is not a mapping"
+        raise InputError(f"{document.source}: the file {kind}; it must have `key: value` lines")
+    return document.data
+
+
+def _from_document(document: Document, folder: Path) -> StudySpec:
+    data = _mapping(document)
+    _resolve_paths(data, document, folder)
+    try:
+        spec = StudySpec.model_validate(data)
+    except ValidationError as error:
+        raise _input_error(error, document, (), StudySpec) from None
+    try:
+        spec.search_space()
+    except EntryError as error:
+        raise InputError(f"{error} ({document.where(('space', *error.key))})") from None
+    return spec
+
+
+def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
+    """Make the data set's paths absolute (relative to the study file) and read a class file."""
+    section = data.get("data")
+    if not isinstance(section, dict):
+        return
+    for split in ("train", "val", "test"):
+        paths = section.get(split)
+        for key in ("images", "masks", "list"):
+            if isinstance(paths, dict) and isinstance(paths.get(key), str):
+                path = (folder / Path(paths[key]).expanduser()).resolve()
+                if not path.exists():
+                    where = document.where(("data", split, key))
+                    raise InputError(f"data.{split}.{key}: {path} does not exist ({where})")
+                paths[key] = str(path)
+    if isinstance(section.get("classes"), str):
+        path = (folder / Path(section["classes"]).expanduser()).resolve()
+        where = document.where(("data", "classes"))
+        section["classes"], ignore = _read_classes(path, where)
+        if ignore is not None:
+            section.setdefault("ignore_index", ignore)
+
+
+def _read_classes(path: Path, where: str) -> tuple[list[str], int | None]:
+    """Read class names (and an ignore_index) from .json or from a text file, one a line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.classes: cannot read {path}: {error} ({where})") from None
+    if path.suffix.lower() != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()], None
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"data.classes: {path} is not JSON: {error} ({where})") from None
+    names = tree.get("classes") if isinstance(tree, dict) else tree
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"data.classes: {path} must hold a list of names ({where})")
+    ignore = tree.get("ignore_index") if isinstance(tree, dict) else None
+    return names, ignore
+
+
+def _input_error(
+    error: ValidationError, document: Document, prefix: Key, root: type[BaseModel]
+) -> InputError:
+    """Say the first thing that pydantic found, in our words, with the line."""
+    problems = error.errors()
+    first = problems[0]
+    loc = tuple(part for part in first["loc"] if part != "function-before[_named(), SamplerSpec]")
+    key: Key = (*prefix, *loc)
+    name = ".".join(map(str, key)) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(root, loc[:-1])
+        message = f"unknown key{did_you_mean(str(loc[-1]), known)}"
+        if not prefix and len(loc) == 1 and (hint := did_you_mean(str(loc[-1]), parameter_types())):
+            message = message if "mean" in message else f"{message}{hint} (under space:)"
+    elif first["type"] == "missing":
+        message = "is missing"
+    elif first["type"] != "value_error" or "but got" not in message:
+        shown = repr(first["input"])
+        if not isinstance(first["input"], dict) and len(shown) <= 80:
+            message = f"{message[0].lower()}{message[1:]}, but got {shown}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InputError(f"{name}: {message} ({document.where(key)}){more}")
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    for part in loc:
+        annotation = (
+            model.model_fields[str(part)].annotation if part in model.model_fields else None
+        )
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)

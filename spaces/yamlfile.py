@@ -1,0 +1,146 @@
+"""YAML with line numbers: strict, data-only, and with the number forms that people write.
+
+PyYAML's own loader reads `1e-5` as a string, `no` as False and lets a repeated key win silently;
+each of these has cost somebody a training run. So the node tree is read here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spaces.errors import InputError
+
+Key = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000  # bytes; a study file is a few kB
+MAX_NODES = 50_000  # aliases can multiply a small file without bound
+
+_INT = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_SCALAR_TAGS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("null", "bool", "int", "float", "str", "timestamp", "value", "merge")
+}
+_SPECIAL = {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
+
+
+@dataclass
+class Document:
+    """The plain data of one YAML file and the line (from 1) of every key and item in it."""
+
+    data: Any
+    source: str
+    lines: dict[Key, int] = field(default_factory=dict)
+
+    def where(self, key: Key) -> str:
+        """Return `file line N` for the key, or for the nearest enclosing key that has a line."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return f"{self.source} line {self.lines[key]}" if key in self.lines else self.source
+
+
+def read_yaml(path: Path) -> Document:
+    """Read a YAML file of plain data.
+
+    Raises:
+        InputError: the file is missing, too large, not UTF-8, not YAML, has a repeated key or a
+            tag (`!!python/...`); the message names file and line.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but a YAML file is needed")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: {path.stat().st_size} bytes, but at most {MAX_BYTES} are read")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Document:
+    """Parse YAML text; `source` is the name shown in errors. Raises as `read_yaml`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{source}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not valid YAML: {error}") from None
+    document = Document(None, source)
+    if node is not None:
+        document.data = _Reader(document).read(node, ())
+    return document
+
+
+class _Reader:
+    """Turns nodes into plain data and notes their lines."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.count = 0
+
+    def read(self, node: yaml.Node, key: Key) -> Any:
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise InputError(f"{self.document.source}: more than {MAX_NODES} values")
+        self.document.lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node, "tag:yaml.org,2002:seq")
+            return [self.read(item, (*key, i)) for i, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        self._check_tag(node, "tag:yaml.org,2002:map")
+        result: dict[str, Any] = {}
+        first: dict[Hashable, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(f"{self.document.source} line {line}: a key must be plain text")
+            name = str(key_node.value)
+            if name in first:
+                raise InputError(
+                    f"{self.document.source} line {line}: the key {name} stands twice "
+                    f"(first on line {first[name]}); keep one"
+                )
+            first[name] = line
+            self.document.lines[(*key, name)] = line
+            result[name] = self.read(value_node, (*key, name))
+        return result
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        assert isinstance(node, yaml.ScalarNode)
+        if node.tag not in _SCALAR_TAGS:
+            self._check_tag(node, "plain")
+        text = str(node.value)
+        if node.style in ("'", '"', "|", ">"):
+            return text
+        if text in ("", "~", "null", "Null", "NULL"):
+            return None
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if text.lower() in _SPECIAL:
+            return _SPECIAL[text.lower()]
+        if _INT.fullmatch(text):
+            return int(text.replace("_", ""))
+        if _FLOAT.fullmatch(text):
+            return float(text.replace("_", ""))
+        return text
+
+    def _check_tag(self, node: yaml.Node, expected: str) -> None:
+        if node.tag != expected:
+            raise InputError(
+                f"{self.document.source} line {node.start_mark.line + 1}: the tag {node.tag} is "
+                "refused; a study file holds plain data only"
+            )

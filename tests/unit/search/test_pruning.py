@@ -1,0 +1,161 @@
+"""The median rule: a table of verdicts, a naive twin, and the ratchet that it must not have."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.pruning import Curve, MedianRule, median_rule, min_epochs, optuna_pruner
+from spaces.spec import PrunerSpec
+
+ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # medians .2 .3 .4 .5
+
+
+@pytest.mark.parametrize(
+    ("values", "ended", "stops", "why"),
+    [
+        ((0.0, 0.0), ENDED, False, "not before epoch 3"),
+        ((0.0, 0.0, 0.39), ENDED, True, "below the median of 0.4"),
+        ((0.0, 0.0, 0.40), ENDED, False, "on the median is not below it"),
+        ((0.45, 0.0, 0.0), ENDED, False, "its best so far counts, not its last"),
+        ((0.0, 0.0, 0.0), ENDED[:2], False, "only two trials have ended, three are needed"),
+        ((0.0, 0.0, 0.35), [(0.9,), *ENDED[:2]], True, "a stopped trial counts with its 0.9"),
+        ((0.0, 0.0, 0.45), [(0.9,), *ENDED[:2]], False, "median of .9, .3, .4 is .4"),
+        ((0.0, 0.0, 0.3, 0.49), ENDED, True, "epoch 4 has its own median, 0.5"),
+        ((0.0, 0.0, 0.1), [(), *ENDED[1:]], False, "a trial without an epoch is no third trial"),
+        ((float("nan"),) * 3, ENDED, True, "nothing reached is below any median"),
+        ((0.0, 0.0, 0.35), [(float("nan"), 0.3), *ENDED[1:]], True, "NaN epochs are skipped"),
+    ],
+)
+def test_verdicts(
+    values: tuple[float, ...], ended: list[tuple[float, ...]], stops: bool, why: str
+) -> None:
+    rule = MedianRule(startup_trials=3, min_epochs=3)
+    assert rule.stops(Curve(values), [Curve(curve) for curve in ended]) is stops, why
+
+
+@pytest.mark.parametrize(
+    ("epoch", "warmup", "stops"),
+    [
+        (4, 4, False),  # still warming up
+        (5, 4, True),  # first epoch after: held against the others' first epoch after theirs
+    ],
+)
+def test_alignment_counts_from_the_end_of_the_warmup(epoch: int, warmup: int, stops: bool) -> None:
+    ended = [Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3
+    trial = Curve((0.3,) * epoch, warmup=warmup)
+    rule = MedianRule(startup_trials=3, min_epochs=1, align_warmup=True)
+    assert rule.stops(trial, ended) is stops
+    if stops:
+        assert rule.bar(trial, ended) == 0.5  # epoch 2 + 1, not epoch 5
+
+
+curves = st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=8).map(tuple)
+
+
+@given(trial=curves, ended=st.lists(curves, max_size=12), startup=st.integers(0, 6))
+def test_equals_a_naive_implementation(
+    trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int
+) -> None:
+    rule = MedianRule(startup_trials=startup, min_epochs=3)
+    assert rule.stops(Curve(trial), map(Curve, ended)) is _naive(trial, ended, startup)
+
+
+def _naive(trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int) -> bool:
+    epoch = len(trial)
+    if epoch < 3:
+        return False
+    reached = []
+    for curve in ended:
+        carried = list(curve) + [float("nan")] * epoch  # a stopped trial reaches nothing new
+        seen = [value for value in carried[:epoch] if value == value]
+        if seen:
+            reached.append(max(seen))
+    if len(reached) < max(1, startup):
+        return False
+    own = [value for value in trial if value == value]
+    return not own or max(own) < statistics.median(reached)
+
+
+def test_the_stock_rule_ratchets_and_ours_does_not() -> None:
+    """200 trials of one distribution: whoever comes late has the same right to be completed."""
+    late_stock, late_ours, top_stock, top_ours = [], [], [], []
+    for seed in range(5):
+        drawn = _random_curves(seed, trials=200, epochs=15)
+        top = np.argsort(-drawn.max(axis=1))[:10]
+        stock, ours = _run_stock(drawn), _run_ours(drawn)
+        late_stock.append(np.mean(stock[100:]))
+        late_ours.append(np.mean(ours[100:]))
+        top_stock.append(np.mean([stock[i] for i in top]))
+        top_ours.append(np.mean([ours[i] for i in top]))
+    assert np.mean(late_stock) < 0.1  # the bar has risen past nearly everyone
+    assert 0.4 < np.mean(late_ours) < 0.6  # a median lets half through, early or late
+    assert np.mean(top_ours) > np.mean(top_stock) + 0.2  # good trials with an ordinary start
+
+
+def _random_curves(seed: int, trials: int, epochs: int) -> np.ndarray:
+    """Saturating curves with noise: (trials, epochs)."""
+    random = np.random.default_rng(seed)
+    final = random.normal(0.4, 0.05, (trials, 1))
+    rate = np.exp(random.normal(-1.2, 0.5, (trials, 1)))
+    noise = random.normal(0, 0.015, (trials, epochs))
+    return final * (1 - np.exp(-rate * np.arange(1, epochs + 1))) + noise
+
+
+def _run_stock(drawn: np.ndarray) -> list[bool]:
+    """Whether each trial completes under Optuna's MedianPruner."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    completed = []
+    for row in drawn:
+        trial = study.ask()
+        pruned = False
+        for epoch, value in enumerate(row, 1):
+            trial.report(float(value), epoch)
+            if trial.should_prune():
+                pruned = True
+                break
+        state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
+        study.tell(trial, None if pruned else float(row.max()), state=state)
+        completed.append(not pruned)
+    return completed
+
+
+def _run_ours(drawn: np.ndarray) -> list[bool]:
+    rule = MedianRule(startup_trials=5, min_epochs=3)
+    ended: list[Curve] = []
+    completed = []
+    for row in drawn:
+        stop = next(
+            (e for e in range(1, len(row)) if rule.stops(Curve(tuple(row[:e])), ended)), None
+        )
+        ended.append(Curve(tuple(row[:stop])))
+        completed.append(stop is None)
+    return completed
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(5, 3), (15, 3), (16, 4), (50, 10), (100, 20)])
+def test_no_verdict_before_a_fifth_of_the_run(epochs: int, first: int) -> None:
+    assert min_epochs(PrunerSpec(), epochs) == first
+    assert min_epochs(PrunerSpec(min_epochs=1), epochs) == 1
+    assert median_rule(PrunerSpec(), epochs) == MedianRule(5, first, align_warmup=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("median", optuna.pruners.NopPruner),
+        ("none", optuna.pruners.NopPruner),
+        ("stock_median", optuna.pruners.MedianPruner),
+        ("percentile", optuna.pruners.PercentilePruner),
+        ("hyperband", optuna.pruners.HyperbandPruner),
+    ],
+)
+def test_every_pruner_of_the_study_file_exists(name: str, kind: type) -> None:
+    assert isinstance(optuna_pruner(PrunerSpec(name=name), 15), kind)

@@ -1,0 +1,1 @@
+"""One config in, one measured result out; knows neither Optuna nor the database."""

@@ -1,0 +1,399 @@
+"""Images and masks on disk: finding pairs, decoding them, and the preflight that reads every file.
+
+Inside segtune a mask is uint8, its values are class indices in the order of `data.classes`, and
+255 is void, whatever the files use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from spaces.errors import InputError
+from spaces.paths import cache_dir
+from spaces.spec import DataSpec, SplitSpec
+from trainers.losses import IGNORE
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its mask, absolute paths."""
+
+    image: str
+    mask: str
+
+    @property
+    def stem(self) -> str:
+        return Path(self.image).stem
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """A checked data set.
+
+    Attributes:
+        counts: valid train pixels of each class; for a binary task [background, foreground].
+        fingerprint: SHA-256 over the content of every file, the split and the classes.
+    """
+
+    spec: DataSpec
+    splits: dict[str, list[Sample]]
+    counts: list[int]
+    fingerprint: str
+
+    @property
+    def classes(self) -> int:
+        """Classes that a confusion matrix counts (2 for a binary task)."""
+        return 2 if self.spec.binary else len(self.spec.names)
+
+    def split(self, name: str) -> list[Sample]:
+        """Return a split's samples; raises InputError for one that the data set lacks."""
+        if name not in self.splits:
+            raise InputError(
+                f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}"
+            )
+        return self.splits[name]
+
+
+def load_data(spec: DataSpec) -> SegmentationData:
+    """Find every pair, read every file, and return the checked data set.
+
+    The result is remembered by the files' names, sizes and times, so that the next call is quick.
+
+    Raises:
+        InputError: naming the first file that is wrong, and why.
+    """
+    splits = find_splits(spec)
+    key = _stat_key(spec, splits)
+    memo = cache_dir() / "preflight" / f"{key}.json"
+    if memo.exists():
+        known = json.loads(memo.read_text())
+        return SegmentationData(spec, splits, known["counts"], known["fingerprint"])
+    data = _read_all(spec, splits)
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memo.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"counts": data.counts, "fingerprint": data.fingerprint}))
+    temporary.replace(memo)
+    return data
+
+
+def find_splits(spec: DataSpec) -> dict[str, list[Sample]]:
+    """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
+    splits = {"train": find_samples(spec.train, "train")}
+    if spec.val.fraction is not None:
+        splits["train"], splits["val"] = _divide(splits["train"], spec.val)
+    else:
+        splits["val"] = find_samples(spec.val, "val")
+    if spec.test is not None:
+        splits["test"] = find_samples(spec.test, "test")
+    return splits
+
+
+def find_samples(split: SplitSpec, name: str) -> list[Sample]:
+    """Return the pairs of one split."""
+    if split.list is not None:
+        samples = _from_list(Path(split.list), name)
+    else:
+        assert split.images is not None and split.masks is not None
+        samples = _from_folders(Path(split.images), Path(split.masks), split.mask_suffix, name)
+    if not samples:
+        raise InputError(f"data.{name}: no images ({', '.join(SUFFIXES)}) found; check the paths")
+    return sorted(samples, key=lambda sample: sample.image)
+
+
+def decode_image(path: str, max_pixels: int) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 RGB; raises InputError for a broken or oversized file."""
+    with _open(path, max_pixels) as image:
+        if image.mode.startswith("I;16") or image.mode == "I":
+            grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+            return np.stack([grey] * 3, axis=-1)
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def decode_mask(path: str, spec: DataSpec) -> np.ndarray:
+    """Return a mask as (H, W) uint8 class indices with IGNORE for void.
+
+    Raises:
+        InputError: broken file, or a value or colour that is no class; with its first place.
+    """
+    with _open(path, spec.max_pixels) as image:
+        if spec.palette is not None:
+            return _map_colours(np.asarray(image.convert("RGB")), path, spec)
+        if image.mode == "1":
+            values = np.asarray(image).astype(np.uint8)
+        elif image.mode in ("L", "P") or image.mode.startswith("I"):
+            values = np.asarray(image)
+        else:
+            raise InputError(
+                f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
+                "for colour masks give data.palette"
+            )
+    return _map_indices(values, path, spec)
+
+
+# ---------------------------------------------------------------- finding pairs
+
+
+def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sample]:
+    for key, folder in (("images", images), ("masks", masks)):
+        if not folder.is_dir():
+            raise InputError(f"data.{name}.{key}: {folder} is not a folder")
+    by_stem = {key: _by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
+    samples = []
+    missing = [stem for stem in by_stem["image"] if stem + suffix not in by_stem["mask"]]
+    if missing:
+        first = by_stem["image"][missing[0]]
+        raise InputError(
+            f"data.{name}: {len(missing)} of {len(by_stem['image'])} images have no mask; the "
+            f"first is {first}, whose mask must be {masks / (missing[0] + suffix)}.png (or .tif); "
+            "masks pair by stem, see data.*.mask_suffix"
+        )
+    used = {stem + suffix for stem in by_stem["image"]}
+    spare = sorted(set(by_stem["mask"]) - used)
+    if spare and by_stem["image"]:
+        raise InputError(
+            f"data.{name}: {len(spare)} masks have no image; the first is "
+            f"{by_stem['mask'][spare[0]]}"
+        )
+    for stem, image in by_stem["image"].items():
+        samples.append(Sample(str(image), str(by_stem["mask"][stem + suffix])))
+    return samples
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"{path}: the same stem as {found[path.stem].name}; keep one of them")
+        found[path.stem] = path
+    return found
+
+
+def _from_list(path: Path, name: str) -> list[Sample]:
+    samples: list[Sample] = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.{name}.list: cannot read {path}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = line.split("\t") if "\t" in line else line.split()
+        if len(parts) != 2:
+            raise InputError(
+                f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
+                "(put a tab between paths that hold spaces)"
+            )
+        pair = [(path.parent / part.strip()).resolve() for part in parts]
+        for file in pair:
+            if not file.is_file():
+                raise InputError(f"{path} line {number}: {file} does not exist")
+        samples.append(Sample(str(pair[0]), str(pair[1])))
+    return samples
+
+
+def _divide(samples: list[Sample], val: SplitSpec) -> tuple[list[Sample], list[Sample]]:
+    """Draw whole groups for validation until the fraction is reached."""
+    assert val.fraction is not None
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if val.group is None:
+            groups.setdefault(sample.image, []).append(sample)
+            continue
+        match = re.search(val.group, sample.stem)
+        if match is None:
+            raise InputError(f"data.val.group: {val.group!r} does not match {sample.image}")
+        groups.setdefault(match[1] or "", []).append(sample)
+    names = sorted(groups)
+    random.Random(val.seed).shuffle(names)
+    wanted = max(1, round(val.fraction * len(samples)))
+    chosen: list[Sample] = []
+    while names and len(chosen) < wanted:
+        chosen += groups[names.pop()]
+    kept = [sample for name in names for sample in groups[name]]
+    if not kept:
+        raise InputError(
+            f"data.val.fraction: {val.fraction} of {len(samples)} images in {len(groups)} groups "
+            "leaves none to train on; lower it, or give a val split of its own"
+        )
+    return sorted(kept, key=lambda s: s.image), sorted(chosen, key=lambda s: s.image)
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def _open(path: str, max_pixels: int) -> Image.Image:
+    """Open and decode an image file, with every failure named."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        width, height = image.size
+        if width * height > max_pixels:
+            image.close()
+            raise InputError(
+                f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
+                f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
+            )
+        image.load()
+        return image
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path}: far more pixels than data.max_pixels ({max_pixels}); a decompression bomb?"
+        ) from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image file that can be read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be decoded: {error}; is the file complete?") from None
+
+
+def _map_indices(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
+    table = _index_table(spec.model_dump_json())
+    values = values.astype(np.int64)
+    mapped = table[values.clip(0, len(table) - 1)]
+    wrong = (mapped < 0) | (values < 0) | (values >= len(table))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
+        ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
+        raise InputError(
+            f"{path}: mask value {values[row, column]} at row {row}, column {column} is no class; "
+            f"classes are {classes}, data.ignore_index is {ignore}"
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _index_table(spec_json: str) -> np.ndarray:
+    """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
+    spec = DataSpec.model_validate_json(spec_json)
+    table = np.full(65536, -1, dtype=np.int16)
+    table[: max(2, len(spec.names))] = np.arange(max(2, len(spec.names)))
+    if spec.binary:
+        table[255] = 1
+    if spec.ignore_index is not None:
+        table[spec.ignore_index] = IGNORE
+    return table
+
+
+def _map_colours(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
+    packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
+    mapped = _colour_table(spec.model_dump_json())[packed]
+    if (mapped < 0).any():
+        row, column = np.argwhere(mapped < 0)[0]
+        colour = tuple(int(channel) for channel in values[row, column])
+        raise InputError(
+            f"{path}: colour {colour} at row {row}, column {column} is neither in data.palette "
+            "nor in data.palette_ignore"
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _colour_table(spec_json: str) -> np.ndarray:
+    """Packed RGB -> class index, IGNORE, or -1; a binary palette also has its background."""
+    spec = DataSpec.model_validate_json(spec_json)
+    assert spec.palette is not None
+    table = np.full(1 << 24, -1, dtype=np.int16)
+    if spec.binary:
+        table[:] = 0
+    for red, green, blue in spec.palette_ignore:
+        table[red << 16 | green << 8 | blue] = IGNORE
+    for index, (red, green, blue) in enumerate(spec.palette):
+        table[red << 16 | green << 8 | blue] = 1 if spec.binary else index
+    return table
+
+
+# ---------------------------------------------------------------- preflight
+
+
+@dataclass(frozen=True)
+class _Facts:
+    digest: str
+    counts: list[int]
+
+
+def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> SegmentationData:
+    """Decode every file; collect class counts and content hashes."""
+    facts: dict[str, list[_Facts]] = {}
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        for name, samples in splits.items():
+            facts[name] = list(pool.map(lambda sample: _check_sample(sample, spec), samples))
+    _check_overlap(splits, facts)
+    totals = {
+        name: np.sum([fact.counts for fact in found], axis=0) for name, found in facts.items()
+    }
+    for name, total in totals.items():
+        if int(total.sum()) == 0:
+            raise InputError(f"data.{name}: every pixel of every mask is ignored")
+    digest = hashlib.sha256(json.dumps([spec.classes, spec.palette, spec.ignore_index]).encode())
+    for name in sorted(facts):
+        digest.update(name.encode())
+        for fact in facts[name]:
+            digest.update(fact.digest.encode())
+    return SegmentationData(spec, splits, totals["train"].tolist(), digest.hexdigest())
+
+
+def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
+    image = decode_image(sample.image, spec.max_pixels)
+    mask = decode_mask(sample.mask, spec)
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
+            f"has {image.shape[1]}x{image.shape[0]}"
+        )
+    counts = np.bincount(mask.ravel(), minlength=256)[: max(2, len(spec.names))]
+    return _Facts(_digest(sample.image) + _digest(sample.mask), counts.tolist())
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_overlap(splits: dict[str, list[Sample]], facts: dict[str, list[_Facts]]) -> None:
+    """Refuse an image that stands in two splits: its score would be a memory test."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name in sorted(splits):
+        for sample, fact in zip(splits[name], facts[name], strict=True):
+            image = fact.digest[:64]
+            other = seen.setdefault(image, (name, sample.image))
+            if other[0] != name:
+                raise InputError(
+                    f"{sample.image} ({name}) is the same image as {other[1]} ({other[0]}); "
+                    "remove it from one split"
+                )
+
+
+def _stat_key(spec: DataSpec, splits: dict[str, list[Sample]]) -> str:
+    """SHA-256 over names, sizes and modification times: equal key, unchanged data."""
+    digest = hashlib.sha256(spec.model_dump_json().encode())
+    for name in sorted(splits):
+        digest.update(name.encode())
+        for path in _paths(splits[name]):
+            stat = os.stat(path)
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _paths(samples: Sequence[Sample]) -> Iterable[str]:
+    for sample in samples:
+        yield from asdict(sample).values()

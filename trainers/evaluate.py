@@ -1,0 +1,182 @@
+"""A trained model scored on a split, and pictures of its best and worst images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from spaces.config import TrialConfig
+from trainers.checkpoint import load_model
+from trainers.data import SegmentationData, decode_image
+from trainers.losses import IGNORE
+from trainers.metrics import ConfusionMatrix
+from trainers.precision import pick_device, resolve_precision
+from trainers.segmentation import SegmentationTask, at_original_size
+
+PICTURES = 5  # of the best and of the worst images
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a split, and the pictures that were written, best and worst first."""
+
+    scores: dict[str, Any]
+    pictures: list[Path]
+
+
+def evaluate(
+    model_folder: Path, config: TrialConfig, data: SegmentationData, split: str, to: Path
+) -> Evaluation:
+    """Score a saved model on a split as its training did, and write overlays into `to`.
+
+    Args:
+        model_folder: as `checkpoint.save_model` wrote it.
+        config: the effective config, with the chosen decode settings.
+        to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
+    """
+    device = pick_device()
+    precision = resolve_precision(config.train.precision, device)
+    task = SegmentationTask(config, data, device, precision, free={})
+    model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
+    task.loss.set_epoch(config.train.epochs)
+    scores = task.validate(model, split)
+    ious = _image_ious(task, model, split)
+    order = sorted(range(len(ious)), key=lambda i: -ious[i])
+    count = min(PICTURES, len(order) // 2 or 1)
+    chosen = {f"best-{rank + 1}": order[rank] for rank in range(count)}
+    chosen |= {f"worst-{rank + 1}": order[-1 - rank] for rank in range(count)}
+    to.mkdir(parents=True, exist_ok=True)
+    pictures = _draw(task, model, split, chosen, ious, to)
+    return Evaluation(scores, pictures)
+
+
+def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
+    """Yield (index, predicted classes (h, w), true classes (h, w)) at original size."""
+    index = 0
+    with torch.no_grad():
+        model.eval()
+        for logits, _, originals in task.predictions(model, split):
+            for resized, truth in at_original_size(logits, originals):
+                if task.binary:
+                    probability = resized[:, 0].sigmoid()
+                    predicted = (probability >= task.config.decode.threshold).long()
+                else:
+                    predicted = resized.argmax(dim=1)
+                for one, true in zip(predicted, truth, strict=True):
+                    yield index, one, true
+                    index += 1
+
+
+def _image_ious(task: SegmentationTask, model: torch.nn.Module, split: str) -> list[float]:
+    """The metric of each image alone; an image without valid pixels counts as 1."""
+    values = []
+    for _, predicted, truth in _predictions(task, model, split):
+        matrix = ConfusionMatrix(task.data.classes, truth.device)
+        matrix.update(predicted, truth)
+        scores = matrix.compute()
+        value = scores.per_class[1] if task.binary else scores.miou
+        values.append(1.0 if value != value else value)
+    return values
+
+
+def _draw(
+    task: SegmentationTask,
+    model: torch.nn.Module,
+    split: str,
+    chosen: dict[str, int],
+    ious: list[float],
+    to: Path,
+) -> list[Path]:
+    names = {index: name for name, index in chosen.items()}
+    samples = task.data.split(split)
+    written = {}
+    for index, predicted, truth in _predictions(task, model, split):
+        if index not in names:
+            continue
+        sample = samples[index]
+        image = decode_image(sample.image, task.data.spec.max_pixels)
+        path = to / f"{names[index]}-{sample.stem}.png"
+        caption = f"{sample.stem}   IoU {ious[index]:.3f}"
+        overlay(image, truth, predicted, class_names(task.data), caption).save(path)
+        written[names[index]] = path
+    return [written[name] for name in chosen]
+
+
+def overlay(
+    image: np.ndarray, truth: Tensor, predicted: Tensor, names: list[str], caption: str
+) -> Image.Image:
+    """Return truth, prediction and errors side by side, with a legend of the classes shown.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        truth, predicted: (h, w) class indices; IGNORE in truth is grey and no error.
+    """
+    true, guess = truth.cpu().numpy(), predicted.cpu().numpy()
+    colours = palette(len(names))
+    void = true == IGNORE
+    panels = []
+    for classes in (true, guess):
+        painted = colours[np.where(classes == IGNORE, 0, classes)].astype(np.float32)
+        painted[void] = 128
+        panels.append((0.45 * image + 0.55 * painted).astype(np.uint8))
+    errors = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    errors[(true != guess) & ~void] = (230, 30, 30)
+    panels.append(errors)
+    height, width = true.shape
+    scale = max(1, round(320 / width))
+    shown = [Image.fromarray(p).resize((width * scale, height * scale)) for p in panels]
+    present = sorted(set(np.unique(true[~void])) | set(np.unique(guess)))
+    return _sheet(shown, caption, [(names[c], tuple(colours[c])) for c in present])
+
+
+def _sheet(
+    panels: list[Image.Image], caption: str, legend: list[tuple[str, tuple[int, ...]]]
+) -> Image.Image:
+    """Lay three panels out under a caption and over a legend."""
+    font = ImageFont.load_default(14)
+    width, height = panels[0].size
+    gap, head = 8, 46
+    total = 3 * width + 2 * gap
+    places, x, y = [], 4, 0
+    for name, colour in legend:
+        needed = 30 + int(font.getlength(name))
+        if x + needed > total:
+            x, y = 4, y + 22
+        places.append((x, y, name, colour))
+        x += needed
+    sheet = Image.new("RGB", (total, head + height + y + 34), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((4, 4), caption, fill="black", font=font)
+    for i, (panel, title) in enumerate(
+        zip(panels, ("ground truth", "prediction", "errors (red)"), strict=True)
+    ):
+        draw.text((i * (width + gap) + 4, 25), title, fill="black", font=font)
+        sheet.paste(panel, (i * (width + gap), head))
+    for x, y, name, colour in places:
+        top = head + height + 8 + y
+        draw.rectangle((x, top, x + 14, top + 14), fill=colour, outline="black")
+        draw.text((x + 19, top - 1), name, fill="black", font=font)
+    return sheet
+
+
+def class_names(data: SegmentationData) -> list[str]:
+    """Names of the classes that scores list, with the background of a binary task."""
+    return ["background", *data.spec.names] if data.spec.binary else data.spec.names
+
+
+def palette(classes: int) -> np.ndarray:
+    """Return (classes, 3) uint8 colours that are well apart in hue and lightness."""
+    import colorsys
+
+    colours = []
+    for index in range(classes):
+        hue = (index * 0.61803398875) % 1.0
+        lightness = (0.45, 0.62, 0.33)[index % 3]
+        colours.append([round(255 * c) for c in colorsys.hls_to_rgb(hue, lightness, 0.75)])
+    return np.array(colours, dtype=np.uint8)

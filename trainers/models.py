@@ -1,0 +1,88 @@
+"""Networks of segmentation_models_pytorch, built from their names."""
+
+from __future__ import annotations
+
+import logging
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spaces.config import ModelConfig
+from spaces.errors import InputError
+
+STRIDE = 32  # inputs are padded to a multiple of it
+
+
+def build_model(config: ModelConfig, logits: int) -> nn.Module:
+    """Return an smp model with `logits` output channels.
+
+    Raises:
+        InputError: the pair cannot be built, or the pretrained weights cannot be had.
+    """
+    try:
+        return smp.create_model(
+            config.arch,
+            encoder_name=config.encoder,
+            encoder_weights=config.encoder_weights,
+            in_channels=3,
+            classes=logits,
+        )
+    except Exception as error:
+        raise _explain(config, error) from error
+
+
+def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None:
+    """Build a model and run it once at (height, width); raises InputError where it cannot.
+
+    Pretrained weights are fetched, so that no trial has to.
+    """
+    logging.getLogger("timm").setLevel(logging.WARNING)
+    model = build_model(config, logits).eval()
+    try:
+        with torch.no_grad():
+            forward(model, torch.zeros(1, 3, *size))
+    except Exception as error:
+        raise InputError(
+            f"model.arch {config.arch} with model.encoder {config.encoder} does not run at "
+            f"{size[0]}x{size[1]}: {_short(error)}"
+        ) from error
+
+
+def forward(model: nn.Module, images: Tensor) -> Tensor:
+    """Run a model on any input size: pad to its stride, run, cut the padding off.
+
+    Shape:
+        (B, 3, H, W) -> (B, C, H, W)
+    """
+    height, width = images.shape[-2:]
+    bottom, right = -height % STRIDE, -width % STRIDE
+    if bottom or right:
+        images = F.pad(images, (0, right, 0, bottom))
+    logits: Tensor = model(images)
+    return logits[..., :height, :width]
+
+
+def _explain(config: ModelConfig, error: Exception) -> InputError:
+    pair = f"model.arch {config.arch} with model.encoder {config.encoder}"
+    if config.encoder_weights is None:
+        return InputError(f"{pair} cannot be built: {_short(error)}")
+    if isinstance(error, KeyError | ValueError) and "weights" in str(error).lower():
+        return InputError(
+            f"model.encoder_weights: {config.encoder} has no {config.encoder_weights!r} weights: "
+            f"{_short(error)}; use null to train from scratch"
+        )
+    if isinstance(error, OSError | RuntimeError):
+        return InputError(
+            f"model.encoder_weights: the {config.encoder_weights!r} weights of {config.encoder} "
+            f"could not be loaded ({_short(error)}); is this machine offline? Fetch them once on "
+            "one that is not and copy its Hugging Face cache, or set model.encoder_weights: null "
+            "to train from scratch"
+        )
+    return InputError(f"{pair} cannot be built: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,49 @@
+"""Which number format a device trains in, and the scaler that fp16 needs."""
+
+from __future__ import annotations
+
+import torch
+
+from spaces.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device() -> torch.device:
+    """Return the first CUDA device that this process sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16 for `train.precision`.
+
+    auto: bf16 on a GPU that has it in hardware, else fp16; on a CPU bf16 where the CPU has it in
+    hardware, else fp32.
+
+    Raises:
+        InputError: fp16 is asked for on a CPU, where it is slower than fp32 and has no scaler.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError(
+            "train.precision: fp16 needs a GPU, but none is visible; use auto, bf16 or fp32"
+        )
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Tell whether the CPU multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the autocast context of a resolved precision (disabled for fp32)."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Return a loss scaler, active for fp16 only: bf16 has the range of fp32."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -1,0 +1,54 @@
+"""Everything that changes with the epoch or the step: learning rate, loss mix, smoothing, clipping.
+
+Epochs count from 0 here; an epoch's mix is constant, the learning rate moves with every step.
+"""
+
+from __future__ import annotations
+
+import math
+
+from spaces.config import LossConfig, OptimConfig
+
+
+def lr_factor(step: int, steps_per_epoch: int, epochs: int, optim: OptimConfig) -> float:
+    """Return the factor on the peak learning rate at an optimiser step (from 0).
+
+    Linear warm-up over `optim.warmup_epochs`, then the schedule over what is left of the run:
+    cosine (Loshchilov & Hutter 2017, without restarts), poly ((1 - t)^power, Chen et al. 2017),
+    step (gamma every `step_epochs`), or constant.
+    """
+    warm = optim.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    total = epochs * steps_per_epoch
+    progress = min(1.0, (step - warm) / max(1, total - warm))
+    if optim.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.schedule == "poly":
+        return float((1 - progress) ** optim.poly_power)
+    if optim.schedule == "step":
+        return float(optim.step_gamma ** (step // (steps_per_epoch * optim.step_epochs)))
+    assert optim.schedule == "constant", optim.schedule
+    return 1.0
+
+
+def region_share(epoch: int, loss: LossConfig) -> float:
+    """Return the share of the region term: 0 in warm-up, then a linear ramp to `region_share`."""
+    if epoch < loss.warmup_epochs:
+        return 0.0
+    ramped = (epoch - loss.warmup_epochs + 1) / max(1, loss.ramp_epochs)
+    return loss.region_share * min(1.0, ramped)
+
+
+def smooth(epoch: int, loss: LossConfig) -> float:
+    """Return the smoothing term: fixed, or 10, from epoch 10 on 5, from epoch 20 on 1."""
+    if loss.smooth != "schedule":
+        return float(loss.smooth)
+    return 10.0 if epoch < 10 else 5.0 if epoch < 20 else 1.0
+
+
+def max_weight_ratio(epoch: int, loss: LossConfig) -> float:
+    """Return the clipping ratio of the class weights: tighter in the first stage."""
+    weights = loss.class_weights
+    first_stage = epoch < weights.stage_epochs
+    return min(weights.stage_max_ratio, weights.max_ratio) if first_stage else weights.max_ratio

@@ -1,0 +1,223 @@
+"""What makes a run a segmentation run: batches of images and masks, and the score of a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from spaces.config import TrialConfig
+from spaces.space import Free
+from trainers.augment import augment_sample, build_augment
+from trainers.cache import Arrays, load_arrays
+from trainers.data import SegmentationData
+from trainers.losses import SegmentationLoss
+from trainers.metrics import ConfusionMatrix, ThresholdCurve
+from trainers.models import forward
+from trainers.precision import autocast
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
+STD = (0.229, 0.224, 0.225)
+VAL_BATCH = 8  # images; fixed, so that a score does not depend on the trial's batch size
+SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
+
+
+class SegmentationTask:
+    """Data, loss and score of one run."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: SegmentationData,
+        device: torch.device,
+        precision: str,
+        free: Mapping[str, Free],
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.device = device
+        self.precision = precision
+        self.free = free
+        self.binary = data.spec.binary
+        self.logits = 1 if self.binary else data.classes
+        self.loss = SegmentationLoss(config.loss, data.counts, binary=self.binary, device=device)
+        self.samples = len(data.split("train"))
+        self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of images and weights."""
+        wanted = self.config.train.channels_last
+        if wanted is None:
+            wanted = self.device.type == "cuda"
+        return torch.channels_last if wanted else torch.contiguous_format
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
+        train = self.config.train
+        arrays = load_arrays(self.data, "train", self.config.data.size)
+        dataset = _Samples(arrays, self.config)
+        order = torch.randperm(
+            len(dataset), generator=torch.Generator().manual_seed(train.seed * 1_000_003 + epoch)
+        ).tolist()
+        sizes = batch_sizes(len(order), train.batch_size)
+        ends = np.cumsum(sizes)
+        batches = [
+            [(epoch, index) for index in order[end - size : end]]
+            for end, size in zip(ends, sizes, strict=True)
+        ]
+        cuda = self.device.type == "cuda"
+        workers = train.workers if train.workers is not None else (4 if cuda else 0)
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=cuda)
+        for images, masks in loader:
+            yield self._to_device(images), masks.to(self.device, non_blocking=True).long()
+
+    def run(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (B, C, H, W) at network size, under autocast."""
+        with autocast(self.device, self.precision):
+            return forward(model, images)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+        """Score a split at original image size; also the loss parts at network size.
+
+        Returns:
+            metric: mIoU, or for a binary task the foreground's IoU at the best (free) or the
+            given threshold; per_class; pixel_accuracy; loss {total, pixel, region}; and for a
+            binary task `binary` with threshold, precision, recall and f1.
+        """
+        model.eval()
+        confusion = ConfusionMatrix(self.data.classes, self.device)
+        curve = ThresholdCurve(self._thresholds(), self.device)
+        totals: dict[str, Tensor] = {}
+        count = 0
+        for logits, masks, originals in self.predictions(model, split):
+            _, parts = self.loss(logits, masks, learn=False)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
+            count += len(masks)
+            for resized, truth in at_original_size(logits, originals):
+                if self.binary:
+                    curve.update(resized[:, 0].sigmoid(), truth)
+                else:
+                    confusion.update(resized.argmax(dim=1), truth)
+        loss = {name: float(value) / count for name, value in totals.items()}
+        if self.binary:
+            best = curve.best()
+            return {
+                "metric": best.iou,
+                "per_class": [best.background_iou, best.iou],
+                "pixel_accuracy": best.pixel_accuracy,
+                "binary": {
+                    "threshold": best.threshold,
+                    "precision": best.precision,
+                    "recall": best.recall,
+                    "f1": best.f1,
+                },
+                "loss": loss,
+            }
+        scores = confusion.compute()
+        return {
+            "metric": scores.miou,
+            "per_class": scores.per_class,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "loss": loss,
+        }
+
+    def predictions(
+        self, model: nn.Module, split: str
+    ) -> Iterator[tuple[Tensor, Tensor, list[np.ndarray]]]:
+        """Yield (logits fp32 (B, C, H, W), masks (B, H, W), original masks) in sample order."""
+        arrays = load_arrays(self.data, split, self.config.data.size)
+        for start in range(0, len(arrays), VAL_BATCH):
+            stop = min(start + VAL_BATCH, len(arrays))
+            images = torch.from_numpy(np.array(arrays.images[start:stop])).permute(0, 3, 1, 2)
+            masks = torch.from_numpy(np.array(arrays.masks[start:stop])).to(self.device).long()
+            batch = self._to_device(images)
+            logits = self.run(model, batch).float()
+            if self.config.decode.tta == "hflip":
+                mirrored = self.run(model, batch.flip(3)).float().flip(3)
+                logits = (logits + mirrored) / 2
+            yield logits, masks, arrays.originals[start:stop]
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on the host -> normalised float on the device."""
+        images = images.to(self.device, non_blocking=True).float().div_(255)
+        mean = torch.tensor(MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(STD, device=self.device).view(1, 3, 1, 1)
+        return images.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
+
+    def _thresholds(self) -> list[float]:
+        sweep = self.free.get("decode.threshold")
+        if sweep is None:
+            return [self.config.decode.threshold]
+        steps = math.floor((sweep.high - sweep.low) / sweep.step + 1e-9)
+        return [round(sweep.low + i * sweep.step, 9) for i in range(steps + 1)]
+
+
+def batch_sizes(samples: int, batch_size: int) -> list[int]:
+    """Return an epoch's batch sizes; a last image that would be alone joins its neighbours."""
+    sizes = [batch_size] * (samples // batch_size)
+    rest = samples % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def at_original_size(
+    logits: Tensor, originals: list[np.ndarray]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (logits resized bilinearly to the images' own size, masks (B, h, w)), same-size groups.
+
+    Args:
+        logits: (B, C, H, W) fp32 at network size.
+        originals: B masks (h, w) uint8 on the host.
+    """
+    start = 0
+    while start < len(originals):
+        height, width = originals[start].shape
+        most = max(1, SCORE_ELEMENTS // (logits.shape[1] * height * width))
+        stop = start + 1
+        while (
+            stop < len(originals)
+            and originals[stop].shape == (height, width)
+            and stop - start < most
+        ):
+            stop += 1
+        resized = F.interpolate(
+            logits[start:stop], size=(height, width), mode="bilinear", align_corners=False
+        )
+        truth = torch.from_numpy(np.stack(originals[start:stop])).to(logits.device)
+        yield resized, truth.long()
+        start = stop
+
+
+def dead_class_view(data: SegmentationData, per_class: list[float]) -> list[float]:
+    """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
+    return [iou if count else math.nan for iou, count in zip(per_class, data.counts, strict=True)]
+
+
+class _Samples(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented train samples, addressed by (epoch, index)."""
+
+    def __init__(self, arrays: Arrays, config: TrialConfig) -> None:
+        self.arrays = arrays
+        self.seed = config.train.seed
+        self.transform = build_augment(config.data.augment, config.data.size)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        image = torch.from_numpy(np.array(self.arrays.images[index])).permute(2, 0, 1)
+        mask = torch.from_numpy(np.array(self.arrays.masks[index]))
+        return augment_sample(self.transform, image, mask, (self.seed, epoch, index))

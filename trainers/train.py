@@ -1,0 +1,391 @@
+"""One trial from its config to its measured result: read this first.
+
+`train` trains, validates each epoch on the metric, reports, checkpoints, and ends by itself when
+patience runs out, an alarm rings or memory cannot be had; or when `should_stop` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.models import min_batch
+from spaces.paths import cache_dir
+from spaces.space import Free
+from trainers import accumulate, checkpoint, health, schedules
+from trainers.data import SegmentationData
+from trainers.models import build_model
+from trainers.optim import build_optimizer, set_lr
+from trainers.precision import grad_scaler, pick_device, resolve_precision
+from trainers.segmentation import SegmentationTask, dead_class_view
+
+Report = dict[str, Any]
+
+FINITE_CHECK_STEPS = 64  # steps between looks at the running loss; each look waits for the device
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a run came to.
+
+    Attributes:
+        reason: completed, patience, health:<alarm>, nonfinite, oom, or what `should_stop` said.
+        value: the metric of the best epoch; None where no epoch was finished.
+        best_epoch: from 1.
+        decode: {dotted name: value} of the free dimensions at the best epoch.
+        model: folder with the best epoch's weights.
+        hardware: device name, precision and micro-batch that the run ended with.
+    """
+
+    reason: str
+    value: float | None
+    best_epoch: int | None
+    decode: dict[str, float]
+    model: Path | None
+    history: list[Report]
+    hardware: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    config: TrialConfig,
+    data: SegmentationData,
+    workdir: Path,
+    on_epoch: Callable[[Report], None],
+    should_stop: Callable[[], str | None] = lambda: None,
+    free: Mapping[str, Free] | None = None,
+) -> TrialResult:
+    """Train one config and return its result; continue where `workdir` holds a checkpoint.
+
+    Args:
+        config: the whole effective config.
+        data: a data set that `load_data` has checked.
+        workdir: checkpoints and the best model go here; a folder of this trial alone.
+        on_epoch: called with each epoch's report, after its checkpoint is durable. A resumed run
+            first repeats the reports of the epochs it skips.
+        should_stop: asked after every step; a reason ends the run there, keeping what the last
+            finished epoch has saved.
+        free: dimensions searched inside the run (`decode.threshold`).
+
+    Raises:
+        InputError: the config cannot run here, or the checkpoint is of another config.
+    """
+    run = _Run(config, data, workdir, free or {})
+    for report in run.history:
+        on_epoch(report)
+    reason = run.ended
+    while reason is None:
+        reason = run.train_epoch(should_stop)
+        if reason is None:
+            on_epoch(run.finish_epoch())
+            reason = run.ended
+    return run.result(reason)
+
+
+def probe_memory(config: TrialConfig, data: SegmentationData) -> tuple[float, int]:
+    """Take one training step and throw it away: (peak MiB of GPU memory, micro-batch that fits).
+
+    The micro-batch is remembered for the trials to come.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Run(config, data, Path(folder), {})
+        run.train_epoch(should_stop=lambda: "probed")
+        return run._peak_memory_mb(), run.micro_batch
+
+
+class _Run:
+    """The state of one run between epochs."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: SegmentationData,
+        workdir: Path,
+        free: Mapping[str, Free],
+    ) -> None:
+        self.config, self.data, self.workdir = config, data, workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        _check_batch(config, len(data.split("train")))
+        self.device = pick_device()
+        self.precision = resolve_precision(config.train.precision, self.device)
+        torch.manual_seed(config.train.seed)
+        self.task = SegmentationTask(config, data, self.device, self.precision, free)
+        model = build_model(config.model, self.task.logits).to(self.device)
+        self.model: nn.Module = model.to(memory_format=self.task.memory_format)
+        self.optimizer = build_optimizer(model, config.optim)
+        self.scaler = grad_scaler(self.device, self.precision)
+        self.micro_batch = config.train.micro_batch or _remembered(self._memory_key(), config)
+        self.history: list[Report] = []
+        self.step = 0
+        self._resume()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return len(self.history)
+
+    @property
+    def metrics(self) -> list[float]:
+        return [report["metric"] for report in self.history]
+
+    @property
+    def best(self) -> Report | None:
+        """The first epoch with the highest metric."""
+        return max(self.history, key=lambda r: (r["metric"], -r["epoch"]), default=None)
+
+    @property
+    def ended(self) -> str | None:
+        """Why the run is over after its last finished epoch, or None."""
+        settled = self.config.settled_epoch
+        rung = health.alarm([self._vitals(r) for r in self.history], self.config.health, settled)
+        if rung is not None:
+            return rung if rung == "nonfinite" else f"health:{rung}"
+        if self.epoch >= self.config.train.epochs:
+            return "completed"
+        if health.out_of_patience(self.metrics, self.config.train.patience, settled):
+            return "patience"
+        return None
+
+    def train_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
+        """Take one epoch's steps; return a reason where it could not be finished."""
+        self.started = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.model.train()
+        self.task.loss.set_epoch(self.epoch)
+        sums: dict[str, Tensor] = {}
+        norms: list[Tensor] = []
+        for index, (images, target) in enumerate(self.task.batches(self.epoch)):
+            factor = schedules.lr_factor(
+                self.step, self.task.steps_per_epoch, self.config.train.epochs, self.config.optim
+            )
+            set_lr(self.optimizer, factor)
+            outcome = self._fitting_step(images, target)
+            if outcome is None:
+                return "oom"
+            parts, norm = outcome
+            norms.append(norm)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            if (index + 1) % FINITE_CHECK_STEPS == 0 and not bool(sums["total"].isfinite()):
+                return "nonfinite"
+            if (reason := should_stop()) is not None:
+                return reason
+        self.train_seconds = time.perf_counter() - self.started
+        self.losses = {name: float(value) / len(norms) for name, value in sums.items()}
+        self.norms = torch.stack(norms).float().cpu()
+        if self.scaler.is_enabled():  # steps that the scaler skipped have no norm
+            self.norms = self.norms[self.norms.isfinite()]
+        finite = math.isfinite(self.losses["total"]) and bool(self.norms.isfinite().all())
+        return None if finite else "nonfinite"
+
+    def finish_epoch(self) -> Report:
+        """Validate, make the epoch durable, and return its report."""
+        scores = self.task.validate(self.model)
+        share = self.task.loss.share
+        report: Report = {
+            "epoch": self.epoch + 1,
+            "metric": scores["metric"],
+            "per_class": scores["per_class"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            "train": {**self.losses, "share": share},
+            "val": scores["loss"],
+            "grad_norm": float(self.norms.mean()) if len(self.norms) else 0.0,
+            "grad_norm_max": float(self.norms.max()) if len(self.norms) else 0.0,
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "images_per_s": self.task.samples / self.train_seconds,
+            "peak_memory_mb": self._peak_memory_mb(),
+            "micro_batch": self.micro_batch,
+            "seconds": time.perf_counter() - self.started,
+        }
+        if "binary" in scores:
+            report["binary"] = scores["binary"]
+        self.history.append(report)
+        best = self.best
+        assert best is not None
+        if best is report:
+            checkpoint.save_model(self.workdir, report["epoch"], self.model)
+        self._save(best["epoch"])
+        checkpoint.remove_old_models(self.workdir, keep=best["epoch"])
+        return report
+
+    def result(self, reason: str) -> TrialResult:
+        best = self.best
+        decode = {}
+        if best is not None and "decode.threshold" in self.task.free:
+            decode["decode.threshold"] = float(best["binary"]["threshold"])
+        return TrialResult(
+            reason=reason,
+            value=None if best is None else best["metric"],
+            best_epoch=None if best is None else best["epoch"],
+            decode=decode,
+            model=None if best is None else self.workdir / f"model-{best['epoch']}",
+            history=self.history,
+            hardware={
+                "device": device_name(self.device),
+                "precision": self.precision,
+                "micro_batch": self.micro_batch,
+            },
+        )
+
+    def _fitting_step(
+        self, images: Tensor, target: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor] | None:
+        """One optimiser step; out of memory halves the micro-batch and tries the step again."""
+        smallest = min_batch(self.config.model.arch)
+        rng = accumulate.rng_state(self.device)
+        while True:
+            try:
+                return self._one_step(images, target)
+            except torch.OutOfMemoryError:
+                pass  # the traceback holds the graph; only after this block is its memory free
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            fits = min(self.micro_batch, len(images)) // 2
+            if fits < smallest:
+                return None
+            self.micro_batch = fits
+            _remember(self._memory_key(), fits)
+            accumulate.set_rng_state(self.device, rng)
+
+    def _one_step(self, images: Tensor, target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Forward, backward, unscale, clip, step; return loss parts and the gradient norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = accumulate.backward(
+            lambda part: self.task.run(self.model, part),
+            self.model,
+            images,
+            target,
+            self.task.loss,
+            self.micro_batch,
+            self.scaler.scale,
+        )
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.optim.clip_norm or math.inf
+        )
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= before:  # a skipped step does not move the schedule
+            self.step += 1
+        return parts, norm.detach()
+
+    def _save(self, best_epoch: int) -> None:
+        checkpoint.save_last(
+            self.workdir,
+            {
+                "config": self.config.model_dump_json(),
+                "fingerprint": self.data.fingerprint,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "loss": self.task.loss.state_dict(),
+                "rng": torch.get_rng_state(),
+                "cuda_rng": accumulate.rng_state(self.device),
+                "micro_batch": self.micro_batch,
+                "step": self.step,
+                "best_epoch": best_epoch,
+                "history": json.dumps(self.history),
+            },
+        )
+
+    def _resume(self) -> None:
+        """Take up the last checkpoint of this workdir, if there is one."""
+        state = checkpoint.load_last(self.workdir)
+        if state is None:
+            return
+        if state["config"] != self.config.model_dump_json():
+            raise InputError(
+                f"{self.workdir / checkpoint.LAST} is the checkpoint of another config; choose "
+                "another folder or delete it"
+            )
+        if state["fingerprint"] != self.data.fingerprint:
+            raise InputError(
+                f"{self.workdir / checkpoint.LAST}: the data have changed since this run began"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.task.loss.load_state_dict(state["loss"])
+        torch.set_rng_state(state["rng"])
+        if (
+            self.device.type == "cuda"
+            and state["cuda_rng"].shape == torch.cuda.get_rng_state().shape
+        ):
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.micro_batch = state["micro_batch"]
+        self.step = state["step"]
+        self.history = json.loads(state["history"])
+
+    def _vitals(self, report: Report) -> health.Vitals:
+        return health.Vitals(
+            metric=report["metric"],
+            pixel_loss=report["train"]["pixel"],
+            total_loss=report["train"]["total"],
+            grad_norm=report["grad_norm"],
+            per_class=dead_class_view(self.data, report["per_class"]),
+        )
+
+    def _peak_memory_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+    def _memory_key(self) -> str:
+        model, data = self.config.model, self.config.data
+        return "/".join(
+            (model.arch, model.encoder, data.resolution, self.precision, device_name(self.device))
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _check_batch(config: TrialConfig, samples: int) -> None:
+    needed = min_batch(config.model.arch)
+    smallest = min(config.train.batch_size, config.train.micro_batch or needed, samples)
+    if smallest < needed:
+        raise InputError(
+            f"train.batch_size: {config.model.arch} needs at least {needed} images at once in "
+            f"training (pooled batch norm), but got {smallest}"
+        )
+
+
+# ---------------------------------------------------------------- what fits, remembered
+
+
+def _memory_file(key: str) -> Path:
+    return cache_dir() / "micro_batch" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _remembered(key: str, config: TrialConfig) -> int:
+    """The largest micro-batch known to fit, or the whole batch where nothing is known."""
+    path = _memory_file(key)
+    if not path.exists():
+        return config.train.batch_size + 1  # a last image that joins its neighbours fits too
+    return int(json.loads(path.read_text())["micro_batch"])
+
+
+def _remember(key: str, micro_batch: int) -> None:
+    path = _memory_file(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"key": key, "micro_batch": micro_batch}))
+    temporary.replace(path)
