@@ -66,6 +66,16 @@ class Budget:
         found: dict[str, int] = {str(state): int(count) for state, count in rows}
         return {state: found.get(state, 0) for state in (OPEN, RUNNING, *ENDED)}
 
+    def waiting(self) -> set[int]:
+        """Numbers of the trials that were interrupted and wait to be resumed."""
+        with self.store.engine.connect() as connection:
+            found = connection.execute(
+                sa.select(slot_table.c.trial_number).where(
+                    self._mine, slot_table.c.state == OPEN, slot_table.c.trial_number.is_not(None)
+                )
+            )
+            return set(found.scalars())
+
     def claim(self, ask: Callable[[int], int]) -> Claim | None:
         """Take the next open slot, or return None where there is none.
 
@@ -171,7 +181,7 @@ class Budget:
         dead = []
         for owner in owners:
             name, _, pid = str(owner).rpartition(":")
-            if name == host and not os.path.exists(f"/proc/{pid}"):
+            if name == host and not _alive(int(pid)):
                 dead.append(str(owner))
         return dead
 
@@ -199,3 +209,13 @@ class Budget:
         return storage.get_trial(
             storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
         )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's process
+    return True

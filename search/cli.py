@@ -72,8 +72,11 @@ def demo(
     from search.demo import run_demo
     from spaces.paths import artifacts_dir
 
+    if to.exists() and not to.is_dir():
+        raise InputError(f"--to {to} is a file; name a folder")
+    folder = artifacts_dir(artifacts)
     with _open(store) as opened:
-        raise typer.Exit(run_demo(to, trials, opened, artifacts_dir(artifacts), _console()))
+        raise typer.Exit(run_demo(to, trials, opened, folder, _console()))
 
 
 @app.command()
@@ -88,15 +91,15 @@ def init(
     from spaces.spec import TASKS
 
     if task not in TASKS:
-        raise InputError(
-            f"unknown task {task}{did_you_mean(task, TASKS)}; known: {', '.join(TASKS)}"
-        )
+        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
+        raise InputError(f"unknown task {task}{hint}")
     path = folder / "study.yaml"
     if path.exists():
         raise InputError(f"{path} exists; choose another folder or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}; name a folder") from None
     path.write_text((files("search") / "templates" / f"{task}.yaml").read_text())
     typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
 
@@ -127,8 +130,8 @@ def launch(
     from search.launch import launch as run_study
     from spaces.paths import artifacts_dir
 
+    folder = artifacts_dir(artifacts)
     with _open(store) as opened:
-        folder = artifacts_dir(artifacts)
         raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials))
 
 
@@ -167,9 +170,8 @@ def spaces(
     from spaces.spec import TASKS, study_schema
 
     if task not in TASKS:
-        raise InputError(
-            f"unknown task {task}{did_you_mean(task, TASKS)}; known: {', '.join(TASKS)}"
-        )
+        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
+        raise InputError(f"unknown task {task}{hint}")
     if schema:
         typer.echo(json.dumps(study_schema(), indent=1))
         return
@@ -226,8 +228,9 @@ def evaluate(
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
-    if not (folder / "model").is_dir():
-        raise InputError(f"{folder} has no model/; give a folder that segtune export wrote")
+    for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
+        if not (folder / "model" / name).is_file():
+            raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
 
     from search.status import show_scores
     from trainers.data import load_data

@@ -111,11 +111,14 @@ def write_result(
 
 def check_target(to: Path) -> None:
     """Raise InputError unless `to` is new, empty, or an earlier result."""
-    if to.exists() and not to.is_dir():
-        raise InputError(f"--to {to} is a file; name a folder")
+    existing = next(p for p in (to, *to.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"--to {to}: {existing} is a file; name a folder")
+    if to.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(f"--to {to} is where you are; name another folder")
     if to.is_dir() and any(to.iterdir()) and not (to / "provenance.json").exists():
         raise InputError(f"--to {to} holds other files; name a new or empty folder")
-    if not os.access(next(p for p in (to, *to.absolute().parents) if p.exists()), os.W_OK):
+    if not os.access(existing, os.W_OK):
         raise InputError(f"--to {to} cannot be written")
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search import results
+from search.budget import ENDED
 from search.study import Study
 from spaces.config import TrialConfig
 
@@ -25,6 +26,7 @@ class ProgressView:
         self.console = console
         self.epochs = study.space.base.train.epochs
         self.counts = study.budget.counts()
+        self.total = sum(self.counts.values())
         self.began = time.monotonic()
         self.ended_here = 0
         self.best: tuple[int, float, str] | None = None
@@ -35,7 +37,11 @@ class ProgressView:
             self.best = (best.number, best.value, describe(best.params))
         self.current = ""
         self.running: dict[int, TrialConfig] = {}
-        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self.live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
         self.trials_bar = Progress(
             TextColumn("trials"),
             BarColumn(),
@@ -48,13 +54,12 @@ class ProgressView:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.trials_task = self.trials_bar.add_task("", total=sum(self.counts.values()), note="")
+        self.trials_task = self.trials_bar.add_task("", total=self.total, note="")
         self.epochs_task = self.epochs_bar.add_task("", total=self.epochs, note="")
 
     def __enter__(self) -> ProgressView:
         if self.live:
             self.live.start()
-            self._draw()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -77,7 +82,6 @@ class ProgressView:
         note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
         if self.live:
             self.epochs_bar.update(self.epochs_task, completed=report["epoch"], note=note)
-            self._draw()
         else:
             total = self.running[number].train.epochs
             self._say(
@@ -98,8 +102,6 @@ class ProgressView:
         if self.live:
             self.live.console.print(line, highlight=False)
         self._say(f"{line}; {self._totals()}")
-        if self.live:
-            self._draw()
 
     def _say(self, line: str) -> None:
         if not self.live:
@@ -109,20 +111,19 @@ class ProgressView:
         c = self.counts
         return (
             f"{c['COMPLETE']} complete, {c['PRUNED']} pruned, {c['FAILED']} failed of "
-            f"{sum(self.study.budget.counts().values())}; {self._time_left()}"
+            f"{self.total}; {self._time_left()}"
         )
 
     def _time_left(self) -> str:
-        total = sum(self.study.budget.counts().values())
-        done = sum(self.counts[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
-        if not self.ended_here or done >= total:
+        done = sum(self.counts[state] for state in ENDED)
+        if not self.ended_here or done >= self.total:
             return f"{clock(time.monotonic() - self.began)} gone"
-        left = (time.monotonic() - self.began) / self.ended_here * (total - done)
+        left = (time.monotonic() - self.began) / self.ended_here * (self.total - done)
         return f"about {clock(left)} left"
 
-    def _draw(self) -> None:
-        assert self.live is not None
-        done = sum(self.counts[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
+    def _render(self) -> Group:
+        """What the terminal shows; called twice a second, so it asks the store nothing."""
+        done = sum(self.counts[state] for state in ENDED)
         self.trials_bar.update(self.trials_task, completed=done, note=self._totals())
         parts: list[Any] = [self.trials_bar, self.epochs_bar, Text(self.current, "dim")]
         if self.best:
@@ -130,7 +131,7 @@ class ProgressView:
             parts.append(
                 Text(f"best: trial {number}, {self.study.metric} {value:.4f}: {params}", "green")
             )
-        self.live.update(Group(*parts))
+        return Group(*parts)
 
 
 def leaderboard(study: Study, rows: int = 5) -> Table:

@@ -53,10 +53,11 @@ def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
 def summary(study: Study) -> dict[str, Any]:
     """Return the state of a study as plain data (`segtune status --json`)."""
     trials = study.trials()
+    waiting = study.budget.waiting()
     ranking = ranked(trials)
     epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
-    ended = [trial for trial in trials if trial.state.is_finished()]
-    full = len(ended) * study.space.base.train.epochs
+    judged = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    full = len(judged) * study.space.base.train.epochs
     return {
         "name": study.spec.name,
         "task": study.spec.task,
@@ -66,15 +67,15 @@ def summary(study: Study) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_saved": 1 - epochs / full if full else 0.0,
         "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
-        "best": _row(study, ranking[0]) if ranking else None,
-        "trials": [_row(study, trial) for trial in trials],
+        "best": _row(ranking[0], waiting) if ranking else None,
+        "trials": [_row(trial, waiting) for trial in trials],
     }
 
 
-def _row(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+def _row(trial: FrozenTrial, waiting: set[int]) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "state": trial.state.name,
+        "state": "INTERRUPTED" if trial.number in waiting else trial.state.name,
         "value": trial.value,
         "reason": trial.user_attrs.get("reason"),
         "error": trial.user_attrs.get("error"),

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import optuna
 import sqlalchemy as sa
@@ -114,7 +113,7 @@ class Store:
             InputError: another process works on this sqlite store.
         """
         database = self.engine.url.database
-        if self.postgres or database in (None, "", ":memory:"):
+        if self.postgres or self._lock_file is not None:
             return
         self._lock_file = open(f"{database}.lock", "w")  # noqa: SIM115 - held until close
         try:
@@ -153,10 +152,27 @@ def open_store(url: str | None = None) -> Store:
         server = start_embedded()
         full = server.get_uri(driver="psycopg2")
         shown = f"embedded Postgres in {home() / 'postgres'}"
-    engine = sa.create_engine(full, **_engine_options(full))
-    _connect(engine, shown)
-    _migrate(engine, full)
-    storage = RDBStorage(full, engine_kwargs=_engine_options(full), skip_table_creation=True)
+    try:
+        engine = sa.create_engine(full, **_engine_options(full))
+    except (sa.exc.ArgumentError, ValueError):  # their text may hold a part of the password
+        raise InputError(
+            f"the store {shown} is malformed; it must be "
+            "postgresql://user:password@host:5432/database"
+        ) from None
+    try:
+        _connect(engine, shown)
+        try:
+            _migrate(engine, full)
+            storage = RDBStorage(
+                full, engine_kwargs=_engine_options(full), skip_table_creation=True
+            )
+        except sa.exc.DBAPIError as error:
+            raise InputError(f"the store {shown} cannot be set up: {_reason(error)}") from None
+        except RuntimeError as error:  # Optuna's word for tables of another version
+            raise InputError(f"the store {shown} cannot be used: {error}") from None
+    except BaseException:
+        engine.dispose()
+        raise
     return Store(engine, storage, shown, _server=server)
 
 
@@ -176,9 +192,11 @@ def parse_store_url(url: str) -> tuple[str, str]:
     if scheme == "postgres":
         raise InputError("the store's scheme must be postgresql://, but got postgres://")
     if scheme == "sqlite":
-        if not rest.startswith("/") or len(rest) < 2:
-            raise InputError("a sqlite store must be sqlite:///file.db")
+        if not rest.startswith("/") or len(rest) < 2 or rest == "/:memory:":
+            raise InputError(f"a sqlite store must be sqlite:///file.db, but got {url}")
         path = Path(rest[1:]).expanduser()
+        if path.is_dir():
+            raise InputError(f"a sqlite store must be a file, but {path} is a folder")
         if not path.absolute().parent.is_dir():
             raise InputError(f"the sqlite store's folder {path.absolute().parent} does not exist")
         return f"sqlite:///{path}", f"sqlite:///{path}"
@@ -186,13 +204,12 @@ def parse_store_url(url: str) -> tuple[str, str]:
         raise InputError(
             f"the store's scheme must be postgresql:// or sqlite:///, but got {scheme}://"
         )
-    authority = rest.split("/", 1)[0]
     for character, code in (("{", "%7B"), ("}", "%7D")):
         if character in rest:
             raise InputError(
                 f"the store URL holds a {character}; write it as {code} in the password"
             )
-    if authority.count("@") > 1:
+    if rest.count("@") > 1:
         raise InputError("the store URL holds more than one @; write @ as %40 in the password")
     return f"postgresql+psycopg2://{rest}", _redact(url)
 
@@ -223,11 +240,16 @@ def _connect(engine: sa.Engine, shown: str) -> None:
     try:
         with engine.connect():
             pass
-    except sa.exc.OperationalError as error:
-        reason = _redact(" ".join(str(error.orig).split()))
+    except sa.exc.DBAPIError as error:
+        reason = _reason(error)
         if "password authentication failed" in reason or "no password supplied" in reason:
             raise InputError(f"the store {shown} refused the user name or password") from None
         raise InputError(f"the store {shown} cannot be reached: {reason}") from None
+
+
+def _reason(error: sa.exc.DBAPIError) -> str:
+    """The driver's own words in one line, without a password."""
+    return _redact(" ".join(str(error.orig).split()))
 
 
 def _engine_options(url: str) -> dict[str, Any]:
@@ -274,13 +296,10 @@ def _migrate(engine: sa.Engine, url: str) -> None:
 
 
 def _redact(text: str) -> str:
-    """Take out the password of every URL in a text."""
-    redacted = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    if "://" in redacted:
-        query = urlsplit(redacted).query
-        if "password" in query:
-            redacted = redacted.replace(query, re.sub(r"(password=)[^&]*", r"\1***", query))
-    return redacted
+    """Take out the password of a URL, and of what was meant to be one."""
+    user = r"(://[^:/@\s]*)" if "://" in text else r"(^[^:/@\s]*)"
+    text = re.sub(rf"{user}:[^@]*@", r"\1:***@", text)
+    return re.sub(r"(password\s*=\s*)[^&]*", r"\1***", text)
 
 
 def _key(study_id: int) -> dict[str, int]:

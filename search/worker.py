@@ -135,9 +135,10 @@ class Worker:
                 return message
             if isinstance(message, Epoch):
                 values.append(message.report["metric"])
-                if len(values) > stored:
-                    self.study.report(claim.trial_number, message.report)
                 self.watcher.epoch_ended(claim.trial_number, message.report)
+                if len(values) <= stored:
+                    continue  # a resumed child repeats what has been stored and judged
+                self.study.report(claim.trial_number, message.report)
                 if told is None and (verdict := self._verdict(claim, config, values)):
                     child.stop(verdict)
                     told = time.monotonic()
@@ -181,6 +182,8 @@ class Worker:
         if reason in ("preempted", "orphaned"):
             self.study.budget.give_back(claim, counts=False)
             return
+        if not self.study.budget.renew(claim):
+            return  # the lease ran out and another worker has the slot: this result is not counted
         self._failures = 0
         state = TrialState.COMPLETE if reason in ("completed", "patience") else TrialState.PRUNED
         self.study.tell(

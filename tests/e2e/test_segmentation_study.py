@@ -1,0 +1,125 @@
+"""The README's commands, as a user would type them, on real and on drawn images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from PIL import Image
+
+from spaces.spec import load_run_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def segtune(*words: str, cwd: Path, code: int = 0, timeout: int = 550) -> str:
+    """Run the installed script and return its output; the exit code must be `code`."""
+    script = str(Path(sys.executable).with_name("segtune"))
+    done = subprocess.run(
+        [script, *words], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_camvid_study_from_launch_to_evaluation(camvid: Path, tmp_path: Path) -> None:
+    """Four short trials on real streets; the export scores what the study says."""
+    text = (ROOT / "examples" / "camvid.yaml").read_text()
+    text = text.replace("../../shared/data/camvid", str(camvid))
+    text = text.replace("train.epochs: 15", "train.epochs: 3").replace("trials: 16", "trials: 2")
+    text = text.replace("[64x96, 96x128]", "48x64")
+    (tmp_path / "study.yaml").write_text(text)
+    assert "ok: segtune launch" in segtune("check", "study.yaml", cwd=tmp_path)
+    out = segtune("launch", "study.yaml", cwd=tmp_path)
+    assert "camvid: best trials" in out
+    status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
+    assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
+    assert status["trials"][0]["origin"] == "safe preset (field note A)"
+    assert status["best"]["value"] > 0.05  # three epochs from scratch; chance is about 0.03
+    segtune("export", "camvid", "--to", "best", cwd=tmp_path)
+    answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
+    miou = float(answer.split("mIoU ")[1].split(",")[0])
+    assert miou == pytest.approx(status["best"]["value"], abs=1e-4)
+    pictures = sorted(path.name for path in (tmp_path / "best" / "evaluation-val").iterdir())
+    assert len(pictures) == 10
+    assert sum(name.startswith("best-") for name in pictures) == 5
+    model = smp.from_pretrained(str(tmp_path / "best" / "model"))
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 11, 64, 64)
+    # the same command again has nothing left to do and loses nothing
+    assert "2 of 2 trials ended" in segtune("launch", "study.yaml", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_demo_then_train_the_exported_config(tmp_path: Path) -> None:
+    out = segtune("demo", "--trials", "2", cwd=tmp_path)
+    folder = tmp_path / "segtune-demo"
+    assert "exported the best trial" in out
+    assert {path.name for path in (folder / "best").iterdir()} == {
+        "config.yaml",
+        "model",
+        "provenance.json",
+        "curves.png",
+    }
+    config = (folder / "best" / "config.yaml").read_text()
+    short = tmp_path / "short.yaml"
+    short.write_text(config.replace("epochs: 8", "epochs: 1"))
+    _, trial = load_run_config(short)
+    assert trial.train.epochs == 1
+    segtune("train", str(short), "--to", "again", cwd=tmp_path)
+    facts = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    assert facts["epochs"] == 1
+    answer = segtune("evaluate", "again", "--data", "val", cwd=tmp_path)
+    assert float(answer.split("mIoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_binary_study_exports_its_best_threshold(tmp_path: Path) -> None:
+    """Dark blobs on light ground; the threshold is chosen inside each trial."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            y, x = rng.integers(5, 25, 2)
+            mask[y : y + 12, x : x + 14] = 255
+            image = np.where(mask[..., None] > 0, 90, 160) + rng.normal(0, 15, (40, 48, 3))
+            image = image.clip(0, 255).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(tmp_path / split / "masks" / f"{index}.png")
+    (tmp_path / "study.yaml").write_text(
+        "name: blobs\ntask: segmentation\n"
+        "data:\n"
+        "  train: {images: train/images, masks: train/masks}\n"
+        "  val: {images: val/images, masks: val/masks}\n"
+        "  classes: [blob]\n"
+        "space:\n"
+        "  train.epochs: 4\n  train.batch_size: 4\n  data.resolution: 32x32\n"
+        "  model.arch: Unet\n  model.encoder: mobilenet_v2\n  model.encoder_weights: null\n"
+        "  optim.lr: 1e-3\n  optim.encoder_lr_ratio: 1\n  loss.warmup_epochs: 0\n  health.grad_norm: 0\n"
+        "budget: {trials: 2}\npruner: none\n"
+    )
+    segtune("launch", "study.yaml", cwd=tmp_path)
+    segtune("export", "blobs", "--to", "best", cwd=tmp_path)
+    facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
+    data, config = load_run_config(tmp_path / "best" / "config.yaml")
+    status = json.loads(segtune("status", "blobs", "--json", cwd=tmp_path))
+    assert data.binary and facts["metric"] == "IoU"
+    assert config.decode.threshold == status["best"]["params"]["decode.threshold"]
+    answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
+    assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
+    assert "recall" in answer
+
+
+def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
+    out = segtune("doctor", cwd=tmp_path)
+    assert [line[:3] for line in out.splitlines()] == ["ok "] * 4
+    assert "embedded Postgres" in out

@@ -1,0 +1,142 @@
+"""One contract for every kind of store: it migrates once, keeps specs, reports and results."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search.store import Store, open_store, schema_table
+from search.study import UnknownStudy, create_or_resume, open_study, study_names
+from spaces.errors import InputError
+from spaces.spec import StudySpec
+
+MakeSpec = Callable[..., StudySpec]
+
+
+def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> None:
+    for _ in range(2):
+        store = open_store(store_url)
+        create_or_resume(store, make_spec(), "f" * 64, None)
+        assert study_names(store) == ["small"]
+        with store.engine.connect() as connection:
+            assert connection.execute(sa.select(schema_table.c.version)).all() == [(1,)]
+        store.close()
+
+
+def test_many_first_starts_at_once_migrate_once(postgres_url: str) -> None:
+    code = f"from search.store import open_store; open_store({postgres_url!r}).close()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+def test_a_store_of_a_newer_segtune_is_refused(store: Store, store_url: str) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(schema_table).values(version=99))
+    with pytest.raises(InputError, match="schema 99"):
+        open_store(store_url)
+
+
+def test_a_changed_spec_is_refused_with_a_diff(store: Store, make_spec: MakeSpec) -> None:
+    create_or_resume(store, make_spec(), "f" * 64, None)
+    with pytest.raises(InputError) as caught:
+        create_or_resume(store, make_spec(epochs=5), "f" * 64, None)
+    assert "-  train.epochs: 2" in str(caught.value)
+    assert "+  train.epochs: 5" in str(caught.value)
+
+
+def test_changed_data_are_refused(store: Store, make_spec: MakeSpec) -> None:
+    create_or_resume(store, make_spec(), "f" * 64, None)
+    with pytest.raises(InputError, match="data of study small have changed"):
+        create_or_resume(store, make_spec(), "0" * 64, None)
+
+
+def test_an_unknown_study_names_the_nearest(store: Store, make_spec: MakeSpec) -> None:
+    create_or_resume(store, make_spec(name="streets"), "f" * 64, None)
+    with pytest.raises(UnknownStudy, match="did you mean streets"):
+        open_study(store, "street")
+
+
+def test_a_foreign_optuna_study_is_left_alone(store: Store, make_spec: MakeSpec) -> None:
+    import optuna
+
+    foreign = optuna.create_study(study_name="small", storage=store.storage)
+    foreign.add_trial(optuna.trial.create_trial(value=1.0))
+    assert study_names(store) == []
+    with pytest.raises(InputError, match="segtune did not make"):
+        create_or_resume(store, make_spec(), "f" * 64, None)
+    assert len(foreign.trials) == 1
+
+
+def test_a_creation_that_was_killed_halfway_is_done_again(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    import optuna
+
+    optuna.create_study(study_name="small", storage=store.storage).enqueue_trial({"optim.lr": 0.1})
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    assert study.budget.counts()["OPEN"] == 3
+
+
+def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -> None:
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    number = study.ask(0)
+    for epoch, metric in ((1, 0.25), (2, 0.125), (2, 0.125), (1, 0.25)):
+        study.report(number, {"epoch": epoch, "metric": metric, "loss": 1.0})
+    assert [report["epoch"] for report in study.history(number)] == [1, 2]
+    assert study.curve(number).values == (0.25, 0.125)
+    assert study.trial(number).intermediate_values == {1: 0.25, 2: 0.125}
+
+
+def test_telling_the_same_again_is_success_and_another_result_an_error(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    number = study.ask(0)
+    for _ in range(2):
+        study.tell(number, TrialState.PRUNED, 0.5, reason="median")
+    assert study.trial(number).value == 0.5  # the best epoch's, though it was pruned
+    with pytest.raises(RuntimeError, match="has already ended PRUNED"):
+        study.tell(number, TrialState.COMPLETE, 0.6)
+
+
+def test_a_config_is_kept_with_its_trial_and_rebuilt_exactly(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    trial = study.trial(study.ask(0))
+    again = open_study(store, "small")
+    assert again.config(trial) == again.space.config(trial.params)
+    assert math.isclose(again.config(trial).optim.lr, trial.params["optim.lr"])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes", "qmc"])
+def test_every_sampler_draws_new_configs_after_a_resume(
+    sampler: str, postgres_url: str, make_spec: MakeSpec
+) -> None:
+    spec = make_spec().model_copy(
+        update={
+            "sampler": make_spec().sampler.model_copy(update={"name": sampler, "startup_trials": 3})
+        }
+    )
+    drawn = []
+    for start in (0, 4):
+        store = open_store(postgres_url)
+        study = create_or_resume(store, spec, "f" * 64, 8)
+        for slot in range(start, start + 4):
+            number = study.ask(slot)
+            study.tell(number, TrialState.COMPLETE, 0.1 * slot, reason="completed")
+            drawn.append(study.trial(number).params["optim.lr"])
+        store.close()
+    assert not set(drawn[:3]) & set(drawn[4:])  # the first draws are not repeated
+    assert all(1e-4 <= lr <= 1e-2 for lr in drawn)
