@@ -1,0 +1,79 @@
+"""Ceilings: the reference receipts' table, and text large enough for a ceiling of 1."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainers.dbnet.ceiling import ceiling
+from trainers.dbnet.icdar import TextAnnotation, read_icdar
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SROIE = REPOSITORY / os.environ.get("SEGTUNE_DATA", "../shared/data") / "sroie"
+
+# Hmean of decoded target maps of SROIE receipts: long side -> {unclip_ratio: Hmean}
+TABLE = {
+    640: {1.5: 0.795, 2.0: 0.833},
+    1024: {1.5: 0.888, 2.0: 0.951, 2.5: 0.950},
+    1536: {1.5: 0.907, 2.0: 0.985, 2.5: 0.990},
+}
+
+
+@pytest.fixture(scope="module")
+def receipts() -> list[tuple[tuple[int, int], TextAnnotation]]:
+    if not SROIE.is_dir():
+        message = f"no receipts in {SROIE}; set SEGTUNE_DATA to the folder that holds sroie/"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    images = []
+    for label in sorted(SROIE.glob("*/labels/gt_*.txt")):
+        image = label.parents[1] / "images" / f"{label.stem.removeprefix('gt_')}.jpg"
+        with Image.open(image) as picture:
+            width, height = picture.size
+        images.append(((height, width), read_icdar(label)))
+    assert len(images) == 126
+    return images
+
+
+@pytest.mark.parametrize("long_side", sorted(TABLE))
+def test_ceilings_of_receipts(
+    long_side: int, receipts: list[tuple[tuple[int, int], TextAnnotation]]
+) -> None:
+    expected = TABLE[long_side]
+    found = ceiling(receipts, long_side, list(expected))
+    assert [scores.hmean for scores in found] == pytest.approx(list(expected.values()), abs=0.01)
+    finer = ceiling(receipts, long_side, list(expected), subpixel=True)
+    assert all(a.hmean > b.hmean for a, b in zip(finer, found, strict=True))
+
+
+def page(height: int) -> TextAnnotation:
+    """Lines of text of a height, in an image of 1000 x 1000."""
+    lines = [
+        np.array(
+            [[100, y], [100 + 8 * height, y], [100 + 8 * height, y + height], [100, y + height]]
+        )
+        for y in range(20, 900, 3 * height)
+    ]
+    return TextAnnotation(
+        [line.astype(float) for line in lines], np.zeros(len(lines), bool), [""] * len(lines)
+    )
+
+
+def test_large_text_can_be_found_and_small_text_cannot() -> None:
+    size = (1000, 1000)
+    assert ceiling([(size, page(60))], 1000, [2.0])[0].hmean == 1.0
+    assert ceiling([(size, page(60))], 100, [2.0])[0].hmean == 0.0
+    mixed = [(size, page(60)), (size, page(10))]
+    assert 0 < ceiling(iter(mixed), 640, [2.0])[0].recall < 1
+
+
+def test_dont_care_text_neither_helps_nor_hurts() -> None:
+    known = page(60)
+    flagged = TextAnnotation(known.polygons, np.arange(len(known.ignore)) == 0, known.texts)
+    scores = ceiling([((1000, 1000), flagged)], 1000, [2.0])[0]
+    assert (scores.hmean, scores.truths) == (1.0, len(known.polygons) - 1)

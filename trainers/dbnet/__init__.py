@@ -1,0 +1,1 @@
+"""DBNet text detection (Liao et al. 2020): targets, network, loss, decoding and the ICDAR score."""

@@ -1,0 +1,64 @@
+"""The highest Hmean that any DBNet can reach at an input size: perfect kernel maps, decoded.
+
+A kernel is a few pixels high, so resizing, rounding and too small an unclip_ratio cost IoU, and the
+smallest text is lost altogether. The loss is there before any training: it bounds every trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from trainers.dbnet.decode import MAX_CANDIDATES, Candidates, candidates
+from trainers.dbnet.icdar import TextAnnotation
+from trainers.dbnet.score import Scores, sweep
+from trainers.dbnet.targets import SHRINK_RATIO, fit_long_side, kernel_map
+
+
+def ceiling(
+    images: Iterable[tuple[tuple[int, int], TextAnnotation]],
+    long_side: int,
+    unclip_ratios: Sequence[float],
+    *,
+    shrink_ratio: float = SHRINK_RATIO,
+    subpixel: bool = False,
+    max_candidates: int = MAX_CANDIDATES,
+) -> list[Scores]:
+    """Score the decoded target maps of a split, once an unclip ratio.
+
+    Text that is masked out for its size is drawn all the same, since a network may find it.
+
+    Args:
+        images: ((H, W), truth) of each image, in image pixels; may be a generator.
+        long_side: longer side of the network's input, in pixels.
+        unclip_ratios: each > 0.
+        shrink_ratio, subpixel: of the targets, as in `make_targets`.
+        max_candidates: of the decoder, as in `candidates`.
+
+    Raises:
+        ValueError: no images, or an argument out of range.
+    """
+
+    def decoded() -> Iterator[tuple[Candidates, TextAnnotation]]:
+        for size, truth in images:
+            network_size, scale = fit_long_side(size, long_side)
+            polygons = [polygon / scale for polygon in truth.polygons]
+            perfect = kernel_map(
+                polygons,
+                truth.ignore,
+                network_size,
+                shrink_ratio=shrink_ratio,
+                subpixel=subpixel,
+            )
+            found = candidates(
+                perfect.astype(np.float32),
+                size,
+                scale,
+                unclip_ratios=unclip_ratios,
+                max_candidates=max_candidates,
+            )
+            yield found, truth
+
+    result = sweep(decoded(), [0.0])  # every kernel is text, whatever it scores
+    return [result.at(row, 0) for row in range(len(unclip_ratios))]
