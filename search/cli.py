@@ -96,10 +96,12 @@ def init(
     path = folder / "study.yaml"
     if path.exists():
         raise InputError(f"{path} exists; choose another folder or remove it")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}; name a folder") from None
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
     path.write_text((files("search") / "templates" / f"{task}.yaml").read_text())
     typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
 

@@ -39,7 +39,7 @@ def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Cons
     """Draw data, launch the study, export the best trial; return the exit code."""
     check_target(to / "best")
     to.mkdir(parents=True, exist_ok=True)
-    write_streets(to / "data", train=64, val=24)
+    write_streets(to / "data", train=48, val=24)
     (to / "study.yaml").write_text(STUDY)
     console.print(f"drew sample data and wrote {to / 'study.yaml'}", highlight=False)
     code = launch(StudySpec.load(to / "study.yaml"), store, artifacts, console, trials)

@@ -26,6 +26,7 @@ from spaces.paths import home
 SCHEMA_VERSION = 1
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 STUDY_LOCK = 0x5E68
+STORE_FORM = "postgresql://user:password@host:5432/database"
 CONNECT_TIMEOUT = 10  # seconds
 
 metadata = sa.MetaData()
@@ -152,24 +153,10 @@ def open_store(url: str | None = None) -> Store:
         server = start_embedded()
         full = server.get_uri(driver="psycopg2")
         shown = f"embedded Postgres in {home() / 'postgres'}"
-    try:
-        engine = sa.create_engine(full, **_engine_options(full))
-    except (sa.exc.ArgumentError, ValueError):  # their text may hold a part of the password
-        raise InputError(
-            f"the store {shown} is malformed; it must be "
-            "postgresql://user:password@host:5432/database"
-        ) from None
+    engine = _engine(full)
     try:
         _connect(engine, shown)
-        try:
-            _migrate(engine, full)
-            storage = RDBStorage(
-                full, engine_kwargs=_engine_options(full), skip_table_creation=True
-            )
-        except sa.exc.DBAPIError as error:
-            raise InputError(f"the store {shown} cannot be set up: {_reason(error)}") from None
-        except RuntimeError as error:  # Optuna's word for tables of another version
-            raise InputError(f"the store {shown} cannot be used: {error}") from None
+        storage = _storage(engine, full, shown)
     except BaseException:
         engine.dispose()
         raise
@@ -186,8 +173,7 @@ def parse_store_url(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise InputError(
-            "the store must be a URL, postgresql://user:password@host:5432/database or "
-            f"sqlite:///file.db, but got {_redact(url)!r}"
+            f"the store must be a URL, {STORE_FORM} or sqlite:///file.db, but got {_redact(url)!r}"
         )
     if scheme == "postgres":
         raise InputError("the store's scheme must be postgresql://, but got postgres://")
@@ -211,6 +197,9 @@ def parse_store_url(url: str) -> tuple[str, str]:
             )
     if rest.count("@") > 1:
         raise InputError("the store URL holds more than one @; write @ as %40 in the password")
+    host, _, port = re.split("[/?]", rest.rpartition("@")[2])[0].rpartition(":")
+    if host and not port.isdigit() and not port.endswith("]"):  # not shown: it may be a password
+        raise InputError(f"the port of the store URL must be a number, as in {STORE_FORM}")
     return f"postgresql+psycopg2://{rest}", _redact(url)
 
 
@@ -236,6 +225,13 @@ def start_embedded() -> Any:
         ) from error
 
 
+def _engine(url: str) -> sa.Engine:
+    try:
+        return sa.create_engine(url, **_engine_options(url))
+    except (sa.exc.ArgumentError, ValueError):  # whose text may hold a part of the password
+        raise InputError(f"the store URL is malformed; it must be {STORE_FORM}") from None
+
+
 def _connect(engine: sa.Engine, shown: str) -> None:
     try:
         with engine.connect():
@@ -245,6 +241,17 @@ def _connect(engine: sa.Engine, shown: str) -> None:
         if "password authentication failed" in reason or "no password supplied" in reason:
             raise InputError(f"the store {shown} refused the user name or password") from None
         raise InputError(f"the store {shown} cannot be reached: {reason}") from None
+
+
+def _storage(engine: sa.Engine, url: str, shown: str) -> RDBStorage:
+    """Bring the tables up to date and open them."""
+    try:
+        _migrate(engine, url)
+        return RDBStorage(url, engine_kwargs=_engine_options(url), skip_table_creation=True)
+    except sa.exc.DBAPIError as error:
+        raise InputError(f"the store {shown} cannot be set up: {_reason(error)}") from None
+    except RuntimeError as error:  # Optuna's, for tables of another version
+        raise InputError(f"the store {shown} cannot be used: {error}") from None
 
 
 def _reason(error: sa.exc.DBAPIError) -> str:

@@ -8,9 +8,18 @@ makes sense at all; what is worth searching stands in the default spaces.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+import types
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 MAX_SIDE = 8192  # pixels
 
@@ -51,24 +60,24 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_as_number(cls, values: Any) -> Any:
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`true` where a number is due would silently become 1."""
-        if isinstance(values, dict):
-            for name, value in values.items():
-                spec = cls.model_fields.get(name)
-                if isinstance(value, bool) and spec and not _takes_bool(spec.annotation):
-                    raise ValueError(f"{name} must be {_kind(spec.annotation)}, but got {value}")
-        return values
+        if isinstance(value, bool):
+            kinds = plain_types(cls.model_fields[str(info.field_name)].annotation)
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("must be a number")
+        return value
 
 
-def _takes_bool(annotation: Any) -> bool:
-    return annotation is bool or any(_takes_bool(part) for part in get_args(annotation))
-
-
-def _kind(annotation: Any) -> str:
-    return "a number" if annotation in (int, float) else "of its own kind, not true or false"
+def plain_types(annotation: Any) -> set[Any]:
+    """Return the types of an annotation's members: `float | None` -> {float, NoneType}."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return set().union(*(plain_types(part) for part in get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {annotation}
 
 
 class DataConfig(Section):
@@ -206,33 +215,47 @@ class DecodeConfig(Section):
     """Test-time augmentation: mean of the logits of the image and of its mirror image."""
 
 
-class TrialConfig(Section):
-    """The whole of one training run. Field notes A to D name the source of each default."""
+class BaseTrialConfig(Section):
+    """What the configs of all tasks share, and how their dotted names are read and changed."""
 
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
-    decode: DecodeConfig = DecodeConfig()
 
     @property
     def settled_epoch(self) -> int:
         """Epochs until learning rate and loss mix have reached their final form."""
-        return max(self.optim.warmup_epochs, self.loss.warmup_epochs + self.loss.ramp_epochs)
+        return max(self.optim.warmup_epochs, sum(self.loss_warmup))
+
+    @property
+    def loss_warmup(self) -> tuple[int, int]:
+        """Epochs of the loss's warm-up, and of the ramp after it."""
+        raise NotImplementedError
 
     def flat(self) -> dict[str, Any]:
         """Return {dotted name: value} of every setting."""
         return flatten(self.model_dump())
 
-    def replace(self, changes: dict[str, Any]) -> TrialConfig:
+    def replace(self, changes: dict[str, Any]) -> Self:
         """Return a validated copy with {dotted name: value} changes applied.
 
         Raises:
             pydantic.ValidationError: a name is unknown or a value is out of range.
         """
-        return TrialConfig.model_validate(unflatten({**self.flat(), **changes}))
+        return type(self).model_validate(unflatten({**self.flat(), **changes}))
+
+
+class TrialConfig(BaseTrialConfig):
+    """The whole of one segmentation run. Field notes A to D name the source of each default."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    decode: DecodeConfig = DecodeConfig()
+
+    @property
+    def loss_warmup(self) -> tuple[int, int]:
+        return self.loss.warmup_epochs, self.loss.ramp_epochs
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -258,9 +281,9 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def parameter_types() -> dict[str, Any]:
-    """Return {dotted name: type annotation} of every setting."""
-    return _types(TrialConfig, "")
+def parameter_types(config: type[BaseTrialConfig] = TrialConfig) -> dict[str, Any]:
+    """Return {dotted name: type annotation} of every setting of a task's config."""
+    return _types(config, "")
 
 
 def _types(section: type[BaseModel], prefix: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -17,10 +19,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     `train.lr` is near to `optim.lr`.
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    if not near:
-        alias = _ALIASES.get(given.rsplit(".", 1)[-1].lower())
-        near = [alias] if alias in names else []
+    alias = _ALIASES.get(given.rsplit(".", 1)[-1].lower())
+    near = [alias] if alias in names else difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     if not near:
         last = given.rsplit(".", 1)[-1]
         by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
@@ -28,6 +28,55 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         near = [by_last[hit] for hit in hits]
     return f"; did you mean {near[0]}?" if near else ""
 
+
+def pydantic_message(problem: Mapping[str, Any]) -> str:
+    """Say in our words what pydantic found: `must be a whole number, but got 2.5`.
+
+    Args:
+        problem: one of `ValidationError.errors()`.
+    """
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # ours
+        return message if "but got" in message else _with_given(message, problem["input"])
+    message = _WORDS.get(problem["type"], message.replace("Input should be", "must be"))
+    message = _with_given(message, problem["input"])
+    if problem["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        message += did_you_mean(str(problem["input"]), known)
+    return message
+
+
+def shown(value: Any) -> str:
+    """Return a value as it stands in a study file: `true`, `null`, `0.5`, `'text'`."""
+    return {None: "null", True: "true", False: "false"}[value] if _is_word(value) else repr(value)
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _with_given(message: str, given: Any) -> str:
+    text = shown(given)
+    return message if isinstance(given, dict) or len(text) > 80 else f"{message}, but got {text}"
+
+
+# pydantic's kinds of errors whose own words speak of Python.
+_WORDS = {
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "string_type": "must be text",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "too_short": "must have at least one item",
+    "dict_type": "must hold `key: value` lines",
+    "model_type": "must hold `key: value` lines",
+    "model_attributes_type": "must hold `key: value` lines",
+}
 
 # What people type by habit from other tools, and our dotted name for it.
 _ALIASES = {

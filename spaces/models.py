@@ -54,15 +54,22 @@ _MIN_BATCH = {"DeepLabV3": 2, "DeepLabV3Plus": 2, "PAN": 2, "UPerNet": 2}
 _MIN_SIDE = {"PAN": 128}
 
 
-def incompatibility(arch: str, encoder: str) -> str | None:
-    """Return why the pair cannot be built, or None where it can.
+def unknown_model(setting: str, name: str) -> str | None:
+    """Return what is wrong with a name for `model.arch` or `model.encoder` that is in no table.
 
-    Unknown timm encoders (`tu-...`) pass here; the preflight builds them before a study starts.
+    Timm encoders (`tu-...`) pass here; the preflight builds them before a study starts.
     """
-    if arch not in ARCHS:
-        return f"unknown architecture{did_you_mean(arch, ARCHS) or '; known: ' + ', '.join(ARCHS)}"
-    if encoder not in ENCODERS and not encoder.startswith("tu-"):
-        return f"unknown encoder {encoder}{did_you_mean(encoder, ENCODERS)}"
+    if setting == "model.arch":
+        hint = did_you_mean(name, ARCHS) or f"; known: {', '.join(ARCHS)}"
+        return None if name in ARCHS else f"unknown architecture {name}{hint}"
+    hint = did_you_mean(name, ENCODERS) or "; see the encoders of segmentation_models_pytorch"
+    return None if name in ENCODERS or name.startswith("tu-") else f"unknown encoder {name}{hint}"
+
+
+def incompatibility(arch: str, encoder: str) -> str | None:
+    """Return why the pair cannot be built, or None where it can."""
+    if message := unknown_model("model.arch", arch) or unknown_model("model.encoder", encoder):
+        return message
     if arch == "DPT" and not encoder.startswith("tu-"):
         return "it takes timm vision transformers (tu-...) only"
     prefixes, reason = _INCOMPATIBLE.get(arch, ((), ""))

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from spaces.errors import InputError
+
 
 def home() -> Path:
-    """Return $SEGTUNE_HOME, or ~/.segtune where it is not set (not created here)."""
-    return Path(os.environ.get("SEGTUNE_HOME") or "~/.segtune").expanduser().resolve()
+    """Return $SEGTUNE_HOME, or ~/.segtune where it is not set (not created here).
+
+    Raises:
+        InputError: it cannot be a folder.
+    """
+    return _folder(os.environ.get("SEGTUNE_HOME") or "~/.segtune", "SEGTUNE_HOME")
 
 
 def cache_dir() -> Path:
@@ -17,6 +23,23 @@ def cache_dir() -> Path:
 
 
 def artifacts_dir(named: str | None = None) -> Path:
-    """Return the folder of trial files: `named`, $SEGTUNE_ARTIFACTS, or one in the home."""
+    """Return the folder of trial files: `named`, $SEGTUNE_ARTIFACTS, or one in the home.
+
+    Raises:
+        InputError: it cannot be a folder.
+    """
     given = named or os.environ.get("SEGTUNE_ARTIFACTS")
-    return Path(given).expanduser().resolve() if given else home() / "artifacts"
+    if given and "://" in given:
+        raise InputError(f"--artifacts must be a folder of this machine, but got {given}")
+    return _folder(given, "--artifacts") if given else home() / "artifacts"
+
+
+def _folder(given: str, name: str) -> Path:
+    """Return an absolute path that is a folder, or can become one."""
+    path = Path(given).expanduser().resolve()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"{name} must be a folder, but {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{name}: {existing} cannot be written; name another folder")
+    return path

@@ -11,6 +11,8 @@ from typing import Any
 from spaces.config import TrialConfig
 from spaces.space import Choice, Float, Free, Int, Space
 
+BINARY_ONLY = ("decode.threshold", "loss.focal_alpha")
+
 
 def default_space(epochs: int, *, binary: bool) -> Space:
     """Return what is worth searching in a run of this many epochs.

@@ -7,16 +7,15 @@ trial can be drawn by Optuna, rebuilt from stored parameters, or drawn by a test
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Union, get_args, get_origin
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from spaces.config import TrialConfig, parameter_types, parse_resolution
-from spaces.errors import InputError, did_you_mean
-from spaces.models import incompatibility
+from spaces.config import TrialConfig, parameter_types, parse_resolution, plain_types
+from spaces.errors import InputError, did_you_mean, pydantic_message, shown
+from spaces.models import incompatibility, unknown_model
 
 Scalar = str | int | float | bool | None
 
@@ -166,7 +165,9 @@ class Space:
                 and not (name == "model.encoder" and "model.arch" in waiting)
             ]
             if not ready:
-                raise InputError(f"space: the conditions of {', '.join(waiting)} form a circle")
+                raise EntryError(
+                    (waiting[0], "when"), f"the conditions of {', '.join(waiting)} form a circle"
+                )
             order += ready
             waiting = [name for name in waiting if name not in ready]
         return order
@@ -223,7 +224,12 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
     types_ = parameter_types()
     for name, entry in entries.items():
         if name not in types_:
-            raise EntryError((name,), f"unknown parameter{did_you_mean(name, types_)}")
+            inner = entry if isinstance(entry, dict) else {}
+            nested = next((f"{name}.{key}" for key in inner if f"{name}.{key}" in types_), None)
+            hint = f"; write {nested} as one key" if nested else did_you_mean(name, types_)
+            raise EntryError((name,), f"unknown parameter{hint}")
+        if name == "train.epochs" and isinstance(entry, list | dict):
+            raise EntryError((name,), "must be one number: trials are compared epoch by epoch")
         dims.pop(name, None)
         if isinstance(entry, dict) and "when" in entry:
             when[name] = _condition(name, entry.pop("when"), types_)
@@ -235,6 +241,8 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
     base = _pinned(default.base, pins)
     space = Space(dims, when, base)
     _check_ends(space)
+    space._order()  # raises where conditions form a circle
+    _check_models(space)
     return _drop_inactive(_drop_impossible_archs(space, set(entries)), set(entries))
 
 
@@ -270,7 +278,7 @@ def _mapping_entry(
         if len(entry) > 1:
             raise EntryError((name,), "choices stands alone, without low, high, log or step")
         return _choice(name, entry["choices"], (name, "choices"))
-    numeric = {kind for kind in (int, float) if kind in _members(annotation)}
+    numeric = {kind for kind in (int, float) if kind in plain_types(annotation)}
     if not numeric or name == "data.resolution":
         raise EntryError((name,), "takes a list of choices, not a range")
     whole = float not in numeric
@@ -280,7 +288,7 @@ def _mapping_entry(
     old = default.dims.get(name)
     log = entry.get("log", isinstance(old, Float | Int) and old.log and "step" not in entry)
     if not isinstance(log, bool):
-        raise EntryError((name, "log"), f"log must be true or false, but got {log!r}")
+        raise EntryError((name, "log"), f"log must be true or false, but got {shown(log)}")
     if log and low <= 0:
         if "log" not in entry:
             log = False  # the default is a log range; a low end of 0 can only mean a linear one
@@ -310,7 +318,7 @@ def _bound(name: str, entry: dict[str, Any], side: str, whole: bool) -> float:
         raise EntryError((name,), f"a range needs low and high, but {side} is missing")
     value = entry[side]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise EntryError((name, side), f"{side} must be a number, but got {value!r}")
+        raise EntryError((name, side), f"{side} must be a number, but got {shown(value)}")
     if not math.isfinite(value):
         raise EntryError((name, side), f"{side} must be finite, but got {value}")
     if whole and float(value) != int(value):
@@ -321,7 +329,7 @@ def _bound(name: str, entry: dict[str, Any], side: str, whole: bool) -> float:
 def _check_step(name: str, step: Any, whole: bool, span: float) -> None:
     number = isinstance(step, int | float) and not isinstance(step, bool)
     if not number or not math.isfinite(step) or step <= 0:
-        raise EntryError((name, "step"), f"step must be a number > 0, but got {step!r}")
+        raise EntryError((name, "step"), f"step must be a number > 0, but got {shown(step)}")
     if whole and float(step) != int(step):
         raise EntryError((name, "step"), f"step must be a whole number, but got {step}")
     if step > span:
@@ -330,11 +338,12 @@ def _check_step(name: str, step: Any, whole: bool, span: float) -> None:
 
 def _choice(name: str, given: Any, key: tuple[str | int, ...]) -> Dimension | _Pin:
     if not isinstance(given, list):
-        raise EntryError(key, f"choices must be a list, but got {given!r}")
+        raise EntryError(key, f"choices must be a list, but got {shown(given)}")
     if not given:
         raise EntryError(key, "the list of choices is empty; give at least one")
     if len({isinstance(item, bool) for item in given}) > 1:
-        raise EntryError(key, f"choices mix true/false with other values: {given}")
+        listed = ", ".join(map(shown, given))
+        raise EntryError(key, f"choices mix true/false with other values: [{listed}]")
     values = []
     for index, item in enumerate(given):
         if isinstance(item, list | dict) and name != "data.resolution":
@@ -355,12 +364,9 @@ def _value(name: str, value: Any, key: tuple[str | int, ...] | None = None) -> A
             return parse_resolution(value)
         return TrialConfig().replace({name: value}).flat()[name]
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise EntryError(
-            key or (name,), f"{message[0].lower() + message[1:]}, but got {value!r}"
-        ) from None
+        raise EntryError(key or (name,), pydantic_message(error.errors()[0])) from None
     except ValueError as error:
-        raise EntryError(key or (name,), f"{error}, but got {value!r}") from None
+        raise EntryError(key or (name,), f"{error}, but got {shown(value)}") from None
 
 
 def _condition(name: str, given: Any, known: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
@@ -382,28 +388,51 @@ def _pinned(base: TrialConfig, pins: dict[str, Any]) -> TrialConfig:
     try:
         return base.replace(pins)
     except ValidationError as error:
-        name = next(iter(pins))
-        raise EntryError((name,), error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        message = pydantic_message(error.errors()[0])
+        name = next((pin for pin in pins if pin.rsplit(".", 1)[-1] in message), next(iter(pins)))
+        raise EntryError((name,), message) from None
 
 
 def _check_ends(space: Space) -> None:
-    """Both ends of every range must be settings that the trainer accepts."""
+    """Both ends of every range must be settings that the trainer accepts, and so must be the
+    smallest numbers of all together."""
+    lowest: dict[str, Any] = {}
     for name, dim in space.dims.items():
         if isinstance(dim, Float | Int | Free):
             for side, value in (("low", dim.low), ("high", dim.high)):
                 _value(name, value, (name, side))
+            lowest[name] = dim.low
+        elif all(isinstance(c, int | float) and not isinstance(c, bool) for c in dim.choices):
+            lowest[name] = min(dim.choices)  # type: ignore[type-var]
+    _pinned(space.base, lowest)
+
+
+def _check_models(space: Space) -> None:
+    """Refuse names that no architecture and no encoder has."""
+    for setting in ("model.arch", "model.encoder"):
+        for index, value in enumerate(space.values(setting)):
+            if message := unknown_model(setting, value):
+                raise EntryError((setting, index), message)
 
 
 def _drop_impossible_archs(space: Space, named: set[str]) -> Space:
     """Take out architectures that go with none of the encoders; refuse if the user named them."""
     archs = space._values("model.arch", space.base.model.arch)
     possible = {arch for arch, _ in space.model_pairs()}
+    usable = {encoder for _, encoder in space.model_pairs()}
     for arch in archs:
         if arch not in possible and (named & {"model.arch"} or not possible):
             encoders = space._values("model.encoder", space.base.model.encoder)
             reason = incompatibility(arch, encoders[0])
             key = "model.arch" if "model.arch" in named else "model.encoder"
             raise EntryError((key,), f"{arch} goes with none of {', '.join(encoders)}: {reason}")
+    for index, encoder in enumerate(space.values("model.encoder")):
+        if encoder not in usable and "model.encoder" in named:
+            reason = incompatibility(archs[0], encoder)
+            raise EntryError(
+                ("model.encoder", index),
+                f"{encoder} goes with none of {', '.join(archs)}: {reason}",
+            )
     kept = tuple(arch for arch in archs if arch in possible)
     if len(kept) == len(archs):
         return space
@@ -435,12 +464,3 @@ def _drop_inactive(space: Space, named: set[str]) -> Space:
                     )
                 dims.pop(name, None)
     return replace(space, dims=dims)
-
-
-def _members(annotation: Any) -> set[Any]:
-    """The plain types of an annotation: `float | None` -> {float, NoneType}."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return set().union(*(_members(part) for part in get_args(annotation)))
-    if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return {annotation}

@@ -20,7 +20,7 @@ from pydantic import (
 
 from spaces import segmentation
 from spaces.config import Section, TrialConfig, parameter_types, unflatten
-from spaces.errors import InputError, did_you_mean
+from spaces.errors import InputError, did_you_mean, pydantic_message
 from spaces.space import EntryError, Space, build_space
 from spaces.yamlfile import Document, Key, read_yaml
 
@@ -55,13 +55,13 @@ class SplitSpec(Section):
             raise ValueError(f"{missing} is missing; images and masks go together")
         if self.group is not None:
             if self.fraction is None:
-                raise ValueError("group goes with fraction")
+                raise ValueError("group: goes with fraction only")
             try:
                 groups = re.compile(self.group).groups
             except re.error as error:
-                raise ValueError(f"group is not a regular expression: {error}") from None
+                raise ValueError(f"group: not a regular expression: {error}") from None
             if groups < 1:
-                raise ValueError("group needs one capture, as in '^([^_]+)_'")
+                raise ValueError("group: needs one capture, as in '^([^_]+)_'")
         return self
 
 
@@ -96,7 +96,7 @@ class DataSpec(Section):
     @classmethod
     def _no_fraction(cls, split: SplitSpec | None) -> SplitSpec | None:
         if split is not None and split.fraction is not None:
-            raise ValueError("fraction is for val only")
+            raise ValueError("fraction: is for val only")
         return split
 
     @model_validator(mode="after")
@@ -107,17 +107,19 @@ class DataSpec(Section):
                 raise ValueError(f"classes: {twice[0]} stands twice")
             if self.palette is not None and len(self.palette) != len(self.classes):
                 raise ValueError(
-                    f"palette has {len(self.palette)} colours, but there are "
+                    f"palette: has {len(self.palette)} colours, but there are "
                     f"{len(self.classes)} classes"
                 )
             if self.ignore_index is not None and self.ignore_index < len(self.classes):
                 name = self.classes[self.ignore_index]
-                raise ValueError(f"ignore_index {self.ignore_index} is the index of class {name}")
-        colours = (self.palette or []) + self.palette_ignore
-        if len(set(colours)) < len(colours):
-            raise ValueError("palette: a colour stands twice")
-        if not all(0 <= channel <= 255 for colour in colours for channel in colour):
-            raise ValueError("palette: a colour is three numbers in 0..255")
+                raise ValueError(f"ignore_index: {self.ignore_index} is the index of class {name}")
+        colours = self.palette or []
+        for key, listed in (("palette", colours), ("palette_ignore", self.palette_ignore)):
+            for i, colour in enumerate(listed):
+                if not all(0 <= channel <= 255 for channel in colour):
+                    raise ValueError(f"{key}: a colour is R, G, B in 0..255, but got {colour}")
+                if colour in listed[:i] or (listed is not colours and colour in colours):
+                    raise ValueError(f"{key}: the colour {colour} stands twice")
         return self
 
 
@@ -153,15 +155,13 @@ class PrunerSpec(Section):
     """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
 
 
-class StudySpec(BaseModel):
+class StudySpec(Section):
     """A study file."""
-
-    model_config = Section.model_config
 
     name: str
     task: Literal["segmentation"]
     data: DataSpec
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = Field(default_factory=dict)
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
     """false: only what `space` names is searched."""
@@ -205,6 +205,9 @@ class StudySpec(BaseModel):
         default = segmentation.default_space(epochs if whole else 1, binary=self.data.binary)
         if not self.use_default_space:
             default = Space({}, {}, default.base)
+        for name in segmentation.BINARY_ONLY:
+            if name in self.space and not self.data.binary:
+                raise EntryError((name,), "counts in binary tasks only (one class); remove it")
         return build_space(default, json.loads(json.dumps(self.space)))
 
 
@@ -237,12 +240,12 @@ def load_run_config(path: Path) -> tuple[DataSpec, TrialConfig]:
     """
     document = read_yaml(path)
     data = _mapping(document)
+    if "trial" not in data and ("name" in data or "space" in data):
+        raise InputError(f"{document.source} is a study file; give it to `segtune launch`")
     for key in data:
         if key not in ("task", "data", "trial"):
             hint = did_you_mean(key, ("task", "data", "trial"))
-            raise InputError(f"{key}: unknown key ({document.where((key,))}){hint}")
-    if "trial" not in data and "space" in data:
-        raise InputError(f"{document.source} is a study file; give it to `segtune launch`")
+            raise InputError(f"{key}: unknown key{hint} ({document.where((key,))})")
     for key in ("task", "data", "trial"):
         if key not in data:
             raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
@@ -331,6 +334,8 @@ def _mapping(document: Document) -> dict[str, Any]:
 
 def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
+    if "trial" in data and "name" not in data:
+        raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
     _resolve_paths(data, document, folder)
     try:
         spec = StudySpec.model_validate(data)
@@ -352,25 +357,43 @@ def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> No
         paths = section.get(split)
         for key in ("images", "masks", "list"):
             if isinstance(paths, dict) and isinstance(paths.get(key), str):
-                path = (folder / Path(paths[key]).expanduser()).resolve()
-                if not path.exists():
-                    where = document.where(("data", split, key))
-                    raise InputError(f"data.{split}.{key}: {path} does not exist ({where})")
-                paths[key] = str(path)
+                where = document.where(("data", split, key))
+                found = _existing(folder, paths[key], f"data.{split}.{key}", where)
+                if found.is_dir() == (key == "list"):
+                    kind = "a folder" if found.is_dir() else "not a folder"
+                    raise InputError(f"data.{split}.{key}: {found} is {kind} ({where})")
+                paths[key] = str(found)
     if isinstance(section.get("classes"), str):
-        path = (folder / Path(section["classes"]).expanduser()).resolve()
         where = document.where(("data", "classes"))
+        path = _existing(folder, section["classes"], "data.classes", where)
         section["classes"], ignore = _read_classes(path, where)
         if ignore is not None:
             section.setdefault("ignore_index", ignore)
+
+
+def _existing(folder: Path, given: str, name: str, where: str) -> Path:
+    """Return the absolute path of a file or folder; relative ones start at `folder`."""
+    try:
+        path = (folder / Path(given).expanduser()).resolve()
+        if path.exists():
+            return path
+        missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
+        siblings = [p.name for p in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name}: {given!r} cannot be read: {error} ({where})") from None
+    near = difflib.get_close_matches(missing.name, siblings, n=1)
+    hint = f"; did you mean {missing.parent / near[0]}?" if near else ""
+    raise InputError(f"{name}: {path} does not exist{hint} ({where})")
 
 
 def _read_classes(path: Path, where: str) -> tuple[list[str], int | None]:
     """Read class names (and an ignore_index) from .json or from a text file, one a line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.classes: cannot read {path}: {error} ({where})") from None
+    except OSError as error:
+        raise InputError(f"data.classes: cannot read {path}: {error.strerror} ({where})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"data.classes: {path} is not UTF-8 text ({where})") from None
     if path.suffix.lower() != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()], None
     try:
@@ -379,7 +402,9 @@ def _read_classes(path: Path, where: str) -> tuple[list[str], int | None]:
         raise InputError(f"data.classes: {path} is not JSON: {error} ({where})") from None
     names = tree.get("classes") if isinstance(tree, dict) else tree
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"data.classes: {path} must hold a list of names ({where})")
+        raise InputError(
+            f'data.classes: {path} must hold a list of names, or {{"classes": [...]}} ({where})'
+        )
     ignore = tree.get("ignore_index") if isinstance(tree, dict) else None
     return names, ignore
 
@@ -390,23 +415,35 @@ def _input_error(
     """Say the first thing that pydantic found, in our words, with the line."""
     problems = error.errors()
     first = problems[0]
-    loc = tuple(part for part in first["loc"] if part != "function-before[_named(), SamplerSpec]")
-    key: Key = (*prefix, *loc)
-    name = ".".join(map(str, key)) or "the file"
-    message = first["msg"].removeprefix("Value error, ")
+    loc = _own(first["loc"])
+    known = _known_keys(root, loc[:-1])
+    message = pydantic_message(first)
     if first["type"] == "extra_forbidden":
-        known = _known_keys(root, loc[:-1])
         message = f"unknown key{did_you_mean(str(loc[-1]), known)}"
-        if not prefix and len(loc) == 1 and (hint := did_you_mean(str(loc[-1]), parameter_types())):
-            message = message if "mean" in message else f"{message}{hint} (under space:)"
+        if len(loc) == 1 and not prefix and "mean" not in message:
+            hint = did_you_mean(str(loc[-1]), parameter_types())
+            message += hint.replace("?", ", under `space:`?")
+    elif first["type"] == "missing" and isinstance(loc[-1], int):
+        message, loc = f"needs {loc[-1] + 1} values, but got {first['input']}", loc[:-1]
     elif first["type"] == "missing":
         message = "is missing"
-    elif first["type"] != "value_error" or "but got" not in message:
-        shown = repr(first["input"])
-        if not isinstance(first["input"], dict) and len(shown) <= 80:
-            message = f"{message[0].lower()}{message[1:]}, but got {shown}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InputError(f"{name}: {message} ({document.where(key)}){more}")
+    elif first["type"].startswith("model_") and (below := _known_keys(root, loc)):
+        message += f"; known keys: {', '.join(below)}"
+    elif first["type"] == "value_error":  # ours may name the key below: `palette: has ...`
+        field, colon, rest = message.partition(": ")
+        if colon and field in _known_keys(root, loc):
+            loc, message = (*loc, field), rest
+    key: Key = (*prefix, *loc)
+    missing_at_top = message == "is missing" and len(key) == 1
+    where = document.source if missing_at_top else document.where(key)
+    others = len({_own(problem["loc"]) for problem in problems}) - 1
+    more = f" (and {others} more)" if others else ""
+    return InputError(f"{'.'.join(map(str, key)) or 'the file'}: {message} ({where}){more}")
+
+
+def _own(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Leave out what pydantic adds to a path: validators, members of a union."""
+    return tuple(p for p in loc if isinstance(p, int) or not re.search(r"[\[(]|^str$", p))
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

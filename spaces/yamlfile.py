@@ -20,6 +20,8 @@ from spaces.errors import InputError
 Key = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000  # bytes; a study file is a few kB
+MAX_DEPTH = 50
+MAX_DIGITS = 400  # longer numbers than a float can hold
 MAX_NODES = 50_000  # aliases can multiply a small file without bound
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*")
@@ -53,32 +55,46 @@ def read_yaml(path: Path) -> Document:
         InputError: the file is missing, too large, not UTF-8, not YAML, has a repeated key or a
             tag (`!!python/...`); the message names file and line.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, but a YAML file is needed")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path}: {path.stat().st_size} bytes, but at most {MAX_BYTES} are read")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, but a YAML file is needed")
+        if path.stat().st_size > MAX_BYTES:
+            size = path.stat().st_size
+            raise InputError(f"{path}: {size} bytes, but at most {MAX_BYTES} are read")
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        line = bytes(error.object[: error.start]).count(b"\n") + 1
+        raise InputError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from None
     return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, source: str) -> Document:
     """Parse YAML text; `source` is the name shown in errors. Raises as `read_yaml`."""
+    document = Document(None, source)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            document.data = _Reader(document).read(node, ())
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML: {error.problem}") from None
+        raise InputError(f"{source}{line}: not valid YAML: {_explain(error)}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not valid YAML: {error}") from None
-    document = Document(None, source)
-    if node is not None:
-        document.data = _Reader(document).read(node, ())
+    except RecursionError:
+        raise InputError(f"{source}: lists or mappings are nested too deep") from None
     return document
+
+
+def _explain(error: yaml.MarkedYAMLError) -> str:
+    """What PyYAML found, where the construct began, and the fix where it is known."""
+    found = str(error.problem)
+    if error.context and error.context_mark:
+        found = f"{error.context} (line {error.context_mark.line + 1}), {found}"
+    return f"{found}; indent with spaces" if "'\\t'" in found else found
 
 
 class _Reader:
@@ -92,6 +108,8 @@ class _Reader:
         self.count += 1
         if self.count > MAX_NODES:
             raise InputError(f"{self.document.source}: more than {MAX_NODES} values")
+        if len(key) > MAX_DEPTH:
+            raise self._error(node, f"more than {MAX_DEPTH} levels; does an alias hold itself?")
         self.document.lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
@@ -105,16 +123,13 @@ class _Reader:
         result: dict[str, Any] = {}
         first: dict[Hashable, int] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise InputError(f"{self.document.source} line {line}: a key must be plain text")
+                raise self._error(key_node, "a key must be plain text")
             name = str(key_node.value)
             if name in first:
-                raise InputError(
-                    f"{self.document.source} line {line}: the key {name} stands twice "
-                    f"(first on line {first[name]}); keep one"
-                )
-            first[name] = line
+                found = f"the key {name} stands twice (first on line {first[name]}); keep one"
+                raise self._error(key_node, found)
+            first[name] = line = key_node.start_mark.line + 1
             self.document.lines[(*key, name)] = line
             result[name] = self.read(value_node, (*key, name))
         return result
@@ -132,6 +147,10 @@ class _Reader:
             return text.lower() == "true"
         if text.lower() in _SPECIAL:
             return _SPECIAL[text.lower()]
+        if len(text) > MAX_DIGITS:
+            if set(text) <= set("0123456789_.eE+-"):
+                raise self._error(node, f"a number of {len(text)} digits; at most {MAX_DIGITS}")
+            return text
         if _INT.fullmatch(text):
             return int(text.replace("_", ""))
         if _FLOAT.fullmatch(text):
@@ -140,7 +159,9 @@ class _Reader:
 
     def _check_tag(self, node: yaml.Node, expected: str) -> None:
         if node.tag != expected:
-            raise InputError(
-                f"{self.document.source} line {node.start_mark.line + 1}: the tag {node.tag} is "
-                "refused; a study file holds plain data only"
-            )
+            tag = str(node.tag).replace("tag:yaml.org,2002:", "!!")
+            raise self._error(node, f"the tag {tag} is refused; a study file holds plain data only")
+
+    def _error(self, node: yaml.Node, message: str) -> InputError:
+        line = node.start_mark.line + 1
+        return InputError(f"{self.document.source} line {line}: {message}")

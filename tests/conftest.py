@@ -1,11 +1,22 @@
-"""Fixtures of all tests: a home of their own, and the real data where it is there."""
+"""Fixtures of all tests: a home of their own, a Postgres server with a password, the real data."""
 
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import psycopg2
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +32,105 @@ def segtune_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SEGTUNE_STORE", raising=False)
         patch.delenv("SEGTUNE_ARTIFACTS", raising=False)
         yield folder
+
+
+@dataclass(frozen=True)
+class TcpPostgres:
+    """A Postgres server of this test session that asks for a password (scram-sha-256)."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    @property
+    def url(self) -> str:
+        """URL of its `postgres` database, percent-encoded as a user must write it."""
+        password = quote(self.password, safe="")
+        return f"postgresql://{self.user}:{password}@{self.host}:{self.port}/postgres"
+
+
+@pytest.fixture(scope="session")
+def tcp_postgres() -> Iterator[TcpPostgres]:
+    """Start a server on a free port of 127.0.0.1, and end it by its own id."""
+    programs = _postgres_programs()
+    server = TcpPostgres("127.0.0.1", _free_port(), "segtune", "p@ss{w0rd}/#%")
+    folder = Path(tempfile.mkdtemp(prefix="segtune-postgres-"))
+    folder.chmod(0o755)  # mkdtemp's 0700 would lock the server's user out
+    secret, data = folder / "password", folder / "data"
+    secret.write_text(server.password)
+    data.mkdir(mode=0o700)
+    user = _unprivileged()
+    if user:
+        for path in (folder, secret, data):
+            shutil.chown(path, user["user"], user["group"])
+    secret.chmod(0o600)
+    initdb = f"-U {server.user} --auth=scram-sha-256 -E UTF8 --locale=C --no-sync".split()
+    subprocess.run(
+        [programs / "initdb", "-D", data, f"--pwfile={secret}", *initdb],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        **user,
+    )
+    serve = f"-h {server.host} -p {server.port} -c unix_socket_directories= -c fsync=off".split()
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data, *serve],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            **user,
+        )
+    try:
+        _wait_until_it_answers(server, process, folder / "log")
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)  # fast shutdown: disconnect clients, then end
+        process.wait(timeout=60)
+        shutil.rmtree(folder)
+
+
+def _postgres_programs() -> Path:
+    """The folder of `initdb` and `postgres`; absent on a laptop is a skip, in CI an error."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    on_path = shutil.which("initdb")
+    if found or on_path:
+        return (found[-1] if found else Path(str(on_path)).resolve()).parent
+    message = "no Postgres server programs here (apt-get install postgresql)"
+    if os.environ.get("CI"):
+        pytest.fail(f"{message}, but CI must have them")
+    pytest.skip(message)
+
+
+def _unprivileged() -> dict[str, Any]:
+    """What `subprocess` needs to leave root behind, which Postgres refuses to run as."""
+    if os.geteuid() != 0:
+        return {}
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    entry = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_it_answers(
+    server: TcpPostgres, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
+) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            psycopg2.connect(server.url).close()
+            return
+        except psycopg2.OperationalError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"Postgres does not start: {error}\n{log.read_text()}")
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

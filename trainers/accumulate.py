@@ -26,6 +26,7 @@ def backward(
     loss: SegmentationLoss,
     micro_batch: int,
     scale: Callable[[Tensor], Tensor],
+    smallest: int = 1,
 ) -> dict[str, Tensor]:
     """Add the gradient of the batch's loss to the parameters; return the loss's detached parts.
 
@@ -34,8 +35,9 @@ def backward(
         images, target: the whole effective batch.
         micro_batch: images at once, >= 1.
         scale: the gradient scaler's `scale`.
+        smallest: images that the network needs at once in training.
     """
-    chunks = split_sizes(len(images), micro_batch)
+    chunks = split_sizes(len(images), micro_batch, smallest)
     if len(chunks) == 1:
         total, parts = loss(run(images), target)
         if total.requires_grad:
@@ -60,12 +62,13 @@ def backward(
     return parts
 
 
-def split_sizes(batch: int, micro_batch: int) -> list[int]:
+def split_sizes(batch: int, micro_batch: int, smallest: int = 1) -> list[int]:
     """Return sizes of at most `micro_batch` that sum to `batch`, as even as possible.
 
-    Even sizes keep a last image from being alone, which pooled batch norm refuses.
+    None is below `smallest` where the batch is not: an odd batch in micro-batches of two has one of
+    three, since pooled batch norm refuses a last image that is alone.
     """
-    parts = -(-batch // micro_batch)
+    parts = max(1, min(-(-batch // micro_batch), batch // smallest))
     return [batch // parts + (i < batch % parts) for i in range(parts)]
 
 

@@ -7,7 +7,8 @@ then older models are removed: whatever is durable is consistent.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import io
 import os
 import shutil
 import warnings
@@ -60,8 +61,8 @@ def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
 
 def load_model(folder: Path) -> nn.Module:
     """Load what `save_model` wrote: an smp model with its weights, on the CPU."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    model: nn.Module = smp.from_pretrained(str(folder))
+    with contextlib.redirect_stdout(io.StringIO()):  # the hub's mixin prints where it reads from
+        model: nn.Module = smp.from_pretrained(str(folder))
     return model
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ from spaces.errors import InputError
 from spaces.paths import cache_dir
 from spaces.spec import DataSpec, SplitSpec
 from trainers.losses import IGNORE
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -166,8 +167,8 @@ def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sam
     spare = sorted(set(by_stem["mask"]) - used)
     if spare and by_stem["image"]:
         raise InputError(
-            f"data.{name}: {len(spare)} masks have no image; the first is "
-            f"{by_stem['mask'][spare[0]]}"
+            f"data.{name}: {len(spare)} of {len(by_stem['mask'])} masks have no image; the first "
+            f"is {by_stem['mask'][spare[0]]}"
         )
     for stem, image in by_stem["image"].items():
         samples.append(Sample(str(image), str(by_stem["mask"][stem + suffix])))
@@ -189,8 +190,10 @@ def _from_list(path: Path, name: str) -> list[Sample]:
     samples: list[Sample] = []
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.{name}.list: cannot read {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"data.{name}.list: {path} is not UTF-8 text") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -218,7 +221,10 @@ def _divide(samples: list[Sample], val: SplitSpec) -> tuple[list[Sample], list[S
             continue
         match = re.search(val.group, sample.stem)
         if match is None:
-            raise InputError(f"data.val.group: {val.group!r} does not match {sample.image}")
+            raise InputError(
+                f"data.val.group: {val.group!r} must match every stem, but does not match "
+                f"{sample.stem} ({sample.image})"
+            )
         groups.setdefault(match[1] or "", []).append(sample)
     names = sorted(groups)
     random.Random(val.seed).shuffle(names)
@@ -241,28 +247,35 @@ def _divide(samples: list[Sample], val: SplitSpec) -> tuple[list[Sample], list[S
 def _open(path: str, max_pixels: int) -> Image.Image:
     """Open and decode an image file, with every failure named."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        width, height = image.size
-        if width * height > max_pixels:
-            image.close()
-            raise InputError(
-                f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
-                f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
-            )
-        image.load()
-        return image
-    except Image.DecompressionBombError:
-        raise InputError(
-            f"{path}: far more pixels than data.max_pixels ({max_pixels}); a decompression bomb?"
-        ) from None
+        image = Image.open(path)
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image file that can be read") from None
+        kind = "an empty file" if os.path.getsize(path) == 0 else "not an image that can be read"
+        raise InputError(f"{path}: {kind}") from None
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be decoded: {error}; is the file complete?") from None
+        raise _undecodable(path, error) from None
+    try:
+        _decode(image, path, max_pixels)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _decode(image: Image.Image, path: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(
+            f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
+            f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
+        )
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _undecodable(path, error) from None
+
+
+def _undecodable(path: str, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be decoded: {error}; is the file complete?")
 
 
 def _map_indices(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
@@ -343,7 +356,10 @@ def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> SegmentationDa
     }
     for name, total in totals.items():
         if int(total.sum()) == 0:
-            raise InputError(f"data.{name}: every pixel of every mask is ignored")
+            raise InputError(
+                f"data.{name}: every pixel of every mask is ignored; check data.ignore_index and "
+                "data.palette_ignore"
+            )
     digest = hashlib.sha256(json.dumps([spec.classes, spec.palette, spec.ignore_index]).encode())
     for name in sorted(facts):
         digest.update(name.encode())
@@ -358,7 +374,7 @@ def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
-            f"has {image.shape[1]}x{image.shape[0]}"
+            f"has {image.shape[1]}x{image.shape[0]}; both must be of one size"
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: max(2, len(spec.names))]
     return _Facts(_digest(sample.image) + _digest(sample.mask), counts.tolist())

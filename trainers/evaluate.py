@@ -17,7 +17,7 @@ from trainers.data import SegmentationData, decode_image
 from trainers.losses import IGNORE
 from trainers.metrics import ConfusionMatrix
 from trainers.precision import pick_device, resolve_precision
-from trainers.segmentation import SegmentationTask, at_original_size
+from trainers.segmentation import SegmentationTask, at_original_size, class_map
 
 PICTURES = 5  # of the best and of the worst images
 
@@ -67,7 +67,7 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
                     probability = resized[:, 0].sigmoid()
                     predicted = (probability >= task.config.decode.threshold).long()
                 else:
-                    predicted = resized.argmax(dim=1)
+                    predicted = class_map(resized)
                 for one, true in zip(predicted, truth, strict=True):
                     yield index, one, true
                     index += 1

@@ -81,12 +81,11 @@ class SegmentationLoss:
 
     def pixel_sum(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted sum of the pixel loss over valid pixels, fp32 logits."""
-        values = PIXEL_LOSSES[self.config.pixel](logits, target, self)  # (B, H, W)
-        return (values * self._pixel_weights(target)).sum()
+        return PIXEL_LOSSES[self.config.pixel](logits, target, self).sum()
 
     def pixel_weight(self, target: Tensor) -> Tensor:
         """Return the total weight of valid pixels, at least a tiny positive number."""
-        return self._pixel_weights(target).sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return self.weights_of(target).sum().clamp(min=torch.finfo(torch.float32).tiny)
 
     def region(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the region term, pooled over the batch, mean over the classes present."""
@@ -107,7 +106,7 @@ class SegmentationLoss:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.running = {name: value.to(self.device) for name, value in state.items()}
 
-    def _pixel_weights(self, target: Tensor) -> Tensor:
+    def weights_of(self, target: Tensor) -> Tensor:
         """(B, H, W) weight of each pixel: its class's, 0 where ignored."""
         valid = target != IGNORE
         if self.weights is None:
@@ -125,16 +124,17 @@ class SegmentationLoss:
         return torch.where(current > 0, current, torch.ones_like(current))
 
 
-# ---------------------------------------------------------------- pixel terms -> (B, H, W)
+# ------------------------------------- pixel terms -> (B, H, W), weighted, 0 where ignored
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, loss: SegmentationLoss) -> Tensor:
-    """-log softmax, with label smoothing (Szegedy et al. 2016); one logit: the logistic loss."""
+    """-log softmax, weighted, with label smoothing (Szegedy et al. 2016); one logit: logistic."""
     if loss.binary:
         return _binary_cross_entropy(logits, target, loss)
     return F.cross_entropy(
         logits,
         target,
+        weight=loss.weights,
         ignore_index=IGNORE,
         reduction="none",
         label_smoothing=loss.config.label_smoothing,
@@ -146,7 +146,8 @@ def _binary_cross_entropy(logits: Tensor, target: Tensor, loss: SegmentationLoss
     truth = _truth(logits, target, loss)
     smoothing = loss.config.label_smoothing
     soft = truth.to(logits.dtype) * (1 - smoothing) + smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
+    values = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
+    return values * loss.weights_of(target)
 
 
 def _focal(logits: Tensor, target: Tensor, loss: SegmentationLoss) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.config import ModelConfig
-from spaces.errors import InputError
+from spaces.errors import InputError, did_you_mean
 
 STRIDE = 32  # inputs are padded to a multiple of it
 
@@ -68,10 +68,12 @@ def _explain(config: ModelConfig, error: Exception) -> InputError:
     pair = f"model.arch {config.arch} with model.encoder {config.encoder}"
     if config.encoder_weights is None:
         return InputError(f"{pair} cannot be built: {_short(error)}")
-    if isinstance(error, KeyError | ValueError) and "weights" in str(error).lower():
+    if isinstance(error, KeyError) and config.encoder in smp.encoders.encoders:
+        known = smp.encoders.encoders[config.encoder]["pretrained_settings"]
         return InputError(
-            f"model.encoder_weights: {config.encoder} has no {config.encoder_weights!r} weights: "
-            f"{_short(error)}; use null to train from scratch"
+            f"model.encoder_weights: {config.encoder} has no {config.encoder_weights!r} weights"
+            f"{did_you_mean(config.encoder_weights, known)}; known: {', '.join(known) or 'none'}, "
+            "and null to train from scratch"
         )
     if isinstance(error, OSError | RuntimeError):
         return InputError(

@@ -273,6 +273,7 @@ class _Run:
             self.task.loss,
             self.micro_batch,
             self.scaler.scale,
+            min_batch(self.config.model.arch),
         )
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(

@@ -1,0 +1,219 @@
+"""Reading data sets: pairs, mask values, splits, and what is remembered. Bad input: tests/e2e."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search.sample_data import CLASSES, write_streets
+from spaces.spec import DataSpec
+from trainers import cache
+from trainers import data as data_module
+from trainers.cache import load_arrays
+from trainers.data import SegmentationData, decode_image, decode_mask, find_splits, load_data
+from trainers.losses import IGNORE
+
+
+def spec(folder: Path, **changes: Any) -> DataSpec:
+    splits = {
+        split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
+        for split in ("train", "val")
+    }
+    known = {"classes": list(CLASSES), "ignore_index": 255}
+    return DataSpec.model_validate({**splits, **known, **changes})
+
+
+def save(path: Path, values: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "settings", "expected"),
+    [
+        ("index.png", [[0, 1], [2, 255]], {"ignore_index": 255}, [[0, 1], [2, IGNORE]]),
+        ("index.tif", [[0, 1], [2, 11]], {"ignore_index": 11}, [[0, 1], [2, IGNORE]]),
+        ("deep.png", [[0, 1], [2, 60000]], {"ignore_index": 60000}, [[0, 1], [2, IGNORE]]),
+        ("binary.png", [[0, 255], [1, 0]], {"classes": ["lane"]}, [[0, 1], [1, 0]]),
+        (
+            "colour.png",
+            [[[0, 0, 0], [128, 64, 128]], [[70, 70, 70], [9, 9, 9]]],
+            {
+                "palette": [(0, 0, 0), (128, 64, 128), (70, 70, 70)],
+                "palette_ignore": [(9, 9, 9)],
+            },
+            [[0, 1], [2, IGNORE]],
+        ),
+    ],
+)
+def test_mask_values_become_class_indices(
+    name: str, values: Any, settings: dict[str, Any], expected: Any, tmp_path: Path
+) -> None:
+    dtype = np.uint16 if name == "deep.png" else np.uint8
+    path = save(tmp_path / name, np.array(values, dtype=dtype))
+    settings = {"classes": ["a", "b", "c"], "ignore_index": None, **settings}
+    split = {"list": "unused"}
+    mask = decode_mask(
+        str(path), DataSpec.model_validate({"train": split, "val": split, **settings})
+    )
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == expected
+
+
+def test_a_palette_png_is_read_by_index(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode="P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / "mask.png")
+    split = {"list": "unused"}
+    given = {"train": split, "val": split, "classes": ["a", "b", "c"]}
+    mask = decode_mask(str(tmp_path / "mask.png"), DataSpec.model_validate(given))
+    assert mask.tolist() == [[0, 1], [2, 1]]
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgba", "deep", "jpeg"])
+def test_images_of_every_kind_become_rgb(kind: str, tmp_path: Path) -> None:
+    values = {
+        "grey": np.full((4, 6), 100, np.uint8),
+        "rgba": np.full((4, 6, 4), 100, np.uint8),
+        "deep": np.full((4, 6), 100 * 256, np.uint16),
+        "jpeg": np.full((4, 6, 3), 100, np.uint8),
+    }[kind]
+    path = save(tmp_path / ("a.jpg" if kind == "jpeg" else "a.png"), values)
+    image = decode_image(str(path), 1000)
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8
+    assert abs(image.astype(int) - 100).max() <= 1
+
+
+def test_a_list_file_and_a_mask_suffix_name_the_same_pairs(tmp_path: Path) -> None:
+    write_streets(tmp_path, train=3, val=2, size=(32, 32))
+    pairs = find_splits(spec(tmp_path))["train"]
+    lines = [f"{Path(p.image).relative_to(tmp_path)}\t{p.mask}" for p in pairs]
+    (tmp_path / "train.txt").write_text("# image mask\n" + "\n".join(lines) + "\n")
+    listed = find_splits(spec(tmp_path, train={"list": str(tmp_path / "train.txt")}))
+    assert listed["train"] == pairs
+    for pair in pairs:
+        Path(pair.mask).rename(Path(pair.mask).with_name(f"{pair.stem}_L.png"))
+    train = {
+        "images": f"{tmp_path}/train/images",
+        "masks": f"{tmp_path}/train/masks",
+        "mask_suffix": "_L",
+    }
+    renamed = find_splits(spec(tmp_path, train=train))
+    assert [p.image for p in renamed["train"]] == [p.image for p in pairs]
+
+
+def test_a_drawn_split_keeps_groups_together_and_follows_its_seed(tmp_path: Path) -> None:
+    write_streets(tmp_path, train=12, val=1, size=(32, 32))
+    for kind in ("images", "masks"):
+        for index, path in enumerate(sorted((tmp_path / "train" / kind).iterdir())):
+            path.rename(path.with_name(f"cam{index % 4}_{index:02d}.png"))
+
+    def drawn(seed: int) -> dict[str, set[str]]:
+        val = {"fraction": 0.25, "group": "^(cam[0-9])_", "seed": seed}
+        splits = find_splits(spec(tmp_path, val=val))
+        return {name: {sample.stem for sample in found} for name, found in splits.items()}
+
+    splits = drawn(0)
+    groups = {name: {stem[:4] for stem in stems} for name, stems in splits.items()}
+    assert len(splits["val"]) == 3 and len(splits["train"]) == 9
+    assert not groups["train"] & groups["val"]
+    assert drawn(0) == splits
+    assert any(drawn(seed) != splits for seed in range(1, 5))
+
+
+def test_the_preflight_is_remembered_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_streets(tmp_path, train=4, val=2, size=(32, 32))
+    decoded: list[str] = []
+    original = data_module.decode_mask
+
+    def count(path: str, spec: DataSpec) -> np.ndarray:
+        decoded.append(path)
+        return original(path, spec)
+
+    monkeypatch.setattr(data_module, "decode_mask", count)
+    first = load_data(spec(tmp_path))
+    assert len(decoded) == 6
+    again = load_data(spec(tmp_path))
+    assert len(decoded) == 6
+    assert (again.counts, again.fingerprint) == (first.counts, first.fingerprint)
+    mask = np.array(Image.open(first.splits["train"][0].mask))
+    mask[5:10, 5:10] = 0
+    Image.fromarray(mask).save(first.splits["train"][0].mask)
+    changed = load_data(spec(tmp_path))
+    assert len(decoded) == 12
+    assert changed.fingerprint != first.fingerprint
+
+
+def test_counts_are_of_the_train_split_without_void(tmp_path: Path) -> None:
+    write_streets(tmp_path, train=3, val=2, size=(32, 32))
+    data = load_data(spec(tmp_path))
+    expected = np.zeros(256, int)
+    for sample in data.split("train"):
+        expected += np.bincount(np.asarray(Image.open(sample.mask)).ravel(), minlength=256)
+    assert data.counts == expected[:8].tolist()
+    assert expected[255] > 0
+
+
+def test_arrays_are_built_once_and_equal_the_files(
+    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    original = cache._build
+
+    def count(*args: Any) -> None:
+        built.append(args[1])
+        original(*args)
+
+    monkeypatch.setattr(cache, "_build", count)
+    arrays = [load_arrays(data, "val", (24, 32)) for _ in range(2)][1]
+    assert built == ["val"]
+    for index, sample in enumerate(data.split("val")):
+        image = decode_image(sample.image, 10**6)
+        assert np.array_equal(arrays.images[index], cache.resize_image(image, (24, 32)))
+        mask = decode_mask(sample.mask, data.spec)
+        assert np.array_equal(arrays.masks[index], cache.resize_mask(mask, (24, 32)))
+        assert np.array_equal(arrays.originals[index], mask)
+    assert isinstance(arrays.images, np.memmap)  # shared through the page cache, not copied
+
+
+def test_a_build_that_was_killed_is_done_again(data: SegmentationData, tmp_path: Path) -> None:
+    from spaces.paths import cache_dir
+
+    key = cache._key(data, "val", (24, 32))
+    half = cache_dir() / "arrays" / f"{key}.1.tmp"
+    half.mkdir(parents=True)
+    (half / "images.npy").write_bytes(b"half")
+    assert len(load_arrays(data, "val", (24, 32))) == 4
+
+
+def _load(data: SegmentationData, queue: Any) -> None:
+    queue.put(int(load_arrays(data, "train", (40, 40)).images.astype(int).sum()))
+
+
+def test_processes_that_build_at_once_get_the_same(data: SegmentationData) -> None:
+    context = multiprocessing.get_context("forkserver")
+    queue = context.Queue()
+    workers = [context.Process(target=_load, args=(data, queue)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    sums = {queue.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(sums) == 1
+    assert sums == {int(load_arrays(data, "train", (40, 40)).images.astype(int).sum())}
+
+
+def test_a_split_that_does_not_fit_is_refused_before_it_is_built(
+    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "FREE_SHARE", 0.0)
+    with pytest.raises(OSError, match=r"lower data\.resolution"):
+        load_arrays(data, "train", (64, 64))

@@ -1,0 +1,75 @@
+"""Scores against torchmetrics, and the threshold sweep against separate evaluations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, MulticlassJaccardIndex
+
+from trainers.losses import IGNORE
+from trainers.metrics import ConfusionMatrix, ThresholdCurve
+
+CPU = torch.device("cpu")
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 8), present=st.integers(1, 8))
+def test_miou_equals_torchmetrics(seed: int, classes: int, present: int) -> None:
+    """Random cases with void, and with classes that occur in truth, prediction, or neither."""
+    torch.manual_seed(seed)
+    truth = torch.randint(0, min(present, classes), (3, 9, 7))
+    guess = torch.randint(0, classes, (3, 9, 7)) if seed % 2 else truth.roll(1, 2)
+    truth[torch.rand(truth.shape) < 0.2] = IGNORE
+    truth[0, 0, 0] = 0
+    oracle = MulticlassJaccardIndex(classes, average="macro", ignore_index=IGNORE)
+    matrix = ConfusionMatrix(classes, CPU)
+    for one, true in zip(guess, truth, strict=True):  # pooled over batches, not averaged
+        matrix.update(one, true)
+    assert matrix.compute().miou == pytest.approx(oracle(guess, truth).item(), abs=1e-6)
+
+
+def test_a_class_in_neither_truth_nor_prediction_is_nan_and_left_out() -> None:
+    matrix = ConfusionMatrix(3, CPU)
+    matrix.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, IGNORE]))
+    scores = matrix.compute()
+    assert scores.per_class[:2] == pytest.approx([0.5, 0.5])
+    assert math.isnan(scores.per_class[2])
+    assert scores.miou == pytest.approx(0.5)
+    assert scores.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_a_class_that_is_only_predicted_counts_as_0() -> None:
+    matrix = ConfusionMatrix(2, CPU)
+    matrix.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
+    assert matrix.compute().per_class == [0.5, 0.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_every_threshold_equals_its_own_evaluation(seed: int) -> None:
+    torch.manual_seed(seed)
+    thresholds = [round(0.05 * i, 2) for i in range(1, 20)]
+    probability = (torch.rand(4, 8, 8) * 40).round() / 40  # many lie on a threshold exactly
+    truth = (torch.rand(4, 8, 8) < probability).long()
+    truth[torch.rand(truth.shape) < 0.1] = IGNORE
+    curve = ThresholdCurve(thresholds, CPU)
+    for one, true in zip(probability.split(2), truth.split(2), strict=True):
+        curve.update(one, true)
+    valid = truth != IGNORE
+    for scores, threshold in zip(curve.compute(), thresholds, strict=True):
+        guess = (probability >= torch.tensor(threshold)).long()[valid]
+        assert scores.iou == pytest.approx(BinaryJaccardIndex()(guess, truth[valid]).item())
+        assert scores.f1 == pytest.approx(BinaryF1Score()(guess, truth[valid]).item())
+    assert curve.best().iou == max(scores.iou for scores in curve.compute())
+    assert curve.best().f1 == pytest.approx(max(scores.f1 for scores in curve.compute()))
+
+
+def test_a_split_without_foreground_scores_0_without_error() -> None:
+    curve = ThresholdCurve([0.5], CPU)
+    curve.update(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+    best = curve.best()
+    assert (best.iou, best.recall, best.pixel_accuracy, best.background_iou) == (0, 0, 1, 1)

@@ -1,0 +1,125 @@
+"""Networks, checkpoints and augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from spaces.config import ModelConfig
+from spaces.errors import InputError
+from trainers import checkpoint
+from trainers.augment import augment_sample, build_augment
+from trainers.losses import IGNORE
+from trainers.models import build_model, check_model, forward
+
+PLAIN = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights=None)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 64), (20, 100)])
+def test_any_input_size_runs_and_comes_back(size: tuple[int, int]) -> None:
+    model = build_model(PLAIN, 3).eval()
+    assert forward(model, torch.randn(1, 3, *size)).shape == (1, 3, *size)
+
+
+def test_padding_is_cut_off_again() -> None:
+    """The logits of a padded input are those of the same pixels in a larger, black image."""
+    model = build_model(PLAIN, 2).eval()
+    image = torch.randn(1, 3, 40, 50)
+    framed = torch.zeros(1, 3, 64, 64)
+    framed[..., :40, :50] = image
+    with torch.no_grad():
+        assert torch.allclose(forward(model, image), model(framed)[..., :40, :50])
+
+
+def test_pretrained_weights_offline_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
+    config = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights="imagenet")
+    with pytest.raises(InputError, match="encoder_weights: null"):
+        build_model(config, 2)
+
+
+def test_a_pair_that_cannot_be_built_is_a_clear_error() -> None:
+    config = ModelConfig(arch="DeepLabV3Plus", encoder="tu-hrnet_w18", encoder_weights=None)
+    with pytest.raises(InputError, match=r"DeepLabV3Plus with model\.encoder tu-hrnet_w18"):
+        check_model(config, (64, 64), 2)
+
+
+@pytest.mark.parametrize("arch", ["Unet", "FPN", "DeepLabV3Plus"])
+def test_weights_round_trip_and_load_with_smp(arch: str, tmp_path: Path) -> None:
+    config = ModelConfig(arch=arch, encoder="resnet18", encoder_weights=None)
+    model = build_model(config, 3).eval().to(memory_format=torch.channels_last)
+    folder = checkpoint.save_model(tmp_path, 7, model)
+    assert folder.name == "model-7"
+    model = model.to(memory_format=torch.contiguous_format)  # as loaded: equal to the bit
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for loaded in (checkpoint.load_model(folder), smp.from_pretrained(str(folder))):
+            assert torch.equal(loaded.eval()(image), model(image))
+
+
+def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
+    state = {"step": 1, "model": {"w": torch.ones(3)}}
+    checkpoint.save_last(tmp_path, state)
+    (tmp_path / "last.pt.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "model-3.tmp").mkdir()
+    loaded = checkpoint.load_last(tmp_path)
+    assert loaded is not None and loaded["step"] == 1
+    checkpoint.save_last(tmp_path, {**state, "step": 2})
+    again = checkpoint.load_last(tmp_path)
+    assert again is not None and again["step"] == 2
+    model = build_model(PLAIN, 2)
+    for epoch in (1, 3):
+        checkpoint.save_model(tmp_path, epoch, model)
+    checkpoint.remove_old_models(tmp_path, keep=3)
+    assert sorted(path.name for path in tmp_path.glob("model-*")) == ["model-3"]
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_last(tmp_path) is None
+
+
+@pytest.mark.parametrize("strength", ["light", "medium", "strong"])
+def test_a_sample_is_a_function_of_seed_epoch_and_index(strength: str) -> None:
+    transform = build_augment(strength, (32, 48))
+    image, mask = _scene()
+    before = torch.get_rng_state()
+    one = augment_sample(transform, image, mask, (0, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)  # whatever else has drawn numbers meanwhile
+    again = augment_sample(transform, image, mask, (0, 1, 2))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    others = [augment_sample(transform, image, mask, (0, epoch, 2))[0] for epoch in range(2, 6)]
+    assert any(not torch.equal(one[0], other) for other in others)
+
+
+@pytest.mark.parametrize("strength", ["light", "medium", "strong"])
+def test_image_and_mask_move_together(strength: str) -> None:
+    """The image is bright where the mask is 1; so it is after any augmentation."""
+    transform = build_augment(strength, (32, 48))
+    image, mask = _scene()
+    for index in range(20):
+        moved, truth = augment_sample(transform, image, mask, (0, 0, index))
+        assert moved.shape == (3, 32, 48) and moved.dtype == torch.uint8
+        assert truth.shape == (32, 48) and truth.dtype == torch.uint8
+        assert set(np.unique(truth)) <= {0, 1, IGNORE}
+        grey = moved.float().mean(0)
+        if (truth == 1).sum() > 20 and (truth == 0).sum() > 20:
+            assert grey[truth == 1].mean() > grey[truth == 0].mean() + 20
+
+
+def test_no_augmentation_is_no_change() -> None:
+    image, mask = _scene()
+    same = augment_sample(build_augment("none", (32, 48)), image, mask, (0, 0, 0))
+    assert same[0] is image and same[1] is mask
+
+
+def _scene() -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.zeros(32, 48, dtype=torch.uint8)
+    mask[8:20, 5:25] = 1
+    image = torch.where(mask == 1, 210, 40).to(torch.uint8).expand(3, 32, 48).contiguous()
+    return image, mask

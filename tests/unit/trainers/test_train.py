@@ -1,0 +1,293 @@
+"""Whole runs: resumed, out of memory, sick, patient, binary; all on the CPU in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.space import Free
+from spaces.spec import DataSpec
+from trainers import train as train_module
+from trainers.checkpoint import load_model
+from trainers.data import SegmentationData, load_data
+from trainers.evaluate import evaluate
+from trainers.train import TrialResult, train
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in a fixed order, so that equal runs are equal to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(**changes: Any) -> TrialConfig:
+    """A config that trains in a second, in fp32."""
+    settings = {
+        "model.encoder": "resnet18",
+        "model.encoder_weights": None,
+        "data.resolution": "32x32",
+        "train.epochs": 3,
+        "train.batch_size": 4,
+        "train.precision": "fp32",
+        "train.patience": 0,
+        "optim.encoder_lr_ratio": 1.0,
+        "loss.warmup_epochs": 1,
+        "loss.ramp_epochs": 1,
+        "health.grad_norm": 0,
+    }
+    return TrialConfig().replace({**settings, **changes})
+
+
+def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:
+    return train(small(**changes), data, workdir, lambda report: None)
+
+
+def curve(result: TrialResult) -> list[tuple[float, float, float]]:
+    return [(r["train"]["total"], r["metric"], r["grad_norm"]) for r in result.history]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.augment": "strong"},
+        {"loss.normalize": "ema", "optim.name": "sgd", "optim.lr": 0.01},
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    changes: dict[str, Any], steps: int, data: SegmentationData, tmp_path: Path
+) -> None:
+    """Stopped after some steps: in the first epoch (nothing saved yet) and in the third."""
+    whole = run(data, tmp_path / "whole", **changes)
+    taken = 0
+
+    def stop() -> str | None:
+        nonlocal taken
+        taken += 1
+        return "preempted" if taken > steps else None
+
+    part = train(small(**changes), data, tmp_path / "part", lambda report: None, stop)
+    assert part.reason == "preempted"
+    assert len(part.history) == steps // 2  # two steps an epoch: 4, and 4 with the odd one
+    reports: list[int] = []
+    resumed = train(
+        small(**changes), data, tmp_path / "part", lambda report: reports.append(report["epoch"])
+    )
+    assert reports == [1, 2, 3]
+    assert curve(resumed) == curve(whole)
+    assert resumed.model is not None and whole.model is not None
+    one, other = load_model(resumed.model).state_dict(), load_model(whole.model).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_finished_run_is_not_trained_again(data: SegmentationData, tmp_path: Path) -> None:
+    """A result that was lost between training and telling costs nothing to get again."""
+    first = run(data, tmp_path)
+    again = train(small(), data, tmp_path, lambda report: None, lambda: pytest.fail("a step"))
+    assert (again.reason, again.value) == (first.reason, first.value)
+
+
+def test_golden_curve(data: SegmentationData, tmp_path: Path) -> None:
+    """Loss and gradient norm of the first epochs; a change here is a change of the method."""
+    result = run(data, tmp_path, **{"data.augment": "none", "train.epochs": 2})
+    losses = [report["train"]["pixel"] for report in result.history]
+    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [2.25237, 1.82066]
+
+
+def test_reports_hold_what_people_watch(data: SegmentationData, tmp_path: Path) -> None:
+    result = run(data, tmp_path, **{"train.epochs": 1})
+    report = json.loads(json.dumps(result.history[0]))
+    assert set(report) == {
+        "epoch", "metric", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
+        "grad_norm_max", "lr", "images_per_s", "peak_memory_mb", "micro_batch", "seconds",
+    }  # fmt: skip
+    assert set(report["train"]) == {"total", "pixel", "region", "share"}
+    assert set(report["val"]) == {"total", "pixel", "region"}
+    assert len(report["per_class"]) == 8
+    assert result.value == report["metric"] == pytest.approx(np.nanmean(report["per_class"]))
+
+
+class Crowded:
+    """Raises out-of-memory for more than `room` images at once, in training only."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+
+    def __call__(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        if model.training:
+            self.sizes.append(len(images))
+            if len(images) > self.room:
+                raise torch.OutOfMemoryError("no room")
+        logits: torch.Tensor = model(images)
+        return logits
+
+
+def test_out_of_memory_halves_the_micro_batch_and_is_remembered(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded = Crowded(room=2)
+    monkeypatch.setattr("trainers.segmentation.forward", crowded)
+    changes = {"train.epochs": 1, "data.resolution": "64x64"}
+    result = run(data, tmp_path / "first", **changes)
+    assert result.reason == "completed"
+    assert result.hardware["micro_batch"] == 2
+    assert max(crowded.sizes) == 4 and max(crowded.sizes[1:]) <= 2  # one failure, one retry
+    crowded.sizes.clear()
+    again = run(data, tmp_path / "second", **changes)
+    assert max(crowded.sizes) == 2  # known by now
+    given = run(data, tmp_path / "third", **{**changes, "train.micro_batch": 2})
+    assert curve(again) == curve(given)
+    assert curve(result) == curve(given)  # the failed step was taken again, from the same state
+
+
+def test_out_of_memory_with_a_single_image_is_oom(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.segmentation.forward", Crowded(room=0))
+    result = run(data, tmp_path)
+    assert (result.reason, result.value, result.model) == ("oom", None, None)
+
+
+def test_validation_survives_out_of_memory(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(data, tmp_path / "plain", **{"train.epochs": 1})
+    sizes: list[int] = []
+
+    def crowded(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        if not model.training:
+            sizes.append(len(images))
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("no room")
+        logits: torch.Tensor = model(images)
+        return logits
+
+    monkeypatch.setattr("trainers.segmentation.forward", crowded)
+    result = run(data, tmp_path / "crowded", **{"train.epochs": 1})
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert result.value == pytest.approx(plain.value, abs=1e-6)
+
+
+def test_a_loss_that_turns_nan_ends_the_run_and_keeps_the_best(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train_module._Run.train_epoch
+
+    def poisoned(self: Any, should_stop: Any) -> Any:
+        if self.epoch == 1:
+            next(self.model.parameters()).data.fill_(float("nan"))
+        return original(self, should_stop)
+
+    monkeypatch.setattr(train_module._Run, "train_epoch", poisoned)
+    result = run(data, tmp_path)
+    assert (result.reason, result.best_epoch, len(result.history)) == ("nonfinite", 1, 1)
+    assert result.model is not None and result.model.is_dir()
+
+
+def test_an_alarm_is_a_reason(data: SegmentationData, tmp_path: Path) -> None:
+    result = run(data, tmp_path, **{"health.grad_norm": 1e-3})
+    assert (result.reason, len(result.history)) == ("health:exploding", 1)
+
+
+def test_patience_ends_a_run(data: SegmentationData, tmp_path: Path) -> None:
+    frozen = {"optim.lr": 1e-12, "train.patience": 2, "train.epochs": 30, "optim.clip_norm": 1e-6}
+    result = run(data, tmp_path, **frozen)
+    settled = small().settled_epoch
+    assert result.reason == "patience"
+    assert len(result.history) - 1 - max((result.best_epoch or 0) - 1, settled) == 2
+
+
+def test_another_config_in_the_folder_is_refused(data: SegmentationData, tmp_path: Path) -> None:
+    run(data, tmp_path, **{"train.epochs": 1})
+    with pytest.raises(InputError, match="checkpoint of another config"):
+        run(data, tmp_path, **{"train.epochs": 2})
+
+
+def test_pooled_batch_norm_needs_two_images(data: SegmentationData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="DeepLabV3Plus needs at least 2 images at once"):
+        run(data, tmp_path, **{"model.arch": "DeepLabV3Plus", "train.batch_size": 1})
+
+
+def test_a_last_image_that_would_be_alone_joins_its_neighbours(
+    data: SegmentationData, tmp_path: Path
+) -> None:
+    """9 images in batches of 4 are 4 + 5, which DeepLabV3Plus can train on."""
+    result = run(data, tmp_path, **{"model.arch": "DeepLabV3Plus", "train.epochs": 1})
+    assert result.reason == "completed"
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
+    """A binary data set: dark blobs on light ground."""
+    folder = tmp_path_factory.mktemp("blobs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            y, x = rng.integers(4, 24, 2)
+            mask[y : y + 14, x : x + 16] = 255
+            pixels = np.where(mask[..., None] > 0, 80, 170) + rng.normal(0, 10, (40, 48, 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{index}.png")
+    splits = {
+        split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
+        for split in ("train", "val")
+    }
+    return DataSpec.model_validate({**splits, "classes": ["blob"]})
+
+
+def test_a_free_threshold_is_chosen_inside_the_run(blobs: DataSpec, tmp_path: Path) -> None:
+    data = load_data(blobs)
+    config = small(**{"loss.pixel": "bce", "optim.lr": 3e-3, "train.epochs": 4})
+    free = {"decode.threshold": Free(0.05, 0.95, 0.05)}
+    result = train(config, data, tmp_path / "run", lambda report: None, free=free)
+    threshold = result.decode["decode.threshold"]
+    best = result.history[(result.best_epoch or 0) - 1]
+    assert best["binary"]["threshold"] == threshold
+    assert result.model is not None and result.value is not None
+    # evaluated on its own, each threshold of the grid scores at most the chosen one
+    scores = {}
+    for other in (0.05, 0.5, 0.95, threshold):
+        fixed = config.replace({"decode.threshold": other})
+        found = evaluate(result.model, fixed, data, "val", tmp_path / "pictures")
+        scores[other] = found.scores["metric"]
+    assert scores[threshold] == pytest.approx(result.value, abs=1e-6)
+    assert max(scores.values()) == scores[threshold]
+
+
+def test_evaluation_repeats_the_runs_value_and_draws(
+    data: SegmentationData, tmp_path: Path
+) -> None:
+    result = run(data, tmp_path / "run", **{"data.resolution": "40x56"})  # padded to 64 x 64
+    assert result.model is not None
+    config = small(**{"data.resolution": "40x56"})
+    found = evaluate(result.model, config, data, "val", tmp_path / "pictures")
+    assert found.scores["metric"] == pytest.approx(result.value, abs=1e-7)
+    assert [path.name[:7] for path in found.pictures] == [
+        "best-1-",
+        "best-2-",
+        "worst-1",
+        "worst-2",
+    ]
+    for path in found.pictures:
+        with Image.open(path) as picture:
+            assert picture.size[0] > 3 * 48
