@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from search.launch import preflight
+from search.launch import preflight, sizes
 from search.status import dimension_text
 from search.store import Store
 from spaces.config import TrialConfig
@@ -32,8 +32,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    sizes = ", ".join(f"{name} {len(samples)}" for name, samples in sorted(data.splits.items()))
-    console.print(f"images: {sizes}; every file was read", highlight=False)
+    images = ", ".join(f"{name} {len(samples)}" for name, samples in sorted(data.splits.items()))
+    console.print(f"images: {images}; every file was read", highlight=False)
     console.print(_classes(data))
     console.print(_space(space))
     _device(space, data, console)
@@ -82,13 +82,12 @@ def _device(space: Space, data: SegmentationData, console: Console) -> None:
 
 
 def _largest(space: Space, arch: str, encoder: str) -> TrialConfig:
-    resolutions = space.values("data.resolution")
-    largest = max(resolutions, key=lambda r: int(r.split("x")[0]) * int(r.split("x")[1]))
+    height, width = max(sizes(space), key=lambda size: size[0] * size[1])
     return space.base.replace(
         {
             "model.arch": arch,
             "model.encoder": encoder,
-            "data.resolution": largest,
+            "data.resolution": f"{height}x{width}",
             "train.batch_size": max(space.values("train.batch_size")),
         }
     )

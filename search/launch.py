@@ -10,6 +10,7 @@ from search.progress import ProgressView, leaderboard
 from search.store import Store
 from search.study import Study, create_or_resume
 from search.worker import Interrupt, TooManyFailures, Worker
+from spaces.config import DataConfig, ModelConfig
 from spaces.errors import InputError
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Space
@@ -29,15 +30,16 @@ def preflight(spec: StudySpec) -> SegmentationData:
     """
     space = spec.search_space()
     check_sizes(space)
-    resolve_precision(space.base.train.precision, pick_device())
+    for precision in space.values("train.precision"):
+        resolve_precision(precision, pick_device())
     data = load_data(spec.data)
     logits = 1 if spec.data.binary else data.classes
     for arch, encoder in space.model_pairs():
-        # smp's own pairs are known to run; pretrained weights and timm models must be tried
-        if space.base.model.encoder_weights is None and encoder in ENCODERS:
-            continue
-        model = space.base.model.model_copy(update={"arch": arch, "encoder": encoder})
-        check_model(model, smallest_size(space), logits)
+        for weights in space.values("model.encoder_weights"):
+            # smp's own pairs are known to run; pretrained weights and timm models must be tried
+            if weights is not None or encoder not in ENCODERS:
+                model = ModelConfig(arch=arch, encoder=encoder, encoder_weights=weights)
+                check_model(model, smallest_size(space), logits)
     return data
 
 
@@ -50,7 +52,7 @@ def check_sizes(space: Space) -> None:
                 f"train.batch_size: {arch} needs at least {min_batch(arch)} images at once in "
                 f"training (pooled batch norm), but the space has {batch}"
             )
-        side = min(smallest_size(space))
+        side = min(min(size) for size in sizes(space))
         if side < min_side(arch):
             raise InputError(
                 f"data.resolution: {arch} needs sides of at least {min_side(arch)} pixels, but "
@@ -59,10 +61,13 @@ def check_sizes(space: Space) -> None:
 
 
 def smallest_size(space: Space) -> tuple[int, int]:
-    """(height, width) of the smallest resolution in the space."""
-    sizes = [tuple(map(int, value.split("x"))) for value in space.values("data.resolution")]
-    height, width = min(sizes, key=lambda size: size[0] * size[1])
-    return height, width
+    """(height, width) of the resolution of the smallest area in the space."""
+    return min(sizes(space), key=lambda size: size[0] * size[1])
+
+
+def sizes(space: Space) -> list[tuple[int, int]]:
+    """(height, width) of every resolution in the space."""
+    return [DataConfig(resolution=value).size for value in space.values("data.resolution")]
 
 
 def launch(
@@ -75,10 +80,10 @@ def launch(
     counts = study.budget.counts()
     ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAILED"]
     verb = "resumed" if ended else "started"
-    sizes = ", ".join(f"{name} {len(samples)}" for name, samples in sorted(data.splits.items()))
+    images = ", ".join(f"{name} {len(samples)}" for name, samples in sorted(data.splits.items()))
     console.print(
         f"study {spec.name} {verb}: {ended} of {sum(counts.values())} trials ended; images: "
-        f"{sizes}; store: {store.shown}",
+        f"{images}; store: {store.shown}",
         highlight=False,
         soft_wrap=True,
     )

@@ -17,7 +17,10 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from safetensors import SafetensorError
 from torch import nn
+
+from spaces.errors import InputError
 
 LAST = "last.pt"
 
@@ -60,7 +63,21 @@ def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
 
 
 def load_model(folder: Path) -> nn.Module:
-    """Load what `save_model` wrote: an smp model with its weights, on the CPU."""
+    """Load what `save_model` wrote: an smp model with its weights, on the CPU.
+
+    Raises:
+        InputError: the folder does not hold a whole model.
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():  # smp would ask the Hugging Face Hub for it
+            raise InputError(f"{folder} must hold a model, but has no {name}; export it again")
+    try:
+        return _load(folder)
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder} is damaged ({error}); export it again") from error
+
+
+def _load(folder: Path) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):  # the hub's mixin prints where it reads from
         model: nn.Module = smp.from_pretrained(str(folder))
     return model

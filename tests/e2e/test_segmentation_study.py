@@ -104,7 +104,8 @@ def test_binary_study_exports_its_best_threshold(tmp_path: Path) -> None:
         "space:\n"
         "  train.epochs: 4\n  train.batch_size: 4\n  data.resolution: 32x32\n"
         "  model.arch: Unet\n  model.encoder: mobilenet_v2\n  model.encoder_weights: null\n"
-        "  optim.lr: 1e-3\n  optim.encoder_lr_ratio: 1\n  loss.warmup_epochs: 0\n  health.grad_norm: 0\n"
+        "  optim.lr: 1e-3\n  optim.encoder_lr_ratio: 1\n  loss.warmup_epochs: 0\n"
+        "  health.grad_norm: 0\n"
         "budget: {trials: 2}\npruner: none\n"
     )
     segtune("launch", "study.yaml", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,13 +76,17 @@ def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
 
 
 @pytest.fixture(scope="session")
-def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An embedded Postgres of this test session; each test gets a database of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGTUNE_HOME", str(tmp_path_factory.mktemp("embedded")))
-        server = start_embedded()
-    yield server.get_uri()
-    server.cleanup()
+def embedded_url() -> Iterator[str]:
+    """An embedded Postgres of this test session; each test gets a database of its own.
+
+    Outside of pytest's own folder, whose rights another session would reset under the server.
+    """
+    with tempfile.TemporaryDirectory(prefix="segtune-embedded-") as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SEGTUNE_HOME", folder)
+            server = start_embedded()
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(params=["embedded", "tcp", "sqlite"])

@@ -79,6 +79,26 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("model-*")) == ["model-3"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", None),
+        ("model.safetensors", None),
+        ("config.json", "{"),
+        ("config.json", "{}"),
+        ("model.safetensors", "not weights"),
+    ],
+)
+def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_path: Path) -> None:
+    folder = checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 2))
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(InputError, match="export it again"):
+        checkpoint.load_model(folder)
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_last(tmp_path) is None
 

@@ -1,0 +1,742 @@
+"""Bad input, one table: each case has a message of its own and exit code 2, and changes nothing.
+
+A message says what was given, what must hold, and the nearest fix; with file and line where there
+is one. No trial begins, no study appears in the store, and no file is written, changed or lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg2
+import pytest
+from optuna.trial import TrialState
+from PIL import Image
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.sample_data import write_streets
+from search.store import open_store
+from search.study import Study, create_or_resume
+from spaces.config import TrialConfig
+from spaces.spec import StudySpec, dump_run_config
+from trainers.data import load_data
+
+STUDY = """\
+name: small
+task: segmentation
+data:
+  train: {images: data/train/images, masks: data/train/masks}
+  val: {images: data/val/images, masks: data/val/masks}
+  classes: data/classes.json
+  # data: line 7
+space:
+  optim.lr: {low: 1e-4, high: 1e-2, log: true}
+  train.epochs: 1
+  train.batch_size: 4
+  data.resolution: 32x32
+  model.arch: Unet
+  model.encoder: resnet18
+  model.encoder_weights: null
+  # space: line 16
+budget: {trials: 2}
+sampler: {name: random}
+pruner: none
+"""
+
+IMAGE = "data/train/images/street_0001.png"
+MASK = "data/train/masks/street_0001.png"
+PAIR = f"{IMAGE} {MASK}\n"
+SECRET = "s3cret"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder that a case runs in, where `segtune launch study.yaml` would succeed."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest
+
+    @property
+    def server(self) -> Any:
+        """A Postgres server that asks for a password."""
+        return self.request.getfixturevalue("tcp_postgres")
+
+    def command(self, run: str) -> list[str]:
+        """The words of a command line, with the ports of this session."""
+        if "{server}" in run:
+            run = run.replace("{server}", f"{self.server.host}:{self.server.port}")
+        if "{closed}" in run:
+            run = run.replace("{closed}", str(self.request.getfixturevalue("closed_port")))
+        return run.split()
+
+    def spec(self) -> StudySpec:
+        return StudySpec.load(self.folder / "study.yaml")
+
+    @contextlib.contextmanager
+    def launched(self) -> Iterator[Study]:
+        """The study as it is after `segtune launch` and before its first trial."""
+        store = open_store()
+        spec = self.spec()
+        yield create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
+        store.close()
+
+    def contents(self) -> dict[str, Any]:
+        """Everything that bad input must leave as it is: all files, and the rows of the store."""
+        found: dict[str, Any] = {
+            str(path): path.read_bytes() if path.is_file() else "folder"
+            for path in self.folder.rglob("*")
+            if not path.name.startswith("store.db")
+        }
+        with contextlib.closing(sqlite3.connect(self.folder / "store.db")) as connection:
+            for table in ("studies", "trials", "segtune_study", "segtune_slot"):
+                found[table] = connection.execute(f"SELECT * FROM {table}").fetchall()
+        return found
+
+
+Change = Callable[[Place], None]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One case: how to make it, the part of the message that is its own, and the command."""
+
+    id: str
+    change: Change
+    says: str
+    run: str = "launch study.yaml"
+
+
+# ---------------------------------------------------------------- how to make a bad input
+
+
+def nothing(place: Place) -> None:
+    """All is as it should be; the command is what is wrong."""
+
+
+def both(*changes: Change) -> Change:
+    def change(place: Place) -> None:
+        for each in changes:
+            each(place)
+
+    return change
+
+
+def edit(old: str, new: str, file: str = "study.yaml") -> Change:
+    """Put `new` for `old`, which stands once in the file."""
+
+    def change(place: Place) -> None:
+        path = place.folder / file
+        text = path.read_text()
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def line(new: str) -> Change:
+    """Put `key: value` for the line of study.yaml that has the key."""
+    found = re.search(rf"^( *){re.escape(new.partition(':')[0])}:.*$", STUDY, re.MULTILINE)
+    assert found, new
+    return edit(found[0], found[1] + new)
+
+
+def section(name: str, new: str) -> Change:
+    """Put `new` for a whole section of study.yaml."""
+    found = re.search(rf"^{name}:\n(  .*\n)+", STUDY, re.MULTILINE)
+    assert found, name
+    return edit(found[0], new)
+
+
+def data(entry: str) -> Change:
+    return edit("# data: line 7", entry)
+
+
+def space(entry: str, *more: str) -> Change:
+    return edit("# space: line 16", "\n  ".join((entry, *more)))
+
+
+def write(path: str, content: str | bytes) -> Change:
+    def change(place: Place) -> None:
+        target = place.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return change
+
+
+def remove(path: str) -> Change:
+    return lambda place: (place.folder / path).unlink()
+
+
+def empty(path: str) -> Change:
+    def change(place: Place) -> None:
+        for file in (place.folder / path).iterdir():
+            file.unlink()
+
+    return change
+
+
+def copy(source: str, target: str) -> Change:
+    def change(place: Place) -> None:
+        shutil.copy(place.folder / source, place.folder / target)
+
+    return change
+
+
+def draw(path: str, pixels: Any) -> Change:
+    return lambda place: Image.fromarray(np.asarray(pixels, np.uint8)).save(place.folder / path)
+
+
+def halve(path: str) -> Change:
+    """Keep the first half of a file, as a broken download does."""
+
+    def change(place: Place) -> None:
+        whole = (place.folder / path).read_bytes()
+        (place.folder / path).write_bytes(whole[: len(whole) // 2])
+
+    return change
+
+
+def to_jpeg(place: Place) -> None:
+    source = place.folder / IMAGE
+    Image.open(source).save(source.with_suffix(".jpg"))
+    source.unlink()
+
+
+def claim_side(side: int) -> Change:
+    """Let the header of a small PNG claim side x side pixels."""
+
+    def change(place: Place) -> None:
+        png = bytearray((place.folder / IMAGE).read_bytes())
+        png[16:24] = struct.pack(">II", side, side)
+        png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+        (place.folder / IMAGE).write_bytes(png)
+
+    return change
+
+
+def launched(place: Place) -> None:
+    with place.launched():
+        pass
+
+
+def finished(place: Place) -> None:
+    """A study with one trial that has ended, whose weights are not here."""
+    with place.launched() as study:
+        study.tell(study.ask(0), TrialState.COMPLETE, 0.5, reason="completed", best_epoch=1)
+
+
+def exported(place: Place) -> None:
+    """What `segtune export --to best` writes, without weights."""
+    config = dump_run_config("segmentation", place.spec().data, TrialConfig())
+    write("best/config.yaml", config)(place)
+
+
+def with_weights(place: Place) -> None:
+    exported(place)
+    write("best/model/config.json", "{}")(place)
+    write("best/model/model.safetensors", "")(place)
+
+
+def env(name: str, value: str) -> Change:
+    return lambda place: place.patch.setenv(name, value)
+
+
+def offline(place: Place) -> None:
+    """No network, and nothing of Hugging Face on disk."""
+    place.patch.setenv("HF_HUB_OFFLINE", "1")  # for a new process
+    place.patch.setenv("HF_HOME", str(place.folder.parent / "hub"))
+    place.patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # for this one
+    place.patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.folder.parent / "hub"))
+
+
+def guest(place: Place) -> None:
+    """A user of the server who may not make tables."""
+    with contextlib.closing(psycopg2.connect(place.server.url)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("DROP ROLE IF EXISTS guest")
+        cursor.execute(f"CREATE ROLE guest LOGIN PASSWORD '{SECRET}'")
+
+
+def sql(statement: str) -> Change:
+    def change(place: Place) -> None:
+        with contextlib.closing(sqlite3.connect(place.folder / "store.db")) as connection:
+            connection.execute(statement)
+            connection.commit()
+
+    return change
+
+
+# ---------------------------------------------------------------- the table
+
+# fmt: off
+CASES = [
+    # the file
+    Bad("no-file", remove("study.yaml"), "study.yaml: no such file"),
+    Bad("folder", nothing, "data is a folder, but a YAML file is needed", "launch data"),
+    Bad("name-of-300", nothing, "cannot be read: File name too long", f"launch {'x' * 300}"),
+    Bad("empty", write("study.yaml", ""), "study.yaml: the file is empty"),
+    Bad("one-word", write("study.yaml", "hello"), "study.yaml: the file is not a mapping"),
+    Bad("too-big", write("study.yaml", "#" * 1_000_001), "1000001 bytes, but at most 1000000"),
+    Bad("not-utf8", write("study.yaml", STUDY.replace("small", "sm\xe4ll").encode("latin-1")),
+        "study.yaml line 1: not UTF-8 text; save the file as UTF-8"),
+    Bad("not-yaml", edit("{trials: 2}", "{trials: 2"),
+        "study.yaml line 18: not valid YAML: while parsing a flow mapping (line 17), expected ','"),
+    Bad("tab", edit("  train.epochs", "\ttrain.epochs"),
+        "study.yaml line 10: not valid YAML: found character '\\t' that cannot start any token; "
+        "indent with spaces"),
+    Bad("two-documents", line("pruner: none\n---\nname: b"),
+        "study.yaml line 20: not valid YAML: expected a single document in the stream"),
+    Bad("alias-unknown", line("budget: {trials: *many}"),
+        "study.yaml line 17: not valid YAML: found undefined alias 'many'"),
+    Bad("alias-of-itself", line("budget: {trials: &a [*a]}"),
+        "study.yaml line 17: more than 50 levels; does an alias hold itself?"),
+    Bad("too-deep", line(f"budget: {'[' * 2000}{']' * 2000}"), "nested too deep"),
+    Bad("python-tag", line("budget: {trials: !!python/object/apply:os.getcwd []}"),
+        "study.yaml line 17: the tag !!python/object/apply:os.getcwd is refused"),
+    # keys
+    Bad("key-unknown", line("pruner: none\ncolour: red"),
+        "colour: unknown key (study.yaml line 20)"),
+    Bad("key-twice", line("pruner: none\nname: b"),
+        "study.yaml line 20: the key name stands twice (first on line 1); keep one"),
+    Bad("key-twice-space", space("train.epochs: 2"),
+        "study.yaml line 16: the key train.epochs stands twice (first on line 10); keep one"),
+    Bad("key-misspelt", edit("pruner:", "prunner:"),
+        "prunner: unknown key; did you mean pruner? (study.yaml line 19)"),
+    Bad("key-of-space-at-top", line("pruner: none\nlearning_rate: 0.1"),
+        "learning_rate: unknown key; did you mean optim.lr, under `space:`? (study.yaml line 20)"),
+    Bad("key-misspelt-data", data("ignore_indx: 255"),
+        "data.ignore_indx: unknown key; did you mean ignore_index? (study.yaml line 7)"),
+    Bad("key-misspelt-split", edit("val: {images", "val: {image"),
+        "data.val.image: unknown key; did you mean images? (study.yaml line 5)"),
+    Bad("key-misspelt-space", space("optim.learning_rate: 0.1"),
+        "optim.learning_rate: unknown parameter; did you mean optim.lr? (study.yaml line 16)"),
+    Bad("key-nested-space", space("optim: {momentum: 0.5}"),
+        "optim: unknown parameter; write optim.momentum as one key (study.yaml line 16)"),
+    Bad("key-misspelt-range", space("optim.momentum: {low: 0.1, hihg: 0.9}"),
+        "optim.momentum: unknown key hihg; did you mean high? (study.yaml line 16)"),
+    Bad("key-misspelt-when", space("optim.momentum: {low: 0, high: 0.9, when: {optim.nam: sgd}}"),
+        "optim.momentum: when: unknown parameter optim.nam; did you mean optim.name?"),
+    Bad("key-misspelt-budget", line("budget: {trails: 2}"),
+        "budget.trails: unknown key; did you mean trials? (study.yaml line 17)"),
+    Bad("key-misspelt-sampler", line("sampler: {name: tpe, startup: 3}"),
+        "sampler.startup: unknown key; did you mean startup_trials? (study.yaml line 18)"),
+    Bad("key-missing", edit("name: small\n", ""), "name: is missing (study.yaml)"),
+    Bad("section-missing", section("data", ""), "data: is missing (study.yaml)"),
+    Bad("section-as-list", section("space", "space: [optim.lr]\n"),
+        "space: must hold `key: value` lines, but got ['optim.lr'] (study.yaml line 8)"),
+    Bad("section-as-number", line("budget: 2"),
+        "budget: must hold `key: value` lines, but got 2; known keys: trials (study.yaml line 17)"),
+    # name, task, budget, sampler, pruner
+    Bad("name-empty", line("name: ''"),
+        "name: must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit, "
+        "but got '' (study.yaml line 1)"),
+    Bad("name-null", line("name:"), "name: must be text, but got null (study.yaml line 1)"),
+    Bad("name-slash", line("name: a/b"), "or digit, but got 'a/b' (study.yaml line 1)"),
+    Bad("name-of-200", line(f"name: {'x' * 200}"), "xxx... (200 characters)' (study.yaml line 1)"),
+    Bad("task", line("task: segmentatoin"),
+        "task: must be 'segmentation', but got 'segmentatoin'; did you mean segmentation?"),
+    Bad("trials-0", line("budget: {trials: 0}"),
+        "budget.trials: must be greater than or equal to 1, but got 0 (study.yaml line 17)"),
+    Bad("trials-negative", line("budget: {trials: -3}"),
+        "budget.trials: must be greater than or equal to 1, but got -3 (study.yaml line 17)"),
+    Bad("trials-fraction", line("budget: {trials: 2.5}"),
+        "budget.trials: must be a whole number, but got 2.5 (study.yaml line 17)"),
+    Bad("trials-true", line("budget: {trials: true}"),
+        "budget.trials: must be a number, but got true (study.yaml line 17)"),
+    Bad("trials-of-5000-digits", line(f"budget: {{trials: {'9' * 5000}}}"),
+        "study.yaml line 17: a number of 5000 digits"),
+    Bad("trials-option-0", nothing, "Invalid value for '--trials'", "launch study.yaml --trials 0"),
+    Bad("sampler", line("sampler: tpee"),
+        "'gp', 'cmaes' or 'qmc', but got 'tpee'; did you mean tpe? (study.yaml line 18)"),
+    Bad("pruner", line("pruner: meidan"),
+        "'hyperband' or 'none', but got 'meidan'; did you mean median? (study.yaml line 19)"),
+    Bad("seed-true", line("pruner: none\nseed: true"),
+        "seed: must be a number, but got true (study.yaml line 20)"),
+    # ranges
+    Bad("bounds-reversed", line("optim.lr: {low: 1e-2, high: 1e-4}"),
+        "optim.lr: low must be <= high, but got low=0.01, high=0.0001 (study.yaml line 9)"),
+    Bad("bound-nan", line("optim.lr: {low: .nan, high: 1e-2}"),
+        "optim.lr: low must be finite, but got nan (study.yaml line 9)"),
+    Bad("bound-inf", line("optim.lr: {low: 1e-4, high: .inf}"),
+        "optim.lr: high must be finite, but got inf (study.yaml line 9)"),
+    Bad("bound-text", line("optim.lr: {low: small, high: 1}"),
+        "optim.lr: low must be a number, but got 'small' (study.yaml line 9)"),
+    Bad("bound-true", line("optim.lr: {low: 1e-4, high: true}"),
+        "optim.lr: high must be a number, but got true (study.yaml line 9)"),
+    Bad("bound-missing", line("optim.lr: {high: 1e-2}"),
+        "optim.lr: a range needs low and high, but low is missing (study.yaml line 9)"),
+    Bad("bound-outside", space("optim.momentum: {low: 0.5, high: 1.5}"),
+        "optim.momentum: must be less than 1, but got 1.5 (study.yaml line 16)"),
+    Bad("bound-float-for-int", space("optim.warmup_epochs: {low: 0, high: 2.5}"),
+        "optim.warmup_epochs: high must be a whole number, but got 2.5 (study.yaml line 16)"),
+    Bad("log-of-0", line("optim.lr: {low: 0, high: 1e-2, log: true}"),
+        "optim.lr: a log range needs low > 0, but got low=0.0 (study.yaml line 9)"),
+    Bad("log-of-negative", line("optim.lr: {low: -1e-3, high: 1, log: true}"),
+        "optim.lr: a log range needs low > 0, but got low=-0.001 (study.yaml line 9)"),
+    Bad("log-as-number", line("optim.lr: {low: 1e-4, high: 1e-2, log: 10}"),
+        "optim.lr: log must be true or false, but got 10 (study.yaml line 9)"),
+    Bad("log-with-step", line("optim.lr: {low: 1, high: 2, log: true, step: 0.5}"),
+        "optim.lr: a log range has no step; drop log or step (study.yaml line 9)"),
+    Bad("step-too-large", space("optim.momentum: {low: 0.1, high: 0.9, step: 2}"),
+        "optim.momentum: step must be <= high - low = 0.8, but got 2 (study.yaml line 16)"),
+    Bad("step-0", space("optim.momentum: {low: 0, high: 0.9, step: 0}"),
+        "optim.momentum: step must be a number > 0, but got 0 (study.yaml line 16)"),
+    Bad("range-of-words", space("loss.region: {low: 1, high: 2}"),
+        "loss.region: takes a list of choices, not a range (study.yaml line 16)"),
+    Bad("free", space("optim.momentum: {free: true, low: 0, high: 0.9}"),
+        "optim.momentum: only decode.threshold can be free (searched inside a trial)"),
+    # choices and values
+    Bad("choices-empty", space("loss.region: []"),
+        "loss.region: the list of choices is empty; give at least one (study.yaml line 16)"),
+    Bad("choices-twice", space("loss.region: [dice, lovasz, dice]"),
+        "loss.region: the choice dice stands twice; keep one (study.yaml line 16)"),
+    Bad("choices-twice-spelt", space("loss.smooth: [1, 1.0]"),
+        "loss.smooth: the choice 1.0 stands twice; keep one (study.yaml line 16)"),
+    Bad("choices-list", space("loss.region: [[dice, lovasz]]"),
+        "loss.region: a choice must be a single value, but got ['dice', 'lovasz']"),
+    Bad("choices-no-list", space("loss.region: {choices: dice}"),
+        "loss.region: choices must be a list, but got 'dice' (study.yaml line 16)"),
+    Bad("choices-and-low", space("loss.focal_gamma: {choices: [1], low: 1}"),
+        "loss.focal_gamma: choices stands alone, without low, high, log or step"),
+    Bad("choices-bool-int", space("optim.step_epochs: [1, true]"),
+        "optim.step_epochs: choices mix true/false with other values: [1, true]"),
+    Bad("choice-unknown", space("loss.region: [dice, tverski]"),
+        "'jaccard' or 'lovasz', but got 'tverski'; did you mean tversky? (study.yaml line 16)"),
+    Bad("choice-outside", space("optim.poly_power: [1, 11]"),
+        "optim.poly_power: must be less than or equal to 10, but got 11 (study.yaml line 16)"),
+    Bad("value-true", space("optim.step_epochs: true"),
+        "optim.step_epochs: must be a number, but got true (study.yaml line 16)"),
+    Bad("value-null", space("optim.momentum:"),
+        "optim.momentum: must be a number, but got null (study.yaml line 16)"),
+    Bad("value-text", space("optim.momentum: high"),
+        "optim.momentum: must be a number, but got 'high' (study.yaml line 16)"),
+    Bad("value-nan", space("optim.momentum: .nan"),
+        "optim.momentum: must be finite, but got nan (study.yaml line 16)"),
+    Bad("values-together", space("loss.tversky_alpha: 0", "loss.tversky_beta: [0, 0.5]"),
+        "loss.tversky_beta: tversky_alpha + tversky_beta must be above 0 (study.yaml line 17)"),
+    Bad("resolution-text", line("data.resolution: 32by32"),
+        "must be HxW, [height, width] or one number, in pixels, but got '32by32'"),
+    Bad("resolution-8", line("data.resolution: [8x8, 32x32]"),
+        "both sides must be in 16..8192 pixels, but got '8x8' (study.yaml line 12)"),
+    # conditions
+    Bad("when-never-met", space("loss.region: dice", "loss.tversky_alpha: {low: 0, high: 0.8}"),
+        "loss.tversky_alpha: never used: it counts only where loss.region is tversky, but "
+        "loss.region is dice; remove it (study.yaml line 17)"),
+    Bad("when-on-range", space("loss.smooth: {low: 1, high: 2, when: {optim.lr: 1e-3}}"),
+        "loss.smooth: when: optim.lr is a range; a condition needs choices (study.yaml line 16)"),
+    Bad("when-circle",
+        space("loss.squared: {choices: [true, false], when: {optim.nesterov: true}}",
+              "optim.nesterov: {choices: [true, false], when: {loss.squared: true}}"),
+        "the conditions of loss.squared, optim.nesterov form a circle (study.yaml line 16)"),
+    Bad("when-text", space("optim.momentum: {low: 0, high: 0.9, when: sgd}"),
+        "optim.momentum: when must be {parameter: value or list of values} (study.yaml line 16)"),
+    # networks and devices
+    Bad("arch", line("model.arch: Unett"),
+        "model.arch: unknown architecture Unett; did you mean Unet? (study.yaml line 13)"),
+    Bad("arch-choice", line("model.arch: [Unet, FPM]"),
+        "model.arch: unknown architecture FPM; did you mean FPN? (study.yaml line 13)"),
+    Bad("encoder", line("model.encoder: resnet81"),
+        "model.encoder: unknown encoder resnet81; did you mean resnet18? (study.yaml line 14)"),
+    Bad("encoder-choice", line("model.encoder: [resnet18, resnet43]"),
+        "model.encoder: unknown encoder resnet43; did you mean resnet34? (study.yaml line 14)"),
+    Bad("encoder-timm", line("model.encoder: tu-resnet18x"),
+        "model.encoder tu-resnet18x cannot be built: Unknown model (resnet18x)"),
+    Bad("pair", both(line("model.arch: DeepLabV3Plus"), line("model.encoder: vgg11")),
+        "model.arch: DeepLabV3Plus goes with none of vgg11: it needs an encoder that can be "
+        "dilated (study.yaml line 13)"),
+    Bad("pair-of-choices", both(line("model.arch: PAN"), line("model.encoder: [resnet18, vgg13]")),
+        "model.encoder: vgg13 goes with none of PAN: it needs an encoder that can be dilated"),
+    Bad("weights", line("model.encoder_weights: imagenett"),
+        "resnet18 has no 'imagenett' weights; did you mean imagenet?; known: imagenet, ssl, swsl"),
+    Bad("weights-offline", both(offline, line("model.encoder_weights: imagenet")),
+        "the 'imagenet' weights of resnet18 could not be loaded"),
+    Bad("batch-1", both(line("model.arch: DeepLabV3Plus"), line("train.batch_size: [1, 4]")),
+        "train.batch_size: DeepLabV3Plus needs at least 2 images at once"),
+    Bad("side-32", line("model.arch: PAN"),
+        "data.resolution: PAN needs sides of at least 128 pixels, but the space has 32"),
+    Bad("fp16-on-cpu", space("train.precision: fp16"), "train.precision: fp16 needs a GPU"),
+    # data: where it is
+    Bad("path", edit("data/val/images", "data/vall/images"),
+        "/data/val? (study.yaml line 5)"),
+    Bad("path-of-nobody", edit("data/val/images", "~nobody9/x"),
+        "data.val.images: '~nobody9/x' cannot be read: Could not determine home directory"),
+    Bad("path-of-file", edit("data/val/images", "study.yaml"),
+        "is not a folder (study.yaml line 5)"),
+    Bad("split-as-path", line("val: data/val"),
+        "data.val: must hold `key: value` lines, but got 'data/val'; known keys: images, masks"),
+    Bad("split-no-masks", line("val: {images: data/val/images}"),
+        "data.val: masks is missing; images and masks go together (study.yaml line 5)"),
+    Bad("split-empty", both(empty("data/val/images"), empty("data/val/masks")),
+        "data.val: no images (.png, .jpg, .jpeg, .tif, .tiff, .bmp) found"),
+    Bad("image-unpaired", remove(MASK), "data.train: 1 of 4 images have no mask; the first is"),
+    Bad("mask-spare", remove(IMAGE), "data.train: 1 of 4 masks have no image; the first is"),
+    Bad("stem-twice", copy(IMAGE, "data/train/images/street_0001.bmp"),
+        "street_0001.png: the same stem as street_0001.bmp; keep one of them"),
+    Bad("list-missing-file",
+        both(line("val: {list: val.txt}"), write("val.txt", f"{PAIR}no.png x")),
+        "val.txt line 2: /"),
+    Bad("list-three-parts",
+        both(line("val: {list: val.txt}"), write("val.txt", f"#\n{PAIR[:-1]} 1")),
+        "val.txt line 2: must be `image mask`, but has 3 parts"),
+    Bad("fraction-1.5", line("val: {fraction: 1.5}"),
+        "data.val.fraction: must be less than 1, but got 1.5 (study.yaml line 5)"),
+    Bad("fraction-of-train", line("train: {fraction: 0.5}"),
+        "data.train.fraction: is for val only"),
+    Bad("fraction-leaves-none", line("val: {fraction: 0.5, group: '^(street)'}"),
+        "data.val.fraction: 0.5 of 4 images in 1 groups leaves none to train on"),
+    Bad("group-no-match", line("val: {fraction: 0.5, group: '^(road)'}"),
+        "data.val.group: '^(road)' must match every stem, but does not match street_0000"),
+    Bad("group-no-regex", line("val: {fraction: 0.5, group: '('}"),
+        "data.val.group: not a regular expression: missing ), unterminated subpattern"),
+    Bad("group-no-capture", line("val: {fraction: 0.5, group: x}"),
+        "data.val.group: needs one capture, as in '^([^_]+)_' (study.yaml line 5)"),
+    # data: what is in the files
+    Bad("png-cut", halve(IMAGE),
+        "images/street_0001.png: cannot be decoded: image file is truncated; is the file"),
+    Bad("mask-cut", halve(MASK),
+        "masks/street_0001.png: cannot be decoded: image file is truncated; is the file complete?"),
+    Bad("jpeg-cut", both(to_jpeg, halve("data/train/images/street_0001.jpg")),
+        "street_0001.jpg: cannot be decoded: "),
+    Bad("png-of-text", write(IMAGE, "hello"), "street_0001.png: not an image that can be read"),
+    Bad("png-of-0-bytes", write(IMAGE, ""), "images/street_0001.png: an empty file"),
+    Bad("bomb", claim_side(50_000), "50000x50000 is 2500000000 pixels, but data.max_pixels is"),
+    Bad("bomb-under-raised-limit", both(claim_side(20_000), data("max_pixels: 300_000_000")),
+        "20000x20000 is 400000000 pixels, but data.max_pixels is 300000000"),
+    Bad("large-by-limit", both(draw(IMAGE, np.zeros((110, 100, 3))), data("max_pixels: 10_000")),
+        "100x110 is 11000 pixels, but data.max_pixels is 10000; a decompression bomb? else raise"),
+    Bad("mask-value", draw(MASK, [[0, 9] * 24] * 40),
+        "street_0001.png: mask value 9 at row 0, column 1 is no class; classes are 0..7"),
+    Bad("mask-rgb", draw(MASK, np.zeros((40, 48, 3))),
+        "a mask must hold one class index a pixel, but its mode is RGB; for colour masks give"),
+    Bad("mask-colour", both(data("palette: [[0, 0, 0], [9, 9, 9]]"), line("classes: [road, car]")),
+        "street_0000.png: colour (255, 255, 255) at row 0, column 0 is neither in data.palette"),
+    Bad("mask-size", draw(MASK, np.zeros((40, 40))),
+        "masks/street_0001.png: 40x40 pixels, but its image "),
+    Bad("mask-void",
+        both(draw("data/val/masks/street_0000.png", np.full((40, 48), 255)),
+             draw("data/val/masks/street_0001.png", np.full((40, 48), 255))),
+        "data.val: every pixel of every mask is ignored; check data.ignore_index"),
+    Bad("image-in-two-splits",
+        both(copy(IMAGE, IMAGE.replace("train", "val")), copy(MASK, MASK.replace("train", "val"))),
+        "street_0001.png (val) is the same image as"),
+    # data: classes
+    Bad("classes-broken", write("data/classes.json", '{"classes": ['),
+        "data/classes.json is not JSON: Expecting value: line 1 column 14"),
+    Bad("classes-no-names", write("data/classes.json", '{"names": []}'),
+        'classes.json must hold a list of names, or {"classes": [...]} (study.yaml line 6)'),
+    Bad("classes-no-file", line("classes: classes.txt"),
+        "classes.txt does not exist (study.yaml line 6)"),
+    Bad("classes-twice", line("classes: [car, pole, car]"),
+        "data.classes: car stands twice (study.yaml line 6)"),
+    Bad("classes-none", line("classes: []"),
+        "data.classes: must have at least one item, but got [] (study.yaml line 6)"),
+    Bad("classes-numbers", line("classes: [1, 2]"),
+        "data.classes.0: must be text, but got 1 (study.yaml line 6)"),
+    Bad("classes-count", line("classes: 8"),
+        "data.classes: must be a list, but got 8 (study.yaml line 6)"),
+    Bad("ignore-a-class", data("ignore_index: 3"),
+        "data.ignore_index: 3 is the index of class pavement (study.yaml line 7)"),
+    Bad("palette-short", data("palette: [[0, 0, 0]]"),
+        "data.palette: has 1 colours, but there are 8 classes (study.yaml line 7)"),
+    Bad("palette-256", data("palette_ignore: [[0, 0, 256]]"),
+        "data.palette_ignore: a colour is R, G, B in 0..255, but got (0, 0, 256)"),
+    Bad("palette-pair", data("palette_ignore: [[0, 0]]"),
+        "data.palette_ignore.0: needs 3 values, but got [0, 0] (study.yaml line 7)"),
+    # studies and their results
+    Bad("study-misspelt", launched, "; did you mean small?", "status smal"),
+    Bad("study-unknown", launched, "store.db; known: small", "export tiny --to best"),
+    Bad("study-none", nothing, "no study small in sqlite:///", "export small --to best"),
+    Bad("spec-changed", both(launched, line("train.batch_size: 2")),
+        "-  train.batch_size: 4\n+  train.batch_size: 2\n"),
+    Bad("data-changed", both(launched, draw(MASK, np.zeros((40, 48)))),
+        "the data of study small have changed since it began"),
+    Bad("export-too-early", launched,
+        "study small has no finished trial yet", "export small --to x"),
+    Bad("export-to-file", finished,
+        "--to study.yaml: study.yaml is a file; name a folder", "export small --to study.yaml"),
+    Bad("export-below-file", finished, "--to study.yaml/x: ", "export small --to study.yaml/x"),
+    Bad("export-to-others", finished, "--to data holds other files", "export small --to data"),
+    Bad("export-here", finished, "--to . is where you are", "export small --to ."),
+    Bad("export-trial-unknown", finished,
+        "trial 7 of study small has not ended with a value; those that have: 0",
+        "export small --to best --trial 7"),
+    Bad("export-no-weights", finished,
+        "the weights of trial 0 are not in", "export small --to best"),
+    # other commands
+    Bad("check", line("optim.lr: {low: 3, high: 1}"), "got low=3.0, high=1.0", "check study.yaml"),
+    Bad("init-twice", nothing, "study.yaml exists; choose another folder", "init segmentation ."),
+    Bad("init-task", nothing,
+        "unknown task segmentatoin; did you mean segmentation?", "init segmentatoin mine"),
+    Bad("init-in-file", nothing, "segtune: study.yaml is a file", "init segmentation study.yaml"),
+    Bad("init-below-file", nothing, "cannot make the folder", "init segmentation study.yaml/x"),
+    Bad("spaces-task", nothing, "unknown task detection; known: segmentation", "spaces detection"),
+    Bad("demo-in-file", nothing, "--to study.yaml is a file", "demo --to study.yaml"),
+    Bad("launch-a-config", exported,
+        "is an exported config; give it to `segtune train`", "launch best/config.yaml"),
+    Bad("train-a-study", nothing,
+        "study.yaml is a study file; give it to `segtune launch`", "train study.yaml --to best"),
+    Bad("train-no-file", nothing,
+        "segtune: config.yaml: no such file", "train config.yaml --to best"),
+    Bad("train-to-file", exported,
+        "--to data/classes.json: ", "train best/config.yaml --to data/classes.json"),
+    Bad("train-key", write("c.yaml", "task: segmentation\ntrail: {}"),
+        "trail: unknown key; did you mean trial? (c.yaml line 2)", "train c.yaml --to best"),
+    Bad("train-value",
+        both(exported, edit(" lr: 0.001", " lr: -1", "best/config.yaml")),
+        "trial.optim.lr: must be greater than 0, but got -1", "train best/config.yaml --to x"),
+    Bad("evaluate-no-folder", nothing, "nowhere/config.yaml: no such file", "evaluate nowhere"),
+    Bad("evaluate-no-model", exported, "best has no model/config.json", "evaluate best"),
+    Bad("evaluate-split", with_weights,
+        "the data set has no split 'nonsense'; it has train, val", "evaluate best --data nonsense"),
+    # where results go
+    Bad("artifacts-file", nothing,
+        "--artifacts must be a folder, but", "launch study.yaml --artifacts study.yaml"),
+    Bad("artifacts-s3", nothing,
+        "a folder of this machine, but got s3://bucket",
+        "launch study.yaml --artifacts s3://bucket"),
+    Bad("home-file", env("SEGTUNE_HOME", "study.yaml"), "SEGTUNE_HOME must be a folder, but"),
+    Bad("store-closed-port", nothing,
+        "failed: Connection refused",
+        f"status --store postgresql://ann:{SECRET}@127.0.0.1:{{closed}}/db"),
+    Bad("store-unknown-host", nothing,
+        'could not translate host name "none.invalid"',
+        f"status --store postgresql://ann:{SECRET}@none.invalid/db"),
+    Bad("store-password", nothing,
+        "refused the user name or password",
+        f"launch study.yaml --store postgresql://segtune:{SECRET}@{{server}}/postgres"),
+    Bad("store-no-rights", guest,
+        "cannot be set up: permission denied for schema public",
+        f"launch study.yaml --store postgresql://guest:{SECRET}@{{server}}/postgres"),
+    Bad("store-no-database", guest,
+        'FATAL: database "nothing" does not exist',
+        f"launch study.yaml --store postgresql://guest:{SECRET}@{{server}}/nothing"),
+    Bad("store-postgres", nothing,
+        "scheme must be postgresql://, but got postgres://",
+        f"launch study.yaml --store postgres://ann:{SECRET}@db/x"),
+    Bad("store-mysql", nothing,
+        "scheme must be postgresql:// or sqlite:///, but got mysql://",
+        f"launch study.yaml --store mysql://ann:{SECRET}@db/x"),
+    Bad("store-no-scheme", nothing,
+        "or sqlite:///file.db, but got 'ann:***@db/x'",
+        f"status --store ann:{SECRET}@db/x"),
+    Bad("store-dsn", nothing,
+        "but got 'user=ann,password=***'", f"status --store user=ann,password={SECRET}"),
+    Bad("store-brace", nothing,
+        "the store URL holds a {; write it as %7B in the password",
+        f"launch study.yaml --store postgresql://ann:{SECRET}{{x@db/x"),
+    Bad("store-at", nothing,
+        "holds more than one @; write @ as %40 in the password",
+        f"launch study.yaml --store postgresql://ann:x@{SECRET}@db/x"),
+    Bad("store-port", nothing,
+        "the port of the store URL must be a number, as in postgresql://",
+        f"status --store postgresql://ann:{SECRET}"),
+    Bad("store-option", nothing,
+        'invalid connection option "sslmod"',
+        f"status --store postgresql://ann:{SECRET}@127.0.0.1/db?sslmod=require"),
+    Bad("store-sqlite-no-folder", nothing,
+        "the sqlite store's folder", "status --store sqlite:///x/y"),
+    Bad("store-sqlite-folder", nothing,
+        "a sqlite store must be a file, but data is a folder", "status --store sqlite:///data"),
+    Bad("store-sqlite-slashes", nothing,
+        "must be sqlite:///file.db, but got sqlite://file.db", "status --store sqlite://file.db"),
+    Bad("store-sqlite-memory", nothing,
+        "but got sqlite:///:memory:", "status --store sqlite:///:memory:"),
+    Bad("store-sqlite-other", nothing,
+        "file is not a database", "status --store sqlite:///study.yaml"),
+    Bad("store-newer", sql("UPDATE segtune_schema SET version = 99"),
+        "the store has schema 99, but this segtune knows 1; upgrade segtune", "status"),
+    Bad("store-of-other-optuna", sql("UPDATE alembic_version SET version_num = 'v9.9.9.a'"),
+        "store.db cannot be used: ", "status"),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """study.yaml, its data, and an empty store; to be copied."""
+    folder = tmp_path_factory.mktemp("template")
+    write_streets(folder / "data", train=4, val=2, size=(40, 48))
+    (folder / "study.yaml").write_text(STUDY)
+    open_store(f"sqlite:///{folder / 'store.db'}").close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def closed_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that is taken and does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    template: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Place:
+    place = Place(tmp_path / "place", monkeypatch, request)
+    shutil.copytree(template, place.folder)
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("SEGTUNE_STORE", f"sqlite:///{place.folder / 'store.db'}")
+    monkeypatch.setenv("SEGTUNE_ARTIFACTS", str(place.folder / "artifacts"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    return place
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_is_refused_before_anything_begins(case: Bad, place: Place) -> None:
+    case.change(place)
+    before = place.contents()
+    answer = CliRunner().invoke(app, place.command(case.run))
+    check_message(case, answer.stderr)
+    assert isinstance(answer.exception, SystemExit), answer.exception
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert place.contents() == before
+
+
+@pytest.mark.parametrize("name", ["bounds-reversed", "weights-offline", "store-password"])
+def test_the_script_ends_with_code_2_and_no_traceback(name: str, place: Place) -> None:
+    case = next(case for case in CASES if case.id == name)
+    case.change(place)
+    before = place.contents()
+    script = Path(sys.executable).with_name("segtune")
+    command = [str(script), *place.command(case.run)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    check_message(case, answer.stderr)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert place.contents() == before
+
+
+def check_message(case: Bad, message: str) -> None:
+    """The case's own words stand in the message; no other's, no traceback, no password."""
+    assert case.says in message
+    assert not [other.id for other in CASES if other is not case and other.says in message]
+    assert "Traceback" not in message
+    assert SECRET not in message
+
+
+def test_the_place_is_fine_without_a_change(place: Place) -> None:
+    """So it is each case's change that is refused."""
+    answer = CliRunner().invoke(app, ["check", "study.yaml"])
+    assert answer.exit_code == 0, answer.stderr

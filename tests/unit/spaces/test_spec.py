@@ -1,0 +1,142 @@
+"""Study files that are right: what they become. Wrong ones: tests/e2e/test_bad_input.py."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.spec import (
+    StudySpec,
+    dump_run_config,
+    load_run_config,
+    spec_difference,
+    study_schema,
+)
+from spaces.yamlfile import parse_yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+
+TEXT = """\
+name: streets
+task: segmentation
+data:
+  train: {list: train.txt}
+  val: {fraction: 0.2, group: '^([^_]+)_'}
+  classes: classes.json
+space:
+  optim.lr: {low: 1e-5, high: 1e-3}
+  model.arch: [Unet, FPN]
+pruner: {name: median, startup_trials: 3, align: warmup}
+sampler: random
+budget: {trials: 7}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "train.txt").write_text("")
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "ignore_index": 9}')
+    (tmp_path / "study.yaml").write_text(TEXT)
+    return tmp_path / "study.yaml"
+
+
+def test_a_study_file_becomes_a_spec(study: Path) -> None:
+    spec = StudySpec.load(study)
+    assert spec.data.train.list == str(study.parent / "train.txt")
+    assert (spec.data.names, spec.data.ignore_index) == (["a", "b"], 9)
+    assert (spec.sampler.name, spec.budget.trials) == ("random", 7)
+    assert (spec.pruner.startup_trials, spec.pruner.align) == (3, "warmup")
+    assert StudySpec.from_json(spec.to_json()) == spec
+    assert StudySpec.from_json(spec.to_json()).search_space() == spec.search_space()
+
+
+def test_a_difference_is_shown_line_by_line(study: Path) -> None:
+    spec = StudySpec.load(study)
+    assert spec_difference(spec, StudySpec.load(study)) == ""
+    study.write_text(TEXT.replace("high: 1e-3", "high: 1e-2"))
+    difference = spec_difference(spec, StudySpec.load(study))
+    assert "-    high: 0.001" in difference and "+    high: 0.01" in difference
+
+
+def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
+    spec = StudySpec.load(study)
+    config = TrialConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_run_config("segmentation", spec.data, config))
+    assert load_run_config(path) == (spec.data, config)
+    path.write_text(path.read_text().replace("  optim:", "  optimm:"))
+    with pytest.raises(InputError, match=r"optimm.*config.yaml line \d+"):
+        load_run_config(path)
+
+
+def test_the_schema_knows_good_files_from_bad_ones() -> None:
+    schema = study_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    template = (ROOT / "search" / "templates" / "segmentation.yaml").read_text()
+    for text in (template, (ROOT / "examples" / "camvid.yaml").read_text(), TEXT):
+        document = parse_yaml(text, "x").data
+        assert not list(validator.iter_errors(document))
+        for change in ({"nane": 1}, {"budget": {"trials": 0}}, {"pruner": "median2"}):
+            assert list(validator.iter_errors({**document, **change}))
+        wrong = {**document, "space": {"optim.learning_rate": 1}}
+        assert list(validator.iter_errors(wrong))
+
+
+plain: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+    | st.text("abcxyz 0123456789:#-'", max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text("abcxyz.", min_size=1, max_size=6), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(data=plain)
+def test_plain_data_survive_yaml(data: Any) -> None:
+    assert parse_yaml(yaml.safe_dump(data), "x").data == data
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("010", 10),
+        ("no", "no"),
+        ("on", "on"),
+        ("2024-01-02", "2024-01-02"),
+        ("1:30", "1:30"),
+        ("'1e-5'", "1e-5"),
+        ("~", None),
+        ("true", True),
+        (".inf", math.inf),
+    ],
+)
+def test_scalars_are_what_people_mean(text: str, value: Any) -> None:
+    found = parse_yaml(f"key: {text}", "x").data["key"]
+    assert found == value and type(found) is type(value)
+
+
+def test_lines_are_those_of_the_file() -> None:
+    document = parse_yaml("a:\n  b: 1\n  c:\n  - x\n  - y\n", "f.yaml")
+    assert document.where(("a", "b")) == "f.yaml line 2"
+    assert document.where(("a", "c", 1)) == "f.yaml line 5"
+    assert document.where(("a", "c", 1, "deeper")) == "f.yaml line 5"
