@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from rich.console import Console
@@ -10,16 +11,17 @@ from search.export import check_target, export_study
 from search.launch import DONE, launch
 from search.sample_data import write_streets
 from search.store import Store
-from search.study import open_study
-from spaces.spec import StudySpec
+from search.study import open_study, study_names
+from spaces.spec import StudySpec, spec_difference
+from trainers.data import load_data
 
 STUDY = """\
 # Drawn streets with the class imbalance of real ones; small enough for two CPU cores.
-name: demo
+name: {name}
 task: segmentation
 data:
-  train: {images: data/train/images, masks: data/train/masks}
-  val: {images: data/val/images, masks: data/val/masks}
+  train: {{images: data/train/images, masks: data/train/masks}}
+  val: {{images: data/val/images, masks: data/val/masks}}
   classes: data/classes.json
 space:
   train.epochs: 8
@@ -28,10 +30,10 @@ space:
   model.arch: [Unet, FPN]
   model.encoder: resnet18
   model.encoder_weights: null       # nothing to download
-  optim.lr: {low: 1e-4, high: 1e-2, log: true}
-  optim.encoder_lr_ratio: {low: 0.3, high: 1.0, log: true}
-budget: {trials: 12}
-pruner: {name: median, startup_trials: 4}
+  optim.lr: {{low: 1e-4, high: 1e-2, log: true}}
+  optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
+budget: {{trials: 12}}
+pruner: {{name: median, startup_trials: 4}}
 """
 
 
@@ -40,12 +42,12 @@ def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Cons
     check_target(to / "best")
     to.mkdir(parents=True, exist_ok=True)
     write_streets(to / "data", train=48, val=24)
-    (to / "study.yaml").write_text(STUDY)
+    spec = _write_study(to / "study.yaml", store)
     console.print(f"drew sample data and wrote {to / 'study.yaml'}", highlight=False)
-    code = launch(StudySpec.load(to / "study.yaml"), store, artifacts, console, trials)
+    code = launch(spec, store, artifacts, console, trials)
     if code != DONE:
         return code
-    export_study(open_study(store, "demo"), artifacts, to / "best")
+    export_study(open_study(store, spec.name), artifacts, to / "best")
     console.print(
         f"exported the best trial to {to / 'best'}\n"
         f"look at it:   segtune evaluate {to / 'best'} --data val\n"
@@ -54,3 +56,18 @@ def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Cons
         highlight=False,
     )
     return DONE
+
+
+def _write_study(path: Path, store: Store) -> StudySpec:
+    """Write the study file, under a name that no other demo of this store has."""
+    for number in itertools.count(1):
+        name = "demo" if number == 1 else f"demo-{number}"
+        path.write_text(STUDY.format(name=name))
+        spec = StudySpec.load(path)
+        if name not in study_names(store):
+            return spec
+        known = open_study(store, name)
+        same_data = known.fingerprint == load_data(spec.data).fingerprint
+        if same_data and not spec_difference(known.spec, spec):
+            return spec
+    raise AssertionError("itertools.count has no end")

@@ -68,6 +68,9 @@ def test_demo_then_train_the_exported_config(tmp_path: Path) -> None:
         "provenance.json",
         "curves.png",
     }
+    assert "2 of 2 trials ended" in segtune("demo", "--trials", "2", cwd=tmp_path)  # resumed
+    elsewhere = segtune("demo", "--trials", "1", "--to", "elsewhere", cwd=tmp_path)
+    assert "study demo-2 started" in elsewhere  # another folder, another study
     config = (folder / "best" / "config.yaml").read_text()
     short = tmp_path / "short.yaml"
     short.write_text(config.replace("epochs: 8", "epochs: 1"))
