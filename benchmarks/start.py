@@ -2,8 +2,8 @@
 
     python -m benchmarks.start
 
-A trial's start is the time from the supervisor's call to the first training step: fork, model,
-optimiser. The first one also imports torch.
+A trial's start is the time from the supervisor's call to the end of the first training step: fork,
+model, optimiser, data. The first one also imports torch and decodes the images.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _help_seconds(runs: int) -> list[float]:
 
 
 def _start_seconds(folder: Path, trials: int) -> list[float]:
-    """Wall time to the end of each trial's one epoch, less the epoch itself."""
+    """Wall time until each trial has taken one step; told to stop, it ends there."""
     from search.sample_data import write_streets
-    from search.trial_process import Done, Epoch, TrialProcess
+    from search.trial_process import Done, TrialProcess
     from spaces.config import TrialConfig
     from spaces.spec import DataSpec
     from trainers.data import load_data
@@ -64,12 +64,12 @@ def _start_seconds(folder: Path, trials: int) -> list[float]:
     for number in range(trials):
         began = time.perf_counter()
         child = TrialProcess(config, data, folder / f"trial-{number}", {})
+        child.stop("started")
         message = None
-        while not isinstance(message, Epoch):
-            message = child.receive(0.05)
-        seconds.append(time.perf_counter() - began - message.report["seconds"])
         while not isinstance(message, Done):
-            message = child.receive(0.05)
+            message = child.receive(0.01)
+        seconds.append(time.perf_counter() - began)
+        assert message.result.reason == "started"
         child.join()
     return seconds
 

@@ -185,8 +185,8 @@ class TrainConfig(Section):
     patience: int = Field(3, ge=0)
     """Epochs without a new best, after warm-up and ramp, before the run ends; 0 = never."""
     seed: int = Field(0, ge=0, lt=2**32)
-    channels_last: bool | None = None
-    """Memory layout; null = on a GPU, where it is faster (on CPUs it measured slower)."""
+    channels_last: bool = True
+    """Memory layout of images and weights."""
     workers: int | None = Field(None, ge=0, le=64)
     """Loader processes; null = 0 on the CPU and up to 4 on a GPU."""
 

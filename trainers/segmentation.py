@@ -54,10 +54,8 @@ class SegmentationTask:
     @property
     def memory_format(self) -> torch.memory_format:
         """Layout of images and weights."""
-        wanted = self.config.train.channels_last
-        if wanted is None:
-            wanted = self.device.type == "cuda"
-        return torch.channels_last if wanted else torch.contiguous_format
+        last = self.config.train.channels_last
+        return torch.channels_last if last else torch.contiguous_format
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
