@@ -18,6 +18,12 @@ from urllib.parse import quote
 
 import psycopg2
 import pytest
+from hypothesis import settings
+
+# a laptop looks for new cases, CI runs the same ones each time
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))

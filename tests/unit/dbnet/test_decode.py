@@ -97,7 +97,8 @@ def test_unclip_equals_pyclipper(
         ring = np.array(clipper.Execute(distance * 1024)[0]) / 1024
         offset, rectangle = shapely.Polygon(ring), shapely.Polygon(box)
         smallest = shapely.minimum_rotated_rectangle(offset)
-        assert rectangle.area == pytest.approx(smallest.area, rel=1e-3, abs=0.1)
+        grid_error = 0.1 + 2 * (width + height) / 1024  # the oracle's corners lie on a grid
+        assert rectangle.area == pytest.approx(smallest.area, rel=1e-3, abs=grid_error)
         assert rectangle.buffer(0.05).contains(offset)
         assert short_side == pytest.approx(min(width, height) + 2 * distance)
 
