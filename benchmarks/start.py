@@ -42,8 +42,8 @@ def _start_seconds(folder: Path, trials: int) -> list[float]:
     from search.sample_data import write_streets
     from search.trial_process import Done, TrialProcess
     from spaces.config import TrialConfig
-    from spaces.spec import DataSpec
-    from trainers.data import load_data
+    from spaces.data import DataSpec
+    from trainers.tasks import load_data
 
     write_streets(folder / "data", train=16, val=4)
     splits = {

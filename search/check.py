@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from search.launch import preflight, sizes
+from search.launch import preflight
 from search.status import dimension_text
 from search.store import Store
-from spaces.config import TrialConfig
-from spaces.space import Space
+from spaces.config import BaseTrialConfig
+from spaces.space import Free, Space
 from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
+from trainers.dbnet.ceiling import ceiling
 from trainers.evaluate import class_names
 from trainers.precision import pick_device, resolve_precision
+from trainers.segmentation import sizes
+from trainers.tasks import Data
+from trainers.text_data import TextData
 from trainers.train import device_name, probe_memory
+
+LOW_CEILING = 0.95
 
 
 def check_study(path: Path, store: Store, console: Console) -> None:
@@ -32,9 +39,12 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    images = ", ".join(f"{name} {len(samples)}" for name, samples in sorted(data.splits.items()))
+    images = ", ".join(f"{name} {len(data.split(name))}" for name in sorted(data.splits))
     console.print(f"images: {images}; every file was read", highlight=False)
-    console.print(_classes(data))
+    if isinstance(data, TextData):
+        _ceilings(space, data, console)
+    else:
+        console.print(_classes(data))
     console.print(_space(space))
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
@@ -63,31 +73,72 @@ def _space(space: Space) -> Table:
     return table
 
 
-def _device(space: Space, data: SegmentationData, console: Console) -> None:
-    """Name the device; on a GPU, take one step of the largest trial and tell what it needs."""
+def _ceilings(space: Space, data: TextData, console: Console) -> None:
+    """The highest Hmean that any model can reach on val, at each resolution and unclip ratio."""
+    dim = space.dims.get("decode.unclip_ratio")
+    ratios = dim.values() if isinstance(dim, Free) else space.values("decode.unclip_ratio")
+    table = Table(title="highest Hmean that any model can reach on val", title_justify="left")
+    table.add_column("data.resolution", justify="right")
+    for ratio in ratios:
+        table.add_column(f"unclip {ratio:g}", justify="right")
+    low = []
+    for resolution in sorted(space.values("data.resolution")):
+        pages = ((data.sizes[page.image], data.truth(page)) for page in data.split("val"))
+        hmeans = [scores.hmean for scores in ceiling(pages, resolution, ratios)]
+        table.add_row(str(resolution), *(f"{hmean:.3f}" for hmean in hmeans))
+        if max(hmeans) < LOW_CEILING:
+            low.append((resolution, max(hmeans)))
+    console.print(table)
+    for resolution, best in low:
+        console.print(
+            f"warning: no model can score above {best:.3f} at data.resolution {resolution}: text "
+            "is too small or boxes are unclipped too little; raise data.resolution, or let "
+            "decode.unclip_ratio reach higher",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _device(space: Space, data: Data, console: Console) -> None:
+    """Name the device; on a GPU, take one step of the largest trials and tell what they need."""
     device = pick_device()
     precision = resolve_precision(space.base.train.precision, device)
     console.print(f"device: {device_name(device)}, {precision}", highlight=False)
     if device.type != "cuda":
         return
-    for arch, encoder in space.model_pairs():
-        config = _largest(space, arch, encoder)
+    total = torch.cuda.get_device_properties(device).total_memory / 2**20
+    for config in _largest(space):
         used, micro_batch = probe_memory(config, data)
-        free = torch.cuda.get_device_properties(device).total_memory / 2**20
+        flat = config.flat()
         console.print(
-            f"  {arch}/{encoder} at {config.data.resolution}, batch {config.train.batch_size}: "
-            f"micro-batch {micro_batch}, {used:.0f} of {free:.0f} MiB",
+            f"  {flat.get('model.arch', 'DBNet')}/{flat['model.encoder']} at "
+            f"{flat['data.resolution']}, batch {config.train.batch_size}: "
+            f"micro-batch {micro_batch}, {used:.0f} of {total:.0f} MiB",
             highlight=False,
         )
 
 
-def _largest(space: Space, arch: str, encoder: str) -> TrialConfig:
+def _largest(space: Space) -> Iterator[BaseTrialConfig]:
+    """The most demanding config of each network."""
+    batch = max(space.values("train.batch_size"))
+    if not space.has_archs:
+        resolution = max(space.values("data.resolution"))
+        for encoder in space.names("model.encoder"):
+            yield space.base.replace(
+                {
+                    "model.encoder": encoder,
+                    "data.resolution": resolution,
+                    "train.batch_size": batch,
+                }
+            )
+        return
     height, width = max(sizes(space), key=lambda size: size[0] * size[1])
-    return space.base.replace(
-        {
-            "model.arch": arch,
-            "model.encoder": encoder,
-            "data.resolution": f"{height}x{width}",
-            "train.batch_size": max(space.values("train.batch_size")),
-        }
-    )
+    for arch, encoder in space.model_pairs():
+        yield space.base.replace(
+            {
+                "model.arch": arch,
+                "model.encoder": encoder,
+                "data.resolution": f"{height}x{width}",
+                "train.batch_size": batch,
+            }
+        )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.store import Store
+    from spaces.config import BaseTrialConfig
 
 
 class _Group(TyperGroup):
@@ -34,8 +35,8 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Hyperparameter search for semantic segmentation: write one YAML file, launch a study, "
-    "take away the best config and model.",
+    help="Hyperparameter search for semantic segmentation and text detection: write one YAML file, "
+    "launch a study, take away the best config and model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,36 +64,34 @@ StudyArgument = Annotated[str, typer.Argument(help="Name of a study", show_defau
 
 @app.command()
 def demo(
+    task: Annotated[str, typer.Option(help="segmentation or text_detection")] = "segmentation",
     to: Annotated[Path, typer.Option(help="Folder for data and results")] = Path("segtune-demo"),
     trials: Annotated[int, typer.Option(min=1, help="Trials to run")] = 12,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Draw sample data, run a small study, show its leaderboard, export the best config."""
+    _known_task(task)
+
     from search.demo import run_demo
     from spaces.paths import artifacts_dir
 
     if to.exists() and not to.is_dir():
         raise InputError(f"--to {to} is a file; name a folder")
     folder = artifacts_dir(artifacts)
-    with _open(store) as opened:
-        raise typer.Exit(run_demo(to, trials, opened, folder, _console()))
+    with _open(store, create=True) as opened:
+        raise typer.Exit(run_demo(task, to, trials, opened, folder, _console()))
 
 
 @app.command()
 def init(
-    task: Annotated[str, typer.Argument(help="segmentation")],
+    task: Annotated[str, typer.Argument(help="segmentation or text_detection")],
     folder: Annotated[Path, typer.Argument(help="Where to put study.yaml")],
 ) -> None:
     """Write a commented study file to start from."""
     from importlib.resources import files
 
-    from spaces.errors import did_you_mean
-    from spaces.spec import TASKS
-
-    if task not in TASKS:
-        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
-        raise InputError(f"unknown task {task}{hint}")
+    _known_task(task)
     path = folder / "study.yaml"
     if path.exists():
         raise InputError(f"{path} exists; choose another folder or remove it")
@@ -111,7 +110,7 @@ def check(spec: SpecArgument, store: StoreOption = None) -> None:
     """Preflight: study file, data, models, device, store. Trains nothing."""
     from search.check import check_study
 
-    with _open(store) as opened:
+    with _open(store, create=True) as opened:
         check_study(spec, opened, _console())
 
 
@@ -133,7 +132,7 @@ def launch(
     from spaces.paths import artifacts_dir
 
     folder = artifacts_dir(artifacts)
-    with _open(store) as opened:
+    with _open(store, create=True) as opened:
         raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials))
 
 
@@ -161,26 +160,23 @@ def status(
 
 @app.command()
 def spaces(
-    task: Annotated[str, typer.Argument(help="segmentation")] = "segmentation",
+    task: Annotated[str, typer.Argument(help="segmentation or text_detection")] = "segmentation",
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of study files")
     ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Length of a trial")] = 50,
 ) -> None:
     """Show what is searched by default, or the JSON Schema of study files."""
-    from spaces.errors import did_you_mean
-    from spaces.spec import TASKS, study_schema
-
-    if task not in TASKS:
-        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
-        raise InputError(f"unknown task {task}{hint}")
+    _known_task(task)
     if schema:
+        from spaces.spec import study_schema
+
         typer.echo(json.dumps(study_schema(), indent=1))
         return
     from search.status import show_space
-    from spaces.segmentation import default_space
+    from spaces.spec import default_space
 
-    show_space(default_space(epochs, binary=False), _console())
+    show_space(default_space(task, epochs), _console())
 
 
 @app.command()
@@ -225,25 +221,32 @@ def train(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
     data: Annotated[str, typer.Option("--data", help="Split: train, val or test")] = "val",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
+    ] = None,
+    cleval: Annotated[
+        bool, typer.Option("--cleval", help="Text detection: also the CLEval scores")
+    ] = False,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
+    trial_config = _with_settings(trial_config, settings or [])
     for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
         if not (folder / "model" / name).is_file():
             raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
 
     from search.status import show_scores
-    from trainers.data import load_data
-    from trainers.evaluate import class_names
-    from trainers.evaluate import evaluate as run_evaluation
+    from trainers.tasks import evaluate as run_evaluation
+    from trainers.tasks import load_data
 
     checked = load_data(data_spec)
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
-    found = run_evaluation(folder / "model", trial_config, checked, data, pictures)
-    show_scores(found.scores, class_names(checked), data, _console())
+    found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
+    show_scores(found.scores, found.classes, data, _console())
     typer.echo(f"pictures of the best and worst images: {pictures}")
 
 
@@ -263,13 +266,47 @@ def main() -> None:
     app()
 
 
+def _known_task(task: str) -> None:
+    from spaces.errors import did_you_mean
+    from spaces.spec import TASKS
+
+    if task not in TASKS:
+        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
+        raise InputError(f"unknown task {task}{hint}")
+
+
+def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialConfig:
+    """Apply `--set decode.name=value`; only what acts after the network may be changed."""
+    from pydantic import ValidationError
+
+    from spaces.errors import did_you_mean, pydantic_message
+
+    changes: dict[str, Any] = {}
+    known = [name for name in config.flat() if name.startswith("decode.")]
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: must be name=value, as in {known[0]}=0.5")
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+            raise InputError(f"--set {setting}: {name} is no decode setting{hint}")
+        changes[name] = value
+    try:
+        return config.replace(changes)
+    except ValidationError as error:
+        raise InputError(
+            f"--set {'.'.join(map(str, error.errors()[0]['loc']))}: "
+            f"{pydantic_message(error.errors()[0])}"
+        ) from None
+
+
 class _open:
     """Open the store for a `with` block and close it after."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, *, create: bool = False) -> None:
         from search.store import open_store
 
-        self.store = open_store(url)
+        self.store = open_store(url, create=create)
 
     def __enter__(self) -> Store:
         return self.store

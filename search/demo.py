@@ -1,4 +1,4 @@
-"""`segtune demo`: the first five minutes, on drawn streets."""
+"""`segtune demo`: the first five minutes, on drawn streets or receipts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from rich.console import Console
 from search.export import check_target, export_study
 from search.launch import DONE, launch
 from search.sample_data import write_streets
+from search.sample_receipts import write_receipts
 from search.store import Store
 from search.study import open_study, study_names
 from spaces.spec import StudySpec, spec_difference
-from trainers.data import load_data
+from trainers.tasks import load_data
 
-STUDY = """\
+SEGMENTATION = """\
 # Drawn streets with the class imbalance of real ones; small enough for two CPU cores.
 name: {name}
 task: segmentation
@@ -36,13 +37,42 @@ budget: {{trials: 12}}
 pruner: {{name: median, startup_trials: 4}}
 """
 
+TEXT_DETECTION = """\
+# Drawn receipts; small enough for two CPU cores.
+name: {name}
+task: text_detection
+data:
+  train: {{images: data/train/images, labels: data/train/labels}}
+  val: {{images: data/val/images, labels: data/val/labels}}
+space:
+  train.epochs: 8
+  train.batch_size: [2, 4]
+  data.resolution: 320
+  data.augment: [none, light]
+  model.encoder: resnet18
+  model.encoder_weights: null       # nothing to download
+  model.decoder: [fpn, unet]
+  model.inner: 64
+  model.out: 16
+  optim.lr: {{low: 5e-4, high: 5e-3, log: true}}
+  optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
+  # box_thresh and unclip_ratio are searched by default, in every trial, without training
+budget: {{trials: 12}}
+pruner: {{name: median, startup_trials: 4}}
+"""
 
-def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Console) -> int:
+
+def run_demo(
+    task: str, to: Path, trials: int, store: Store, artifacts: Path, console: Console
+) -> int:
     """Draw data, launch the study, export the best trial; return the exit code."""
     check_target(to / "best")
     to.mkdir(parents=True, exist_ok=True)
-    write_streets(to / "data", train=48, val=24)
-    spec = _write_study(to / "study.yaml", store)
+    if task == "segmentation":
+        write_streets(to / "data", train=48, val=24)
+    else:
+        write_receipts(to / "data", train=32, val=12)
+    spec = _write_study(task, to / "study.yaml", store)
     console.print(f"drew sample data and wrote {to / 'study.yaml'}", highlight=False)
     code = launch(spec, store, artifacts, console, trials)
     if code != DONE:
@@ -52,17 +82,18 @@ def run_demo(to: Path, trials: int, store: Store, artifacts: Path, console: Cons
         f"exported the best trial to {to / 'best'}\n"
         f"look at it:   segtune evaluate {to / 'best'} --data val\n"
         f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
-        f"your data:    segtune init segmentation my-study",
+        f"your data:    segtune init {task} my-study",
         highlight=False,
     )
     return DONE
 
 
-def _write_study(path: Path, store: Store) -> StudySpec:
+def _write_study(task: str, path: Path, store: Store) -> StudySpec:
     """Write the study file, under a name that no other demo of this store has."""
+    base, text = ("demo", SEGMENTATION) if task == "segmentation" else ("demo-text", TEXT_DETECTION)
     for number in itertools.count(1):
-        name = "demo" if number == 1 else f"demo-{number}"
-        path.write_text(STUDY.format(name=name))
+        name = base if number == 1 else f"{base}-{number}"
+        path.write_text(text.format(name=name))
         spec = StudySpec.load(path)
         if name not in study_names(store):
             return spec

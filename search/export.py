@@ -15,9 +15,10 @@ from typing import Any
 from search import results
 from search.plots import plot_curves
 from search.study import Study
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
+from spaces.data import AnyDataSpec
 from spaces.errors import InputError
-from spaces.spec import DataSpec, dump_run_config
+from spaces.spec import dump_run_config
 
 PACKAGES = (
     "segtune",
@@ -60,7 +61,6 @@ def export_study(study: Study, artifacts: Path, to: Path, number: int | None = N
     }
     return write_result(
         to,
-        task=study.spec.task,
         data=study.spec.data,
         config=study.config(trial),
         model=model,
@@ -73,9 +73,8 @@ def export_study(study: Study, artifacts: Path, to: Path, number: int | None = N
 def write_result(
     to: Path,
     *,
-    task: str,
-    data: DataSpec,
-    config: TrialConfig,
+    data: AnyDataSpec,
+    config: BaseTrialConfig,
     model: Path,
     history: list[dict[str, Any]],
     metric: str,
@@ -89,7 +88,7 @@ def write_result(
     temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    (temporary / "config.yaml").write_text(dump_run_config(task, data, config), encoding="utf-8")
+    (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
     shutil.copytree(model, temporary / "model")
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 
 
 def plot_curves(
-    history: Sequence[dict[str, Any]], config: TrialConfig, metric: str, title: str, path: Path
+    history: Sequence[dict[str, Any]], config: BaseTrialConfig, metric: str, title: str, path: Path
 ) -> None:
     """Write a PNG of train and validation losses beside the metric and its best epoch.
 
@@ -21,28 +21,48 @@ def plot_curves(
     from matplotlib.figure import Figure
 
     epochs = [report["epoch"] for report in history]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    for part, colour in (("total", "C0"), ("pixel", "C1"), ("region", "C2")):
+    values = [report["metric"] for report in history]
+    best = max(range(len(values)), key=lambda i: (values[i], -i))
+    detection = history[best].get("detection")
+    figure = Figure(figsize=(16 if detection else 11, 4.2), layout="constrained")
+    losses, scores, *rest = figure.subplots(1, 3 if detection else 2)
+    for index, part in enumerate(sorted(history[0]["val"], key=lambda name: name != "total")):
+        colour = f"C{index}"
         losses.plot(epochs, [r["train"][part] for r in history], colour, label=f"train {part}")
         losses.plot(epochs, [r["val"][part] for r in history], f"{colour}--", label=f"val {part}")
     losses.set(xlabel="epoch", ylabel="loss", title="loss parts")
     losses.set_ylim(bottom=0)
-    values = [report["metric"] for report in history]
-    best = max(range(len(values)), key=lambda i: (values[i], -i))
     scores.plot(epochs, values, "C3", label=f"val {metric}")
     scores.plot(
         epochs[best], values[best], "C3o", label=f"best {values[best]:.4f} (epoch {epochs[best]})"
     )
     scores.set(xlabel="epoch", ylabel=metric, title=f"validation {metric}, at original image size")
     scores.set_ylim(bottom=0)
-    warmup = min(config.loss.warmup_epochs, epochs[-1])
+    warmup = min(config.loss_warmup[0], epochs[-1])
     for axes in (losses, scores):
         if warmup:
             axes.axvspan(0.5, warmup + 0.5, color="0.9", zorder=0, label="pixel loss alone")
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    if detection:
+        _plot_thresholds(rest[0], detection["curve"], config.flat()["decode.box_thresh"])
+    for axes in (losses, scores, *rest):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _plot_thresholds(axes: Any, curve: list[list[float]], chosen: float) -> None:
+    """Precision, recall and Hmean over box_thresh, and the setting that was chosen.
+
+    Args:
+        curve: rows of box_thresh, precision, recall, Hmean.
+    """
+    at = [row[0] for row in curve]
+    for column, name in ((1, "precision"), (2, "recall"), (3, "Hmean")):
+        marker = "." if len(curve) == 1 else ""
+        axes.plot(at, [row[column] for row in curve], f"C{column}", marker=marker, label=name)
+    axes.axvline(chosen, color="0.4", linestyle=":", label=f"chosen: {chosen:g}")
+    axes.set(xlabel="decode.box_thresh", title="validation, best epoch")
+    axes.set_ylim(0, 1)

@@ -15,7 +15,7 @@ from rich.text import Text
 from search import results
 from search.budget import ENDED
 from search.study import Study
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 
 
 class ProgressView:
@@ -36,7 +36,7 @@ class ProgressView:
             assert best.value is not None
             self.best = (best.number, best.value, describe(best.params))
         self.current = ""
-        self.running: dict[int, TrialConfig] = {}
+        self.running: dict[int, BaseTrialConfig] = {}
         self.live = (
             Live(get_renderable=self._render, console=console, refresh_per_second=2)
             if console.is_terminal
@@ -66,7 +66,7 @@ class ProgressView:
         if self.live:
             self.live.stop()
 
-    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
         self.running = {number: config}
         again = f", attempt {attempt}" if attempt > 1 else ""
         settings = describe(self.study.trial(number).params)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 from spaces.spec import PrunerSpec
 
 
@@ -78,9 +78,9 @@ def min_epochs(spec: PrunerSpec, epochs: int) -> int:
     return spec.min_epochs if spec.min_epochs is not None else max(3, math.ceil(0.2 * epochs))
 
 
-def warmup_end(config: TrialConfig) -> int:
+def warmup_end(config: BaseTrialConfig) -> int:
     """Epochs until learning rate and loss have warmed up (the ramp not counted)."""
-    return max(config.optim.warmup_epochs, config.loss.warmup_epochs)
+    return max(config.optim.warmup_epochs, config.loss_warmup[0])
 
 
 def optuna_pruner(spec: PrunerSpec, epochs: int) -> optuna.pruners.BasePruner:

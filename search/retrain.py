@@ -10,23 +10,22 @@ from rich.console import Console
 
 from search.export import check_target, write_result
 from search.worker import Interrupt
-from spaces.config import TrialConfig
-from spaces.spec import DataSpec
-from trainers.data import load_data
+from spaces.config import BaseTrialConfig
+from spaces.data import AnyDataSpec
+from trainers.tasks import load_data
 from trainers.train import train
 
 
-def retrain(spec: DataSpec, config: TrialConfig, to: Path, console: Console) -> int:
+def retrain(spec: AnyDataSpec, config: BaseTrialConfig, to: Path, console: Console) -> int:
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
     check_target(to)
     data = load_data(spec)
-    metric = "IoU" if spec.binary else "mIoU"
     workdir = to.with_name(f".{to.name}.work")
 
     def show(report: dict[str, Any]) -> None:
         console.print(
-            f"epoch {report['epoch']}/{config.train.epochs}: {metric} {report['metric']:.4f}, loss "
-            f"{report['train']['total']:.4f}, {report['images_per_s']:.0f} images/s",
+            f"epoch {report['epoch']}/{config.train.epochs}: {spec.metric} {report['metric']:.4f}, "
+            f"loss {report['train']['total']:.4f}, {report['images_per_s']:.0f} images/s",
             highlight=False,
         )
 
@@ -43,14 +42,13 @@ def retrain(spec: DataSpec, config: TrialConfig, to: Path, console: Console) -> 
         return 1
     write_result(
         to,
-        task="segmentation",
         data=spec,
         config=config,
         model=result.model,
         history=result.history,
-        metric=metric,
+        metric=spec.metric,
         provenance={
-            "metric": metric,
+            "metric": spec.metric,
             "value": result.value,
             "reason": result.reason,
             "epochs": len(result.history),
@@ -61,7 +59,8 @@ def retrain(spec: DataSpec, config: TrialConfig, to: Path, console: Console) -> 
     )
     shutil.rmtree(workdir)
     console.print(
-        f"wrote {to}: {metric} {result.value:.4f} at epoch {result.best_epoch} ({result.reason})",
+        f"wrote {to}: {spec.metric} {result.value:.4f} at epoch {result.best_epoch} "
+        f"({result.reason})",
         highlight=False,
     )
     return 0

@@ -84,7 +84,10 @@ def show_space(space: Space, console: Console) -> None:
 
 
 def show_scores(scores: dict[str, Any], classes: list[str], split: str, console: Console) -> None:
-    """The metric, then each class."""
+    """The metric, then each class, or precision and recall of a detector."""
+    if "detection" in scores:
+        _show_detection(scores, split, console)
+        return
     name = "IoU" if "binary" in scores else "mIoU"
     console.print(
         f"{split} {name} {scores['metric']:.6f}, pixel accuracy {scores['pixel_accuracy']:.4f}",
@@ -98,6 +101,24 @@ def show_scores(scores: dict[str, Any], classes: list[str], split: str, console:
     for label, iou in zip(classes, scores["per_class"], strict=True):
         table.add_row(label, "absent" if iou != iou else f"{iou:.4f}")
     console.print(table)
+
+
+def _show_detection(scores: dict[str, Any], split: str, console: Console) -> None:
+    detection = scores["detection"]
+    console.print(
+        f"{split} Hmean {scores['metric']:.6f}, precision {detection['precision']:.4f}, recall "
+        f"{detection['recall']:.4f}",
+        highlight=False,
+    )
+    if detection["images_over_max_candidates"]:
+        console.print(
+            f"warning: decode.max_candidates left text out in "
+            f"{detection['images_over_max_candidates']} images; raise it",
+            highlight=False,
+        )
+    if "cleval" in scores:
+        text = ", ".join(f"{name} {value:.4f}" for name, value in scores["cleval"].items())
+        console.print(f"CLEval: {text}", highlight=False)
 
 
 def dimension_text(dim: Choice | Float | Int | Free) -> str:

@@ -135,10 +135,13 @@ class Store:
             self._lock_file.close()
 
 
-def open_store(url: str | None = None) -> Store:
+def open_store(url: str | None = None, *, create: bool = True) -> Store:
     """Open the store named by `url`, by $SEGTUNE_STORE, or the embedded Postgres.
 
     Creates or upgrades the tables, once, under a lock.
+
+    Args:
+        create: make a sqlite file that does not exist.
 
     Raises:
         InputError: the URL is malformed or the server cannot be reached; without the password.
@@ -149,6 +152,9 @@ def open_store(url: str | None = None) -> Store:
     server = None
     if named:
         full, shown = parse_store_url(named)
+        file = full.removeprefix("sqlite:///")
+        if not create and file != full and not Path(file).exists():
+            raise InputError(f"the store {shown} does not exist; is its name right?")
     else:
         server = start_embedded()
         full = server.get_uri(driver="psycopg2")

@@ -17,13 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import Budget
 from search.pruning import Curve, optuna_pruner, warmup_end
 from search.store import Store, epoch_table, study_table
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
-from spaces.segmentation import STARTING_POINTS, starting_params
 from spaces.space import Space
 from spaces.spec import SamplerSpec, StudySpec, spec_difference
-
-METRIC = {"segmentation": "mIoU"}
+from spaces.starting import starting_params
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Study:
 
     @property
     def metric(self) -> str:
-        return "IoU" if self.spec.data.binary else METRIC[self.spec.task]
+        return self.spec.data.metric
 
     def optuna(self, slot: int = 0) -> optuna.Study:
         """Open the Optuna study with the sampler of a slot."""
@@ -77,10 +75,13 @@ class Study:
         trials = self.store.storage.get_all_trials(self.study_id, deepcopy=False)
         return [trial for trial in trials if trial.state != TrialState.WAITING]
 
-    def config(self, trial: FrozenTrial) -> TrialConfig:
+    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
         flat = trial.user_attrs.get("config")
-        config = self.space.config(trial.params) if flat is None else TrialConfig().replace(flat)
+        if flat is None:
+            config = self.space.config(trial.params)
+        else:
+            config = type(self.space.base)().replace(flat)
         return config.replace(trial.user_attrs.get("decode", {}))
 
     def report(self, number: int, report: Mapping[str, Any]) -> None:
@@ -244,12 +245,11 @@ def build_sampler(spec: SamplerSpec, seed: int, slot: int) -> optuna.samplers.Ba
 def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
-    metric = "IoU" if spec.data.binary else METRIC[spec.task]
-    study.set_metric_names([metric])
+    study.set_metric_names([spec.data.metric])
     study.set_user_attr("task", spec.task)
     space = spec.search_space()
     if spec.use_starting_points:
-        for point in STARTING_POINTS:
+        for point in spec.starting_points:
             params = starting_params(space, point)
             if params:
                 study.enqueue_trial(params, user_attrs={"origin": point.name}, skip_if_exists=True)

@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
-from trainers.data import SegmentationData
+from trainers.tasks import Data
 from trainers.train import TrialResult, train
 
 LOG = "trial.log"
@@ -62,8 +62,8 @@ class TrialProcess:
 
     def __init__(
         self,
-        config: TrialConfig,
-        data: SegmentationData,
+        config: BaseTrialConfig,
+        data: Data,
         workdir: Path,
         free: Mapping[str, Free],
     ) -> None:
@@ -123,8 +123,8 @@ class ChildDied(Exception):
 
 def _main(
     pipe: Connection,
-    config: TrialConfig,
-    data: SegmentationData,
+    config: BaseTrialConfig,
+    data: Data,
     workdir: Path,
     free: dict[str, Free],
 ) -> None:

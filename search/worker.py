@@ -28,9 +28,9 @@ from search.budget import ENDED, MAX_ATTEMPTS, RENEW_SECONDS, Claim
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
 from search.study import Study
 from search.trial_process import ChildDied, Done, Epoch, Failed, TrialProcess
-from spaces.config import TrialConfig
-from trainers.checkpoint import LAST, remove_old_models
-from trainers.data import SegmentationData
+from spaces.config import BaseTrialConfig
+from trainers.checkpoint import remove_last, remove_models
+from trainers.tasks import Data
 from trainers.train import TrialResult
 
 POLL_SECONDS = 0.5
@@ -41,7 +41,7 @@ FAILURES_IN_A_ROW = 3  # then something is wrong that the next trial will meet t
 class Watcher(Protocol):
     """Whoever shows the progress of a study."""
 
-    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
+    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None: ...
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
 
@@ -79,7 +79,7 @@ class Worker:
     """Runs trials of one study until its slots are used up or it is told to stop."""
 
     study: Study
-    data: SegmentationData
+    data: Data
     artifacts: Path
     watcher: Watcher
     interrupt: Interrupt
@@ -123,7 +123,9 @@ class Worker:
         else:
             self._fail(claim, outcome, workdir)
 
-    def _supervise(self, claim: Claim, config: TrialConfig, child: TrialProcess) -> Done | Failed:
+    def _supervise(
+        self, claim: Claim, config: BaseTrialConfig, child: TrialProcess
+    ) -> Done | Failed:
         """Pass on reports and verdicts until the child has ended."""
         values: list[float] = []
         stored = len(self.study.curve(claim.trial_number).values)
@@ -154,7 +156,7 @@ class Worker:
                     child.stop("preempted")  # another worker has the slot now
                 renewed = time.monotonic()
 
-    def _verdict(self, claim: Claim, config: TrialConfig, values: list[float]) -> str | None:
+    def _verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> str | None:
         """Return the pruner's name where it stops the trial after its last epoch."""
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
@@ -226,7 +228,7 @@ class Worker:
 
     def _tidy(self, ended: Path) -> None:
         """Keep checkpoints of running trials and models of the best; drop the rest."""
-        (ended / LAST).unlink(missing_ok=True)
+        remove_last(ended)
         keep = {
             trial.number
             for trial in results.ranked(self.study.trials())[: self.study.spec.keep_models]
@@ -235,4 +237,4 @@ class Worker:
             if trial.state.is_finished() and trial.number not in keep:
                 folder = self.study.workdir(self.artifacts, trial.number)
                 if folder.is_dir():
-                    remove_old_models(folder, keep=None)
+                    remove_models(folder, but=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -218,6 +218,10 @@ class DecodeConfig(Section):
 class BaseTrialConfig(Section):
     """What the configs of all tasks share, and how their dotted names are read and changed."""
 
+    task: ClassVar[str]
+    free_names: ClassVar[tuple[str, ...]]
+    """Settings that act after the network has run, so that one forward pass serves all values."""
+
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
@@ -247,6 +251,9 @@ class BaseTrialConfig(Section):
 
 class TrialConfig(BaseTrialConfig):
     """The whole of one segmentation run. Field notes A to D name the source of each default."""
+
+    task: ClassVar[str] = "segmentation"
+    free_names: ClassVar[tuple[str, ...]] = ("decode.threshold",)
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from spaces.config import TrialConfig, parameter_types, parse_resolution, plain_types
+from spaces.config import BaseTrialConfig, TrialConfig, parameter_types, plain_types
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.models import incompatibility, unknown_model
 
@@ -69,11 +69,13 @@ class Free:
     high: float
     step: float
 
+    def values(self) -> list[float]:
+        """low, low + step, ..., the last one at most `high`."""
+        steps = math.floor((self.high - self.low) / self.step + 1e-9)
+        return [round(self.low + i * self.step, 9) for i in range(steps + 1)]
+
 
 Dimension = Float | Int | Choice | Free
-
-FREE_NAMES = ("decode.threshold",)
-"""Settings that act after the network has run, so that one forward pass serves all values."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ class Space:
 
     dims: Mapping[str, Dimension]
     when: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
-    base: TrialConfig = field(default_factory=TrialConfig)
+    base: BaseTrialConfig = field(default_factory=TrialConfig)
 
-    def sample(self, suggest: Suggest) -> TrialConfig:
+    def sample(self, suggest: Suggest) -> BaseTrialConfig:
         """Draw one config; each drawn name is a parameter of the trial."""
         fixed = self.base.flat()
         drawn: dict[str, Any] = {}
@@ -99,7 +101,7 @@ class Space:
             dim = self.dims[name]
             if isinstance(dim, Free) or not self._active(name, fixed | drawn):
                 continue
-            if name == "model.encoder":
+            if name == "model.encoder" and self.has_archs:
                 param, choice = self.encoder_choice(str((fixed | drawn)["model.arch"]))
                 one = len(choice.choices) == 1
                 drawn[name] = choice.choices[0] if one else _draw(suggest, param, choice)
@@ -107,7 +109,7 @@ class Space:
                 drawn[name] = _draw(suggest, name, dim)
         return self.base.replace(drawn)
 
-    def config(self, params: Mapping[str, Any]) -> TrialConfig:
+    def config(self, params: Mapping[str, Any]) -> BaseTrialConfig:
         """Rebuild the config of a trial from its stored parameters.
 
         Raises:
@@ -120,9 +122,8 @@ class Space:
         return {name: dim for name, dim in self.dims.items() if isinstance(dim, Free)}
 
     def model_pairs(self) -> list[tuple[str, str]]:
-        """Every (arch, encoder) that can be drawn."""
-        archs = self._values("model.arch", self.base.model.arch)
-        encoders = self._values("model.encoder", self.base.model.encoder)
+        """Every (arch, encoder) that can be drawn, of a task that has architectures."""
+        archs, encoders = self.names("model.arch"), self.names("model.encoder")
         return [(a, e) for a in archs for e in encoders if incompatibility(a, e) is None]
 
     def values(self, name: str) -> list[Any]:
@@ -134,9 +135,14 @@ class Space:
             return [dim.low, dim.high]
         return [self.base.flat()[name]]
 
-    def _values(self, name: str, fixed: str) -> list[str]:
-        dim = self.dims.get(name)
-        return [str(c) for c in dim.choices] if isinstance(dim, Choice) else [fixed]
+    def names(self, setting: str) -> list[str]:
+        """The values of a setting that holds a name."""
+        return [str(value) for value in self.values(setting)]
+
+    @property
+    def has_archs(self) -> bool:
+        """Whether the task has architectures that not every encoder goes with."""
+        return "model.arch" in self.base.flat()
 
     def encoder_choice(self, arch: str) -> tuple[str, Choice]:
         """Return the encoder parameter of an architecture: its name, and the encoders it takes.
@@ -221,7 +227,7 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
         EntryError: an entry is wrong; it carries the key of the culprit.
     """
     dims, when, pins = dict(default.dims), dict(default.when), dict[str, Any]()
-    types_ = parameter_types()
+    types_ = parameter_types(type(default.base))
     for name, entry in entries.items():
         if name not in types_:
             inner = entry if isinstance(entry, dict) else {}
@@ -232,7 +238,7 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
             raise EntryError((name,), "must be one number: trials are compared epoch by epoch")
         dims.pop(name, None)
         if isinstance(entry, dict) and "when" in entry:
-            when[name] = _condition(name, entry.pop("when"), types_)
+            when[name] = _condition(default, name, entry.pop("when"), types_)
         parsed = _entry(name, entry, types_[name], default)
         if isinstance(parsed, Float | Int | Choice | Free):
             dims[name] = parsed
@@ -263,8 +269,8 @@ def _entry(name: str, entry: Any, annotation: Any, default: Space) -> Dimension 
     if isinstance(entry, dict):
         return _mapping_entry(name, dict(entry), annotation, default)
     if isinstance(entry, list):
-        return _choice(name, entry, (name,))
-    return _Pin(_value(name, entry))
+        return _choice(default, name, entry, (name,))
+    return _Pin(_value(default, name, entry))
 
 
 def _mapping_entry(
@@ -277,9 +283,9 @@ def _mapping_entry(
     if "choices" in entry:
         if len(entry) > 1:
             raise EntryError((name,), "choices stands alone, without low, high, log or step")
-        return _choice(name, entry["choices"], (name, "choices"))
+        return _choice(default, name, entry["choices"], (name, "choices"))
     numeric = {kind for kind in (int, float) if kind in plain_types(annotation)}
-    if not numeric or name == "data.resolution":
+    if not numeric:
         raise EntryError((name,), "takes a list of choices, not a range")
     whole = float not in numeric
     low, high = (_bound(name, entry, side, whole) for side in ("low", "high"))
@@ -300,14 +306,14 @@ def _mapping_entry(
         if log:
             raise EntryError((name, "step"), "a log range has no step; drop log or step")
     if entry.get("free"):
-        if name not in FREE_NAMES:
+        if name not in default.base.free_names:
             raise EntryError(
                 (name, "free"),
-                f"only {', '.join(FREE_NAMES)} can be free (searched inside a trial)",
+                f"only {', '.join(default.base.free_names)} can be free (searched inside a trial)",
             )
         return Free(float(low), float(high), float(step or 0.01))
     if low == high:
-        return _Pin(_value(name, low))
+        return _Pin(_value(default, name, low))
     if whole:
         return Int(int(low), int(high), log, int(step or 1))
     return Float(float(low), float(high), log, float(step) if step else None)
@@ -336,7 +342,7 @@ def _check_step(name: str, step: Any, whole: bool, span: float) -> None:
         raise EntryError((name, "step"), f"step must be <= high - low = {span:g}, but got {step}")
 
 
-def _choice(name: str, given: Any, key: tuple[str | int, ...]) -> Dimension | _Pin:
+def _choice(default: Space, name: str, given: Any, key: tuple[str | int, ...]) -> Dimension | _Pin:
     if not isinstance(given, list):
         raise EntryError(key, f"choices must be a list, but got {shown(given)}")
     if not given:
@@ -346,30 +352,29 @@ def _choice(name: str, given: Any, key: tuple[str | int, ...]) -> Dimension | _P
         raise EntryError(key, f"choices mix true/false with other values: [{listed}]")
     values = []
     for index, item in enumerate(given):
-        if isinstance(item, list | dict) and name != "data.resolution":
+        pair = isinstance(item, list) and name == "data.resolution"
+        if isinstance(item, list | dict) and not pair:
             raise EntryError((*key, index), f"a choice must be a single value, but got {item}")
-        values.append(_value(name, item, (*key, index)))
+        values.append(_value(default, name, item, (*key, index)))
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
         raise EntryError(key, f"the choice {twice[0]} stands twice; keep one")
     return Choice(tuple(values)) if len(values) > 1 else _Pin(values[0])
 
 
-def _value(name: str, value: Any, key: tuple[str | int, ...] | None = None) -> Any:
+def _value(space: Space, name: str, value: Any, key: tuple[str | int, ...] | None = None) -> Any:
     """Check one value against the setting's type and limits; return it in canonical form."""
     if isinstance(value, float) and not math.isfinite(value):
         raise EntryError(key or (name,), f"must be finite, but got {value}")
     try:
-        if name == "data.resolution":
-            return parse_resolution(value)
-        return TrialConfig().replace({name: value}).flat()[name]
+        return type(space.base)().replace({name: value}).flat()[name]
     except ValidationError as error:
         raise EntryError(key or (name,), pydantic_message(error.errors()[0])) from None
-    except ValueError as error:
-        raise EntryError(key or (name,), f"{error}, but got {shown(value)}") from None
 
 
-def _condition(name: str, given: Any, known: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
+def _condition(
+    default: Space, name: str, given: Any, known: Mapping[str, Any]
+) -> dict[str, tuple[Scalar, ...]]:
     if not isinstance(given, dict) or not given:
         raise EntryError((name, "when"), "when must be {parameter: value or list of values}")
     result = {}
@@ -380,11 +385,13 @@ def _condition(name: str, given: Any, known: Mapping[str, Any]) -> dict[str, tup
                 f"when: unknown parameter {other}{did_you_mean(other, known)}",
             )
         listed = values if isinstance(values, list) else [values]
-        result[other] = tuple(_value(other, value, (name, "when", other)) for value in listed)
+        result[other] = tuple(
+            _value(default, other, value, (name, "when", other)) for value in listed
+        )
     return result
 
 
-def _pinned(base: TrialConfig, pins: dict[str, Any]) -> TrialConfig:
+def _pinned(base: BaseTrialConfig, pins: dict[str, Any]) -> BaseTrialConfig:
     try:
         return base.replace(pins)
     except ValidationError as error:
@@ -400,7 +407,7 @@ def _check_ends(space: Space) -> None:
     for name, dim in space.dims.items():
         if isinstance(dim, Float | Int | Free):
             for side, value in (("low", dim.low), ("high", dim.high)):
-                _value(name, value, (name, side))
+                _value(space, name, value, (name, side))
             lowest[name] = dim.low
         elif all(isinstance(c, int | float) and not isinstance(c, bool) for c in dim.choices):
             lowest[name] = min(dim.choices)  # type: ignore[type-var]
@@ -409,7 +416,7 @@ def _check_ends(space: Space) -> None:
 
 def _check_models(space: Space) -> None:
     """Refuse names that no architecture and no encoder has."""
-    for setting in ("model.arch", "model.encoder"):
+    for setting in ("model.arch", "model.encoder") if space.has_archs else ("model.encoder",):
         for index, value in enumerate(space.values(setting)):
             if message := unknown_model(setting, value):
                 raise EntryError((setting, index), message)
@@ -417,12 +424,14 @@ def _check_models(space: Space) -> None:
 
 def _drop_impossible_archs(space: Space, named: set[str]) -> Space:
     """Take out architectures that go with none of the encoders; refuse if the user named them."""
-    archs = space._values("model.arch", space.base.model.arch)
+    if not space.has_archs:
+        return space
+    archs = space.names("model.arch")
     possible = {arch for arch, _ in space.model_pairs()}
     usable = {encoder for _, encoder in space.model_pairs()}
     for arch in archs:
         if arch not in possible and (named & {"model.arch"} or not possible):
-            encoders = space._values("model.encoder", space.base.model.encoder)
+            encoders = space.names("model.encoder")
             reason = incompatibility(arch, encoders[0])
             key = "model.arch" if "model.arch" in named else "model.encoder"
             raise EntryError((key,), f"{arch} goes with none of {', '.join(encoders)}: {reason}")

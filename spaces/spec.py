@@ -5,122 +5,23 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
-from spaces import segmentation
-from spaces.config import Section, TrialConfig, parameter_types, unflatten
-from spaces.errors import InputError, did_you_mean, pydantic_message
+from spaces import segmentation, text_detection
+from spaces.config import BaseTrialConfig, Section, TrialConfig, parameter_types, unflatten
+from spaces.data import AnyDataSpec, DataSpec, TextDataSpec
+from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.space import EntryError, Space, build_space
+from spaces.starting import StartingPoint
+from spaces.text_detection import TextTrialConfig
 from spaces.yamlfile import Document, Key, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-TASKS = ("segmentation",)
-
-
-class SplitSpec(Section):
-    """One split: two folders whose files pair by stem, or a list file, or a share of `train`."""
-
-    images: str | None = None
-    masks: str | None = None
-    mask_suffix: str = ""
-    """What a mask's stem has behind its image's: `_L` pairs `a.png` with `a_L.png`."""
-    list: str | None = None
-    """A text file of `image mask` lines (tab or spaces), relative to the file's own folder."""
-    fraction: float | None = Field(None, gt=0, lt=1)
-    """val only: this share of the train images, drawn by `seed`."""
-    group: str | None = None
-    """A regular expression on the stem; images with equal first capture stay on one side."""
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _one_source(self) -> SplitSpec:
-        folders = self.images is not None or self.masks is not None
-        given = [folders, self.list is not None, self.fraction is not None]
-        if sum(given) != 1:
-            raise ValueError("give images and masks, or list, or (val only) fraction")
-        if folders and (self.images is None or self.masks is None):
-            missing = "images" if self.images is None else "masks"
-            raise ValueError(f"{missing} is missing; images and masks go together")
-        if self.group is not None:
-            if self.fraction is None:
-                raise ValueError("group: goes with fraction only")
-            try:
-                groups = re.compile(self.group).groups
-            except re.error as error:
-                raise ValueError(f"group: not a regular expression: {error}") from None
-            if groups < 1:
-                raise ValueError("group: needs one capture, as in '^([^_]+)_'")
-        return self
-
-
-class DataSpec(Section):
-    """Images and masks, and what the mask values mean."""
-
-    train: SplitSpec
-    val: SplitSpec
-    test: SplitSpec | None = None
-    classes: Annotated[list[str], Field(min_length=1, max_length=255)] | str
-    """Class names in index order (one name = binary), or a .json or .txt file that has them."""
-    ignore_index: int | None = Field(None, ge=0, le=65535)
-    """Mask value that counts neither in the loss nor in the score."""
-    palette: list[tuple[int, int, int]] | None = None
-    """RGB colour of each class, for colour masks."""
-    palette_ignore: list[tuple[int, int, int]] = Field(default_factory=list)
-    """RGB colours of ignored pixels."""
-    max_pixels: int = Field(100_000_000, ge=1)
-    """Larger images are refused before they are decoded (decompression bombs)."""
-
-    @property
-    def names(self) -> list[str]:
-        """Class names; a class file has been read by then (`StudySpec.load`)."""
-        assert isinstance(self.classes, list)
-        return self.classes
-
-    @property
-    def binary(self) -> bool:
-        return len(self.names) == 1
-
-    @field_validator("train", "test")
-    @classmethod
-    def _no_fraction(cls, split: SplitSpec | None) -> SplitSpec | None:
-        if split is not None and split.fraction is not None:
-            raise ValueError("fraction: is for val only")
-        return split
-
-    @model_validator(mode="after")
-    def _check(self) -> DataSpec:
-        if isinstance(self.classes, list):
-            twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
-            if twice:
-                raise ValueError(f"classes: {twice[0]} stands twice")
-            if self.palette is not None and len(self.palette) != len(self.classes):
-                raise ValueError(
-                    f"palette: has {len(self.palette)} colours, but there are "
-                    f"{len(self.classes)} classes"
-                )
-            if self.ignore_index is not None and self.ignore_index < len(self.classes):
-                name = self.classes[self.ignore_index]
-                raise ValueError(f"ignore_index: {self.ignore_index} is the index of class {name}")
-        colours = self.palette or []
-        for key, listed in (("palette", colours), ("palette_ignore", self.palette_ignore)):
-            for i, colour in enumerate(listed):
-                if not all(0 <= channel <= 255 for channel in colour):
-                    raise ValueError(f"{key}: a colour is R, G, B in 0..255, but got {colour}")
-                if colour in listed[:i] or (listed is not colours and colour in colours):
-                    raise ValueError(f"{key}: the colour {colour} stands twice")
-        return self
 
 
 class BudgetSpec(Section):
@@ -156,11 +57,11 @@ class PrunerSpec(Section):
 
 
 class StudySpec(Section):
-    """A study file."""
+    """A study file; each task has a subclass with its own `data`."""
 
     name: str
-    task: Literal["segmentation"]
-    data: DataSpec
+    task: str
+    data: AnyDataSpec
     space: dict[str, Any] = Field(default_factory=dict)
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
@@ -192,7 +93,16 @@ class StudySpec(Section):
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
         """Read back `to_json`."""
-        return cls.model_validate_json(text)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> StudySpec:
+        """Check the content of a study file whose paths are absolute and whose task is known.
+
+        Raises:
+            pydantic.ValidationError: a key or value that is wrong.
+        """
+        return TASKS[tree["task"]].study.model_validate(tree)
 
     def to_json(self) -> str:
         """The canonical form that is stored with a study."""
@@ -200,15 +110,81 @@ class StudySpec(Section):
 
     def search_space(self) -> Space:
         """Build the space; raises EntryError for a wrong entry."""
-        epochs = self.space.get("train.epochs", TrialConfig().train.epochs)
-        whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
-        default = segmentation.default_space(epochs if whole else 1, binary=self.data.binary)
+        default = self.default_space(self._epochs())
         if not self.use_default_space:
             default = Space({}, {}, default.base)
+        return build_space(default, json.loads(json.dumps(self.space)))
+
+    def default_space(self, epochs: int) -> Space:
+        """Return what is searched where the file names nothing."""
+        raise NotImplementedError
+
+    @property
+    def starting_points(self) -> tuple[StartingPoint, ...]:
+        """Recipes of the field, tried first."""
+        raise NotImplementedError
+
+    def _epochs(self) -> int:
+        """Length of a trial; 1 where the file's is wrong, which `build_space` will say."""
+        epochs = self.space.get("train.epochs", TrialConfig().train.epochs)
+        whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
+        return epochs if whole else 1
+
+
+class SegmentationStudySpec(StudySpec):
+    """A study of semantic segmentation."""
+
+    task: Literal["segmentation"]
+    data: DataSpec
+
+    def search_space(self) -> Space:
         for name in segmentation.BINARY_ONLY:
             if name in self.space and not self.data.binary:
                 raise EntryError((name,), "counts in binary tasks only (one class); remove it")
-        return build_space(default, json.loads(json.dumps(self.space)))
+        return super().search_space()
+
+    def default_space(self, epochs: int) -> Space:
+        return segmentation.default_space(epochs, binary=self.data.binary)
+
+    @property
+    def starting_points(self) -> tuple[StartingPoint, ...]:
+        return segmentation.STARTING_POINTS
+
+
+class TextDetectionStudySpec(StudySpec):
+    """A study of DBNet text detection."""
+
+    task: Literal["text_detection"]
+    data: TextDataSpec
+
+    def default_space(self, epochs: int) -> Space:
+        return text_detection.default_space(epochs)
+
+    @property
+    def starting_points(self) -> tuple[StartingPoint, ...]:
+        return text_detection.STARTING_POINTS
+
+
+@dataclass(frozen=True)
+class Task:
+    """The models of a task's study files and configs."""
+
+    study: type[StudySpec]
+    data: type[DataSpec] | type[TextDataSpec]
+    config: type[BaseTrialConfig]
+
+
+TASKS = {
+    "segmentation": Task(SegmentationStudySpec, DataSpec, TrialConfig),
+    "text_detection": Task(TextDetectionStudySpec, TextDataSpec, TextTrialConfig),
+}
+
+
+def default_space(task: str, epochs: int) -> Space:
+    """Return what a task searches where a study file names nothing (segmentation: many classes)."""
+    if task == "text_detection":
+        return text_detection.default_space(epochs)
+    return segmentation.default_space(epochs, binary=False)
 
 
 def check_study_name(name: str) -> None:
@@ -232,7 +208,7 @@ def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
 
 
-def load_run_config(path: Path) -> tuple[DataSpec, TrialConfig]:
+def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
     """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
 
     Raises:
@@ -249,26 +225,22 @@ def load_run_config(path: Path) -> tuple[DataSpec, TrialConfig]:
     for key in ("task", "data", "trial"):
         if key not in data:
             raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
-    if data["task"] not in TASKS:
-        raise InputError(
-            f"task: must be {' or '.join(TASKS)}, but got {data['task']!r} "
-            f"({document.where(('task',))})"
-        )
+    task = TASKS[_task(data, document)]
     _resolve_paths(data, document, path.resolve().parent)
     try:
-        data_spec = DataSpec.model_validate(data["data"])
+        data_spec = task.data.model_validate(data["data"])
     except ValidationError as error:
-        raise _input_error(error, document, ("data",), DataSpec) from None
+        raise _input_error(error, document, ("data",), task.data) from None
     try:
-        return data_spec, TrialConfig.model_validate(data["trial"])
+        return data_spec, task.config.model_validate(data["trial"])
     except ValidationError as error:
-        raise _input_error(error, document, ("trial",), TrialConfig) from None
+        raise _input_error(error, document, ("trial",), task.config) from None
 
 
-def dump_run_config(task: str, data: DataSpec, config: TrialConfig) -> str:
+def dump_run_config(data: AnyDataSpec, config: BaseTrialConfig) -> str:
     """Return the text of an exported `config.yaml`."""
     tree = {
-        "task": task,
+        "task": config.task,
         "data": data.model_dump(mode="json", exclude_none=True),
         "trial": unflatten(config.flat()),
     }
@@ -277,8 +249,16 @@ def dump_run_config(task: str, data: DataSpec, config: TrialConfig) -> str:
 
 def study_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of study files, for completion in editors."""
-    schema = StudySpec.model_json_schema()
-    trial = TrialConfig.model_json_schema()
+    schemas = [_task_schema(task) for task in TASKS.values()]
+    definitions: dict[str, Any] = {}
+    for schema in schemas:
+        definitions.update(schema.pop("$defs"))
+    return {"title": "segtune study file", "oneOf": schemas, "$defs": definitions}
+
+
+def _task_schema(task: Task) -> dict[str, Any]:
+    schema = task.study.model_json_schema()
+    trial = task.config.model_json_schema()
     schema.setdefault("$defs", {}).update(trial.get("$defs", {}))
     range_ = {
         "type": "object",
@@ -299,7 +279,7 @@ def study_schema() -> dict[str, Any]:
         "description": "a value pins, a list is a choice, {low, high, log} is a range",
         "properties": {
             name: {"anyOf": [_leaf(trial, name), {"type": "array", "minItems": 1}, range_]}
-            for name in parameter_types()
+            for name in parameter_types(task.config)
         },
     }
     for part in ("sampler", "pruner"):
@@ -307,13 +287,12 @@ def study_schema() -> dict[str, Any]:
         schema["properties"][part] = {
             "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{part.capitalize()}Spec"}]
         }
-    schema["title"] = "segtune study file"
     return schema
 
 
 def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
     """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
-    if name == "data.resolution":
+    if name == "data.resolution" and schema["title"] == TrialConfig.__name__:
         return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
     node = schema
     for part in name.split("."):
@@ -337,15 +316,27 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
     _resolve_paths(data, document, folder)
+    study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
     try:
-        spec = StudySpec.model_validate(data)
+        spec = study.model_validate(data)
     except ValidationError as error:
-        raise _input_error(error, document, (), StudySpec) from None
+        raise _input_error(error, document, (), study) from None
     try:
         spec.search_space()
     except EntryError as error:
         raise InputError(f"{error} ({document.where(('space', *error.key))})") from None
     return spec
+
+
+def _task(data: dict[str, Any], document: Document) -> str:
+    """The task's name; raises InputError, with the line, for an unknown one."""
+    name = data["task"]
+    if not isinstance(name, str) or name not in TASKS:
+        raise InputError(
+            f"task: must be {' or '.join(TASKS)}, but got {shown(name)}"
+            f"{did_you_mean(str(name), TASKS)} ({document.where(('task',))})"
+        )
+    return name
 
 
 def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
@@ -355,11 +346,12 @@ def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> No
         return
     for split in ("train", "val", "test"):
         paths = section.get(split)
-        for key in ("images", "masks", "list"):
+        for key in ("images", "masks", "labels", "list"):
             if isinstance(paths, dict) and isinstance(paths.get(key), str):
                 where = document.where(("data", split, key))
                 found = _existing(folder, paths[key], f"data.{split}.{key}", where)
-                if found.is_dir() == (key == "list"):
+                wrong = not found.is_dir() if key in ("images", "masks") else found.is_dir()
+                if wrong and key != "labels":
                     kind = "a folder" if found.is_dir() else "not a folder"
                     raise InputError(f"data.{split}.{key}: {found} is {kind} ({where})")
                 paths[key] = str(found)
@@ -421,7 +413,8 @@ def _input_error(
     if first["type"] == "extra_forbidden":
         message = f"unknown key{did_you_mean(str(loc[-1]), known)}"
         if len(loc) == 1 and not prefix and "mean" not in message:
-            hint = did_you_mean(str(loc[-1]), parameter_types())
+            task = TASKS.get(str(document.data.get("task")), TASKS["segmentation"])
+            hint = did_you_mean(str(loc[-1]), parameter_types(task.config))
             message += hint.replace("?", ", under `space:`?")
     elif first["type"] == "missing" and isinstance(loc[-1], int):
         message, loc = f"needs {loc[-1] + 1} values, but got {first['input']}", loc[:-1]
@@ -456,4 +449,5 @@ def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         if not nested:
             return []
         model = nested[0]
-    return list(model.model_fields)
+    own = [name for name in model.model_fields if name in model.__annotations__]
+    return [*own, *(name for name in model.model_fields if name not in own)]  # bases last

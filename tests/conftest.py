@@ -145,6 +145,12 @@ def camvid() -> Path:
     return _real_data("camvid")
 
 
+@pytest.fixture(scope="session")
+def sroie() -> Path:
+    """The SROIE folder; absent on a laptop is a skip, in CI an error."""
+    return _real_data("sroie")
+
+
 def _real_data(name: str) -> Path:
     folder = DATA / name
     if not folder.is_dir():

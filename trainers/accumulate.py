@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ def backward(
     run: Callable[[Tensor], Tensor],
     model: nn.Module,
     images: Tensor,
-    target: Tensor,
-    loss: SegmentationLoss,
+    target: Any,
+    loss: Callable[[Tensor, Any], tuple[Tensor, dict[str, Tensor]]],
     micro_batch: int,
     scale: Callable[[Tensor], Tensor],
     smallest: int = 1,
@@ -32,7 +33,8 @@ def backward(
 
     Args:
         run: images (b, 3, H, W) -> logits (b, C, H, W), under autocast.
-        images, target: the whole effective batch.
+        images: the whole effective batch.
+        target: what the loss calls the batch's target.
         micro_batch: images at once, >= 1.
         scale: the gradient scaler's `scale`.
         smallest: images that the network needs at once in training.
@@ -43,7 +45,7 @@ def backward(
         if total.requires_grad:
             scale(total).backward()
         return parts
-    if loss.separable:
+    if isinstance(loss, SegmentationLoss) and loss.separable:
         return _one_pass(run, images, target, loss, chunks, scale)
     device = images.device
     states, outputs = [], []

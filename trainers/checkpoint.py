@@ -1,19 +1,22 @@
 """Checkpoints that survive a kill at any instant: temporary name, fsync, rename.
 
-`last.pt` holds everything that a run needs to go on; `model-N/` holds the weights of the best epoch
-N in the layout of smp's `save_pretrained`. The model is written first, `last.pt` names it, and only
-then older models are removed: whatever is durable is consistent.
+`state-N.pt` holds the tensors that a run needs to go on after epoch N, `model-N/` the weights of
+the best epoch N in the layout of smp's `save_pretrained`. Both are written first; renaming
+`last.json`, which names them and holds the history, commits the epoch; only then older ones are
+removed. Whatever is durable is consistent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import segmentation_models_pytorch as smp
 import torch
@@ -22,27 +25,48 @@ from torch import nn
 
 from spaces.errors import InputError
 
-LAST = "last.pt"
+LAST = "last.json"
 
 
-def save_last(workdir: Path, state: dict[str, Any]) -> None:
-    """Write `last.pt`: durable before this returns, or the old one is still whole."""
-    temporary = workdir / f"{LAST}.tmp"
-    with open(temporary, "wb") as file:
+def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
+    """Write `state-<epoch>.pt`, durable before this returns; `commit` makes it the last one."""
+    path = workdir / f"state-{epoch}.pt"
+    with _durable(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(workdir / LAST)
+
+
+def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) -> None:
+    """Make `state-<epoch>.pt` and `model-<best_epoch>/` the ones to resume from; drop the others.
+
+    Args:
+        facts: what JSON can hold, returned by `load_last` beside the tensors.
+    """
+    with _durable(workdir / LAST) as file:
+        file.write(json.dumps({"epoch": epoch, "best_epoch": best_epoch, **facts}).encode())
     _sync_folder(workdir)
+    for path in workdir.glob("state-*"):
+        if path.name != f"state-{epoch}.pt":
+            path.unlink()
+    remove_models(workdir, but=best_epoch)
 
 
 def load_last(workdir: Path) -> dict[str, Any] | None:
-    """Return the state of `last.pt` on the CPU, or None where there is none."""
+    """Return the state and facts of the last committed epoch, on the CPU, or None."""
     path = workdir / LAST
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    facts: dict[str, Any] = json.loads(path.read_text())
+    state = torch.load(
+        workdir / f"state-{facts['epoch']}.pt", map_location="cpu", weights_only=True
+    )
+    return {**state, **facts}
+
+
+def remove_last(workdir: Path) -> None:
+    """Delete what a run would resume from; its models stay."""
+    (workdir / LAST).unlink(missing_ok=True)
+    for path in workdir.glob("state-*"):
+        path.unlink()
 
 
 def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
@@ -83,11 +107,22 @@ def _load(folder: Path) -> nn.Module:
     return model
 
 
-def remove_old_models(workdir: Path, keep: int | None) -> None:
-    """Delete every `model-N/` but that of epoch `keep`, and what a kill left half written."""
+def remove_models(workdir: Path, but: int | None) -> None:
+    """Delete every `model-N/` but that of epoch `but`, and what a kill left half written."""
     for path in workdir.glob("model-*"):
-        if keep is None or path.name != f"model-{keep}":
+        if but is None or path.name != f"model-{but}":
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to; it takes `path`'s place, fsynced, when the block ends well."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

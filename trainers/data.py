@@ -11,23 +11,40 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from spaces.config import Section
+from spaces.data import DataSpec, Share, SplitSpec
 from spaces.errors import InputError
 from spaces.paths import cache_dir
-from spaces.spec import DataSpec, SplitSpec
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+class Imaged(Protocol):
+    """A sample of any task."""
+
+    @property
+    def image(self) -> str:
+        """Absolute path."""
+        ...
+
+    @property
+    def stem(self) -> str: ...
+
+
+S = TypeVar("S", bound=Imaged)
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ class SegmentationData:
         return self.splits[name]
 
 
-def load_data(spec: DataSpec) -> SegmentationData:
+def load_segmentation_data(spec: DataSpec) -> SegmentationData:
     """Find every pair, read every file, and return the checked data set.
 
     The result is remembered by the files' names, sizes and times, so that the next call is quick.
@@ -79,24 +96,36 @@ def load_data(spec: DataSpec) -> SegmentationData:
         InputError: naming the first file that is wrong, and why.
     """
     splits = find_splits(spec)
-    key = _stat_key(spec, splits)
-    memo = cache_dir() / "preflight" / f"{key}.json"
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    return SegmentationData(spec, splits, facts["counts"], facts["fingerprint"])
+
+
+def recalled(
+    spec: Section, splits: Mapping[str, Sequence[Any]], read: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what `read` finds out about a data set: from the last time where no file has changed.
+
+    Args:
+        splits: dataclasses whose fields are paths.
+        read: reads all files; its answer must fit into JSON.
+    """
+    memo = cache_dir() / "preflight" / f"{_stat_key(spec, splits)}.json"
     if memo.exists():
-        known = json.loads(memo.read_text())
-        return SegmentationData(spec, splits, known["counts"], known["fingerprint"])
-    data = _read_all(spec, splits)
+        known: dict[str, Any] = json.loads(memo.read_text())
+        return known
+    facts = read()
     memo.parent.mkdir(parents=True, exist_ok=True)
     temporary = memo.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"counts": data.counts, "fingerprint": data.fingerprint}))
+    temporary.write_text(json.dumps(facts))
     temporary.replace(memo)
-    return data
+    return facts
 
 
 def find_splits(spec: DataSpec) -> dict[str, list[Sample]]:
     """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
     splits = {"train": find_samples(spec.train, "train")}
     if spec.val.fraction is not None:
-        splits["train"], splits["val"] = _divide(splits["train"], spec.val)
+        splits["train"], splits["val"] = divide(splits["train"], spec.val)
     else:
         splits["val"] = find_samples(spec.val, "val")
     if spec.test is not None:
@@ -153,29 +182,30 @@ def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sam
     for key, folder in (("images", images), ("masks", masks)):
         if not folder.is_dir():
             raise InputError(f"data.{name}.{key}: {folder} is not a folder")
-    by_stem = {key: _by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
+    stems = {key: by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
     samples = []
-    missing = [stem for stem in by_stem["image"] if stem + suffix not in by_stem["mask"]]
+    missing = [stem for stem in stems["image"] if stem + suffix not in stems["mask"]]
     if missing:
-        first = by_stem["image"][missing[0]]
+        first = stems["image"][missing[0]]
         raise InputError(
-            f"data.{name}: {len(missing)} of {len(by_stem['image'])} images have no mask; the "
+            f"data.{name}: {len(missing)} of {len(stems['image'])} images have no mask; the "
             f"first is {first}, whose mask must be {masks / (missing[0] + suffix)}.png (or .tif); "
             "masks pair by stem, see data.*.mask_suffix"
         )
-    used = {stem + suffix for stem in by_stem["image"]}
-    spare = sorted(set(by_stem["mask"]) - used)
-    if spare and by_stem["image"]:
+    used = {stem + suffix for stem in stems["image"]}
+    spare = sorted(set(stems["mask"]) - used)
+    if spare and stems["image"]:
         raise InputError(
-            f"data.{name}: {len(spare)} of {len(by_stem['mask'])} masks have no image; the first "
-            f"is {by_stem['mask'][spare[0]]}"
+            f"data.{name}: {len(spare)} of {len(stems['mask'])} masks have no image; the first "
+            f"is {stems['mask'][spare[0]]}"
         )
-    for stem, image in by_stem["image"].items():
-        samples.append(Sample(str(image), str(by_stem["mask"][stem + suffix])))
+    for stem, image in stems["image"].items():
+        samples.append(Sample(str(image), str(stems["mask"][stem + suffix])))
     return samples
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
@@ -211,10 +241,10 @@ def _from_list(path: Path, name: str) -> list[Sample]:
     return samples
 
 
-def _divide(samples: list[Sample], val: SplitSpec) -> tuple[list[Sample], list[Sample]]:
-    """Draw whole groups for validation until the fraction is reached."""
+def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
+    """Draw whole groups for validation until the fraction is reached: (train, val)."""
     assert val.fraction is not None
-    groups: dict[str, list[Sample]] = {}
+    groups: dict[str, list[S]] = {}
     for sample in samples:
         if val.group is None:
             groups.setdefault(sample.image, []).append(sample)
@@ -229,7 +259,7 @@ def _divide(samples: list[Sample], val: SplitSpec) -> tuple[list[Sample], list[S
     names = sorted(groups)
     random.Random(val.seed).shuffle(names)
     wanted = max(1, round(val.fraction * len(samples)))
-    chosen: list[Sample] = []
+    chosen: list[S] = []
     while names and len(chosen) < wanted:
         chosen += groups[names.pop()]
     kept = [sample for name in names for sample in groups[name]]
@@ -344,13 +374,13 @@ class _Facts:
     counts: list[int]
 
 
-def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> SegmentationData:
-    """Decode every file; collect class counts and content hashes."""
+def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
+    """Decode every file; return the train split's class counts and the fingerprint."""
     facts: dict[str, list[_Facts]] = {}
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for name, samples in splits.items():
             facts[name] = list(pool.map(lambda sample: _check_sample(sample, spec), samples))
-    _check_overlap(splits, facts)
+    check_overlap(splits, {name: [f.digest for f in found] for name, found in facts.items()})
     totals = {
         name: np.sum([fact.counts for fact in found], axis=0) for name, found in facts.items()
     }
@@ -365,7 +395,7 @@ def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> SegmentationDa
         digest.update(name.encode())
         for fact in facts[name]:
             digest.update(fact.digest.encode())
-    return SegmentationData(spec, splits, totals["train"].tolist(), digest.hexdigest())
+    return {"counts": totals["train"].tolist(), "fingerprint": digest.hexdigest()}
 
 
 def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
@@ -377,20 +407,25 @@ def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
             f"has {image.shape[1]}x{image.shape[0]}; both must be of one size"
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: max(2, len(spec.names))]
-    return _Facts(_digest(sample.image) + _digest(sample.mask), counts.tolist())
+    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
 
 
-def _digest(path: str) -> str:
+def file_digest(path: str) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_overlap(splits: dict[str, list[Sample]], facts: dict[str, list[_Facts]]) -> None:
-    """Refuse an image that stands in two splits: its score would be a memory test."""
+def check_overlap(splits: Mapping[str, Sequence[Imaged]], digests: dict[str, list[str]]) -> None:
+    """Refuse an image that stands in two splits: its score would be a memory test.
+
+    Args:
+        digests: {split: one text a sample, which begins with the digest of its image}.
+    """
     seen: dict[str, tuple[str, str]] = {}
     for name in sorted(splits):
-        for sample, fact in zip(splits[name], facts[name], strict=True):
-            image = fact.digest[:64]
+        for sample, digest in zip(splits[name], digests[name], strict=True):
+            image = digest[:64]
             other = seen.setdefault(image, (name, sample.image))
             if other[0] != name:
                 raise InputError(
@@ -399,7 +434,7 @@ def _check_overlap(splits: dict[str, list[Sample]], facts: dict[str, list[_Facts
                 )
 
 
-def _stat_key(spec: DataSpec, splits: dict[str, list[Sample]]) -> str:
+def _stat_key(spec: Section, splits: Mapping[str, Sequence[Any]]) -> str:
     """SHA-256 over names, sizes and modification times: equal key, unchanged data."""
     digest = hashlib.sha256(spec.model_dump_json().encode())
     for name in sorted(splits):
@@ -410,6 +445,6 @@ def _stat_key(spec: DataSpec, splits: dict[str, list[Sample]]) -> str:
     return digest.hexdigest()
 
 
-def _paths(samples: Sequence[Sample]) -> Iterable[str]:
+def _paths(samples: Sequence[Any]) -> Iterable[str]:
     for sample in samples:
         yield from asdict(sample).values()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from spaces.config import TrialConfig
@@ -16,6 +16,7 @@ from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
 from trainers.losses import IGNORE
 from trainers.metrics import ConfusionMatrix
+from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
 from trainers.segmentation import SegmentationTask, at_original_size, class_map
 
@@ -28,9 +29,11 @@ class Evaluation:
 
     scores: dict[str, Any]
     pictures: list[Path]
+    classes: list[str]
+    """Names of the classes that the scores list."""
 
 
-def evaluate(
+def evaluate_segmentation(
     model_folder: Path, config: TrialConfig, data: SegmentationData, split: str, to: Path
 ) -> Evaluation:
     """Score a saved model on a split as its training did, and write overlays into `to`.
@@ -47,13 +50,10 @@ def evaluate(
     task.loss.set_epoch(config.train.epochs)
     scores = task.validate(model, split)
     ious = _image_ious(task, model, split)
-    order = sorted(range(len(ious)), key=lambda i: -ious[i])
-    count = min(PICTURES, len(order) // 2 or 1)
-    chosen = {f"best-{rank + 1}": order[rank] for rank in range(count)}
-    chosen |= {f"worst-{rank + 1}": order[-1 - rank] for rank in range(count)}
-    to.mkdir(parents=True, exist_ok=True)
+    chosen = best_and_worst(ious, PICTURES)
+    picture_folder(to)
     pictures = _draw(task, model, split, chosen, ious, to)
-    return Evaluation(scores, pictures)
+    return Evaluation(scores, pictures, class_names(data))
 
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
@@ -132,51 +132,11 @@ def overlay(
     scale = max(1, round(320 / width))
     shown = [Image.fromarray(p).resize((width * scale, height * scale)) for p in panels]
     present = sorted(set(np.unique(true[~void])) | set(np.unique(guess)))
-    return _sheet(shown, caption, [(names[c], tuple(colours[c])) for c in present])
-
-
-def _sheet(
-    panels: list[Image.Image], caption: str, legend: list[tuple[str, tuple[int, ...]]]
-) -> Image.Image:
-    """Lay three panels out under a caption and over a legend."""
-    font = ImageFont.load_default(14)
-    width, height = panels[0].size
-    gap, head = 8, 46
-    total = 3 * width + 2 * gap
-    places, x, y = [], 4, 0
-    for name, colour in legend:
-        needed = 30 + int(font.getlength(name))
-        if x + needed > total:
-            x, y = 4, y + 22
-        places.append((x, y, name, colour))
-        x += needed
-    sheet = Image.new("RGB", (total, head + height + y + 34), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((4, 4), caption, fill="black", font=font)
-    for i, (panel, title) in enumerate(
-        zip(panels, ("ground truth", "prediction", "errors (red)"), strict=True)
-    ):
-        draw.text((i * (width + gap) + 4, 25), title, fill="black", font=font)
-        sheet.paste(panel, (i * (width + gap), head))
-    for x, y, name, colour in places:
-        top = head + height + 8 + y
-        draw.rectangle((x, top, x + 14, top + 14), fill=colour, outline="black")
-        draw.text((x + 19, top - 1), name, fill="black", font=font)
-    return sheet
+    titles = ("ground truth", "prediction", "errors (red)")
+    legend = [(names[c], tuple(int(v) for v in colours[c])) for c in present]
+    return sheet(list(zip(titles, shown, strict=True)), caption, legend)
 
 
 def class_names(data: SegmentationData) -> list[str]:
     """Names of the classes that scores list, with the background of a binary task."""
     return ["background", *data.spec.names] if data.spec.binary else data.spec.names
-
-
-def palette(classes: int) -> np.ndarray:
-    """Return (classes, 3) uint8 colours that are well apart in hue and lightness."""
-    import colorsys
-
-    colours = []
-    for index in range(classes):
-        hue = (index * 0.61803398875) % 1.0
-        lightness = (0.45, 0.62, 0.33)[index % 3]
-        colours.append([round(255 * c) for c in colorsys.hls_to_rgb(hue, lightness, 0.75)])
-    return np.array(colours, dtype=np.uint8)

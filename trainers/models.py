@@ -30,7 +30,8 @@ def build_model(config: ModelConfig, logits: int) -> nn.Module:
             classes=logits,
         )
     except Exception as error:
-        raise _explain(config, error) from error
+        what = f"model.arch {config.arch} with model.encoder {config.encoder}"
+        raise explain(what, config.encoder, config.encoder_weights, error) from error
 
 
 def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None:
@@ -46,7 +47,7 @@ def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None
     except Exception as error:
         raise InputError(
             f"model.arch {config.arch} with model.encoder {config.encoder} does not run at "
-            f"{size[0]}x{size[1]}: {_short(error)}"
+            f"{size[0]}x{size[1]}: {short_message(error)}"
         ) from error
 
 
@@ -64,27 +65,28 @@ def forward(model: nn.Module, images: Tensor) -> Tensor:
     return logits[..., :height, :width]
 
 
-def _explain(config: ModelConfig, error: Exception) -> InputError:
-    pair = f"model.arch {config.arch} with model.encoder {config.encoder}"
-    if config.encoder_weights is None:
-        return InputError(f"{pair} cannot be built: {_short(error)}")
-    if isinstance(error, KeyError) and config.encoder in smp.encoders.encoders:
-        known = smp.encoders.encoders[config.encoder]["pretrained_settings"]
+def explain(what: str, encoder: str, weights: str | None, error: Exception) -> InputError:
+    """Say why a network could not be built: the encoder, or its pretrained weights."""
+    if weights is None:
+        return InputError(f"{what} cannot be built: {short_message(error)}")
+    if isinstance(error, KeyError) and encoder in smp.encoders.encoders:
+        known = smp.encoders.encoders[encoder]["pretrained_settings"]
         return InputError(
-            f"model.encoder_weights: {config.encoder} has no {config.encoder_weights!r} weights"
-            f"{did_you_mean(config.encoder_weights, known)}; known: {', '.join(known) or 'none'}, "
+            f"model.encoder_weights: {encoder} has no {weights!r} weights"
+            f"{did_you_mean(weights, known)}; known: {', '.join(known) or 'none'}, "
             "and null to train from scratch"
         )
     if isinstance(error, OSError | RuntimeError):
         return InputError(
-            f"model.encoder_weights: the {config.encoder_weights!r} weights of {config.encoder} "
-            f"could not be loaded ({_short(error)}); is this machine offline? Fetch them once on "
-            "one that is not and copy its Hugging Face cache, or set model.encoder_weights: null "
-            "to train from scratch"
+            f"model.encoder_weights: the {weights!r} weights of {encoder} could not be loaded "
+            f"({short_message(error)}); is this machine offline? Fetch them once on one that is "
+            "not and copy its Hugging Face cache, or set model.encoder_weights: null to train from "
+            "scratch"
         )
-    return InputError(f"{pair} cannot be built: {_short(error)}")
+    return InputError(f"{what} cannot be built: {short_message(error)}")
 
 
-def _short(error: Exception) -> str:
+def short_message(error: Exception) -> str:
+    """An error's text on one line, 200 characters at most."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "..."

@@ -34,10 +34,14 @@ def lr_factor(step: int, steps_per_epoch: int, epochs: int, optim: OptimConfig) 
 
 def region_share(epoch: int, loss: LossConfig) -> float:
     """Return the share of the region term: 0 in warm-up, then a linear ramp to `region_share`."""
-    if epoch < loss.warmup_epochs:
+    return loss.region_share * ramp(epoch, loss.warmup_epochs, loss.ramp_epochs)
+
+
+def ramp(epoch: int, warmup_epochs: int, ramp_epochs: int) -> float:
+    """Return 0 in warm-up, then a linear ramp that reaches 1 in its last epoch (epochs from 0)."""
+    if epoch < warmup_epochs:
         return 0.0
-    ramped = (epoch - loss.warmup_epochs + 1) / max(1, loss.ramp_epochs)
-    return loss.region_share * min(1.0, ramped)
+    return min(1.0, (epoch - warmup_epochs + 1) / max(1, ramp_epochs))
 
 
 def smooth(epoch: int, loss: LossConfig) -> float:

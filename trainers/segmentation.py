@@ -10,20 +10,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from spaces.config import TrialConfig
-from spaces.space import Free
+from spaces.config import DataConfig, ModelConfig, TrialConfig
+from spaces.errors import InputError
+from spaces.models import ENCODERS, min_batch, min_side
+from spaces.space import Free, Space
 from trainers.augment import augment_sample, build_augment
+from trainers.batches import batch_sizes, epoch_loader, layout, normalise
 from trainers.cache import Arrays, load_arrays
 from trainers.data import SegmentationData
 from trainers.losses import SegmentationLoss
 from trainers.metrics import ConfusionMatrix, ThresholdCurve
-from trainers.models import forward
+from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
-STD = (0.229, 0.224, 0.225)
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
 
@@ -46,34 +47,32 @@ class SegmentationTask:
         self.free = free
         self.binary = data.spec.binary
         self.val_batch = VAL_BATCH
+        self.memory_format = layout(config.train)
         self.logits = 1 if self.binary else data.classes
         self.loss = SegmentationLoss(config.loss, data.counts, binary=self.binary, device=device)
         self.samples = len(data.split("train"))
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
     @property
-    def memory_format(self) -> torch.memory_format:
-        """Layout of images and weights."""
-        last = self.config.train.channels_last
-        return torch.channels_last if last else torch.contiguous_format
+    def min_batch(self) -> int:
+        """Images that the network needs at once in training."""
+        return min_batch(self.config.model.arch)
+
+    @property
+    def memory_key(self) -> str:
+        """What decides how many images fit into memory, but for device and precision."""
+        model = self.config.model
+        return f"{model.arch}/{model.encoder}/{self.config.data.resolution}"
+
+    def build_model(self) -> nn.Module:
+        """Return the network of the config; raises InputError where it cannot be had."""
+        return build_model(self.config.model, self.logits)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
-        train = self.config.train
         arrays = load_arrays(self.data, "train", self.config.data.size)
         dataset = _Samples(arrays, self.config)
-        order = torch.randperm(
-            len(dataset), generator=torch.Generator().manual_seed(train.seed * 1_000_003 + epoch)
-        ).tolist()
-        sizes = batch_sizes(len(order), train.batch_size)
-        ends = np.cumsum(sizes)
-        batches = [
-            [(epoch, index) for index in order[end - size : end]]
-            for end, size in zip(ends, sizes, strict=True)
-        ]
-        cuda = self.device.type == "cuda"
-        workers = train.workers if train.workers is not None else (4 if cuda else 0)
-        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=cuda)
+        loader = epoch_loader(dataset, len(arrays), self.config.train, epoch, self.device)
         for images, masks in loader:
             yield self._to_device(images), masks.to(self.device, non_blocking=True).long()
 
@@ -89,7 +88,8 @@ class SegmentationTask:
         Returns:
             metric: mIoU, or for a binary task the foreground's IoU at the best (free) or the
             given threshold; per_class; pixel_accuracy; loss {total, pixel, region}; and for a
-            binary task `binary` with threshold, precision, recall and f1.
+            binary task `binary` with threshold, precision, recall and f1, and in `decode` the
+            threshold where it is free.
         """
         model.eval()
         confusion = ConfusionMatrix(self.data.classes, self.device)
@@ -111,6 +111,7 @@ class SegmentationTask:
             best = curve.best()
             return {
                 "metric": best.iou,
+                "decode": dict.fromkeys(self.free, best.threshold),
                 "per_class": [best.background_iou, best.iou],
                 "pixel_accuracy": best.pixel_accuracy,
                 "binary": {
@@ -145,6 +146,11 @@ class SegmentationTask:
             yield logits, masks, arrays.originals[start:stop]
             start = stop
 
+    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+        """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
+        pairs = zip(report["per_class"], self.data.counts, strict=True)
+        return [iou if count else math.nan for iou, count in pairs]
+
     def _fitting_logits(self, model: nn.Module, images: Tensor) -> Tensor | None:
         """Logits in fp32; None where memory ran out, and then `val_batch` is halved."""
         try:
@@ -164,28 +170,13 @@ class SegmentationTask:
 
     def _to_device(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the host -> normalised float on the device."""
-        images = images.to(self.device, non_blocking=True).float().div_(255)
-        mean = torch.tensor(MEAN, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(STD, device=self.device).view(1, 3, 1, 1)
-        return images.sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
+        return normalise(images, self.device, self.memory_format)
 
     def _thresholds(self) -> list[float]:
         sweep = self.free.get("decode.threshold")
         if sweep is None:
             return [self.config.decode.threshold]
-        steps = math.floor((sweep.high - sweep.low) / sweep.step + 1e-9)
-        return [round(sweep.low + i * sweep.step, 9) for i in range(steps + 1)]
-
-
-def batch_sizes(samples: int, batch_size: int) -> list[int]:
-    """Return an epoch's batch sizes; a last image that would be alone joins its neighbours."""
-    sizes = [batch_size] * (samples // batch_size)
-    rest = samples % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
+        return sweep.values()
 
 
 def class_map(logits: Tensor) -> Tensor:
@@ -224,9 +215,46 @@ def at_original_size(
         start = stop
 
 
-def dead_class_view(data: SegmentationData, per_class: list[float]) -> list[float]:
-    """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
-    return [iou if count else math.nan for iou, count in zip(per_class, data.counts, strict=True)]
+def check_segmentation_space(space: Space, data: SegmentationData) -> None:
+    """Refuse batches, resolutions and models of the space that cannot be trained.
+
+    Pretrained weights are fetched, so that no trial has to.
+    """
+    check_sizes(space)
+    logits = 1 if data.spec.binary else data.classes
+    for arch, encoder in space.model_pairs():
+        for weights in space.values("model.encoder_weights"):
+            # smp's own pairs are known to run; pretrained weights and timm models must be tried
+            if weights is not None or encoder not in ENCODERS:
+                model = ModelConfig(arch=arch, encoder=encoder, encoder_weights=weights)
+                check_model(model, smallest_size(space), logits)
+
+
+def check_sizes(space: Space) -> None:
+    """Refuse batches and resolutions that an architecture of the space cannot train on."""
+    for arch in {arch for arch, _ in space.model_pairs()}:
+        batch = min(space.values("train.batch_size"))
+        if batch < min_batch(arch):
+            raise InputError(
+                f"train.batch_size: {arch} needs at least {min_batch(arch)} images at once in "
+                f"training (pooled batch norm), but the space has {batch}"
+            )
+        side = min(min(size) for size in sizes(space))
+        if side < min_side(arch):
+            raise InputError(
+                f"data.resolution: {arch} needs sides of at least {min_side(arch)} pixels, but "
+                f"the space has {side}"
+            )
+
+
+def smallest_size(space: Space) -> tuple[int, int]:
+    """(height, width) of the resolution of the smallest area in the space."""
+    return min(sizes(space), key=lambda size: size[0] * size[1])
+
+
+def sizes(space: Space) -> list[tuple[int, int]]:
+    """(height, width) of every resolution in the space."""
+    return [DataConfig(resolution=value).size for value in space.values("data.resolution")]
 
 
 class _Samples(Dataset[tuple[Tensor, Tensor]]):

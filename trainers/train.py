@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.config import TrialConfig
+from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
-from spaces.models import min_batch
 from spaces.paths import cache_dir
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
-from trainers.data import SegmentationData
-from trainers.models import build_model
+from trainers.memory import keep_freed_memory
 from trainers.optim import build_optimizer, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
-from trainers.segmentation import SegmentationTask, dead_class_view
+from trainers.tasks import Data, Task, make_task
 
 Report = dict[str, Any]
 
@@ -61,8 +60,8 @@ class TrialResult:
 
 
 def train(
-    config: TrialConfig,
-    data: SegmentationData,
+    config: BaseTrialConfig,
+    data: Data,
     workdir: Path,
     on_epoch: Callable[[Report], None],
     should_stop: Callable[[], str | None] = lambda: None,
@@ -72,13 +71,13 @@ def train(
 
     Args:
         config: the whole effective config.
-        data: a data set that `load_data` has checked.
+        data: a data set that `tasks.load_data` has checked.
         workdir: checkpoints and the best model go here; a folder of this trial alone.
         on_epoch: called with each epoch's report, after its checkpoint is durable. A resumed run
             first repeats the reports of the epochs it skips.
         should_stop: asked after every step; a reason ends the run there, keeping what the last
             finished epoch has saved.
-        free: dimensions searched inside the run (`decode.threshold`).
+        free: dimensions searched inside the run (`decode.threshold`, `decode.box_thresh`).
 
     Raises:
         InputError: the config cannot run here, or the checkpoint is of another config.
@@ -95,7 +94,7 @@ def train(
     return run.result(reason)
 
 
-def probe_memory(config: TrialConfig, data: SegmentationData) -> tuple[float, int]:
+def probe_memory(config: BaseTrialConfig, data: Data) -> tuple[float, int]:
     """Take one training step and throw it away: (peak MiB of GPU memory, micro-batch that fits).
 
     The micro-batch is remembered for the trials to come.
@@ -111,19 +110,21 @@ class _Run:
 
     def __init__(
         self,
-        config: TrialConfig,
-        data: SegmentationData,
+        config: BaseTrialConfig,
+        data: Data,
         workdir: Path,
         free: Mapping[str, Free],
     ) -> None:
         self.config, self.data, self.workdir = config, data, workdir
         workdir.mkdir(parents=True, exist_ok=True)
-        _check_batch(config, len(data.split("train")))
         self.device = pick_device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = resolve_precision(config.train.precision, self.device)
         torch.manual_seed(config.train.seed)
-        self.task = SegmentationTask(config, data, self.device, self.precision, free)
-        model = build_model(config.model, self.task.logits).to(self.device)
+        self.task = make_task(config, data, self.device, self.precision, free)
+        _check_batch(config, self.task)
+        model = self.task.build_model().to(self.device)
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = grad_scaler(self.device, self.precision)
@@ -194,13 +195,15 @@ class _Run:
 
     def finish_epoch(self) -> Report:
         """Validate, make the epoch durable, and return its report."""
-        scores = self.task.validate(self.model)
+        epoch = self.epoch + 1
+        with ThreadPoolExecutor(1) as pool:  # validation leaves the state as it is
+            saved = pool.submit(checkpoint.save_state, self.workdir, epoch, self._state())
+            scores = self.task.validate(self.model)
+            saved.result()
         share = self.task.loss.share
         report: Report = {
-            "epoch": self.epoch + 1,
-            "metric": scores["metric"],
-            "per_class": scores["per_class"],
-            "pixel_accuracy": scores["pixel_accuracy"],
+            "epoch": epoch,
+            **{name: value for name, value in scores.items() if name != "loss"},
             "train": {**self.losses, "share": share},
             "val": scores["loss"],
             "grad_norm": float(self.norms.mean()) if len(self.norms) else 0.0,
@@ -211,27 +214,30 @@ class _Run:
             "micro_batch": self.micro_batch,
             "seconds": time.perf_counter() - self.started,
         }
-        if "binary" in scores:
-            report["binary"] = scores["binary"]
         self.history.append(report)
         best = self.best
         assert best is not None
         if best is report:
-            checkpoint.save_model(self.workdir, report["epoch"], self.model)
-        self._save(best["epoch"])
-        checkpoint.remove_old_models(self.workdir, keep=best["epoch"])
+            checkpoint.save_model(self.workdir, epoch, self.model)
+        checkpoint.commit(
+            self.workdir,
+            epoch,
+            best["epoch"],
+            {
+                "config": self.config.model_dump(mode="json"),
+                "fingerprint": self.data.fingerprint,
+                "history": self.history,
+            },
+        )
         return report
 
     def result(self, reason: str) -> TrialResult:
         best = self.best
-        decode = {}
-        if best is not None and "decode.threshold" in self.task.free:
-            decode["decode.threshold"] = float(best["binary"]["threshold"])
         return TrialResult(
             reason=reason,
             value=None if best is None else best["metric"],
             best_epoch=None if best is None else best["epoch"],
-            decode=decode,
+            decode={} if best is None else best.get("decode", {}),
             model=None if best is None else self.workdir / f"model-{best['epoch']}",
             history=self.history,
             hardware={
@@ -241,11 +247,9 @@ class _Run:
             },
         )
 
-    def _fitting_step(
-        self, images: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor] | None:
+    def _fitting_step(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Tensor] | None:
         """One optimiser step; out of memory halves the micro-batch and tries the step again."""
-        smallest = min_batch(self.config.model.arch)
+        smallest = self.task.min_batch
         rng = accumulate.rng_state(self.device)
         while True:
             try:
@@ -262,7 +266,7 @@ class _Run:
             _remember(self._memory_key(), fits)
             accumulate.set_rng_state(self.device, rng)
 
-    def _one_step(self, images: Tensor, target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _one_step(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Forward, backward, unscale, clip, step; return loss parts and the gradient norm."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = accumulate.backward(
@@ -273,7 +277,7 @@ class _Run:
             self.task.loss,
             self.micro_batch,
             self.scaler.scale,
-            min_batch(self.config.model.arch),
+            self.task.min_batch,
         )
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(
@@ -286,31 +290,24 @@ class _Run:
             self.step += 1
         return parts, norm.detach()
 
-    def _save(self, best_epoch: int) -> None:
-        checkpoint.save_last(
-            self.workdir,
-            {
-                "config": self.config.model_dump_json(),
-                "fingerprint": self.data.fingerprint,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "loss": self.task.loss.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": accumulate.rng_state(self.device),
-                "micro_batch": self.micro_batch,
-                "step": self.step,
-                "best_epoch": best_epoch,
-                "history": json.dumps(self.history),
-            },
-        )
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loss": self.task.loss.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": accumulate.rng_state(self.device),
+            "micro_batch": self.micro_batch,
+            "step": self.step,
+        }
 
     def _resume(self) -> None:
         """Take up the last checkpoint of this workdir, if there is one."""
         state = checkpoint.load_last(self.workdir)
         if state is None:
             return
-        if state["config"] != self.config.model_dump_json():
+        if state["config"] != self.config.model_dump(mode="json"):
             raise InputError(
                 f"{self.workdir / checkpoint.LAST} is the checkpoint of another config; choose "
                 "another folder or delete it"
@@ -331,7 +328,7 @@ class _Run:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.micro_batch = state["micro_batch"]
         self.step = state["step"]
-        self.history = json.loads(state["history"])
+        self.history = state["history"]
 
     def _vitals(self, report: Report) -> health.Vitals:
         return health.Vitals(
@@ -339,7 +336,7 @@ class _Run:
             pixel_loss=report["train"]["pixel"],
             total_loss=report["train"]["total"],
             grad_norm=report["grad_norm"],
-            per_class=dead_class_view(self.data, report["per_class"]),
+            per_class=self.task.dead_class_view(report),
         )
 
     def _peak_memory_mb(self) -> float:
@@ -348,10 +345,7 @@ class _Run:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
     def _memory_key(self) -> str:
-        model, data = self.config.model, self.config.data
-        return "/".join(
-            (model.arch, model.encoder, data.resolution, self.precision, device_name(self.device))
-        )
+        return f"{self.task.memory_key}/{self.precision}/{device_name(self.device)}"
 
 
 def device_name(device: torch.device) -> str:
@@ -359,13 +353,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _check_batch(config: TrialConfig, samples: int) -> None:
-    needed = min_batch(config.model.arch)
-    smallest = min(config.train.batch_size, config.train.micro_batch or needed, samples)
+def _check_batch(config: BaseTrialConfig, task: Task) -> None:
+    needed = task.min_batch
+    smallest = min(config.train.batch_size, config.train.micro_batch or needed, task.samples)
     if smallest < needed:
         raise InputError(
-            f"train.batch_size: {config.model.arch} needs at least {needed} images at once in "
-            f"training (pooled batch norm), but got {smallest}"
+            f"train.batch_size: {config.flat()['model.arch']} needs at least {needed} images at "
+            f"once in training (pooled batch norm), but got {smallest}"
         )
 
 
@@ -376,7 +370,7 @@ def _memory_file(key: str) -> Path:
     return cache_dir() / "micro_batch" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
-def _remembered(key: str, config: TrialConfig) -> int:
+def _remembered(key: str, config: BaseTrialConfig) -> int:
     """The largest micro-batch known to fit, or the whole batch where nothing is known."""
     path = _memory_file(key)
     if not path.exists():

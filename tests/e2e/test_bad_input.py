@@ -29,11 +29,13 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.sample_data import write_streets
+from search.sample_receipts import write_receipts
 from search.store import open_store
 from search.study import Study, create_or_resume
 from spaces.config import TrialConfig
 from spaces.spec import StudySpec, dump_run_config
-from trainers.data import load_data
+from spaces.text_detection import TextTrialConfig
+from trainers.tasks import load_data
 
 STUDY = """\
 name: small
@@ -57,6 +59,22 @@ sampler: {name: random}
 pruner: none
 """
 
+TEXT_STUDY = """\
+name: words
+task: text_detection
+data:
+  train: {images: pages/train/images, labels: pages/train/labels}
+  val: {images: pages/val/images, labels: pages/val/labels}
+space:
+  train.epochs: 1
+  data.resolution: 64
+  model.encoder: resnet18
+  model.encoder_weights: null
+  # space: line 11
+budget: {trials: 2}
+"""
+
+LABEL = "pages/val/labels/gt_receipt_0000.txt"
 IMAGE = "data/train/images/street_0001.png"
 MASK = "data/train/masks/street_0001.png"
 PAIR = f"{IMAGE} {MASK}\n"
@@ -170,6 +188,18 @@ def space(entry: str, *more: str) -> Change:
     return edit("# space: line 16", "\n  ".join((entry, *more)))
 
 
+def text_space(entry: str) -> Change:
+    return edit("# space: line 11", entry, "words.yaml")
+
+
+def text_exported(place: Place) -> None:
+    """What `segtune export` writes for text detection, with weights that are none."""
+    spec = StudySpec.load(place.folder / "words.yaml")
+    write("best/config.yaml", dump_run_config(spec.data, TextTrialConfig()))(place)
+    write("best/model/config.json", "{}")(place)
+    write("best/model/model.safetensors", "")(place)
+
+
 def write(path: str, content: str | bytes) -> Change:
     def change(place: Place) -> None:
         target = place.folder / path
@@ -243,7 +273,7 @@ def finished(place: Place) -> None:
 
 def exported(place: Place) -> None:
     """What `segtune export --to best` writes, without weights."""
-    config = dump_run_config("segmentation", place.spec().data, TrialConfig())
+    config = dump_run_config(place.spec().data, TrialConfig())
     write("best/config.yaml", config)(place)
 
 
@@ -351,7 +381,8 @@ CASES = [
     Bad("name-slash", line("name: a/b"), "or digit, but got 'a/b' (study.yaml line 1)"),
     Bad("name-of-200", line(f"name: {'x' * 200}"), "xxx... (200 characters)' (study.yaml line 1)"),
     Bad("task", line("task: segmentatoin"),
-        "task: must be 'segmentation', but got 'segmentatoin'; did you mean segmentation?"),
+        "task: must be segmentation or text_detection, but got 'segmentatoin'; did you mean "
+        "segmentation? (study.yaml line 2)"),
     Bad("trials-0", line("budget: {trials: 0}"),
         "budget.trials: must be greater than or equal to 1, but got 0 (study.yaml line 17)"),
     Bad("trials-negative", line("budget: {trials: -3}"),
@@ -586,7 +617,8 @@ CASES = [
         "unknown task segmentatoin; did you mean segmentation?", "init segmentatoin mine"),
     Bad("init-in-file", nothing, "segtune: study.yaml is a file", "init segmentation study.yaml"),
     Bad("init-below-file", nothing, "cannot make the folder", "init segmentation study.yaml/x"),
-    Bad("spaces-task", nothing, "unknown task detection; known: segmentation", "spaces detection"),
+    Bad("spaces-task", nothing,
+        "unknown task ocr; known: segmentation, text_detection", "spaces ocr"),
     Bad("demo-in-file", nothing, "--to study.yaml is a file", "demo --to study.yaml"),
     Bad("launch-a-config", exported,
         "is an exported config; give it to `segtune train`", "launch best/config.yaml"),
@@ -660,8 +692,76 @@ CASES = [
         "but got sqlite:///:memory:", "status --store sqlite:///:memory:"),
     Bad("store-sqlite-other", nothing,
         "file is not a database", "status --store sqlite:///study.yaml"),
+    Bad("store-sqlite-missing", nothing,
+        "typo.db does not exist; is its name right?", "status --store sqlite:///typo.db"),
     Bad("store-newer", sql("UPDATE segtune_schema SET version = 99"),
         "the store has schema 99, but this segtune knows 1; upgrade segtune", "status"),
+    # text detection
+    Bad("text-no-labels", remove(LABEL),
+        "receipt_0000.png has no boxes; they must be in ", "launch words.yaml"),
+    Bad("text-short-line", write(LABEL, "1,2,3,4,5,6,7,8,ok\n1,2,3,4,total\n"),
+        "gt_receipt_0000.txt line 2: a line must start with 8 comma-separated numbers, but after 4 "
+        "field 5 is 'total'", "check words.yaml"),
+    Bad("text-not-utf8", write(LABEL, b"1,2,30,2,30,9,1,9,caf\xe9\n"),
+        "gt_receipt_0000.txt line 1: the file must be UTF-8, but holds the byte 0xe9",
+        "launch words.yaml"),
+    Bad("text-outside", write(LABEL, "1,2,30,2,30,9,1,9,in\n900,2,930,2,930,9,900,9,out\n"),
+        "gt_receipt_0000.txt line 2: the box lies wholly outside of ", "launch words.yaml"),
+    Bad("text-nothing-counts", both(
+        write(LABEL, "1,2,30,2,30,9,1,9,###\n"),
+        write(LABEL.replace("0000", "0001"), "1,2,30,2,30,9,1,9,###\n")),
+        "data.val: no text that counts; every box is don't-care", "launch words.yaml"),
+    Bad("text-in-both-splits", copy("pages/train/images/receipt_0000.png",
+        "pages/val/images/receipt_0000.png"),
+        "receipt_0000.png (val) is the same image as ", "launch words.yaml"),
+    Bad("text-json-broken", both(
+        edit("labels: pages/val/labels", "labels: val.json", "words.yaml"),
+        write("val.json", '{"images": [')),
+        "val.json line 1: not JSON: ", "launch words.yaml"),
+    Bad("text-json-other", both(
+        edit("labels: pages/val/labels", "labels: val.json", "words.yaml"),
+        write("val.json", '{"images": [], "annotations": []}')),
+        "data.val: 2 of 2 images stand not in ", "launch words.yaml"),
+    Bad("text-masks", edit("labels: pages/val", "masks: pages/val", "words.yaml"),
+        "data.val.masks: unknown key", "launch words.yaml"),
+    Bad("text-labels-alone", edit("{images: pages/val/images, labels", "{labels", "words.yaml"),
+        "data.val: images is missing; images and labels go together (words.yaml line 5)",
+        "launch words.yaml"),
+    Bad("text-classes", edit("space:\n", "  classes: [text]\nspace:\n", "words.yaml"),
+        "data.classes: unknown key (words.yaml line 6)", "launch words.yaml"),
+    Bad("text-arch", text_space("model.arch: Unet"),
+        "model.arch: unknown parameter; did you mean model.inner? (words.yaml line 11)",
+        "launch words.yaml"),
+    Bad("text-size", edit("data.resolution: 64", "data.resolution: 96x128", "words.yaml"),
+        "data.resolution: must be a whole number, but got '96x128' (words.yaml line 8)",
+        "launch words.yaml"),
+    Bad("text-thresh", text_space("decode.box_thresh: 1.5"),
+        "decode.box_thresh: must be less than 1, but got 1.5 (words.yaml line 11)",
+        "launch words.yaml"),
+    Bad("text-free", text_space("optim.momentum: {free: true, low: 0.1, high: 0.9, step: 0.1}"),
+        "only decode.box_thresh, decode.unclip_ratio, decode.thresh can be free",
+        "launch words.yaml"),
+    Bad("text-encoder", edit("encoder: resnet18", "encoder: tu-vit_tiny_patch16_224", "words.yaml"),
+        "model.encoder tu-vit_tiny_patch16_224 with model.decoder fpn cannot be built: ",
+        "launch words.yaml"),
+    Bad("text-weights", text_exported,
+        "does not hold a DBNet", "evaluate best"),
+    Bad("set-no-value", text_exported,
+        "--set decode.box_thresh: must be name=value, as in decode.",
+        "evaluate best --set decode.box_thresh"),
+    Bad("set-unknown", text_exported,
+        "--set decode.box_tresh=0.5: decode.box_tresh is no decode setting; did you mean "
+        "decode.box_thresh?", "evaluate best --set decode.box_tresh=0.5"),
+    Bad("set-not-decode", text_exported,
+        "--set optim.lr=0.1: optim.lr is no decode setting", "evaluate best --set optim.lr=0.1"),
+    Bad("set-range", text_exported,
+        "--set decode.box_thresh: must be less than 1, but got '7'",
+        "evaluate best --set decode.box_thresh=7"),
+    Bad("cleval-of-masks", with_weights,
+        "--cleval is a score of text detection, but this is segmentation",
+        "evaluate best --cleval"),
+    Bad("demo-task", nothing, "unknown task text_detector; did you mean text_detection?",
+        "demo --task text_detector"),
     Bad("store-of-other-optuna", sql("UPDATE alembic_version SET version_num = 'v9.9.9.a'"),
         "store.db cannot be used: ", "status"),
 ]
@@ -674,6 +774,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     write_streets(folder / "data", train=4, val=2, size=(40, 48))
     (folder / "study.yaml").write_text(STUDY)
+    write_receipts(folder / "pages", train=3, val=2, size=(120, 80))
+    (folder / "words.yaml").write_text(TEXT_STUDY)
     open_store(f"sqlite:///{folder / 'store.db'}").close()
     return folder
 
@@ -738,5 +840,6 @@ def check_message(case: Bad, message: str) -> None:
 
 def test_the_place_is_fine_without_a_change(place: Place) -> None:
     """So it is each case's change that is refused."""
-    answer = CliRunner().invoke(app, ["check", "study.yaml"])
-    assert answer.exit_code == 0, answer.stderr
+    for study in ("study.yaml", "words.yaml"):
+        answer = CliRunner().invoke(app, ["check", study])
+        assert answer.exit_code == 0, answer.stderr

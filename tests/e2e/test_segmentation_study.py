@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +16,13 @@ from spaces.spec import load_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-def segtune(*words: str, cwd: Path, code: int = 0, timeout: int = 550) -> str:
-    """Run the installed script and return its output; the exit code must be `code`."""
-    script = str(Path(sys.executable).with_name("segtune"))
-    done = subprocess.run(
-        [script, *words], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+Segtune = Callable[..., str]
 
 
 @pytest.mark.slow
-def test_camvid_study_from_launch_to_evaluation(camvid: Path, tmp_path: Path) -> None:
+def test_camvid_study_from_launch_to_evaluation(
+    segtune: Segtune, camvid: Path, tmp_path: Path
+) -> None:
     """Four short trials on real streets; the export scores what the study says."""
     text = (ROOT / "examples" / "camvid.yaml").read_text()
     text = text.replace("../../shared/data/camvid", str(camvid))
@@ -58,7 +50,7 @@ def test_camvid_study_from_launch_to_evaluation(camvid: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_demo_then_train_the_exported_config(tmp_path: Path) -> None:
+def test_demo_then_train_the_exported_config(segtune: Segtune, tmp_path: Path) -> None:
     out = segtune("demo", "--trials", "2", cwd=tmp_path)
     folder = tmp_path / "segtune-demo"
     assert "exported the best trial" in out
@@ -84,7 +76,7 @@ def test_demo_then_train_the_exported_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_binary_study_exports_its_best_threshold(tmp_path: Path) -> None:
+def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Path) -> None:
     """Dark blobs on light ground; the threshold is chosen inside each trial."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
@@ -123,7 +115,7 @@ def test_binary_study_exports_its_best_threshold(tmp_path: Path) -> None:
     assert "recall" in answer
 
 
-def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
+def test_doctor_finds_this_machine_fit(segtune: Segtune, tmp_path: Path) -> None:
     out = segtune("doctor", cwd=tmp_path)
     assert [line[:3] for line in out.splitlines()] == ["ok "] * 4
     assert "embedded Postgres" in out

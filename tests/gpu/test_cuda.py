@@ -10,8 +10,9 @@ import torch
 
 from search.sample_data import CLASSES, write_streets
 from spaces.config import TrialConfig
-from spaces.spec import DataSpec
-from trainers.data import SegmentationData, load_data
+from spaces.data import DataSpec
+from trainers.data import SegmentationData
+from trainers.tasks import load_data
 from trainers.train import TrialResult, probe_memory, train
 
 pytestmark = [

@@ -25,7 +25,7 @@ from search.study import open_study
 from search.worker import Interrupt, Worker
 from spaces.config import TrialConfig
 from spaces.spec import StudySpec, load_run_config
-from trainers.data import load_data
+from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -147,7 +147,7 @@ def test_only_the_best_models_are_kept(
     best = ranked(study.trials())[0]
     models = list((tmp_path / "a").glob("*/*/model-*"))
     assert [path.parent for path in models] == [study.workdir(tmp_path / "a", best.number)]
-    assert not list((tmp_path / "a").glob("*/*/last.pt"))
+    assert not [*(tmp_path / "a").glob("*/*/last.json"), *(tmp_path / "a").glob("*/*/state-*")]
     store.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
@@ -109,11 +110,11 @@ class DBNet(nn.Module):
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} must hold {CONFIG} and {WEIGHTS}, but has no {name}")
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         try:
+            config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
             model = cls(**config)
             model.load_state_dict(load_file(folder / WEIGHTS))
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
             first = " ".join(str(error).split("\n")[:2])  # torch lists every tensor
             raise ValueError(f"{folder} does not hold a DBNet: {first}") from error
         return model.eval()

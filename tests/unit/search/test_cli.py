@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.sample_data import CLASSES, VOID, write_streets
-from spaces.config import parameter_types
+from search.sample_receipts import write_receipts
+from spaces.config import TrialConfig, parameter_types
+from spaces.text_detection import TextTrialConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -53,13 +55,32 @@ def test_options_that_take_part_in_a_study_are_documented() -> None:
 def test_schema_is_printed_for_editors() -> None:
     answer = CliRunner().invoke(app, ["spaces", "--schema"])
     schema = json.loads(answer.output)
-    assert set(schema["properties"]["space"]["properties"]) == set(parameter_types())
+    for part, config in zip(schema["oneOf"], (TrialConfig, TextTrialConfig), strict=True):
+        assert set(part["properties"]["space"]["properties"]) == set(parameter_types(config))
 
 
-def test_spaces_shows_every_default_dimension() -> None:
-    answer = CliRunner().invoke(app, ["spaces", "segmentation"])
-    for name in ("loss.region_share", "loss.class_weights.max_ratio", "optim.lr"):
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("segmentation", ("loss.region_share", "loss.class_weights.max_ratio", "optim.lr")),
+        ("text_detection", ("loss.dice_weight", "decode.box_thresh", "model.decoder")),
+    ],
+)
+def test_spaces_shows_every_default_dimension(task: str, names: tuple[str, ...]) -> None:
+    answer = CliRunner().invoke(app, ["spaces", task])
+    for name in names:
         assert name in answer.output
+
+
+def test_init_of_text_detection_writes_a_file_that_launches(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "text_detection", str(tmp_path)]).exit_code == 0
+    write_receipts(tmp_path / "data", train=3, val=2, size=(120, 80))
+    from spaces.spec import StudySpec
+    from trainers.tasks import load_data
+
+    spec = StudySpec.load(tmp_path / "study.yaml")
+    assert len(load_data(spec.data).split("val")) == 2
+    assert spec.search_space().free()["decode.box_thresh"].values()[0] == 0.1
 
 
 def test_init_writes_a_file_that_only_lacks_its_data(tmp_path: Path) -> None:
@@ -72,7 +93,7 @@ def test_init_writes_a_file_that_only_lacks_its_data(tmp_path: Path) -> None:
         text.replace("[background, thing]", f"[{names}]").replace("# ignore_index", "ignore_index")
     )
     from spaces.spec import StudySpec
-    from trainers.data import load_data
+    from trainers.tasks import load_data
 
     spec = StudySpec.load(folder / "study.yaml")
     assert len(load_data(spec.data).split("train")) == 3

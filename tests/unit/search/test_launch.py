@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from search.launch import check_sizes, preflight, smallest_size
+from search.launch import preflight
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.segmentation import default_space
 from spaces.space import Space, build_space
 from spaces.spec import StudySpec
+from trainers.segmentation import check_sizes, smallest_size
 
 
 def space(**entries: Any) -> Space:
@@ -38,7 +39,7 @@ def test_the_smallest_batch_counts() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in fp16")
 def test_every_precision_of_the_space_is_checked() -> None:
     split = {"list": "never read"}
-    spec = StudySpec.model_validate(
+    spec = StudySpec.of(
         {
             "name": "x",
             "task": "segmentation",

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from spaces.config import TrialConfig, flatten, parameter_types, parse_resolution, unflatten
 from spaces.models import ARCHS, ENCODERS, incompatibility
-from spaces.segmentation import STARTING_POINTS, default_space, starting_params
+from spaces.segmentation import STARTING_POINTS, default_space
 from spaces.space import Choice, Float, Free, Int, Space, build_space
+from spaces.starting import starting_params
 
 NASTY = {
     "model.arch": ["Unet", "UnetPlusPlus", "Linknet", "DeepLabV3Plus", "PAN", "DPT"],

@@ -71,7 +71,7 @@ def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
     spec = StudySpec.load(study)
     config = TrialConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
     path = tmp_path / "config.yaml"
-    path.write_text(dump_run_config("segmentation", spec.data, config))
+    path.write_text(dump_run_config(spec.data, config))
     assert load_run_config(path) == (spec.data, config)
     path.write_text(path.read_text().replace("  optim:", "  optimm:"))
     with pytest.raises(InputError, match=r"optimm.*config.yaml line \d+"):

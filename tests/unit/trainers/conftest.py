@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from search.sample_data import CLASSES, write_streets
-from spaces.spec import DataSpec
-from trainers.data import SegmentationData, load_data
+from spaces.data import DataSpec
+from trainers.data import SegmentationData
+from trainers.tasks import load_data
 
 
 @pytest.fixture(scope="session")

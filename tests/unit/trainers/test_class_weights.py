@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spaces.spec import DataSpec
+from spaces.data import DataSpec
 from trainers.class_weights import class_weights
-from trainers.data import load_data
+from trainers.tasks import load_data
 
 
 @pytest.mark.parametrize(

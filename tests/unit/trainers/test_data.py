@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from search.sample_data import CLASSES, write_streets
-from spaces.spec import DataSpec
+from spaces.data import DataSpec
 from trainers import cache
 from trainers import data as data_module
 from trainers.cache import load_arrays
-from trainers.data import SegmentationData, decode_image, decode_mask, find_splits, load_data
+from trainers.data import SegmentationData, decode_image, decode_mask, find_splits
 from trainers.losses import IGNORE
+from trainers.tasks import load_data
 
 
 def spec(folder: Path, **changes: Any) -> DataSpec:
@@ -194,20 +195,10 @@ def test_a_build_that_was_killed_is_done_again(data: SegmentationData, tmp_path:
     assert len(load_arrays(data, "val", (24, 32))) == 4
 
 
-def _load(data: SegmentationData, queue: Any) -> None:
-    queue.put(int(load_arrays(data, "train", (40, 40)).images.astype(int).sum()))
-
-
 def test_processes_that_build_at_once_get_the_same(data: SegmentationData) -> None:
-    context = multiprocessing.get_context("forkserver")
-    queue = context.Queue()
-    workers = [context.Process(target=_load, args=(data, queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    sums = {queue.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join()
-    assert len(sums) == 1
+    with multiprocessing.get_context("forkserver").Pool(3) as pool:
+        found = pool.starmap(load_arrays, [(data, "train", (40, 40))] * 3, chunksize=1)
+    sums = {int(arrays.images.astype(int).sum()) for arrays in found}
     assert sums == {int(load_arrays(data, "train", (40, 40)).images.astype(int).sum())}
 
 

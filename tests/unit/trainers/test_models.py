@@ -63,20 +63,28 @@ def test_weights_round_trip_and_load_with_smp(arch: str, tmp_path: Path) -> None
 
 
 def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
-    state = {"step": 1, "model": {"w": torch.ones(3)}}
-    checkpoint.save_last(tmp_path, state)
-    (tmp_path / "last.pt.tmp").write_bytes(b"half a checkpoint")
+    model = build_model(PLAIN, 2)
+    for epoch in (1, 2):
+        checkpoint.save_model(tmp_path, epoch, model)
+        checkpoint.save_state(tmp_path, epoch, {"step": epoch, "w": torch.ones(3)})
+        checkpoint.commit(tmp_path, epoch, epoch, {"history": [0.5] * epoch})
+    # killed in epoch 3: its state whole, but not committed
+    checkpoint.save_state(tmp_path, 3, {"step": 3, "w": torch.zeros(3)})
+    (tmp_path / "state-4.pt.tmp").write_bytes(b"half a state")
+    (tmp_path / "last.json.tmp").write_bytes(b"half")
     (tmp_path / "model-3.tmp").mkdir()
     loaded = checkpoint.load_last(tmp_path)
-    assert loaded is not None and loaded["step"] == 1
-    checkpoint.save_last(tmp_path, {**state, "step": 2})
+    assert loaded is not None
+    assert (loaded["step"], loaded["epoch"], loaded["history"]) == (2, 2, [0.5, 0.5])
+    assert torch.equal(loaded["w"], torch.ones(3))
+    checkpoint.save_state(tmp_path, 3, {"step": 30})
+    checkpoint.commit(tmp_path, 3, 2, {"history": [0.5] * 3})  # epoch 2 is still the best one
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["last.json", "model-2", "state-3.pt"]
     again = checkpoint.load_last(tmp_path)
-    assert again is not None and again["step"] == 2
-    model = build_model(PLAIN, 2)
-    for epoch in (1, 3):
-        checkpoint.save_model(tmp_path, epoch, model)
-    checkpoint.remove_old_models(tmp_path, keep=3)
-    assert sorted(path.name for path in tmp_path.glob("model-*")) == ["model-3"]
+    assert again is not None and again["step"] == 30
+    checkpoint.remove_last(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from spaces.config import TrialConfig
+from spaces.data import DataSpec
 from spaces.errors import InputError
 from spaces.space import Free
-from spaces.spec import DataSpec
 from trainers import train as train_module
 from trainers.checkpoint import load_model
-from trainers.data import SegmentationData, load_data
-from trainers.evaluate import evaluate
+from trainers.data import SegmentationData
+from trainers.tasks import evaluate, load_data
 from trainers.train import TrialResult, train
 
 

@@ -1,0 +1,169 @@
+"""Where a task's images and labels are: the `data:` section of a study file.
+
+Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`
+and `names`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Self, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from spaces.config import Section
+
+
+class Share(Section):
+    """What every split may say: a share of `train` instead of a source of its own (val only)."""
+
+    fraction: float | None = Field(None, gt=0, lt=1)
+    """val only: this share of the train images, drawn by `seed`."""
+    group: str | None = None
+    """A regular expression on the stem; images with equal first capture stay on one side."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        if self.group is not None:
+            if self.fraction is None:
+                raise ValueError("group: goes with fraction only")
+            try:
+                groups = re.compile(self.group).groups
+            except re.error as error:
+                raise ValueError(f"group: not a regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError("group: needs one capture, as in '^([^_]+)_'")
+        return self
+
+
+class SplitSpec(Share):
+    """One split: two folders whose files pair by stem, or a list file, or a share of `train`."""
+
+    images: str | None = None
+    masks: str | None = None
+    mask_suffix: str = ""
+    """What a mask's stem has behind its image's: `_L` pairs `a.png` with `a_L.png`."""
+    list: str | None = None
+    """A text file of `image mask` lines (tab or spaces), relative to the file's own folder."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SplitSpec:
+        folders = self.images is not None or self.masks is not None
+        given = [folders, self.list is not None, self.fraction is not None]
+        if sum(given) != 1:
+            raise ValueError("give images and masks, or list, or (val only) fraction")
+        if folders and (self.images is None or self.masks is None):
+            missing = "images" if self.images is None else "masks"
+            raise ValueError(f"{missing} is missing; images and masks go together")
+        return self
+
+
+class DataSpec(Section):
+    """Images and masks, and what the mask values mean."""
+
+    train: SplitSpec
+    val: SplitSpec
+    test: SplitSpec | None = None
+    classes: Annotated[list[str], Field(min_length=1, max_length=255)] | str
+    """Class names in index order (one name = binary), or a .json or .txt file that has them."""
+    ignore_index: int | None = Field(None, ge=0, le=65535)
+    """Mask value that counts neither in the loss nor in the score."""
+    palette: list[tuple[int, int, int]] | None = None
+    """RGB colour of each class, for colour masks."""
+    palette_ignore: list[tuple[int, int, int]] = Field(default_factory=list)
+    """RGB colours of ignored pixels."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are refused before they are decoded (decompression bombs)."""
+
+    @property
+    def metric(self) -> str:
+        """Name of what a trial is scored by."""
+        return "IoU" if self.binary else "mIoU"
+
+    @property
+    def names(self) -> list[str]:
+        """Class names; a class file has been read by then (`StudySpec.load`)."""
+        assert isinstance(self.classes, list)
+        return self.classes
+
+    @property
+    def binary(self) -> bool:
+        return len(self.names) == 1
+
+    @field_validator("train", "test")
+    @classmethod
+    def _no_fraction(cls, split: SplitSpec | None) -> SplitSpec | None:
+        return _own_source(split)
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSpec:
+        if isinstance(self.classes, list):
+            twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
+            if twice:
+                raise ValueError(f"classes: {twice[0]} stands twice")
+            if self.palette is not None and len(self.palette) != len(self.classes):
+                raise ValueError(
+                    f"palette: has {len(self.palette)} colours, but there are "
+                    f"{len(self.classes)} classes"
+                )
+            if self.ignore_index is not None and self.ignore_index < len(self.classes):
+                name = self.classes[self.ignore_index]
+                raise ValueError(f"ignore_index: {self.ignore_index} is the index of class {name}")
+        colours = self.palette or []
+        for key, listed in (("palette", colours), ("palette_ignore", self.palette_ignore)):
+            for i, colour in enumerate(listed):
+                if not all(0 <= channel <= 255 for channel in colour):
+                    raise ValueError(f"{key}: a colour is R, G, B in 0..255, but got {colour}")
+                if colour in listed[:i] or (listed is not colours and colour in colours):
+                    raise ValueError(f"{key}: the colour {colour} stands twice")
+        return self
+
+
+class TextSplitSpec(Share):
+    """One split of document images: a folder of images with their text boxes, or a share."""
+
+    images: str | None = None
+    labels: str | None = None
+    """A folder of ICDAR files (`<stem>.txt` or `gt_<stem>.txt`), or one COCO-Text-like JSON."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TextSplitSpec:
+        folders = self.images is not None or self.labels is not None
+        if folders == (self.fraction is not None):
+            raise ValueError("give images and labels, or (val only) fraction")
+        if folders and (self.images is None or self.labels is None):
+            missing = "images" if self.images is None else "labels"
+            raise ValueError(f"{missing} is missing; images and labels go together")
+        return self
+
+
+class TextDataSpec(Section):
+    """Document images and their text boxes."""
+
+    metric: ClassVar[str] = "Hmean"
+    names: ClassVar[list[str]] = ["text"]
+
+    train: TextSplitSpec
+    val: TextSplitSpec
+    test: TextSplitSpec | None = None
+    points: int | None = Field(4, ge=3)
+    """Corners of a box in ICDAR files; null finds them line by line (curved text)."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are refused before they are decoded (decompression bombs)."""
+
+    @field_validator("train", "test")
+    @classmethod
+    def _no_fraction(cls, split: TextSplitSpec | None) -> TextSplitSpec | None:
+        return _own_source(split)
+
+
+AnyDataSpec = DataSpec | TextDataSpec
+
+S = TypeVar("S", bound=Share)
+
+
+def _own_source(split: S | None) -> S | None:
+    if split is not None and split.fraction is not None:
+        raise ValueError("fraction: is for val only")
+    return split

@@ -1,0 +1,81 @@
+"""Text detection from the command line, on drawn receipts and on real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from spaces.spec import load_run_config
+from trainers.dbnet.head import DBNet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Segtune = Callable[..., str]
+
+
+@pytest.mark.slow
+def test_demo_export_evaluate_and_train(segtune: Segtune, tmp_path: Path) -> None:
+    out = segtune("demo", "--task", "text_detection", "--trials", "2", cwd=tmp_path)
+    assert "exported the best trial" in out and "Hmean" in out
+    folder = tmp_path / "segtune-demo"
+    best = folder / "best"
+    facts = json.loads((best / "provenance.json").read_text())
+    status = json.loads(segtune("status", "demo-text", "--json", cwd=tmp_path))
+    assert facts["metric"] == "Hmean" and facts["value"] == status["best"]["value"] > 0.3
+    _, config = load_run_config(best / "config.yaml")
+    flat = config.flat()
+    for name in ("decode.box_thresh", "decode.unclip_ratio"):  # chosen, shown and exported
+        assert flat[name] == status["best"]["params"][name]
+    answer = segtune("evaluate", str(best), "--data", "val", cwd=tmp_path)
+    assert hmean(answer) == pytest.approx(facts["value"], abs=1e-4)
+    pictures = sorted((best / "evaluation-val").iterdir())
+    assert len(pictures) == 10
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 2 * 260
+    with Image.open(best / "curves.png") as picture:
+        assert picture.width > picture.height
+    # another setting, without training; its pictures replace the earlier ones
+    other = segtune("evaluate", str(best), "--set", "decode.box_thresh=0.95", cwd=tmp_path)
+    assert hmean(other) < facts["value"]
+    assert len(list((best / "evaluation-val").iterdir())) == 10
+    probability, _ = DBNet.from_pretrained(best / "model")(torch.zeros(1, 3, 64, 64))
+    assert probability.shape == (1, 1, 64, 64)
+    short = tmp_path / "short.yaml"
+    short.write_text((best / "config.yaml").read_text().replace("epochs: 8", "epochs: 1"))
+    segtune("train", str(short), "--to", "again", cwd=tmp_path)
+    again = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    # one epoch, at the settings that the study chose: nothing is free in a single run
+    assert again["epochs"] == 1 and again["metric"] == "Hmean"
+    answer = segtune("evaluate", "again", cwd=tmp_path)
+    assert hmean(answer) == pytest.approx(again["value"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_check_tells_the_ceiling_of_real_receipts(
+    segtune: Segtune, sroie: Path, tmp_path: Path
+) -> None:
+    text = (
+        (ROOT / "examples" / "sroie.yaml")
+        .read_text()
+        .replace("../../shared/data/sroie", str(sroie))
+    )
+    text = text.replace("data.resolution: 640", "data.resolution: [640, 1536]")
+    (tmp_path / "study.yaml").write_text(text)
+    out = segtune("check", "study.yaml", cwd=tmp_path)
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith(("│  ", "│ "))}
+    small, large = (
+        [float(cell) for cell in rows[size].replace("│", " ").split()[1:]]
+        for size in ("640", "1536")
+    )
+    assert max(small) < 0.95 < max(large)
+    assert f"no model can score above {max(small):.3f} at data.resolution 640" in out
+    assert "at data.resolution 1536" not in out
+
+
+def hmean(answer: str) -> float:
+    return float(answer.split("Hmean ")[1].split(",")[0])

@@ -1,0 +1,168 @@
+"""What the training loop needs of a task, and which class each task has.
+
+A task knows its data, its network, its loss and its score; the loop knows epochs, steps, precision,
+checkpoints and when to stop. A new task is a config in spaces/ and a class with these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import BaseTrialConfig, TrialConfig
+from spaces.data import AnyDataSpec, DataSpec
+from spaces.errors import InputError
+from spaces.space import Free, Space
+from spaces.text_detection import TextTrialConfig
+from trainers.data import SegmentationData, load_segmentation_data
+from trainers.evaluate import Evaluation, evaluate_segmentation
+from trainers.segmentation import SegmentationTask, check_segmentation_space
+from trainers.text_data import TextData, load_text_data
+from trainers.text_detection import TextDetectionTask, check_text_space
+from trainers.text_evaluate import evaluate_text
+
+
+def evaluate(
+    model_folder: Path,
+    config: BaseTrialConfig,
+    data: SegmentationData | TextData,
+    split: str,
+    to: Path,
+    *,
+    cleval: bool = False,
+) -> Evaluation:
+    """Score a saved model on a split as its training did, and write overlays into `to`.
+
+    Args:
+        model_folder: `model/` of an export.
+        config: the effective config, with the chosen decode settings.
+        to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
+        cleval: of text detection, also score with CLEval; needs the extra `cleval`.
+
+    Raises:
+        InputError: the model is damaged, or CLEval cannot be had.
+    """
+    if isinstance(config, TextTrialConfig):
+        assert isinstance(data, TextData)
+        return evaluate_text(model_folder, config, data, split, to, cleval=cleval)
+    if cleval:
+        raise InputError("--cleval is a score of text detection, but this is segmentation")
+    assert isinstance(config, TrialConfig) and isinstance(data, SegmentationData)
+    return evaluate_segmentation(model_folder, config, data, split, to)
+
+
+class Data(Protocol):
+    """A checked data set."""
+
+    @property
+    def splits(self) -> Mapping[str, Sequence[Any]]:
+        """{train, val, perhaps test: samples}."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of all files."""
+        ...
+
+    def split(self, name: str) -> Sequence[Any]:
+        """A split's samples; raises InputError for one that the data set lacks."""
+        ...
+
+
+class Loss(Protocol):
+    """A loss mix that changes with the epoch."""
+
+    share: float
+    """Of the terms that warm up, in this epoch."""
+
+    def __call__(
+        self, logits: Tensor, target: Any, *, learn: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total and its detached parts, `total` and `pixel` among them."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Task(Protocol):
+    """Data, network, loss and score of one run."""
+
+    samples: int
+    steps_per_epoch: int
+    memory_format: torch.memory_format
+
+    @property
+    def loss(self) -> Loss: ...
+
+    @property
+    def min_batch(self) -> int:
+        """Images that the network needs at once in training."""
+        ...
+
+    @property
+    def memory_key(self) -> str:
+        """What decides how many images fit into memory, but for device and precision."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """The network, on the CPU; it has `save_pretrained`."""
+        ...
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Any]]:
+        """Images (B, 3, H, W) and what the loss calls their target, on the device."""
+        ...
+
+    def run(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, C, H, W), under autocast."""
+        ...
+
+    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+        """Scores of a split: `metric`, `loss` (parts), `decode` where something is free, more."""
+        ...
+
+    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+        """Scores of the classes that an epoch's dead-class alarm looks at."""
+        ...
+
+
+def make_task(
+    config: BaseTrialConfig,
+    data: Data,
+    device: torch.device,
+    precision: str,
+    free: Mapping[str, Free],
+) -> Task:
+    """Return the task of a config."""
+    if isinstance(config, TextTrialConfig):
+        assert isinstance(data, TextData)
+        return TextDetectionTask(config, data, device, precision, free)
+    assert isinstance(config, TrialConfig) and isinstance(data, SegmentationData)
+    return SegmentationTask(config, data, device, precision, free)
+
+
+def load_data(spec: AnyDataSpec) -> SegmentationData | TextData:
+    """Read and check every file of a data set; raises InputError for the first wrong one."""
+    if isinstance(spec, DataSpec):
+        return load_segmentation_data(spec)
+    return load_text_data(spec)
+
+
+def check_space(space: Space, data: Data) -> None:
+    """Refuse what would make a trial of this space fail; fetch pretrained weights.
+
+    Raises:
+        InputError: a batch, a resolution, an encoder or its weights that cannot be used.
+    """
+    if isinstance(space.base, TextTrialConfig):
+        check_text_space(space)
+    else:
+        assert isinstance(data, SegmentationData)
+        check_segmentation_space(space, data)

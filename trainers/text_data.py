@@ -1,0 +1,176 @@
+"""Document images and their text boxes on disk: pairing, reading, and the preflight."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.data import TextDataSpec, TextSplitSpec
+from spaces.errors import InputError
+from trainers.data import by_stem, check_overlap, decode_image, divide, file_digest, recalled
+from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
+
+
+@dataclass(frozen=True)
+class Page:
+    """One document image, absolute path, and where its boxes stand."""
+
+    image: str
+    labels: str
+    """An ICDAR text file, or a COCO-Text-like JSON of the whole split."""
+
+    @property
+    def stem(self) -> str:
+        return Path(self.image).stem
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A checked data set of pages.
+
+    Attributes:
+        sizes: {image path: (height, width)} in pixels.
+        fingerprint: SHA-256 over the content of every file and the split.
+    """
+
+    spec: TextDataSpec
+    splits: dict[str, list[Page]]
+    sizes: dict[str, tuple[int, int]]
+    fingerprint: str
+    _json: dict[str, dict[str, TextAnnotation]] = field(default_factory=dict, repr=False)
+
+    def split(self, name: str) -> list[Page]:
+        """Return a split's pages; raises InputError for one that the data set lacks."""
+        if name not in self.splits:
+            raise InputError(
+                f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}"
+            )
+        return self.splits[name]
+
+    def image(self, page: Page) -> np.ndarray:
+        """Return (H, W, 3) uint8 RGB."""
+        return decode_image(page.image, self.spec.max_pixels)
+
+    def truth(self, page: Page) -> TextAnnotation:
+        """Return the boxes of a page, in image pixels."""
+        if page.labels.endswith(".json"):
+            if page.labels not in self._json:
+                self._json[page.labels] = _read_json(page.labels)
+            return self._json[page.labels][Path(page.image).name]
+        return _read_text(page.labels, self.spec.points)
+
+
+def load_text_data(spec: TextDataSpec) -> TextData:
+    """Pair images with their boxes, read every file, and return the checked data set.
+
+    The result is remembered by the files' names, sizes and times, so that the next call is quick.
+
+    Raises:
+        InputError: naming the first file (and line) that is wrong, and why.
+    """
+    splits = {"train": find_pages(spec.train, "train")}
+    if spec.val.fraction is not None:
+        splits["train"], splits["val"] = divide(splits["train"], spec.val)
+    else:
+        splits["val"] = find_pages(spec.val, "val")
+    if spec.test is not None:
+        splits["test"] = find_pages(spec.test, "test")
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
+    return TextData(spec, splits, sizes, facts["fingerprint"])
+
+
+def _read_all(spec: TextDataSpec, splits: dict[str, list[Page]]) -> dict[str, Any]:
+    """Read every image and every box; return the images' sizes and the fingerprint."""
+    data = TextData(spec, splits, {}, "")
+    sizes: dict[str, tuple[int, int]] = {}
+    digests: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        for name, pages in splits.items():
+            facts = list(pool.map(lambda page: _check_page(page, data), pages))
+            digests[name] = [digest for digest, _ in facts]
+            for page, (_, size) in zip(pages, facts, strict=True):
+                sizes[page.image] = size
+            if all(data.truth(page).ignore.all() for page in pages):
+                raise InputError(f"data.{name}: no text that counts; every box is don't-care")
+    check_overlap(splits, digests)
+    total = hashlib.sha256()
+    for name in sorted(digests):
+        total.update(json.dumps([name, digests[name]]).encode())
+        for labels in sorted({page.labels for page in splits[name]}):
+            total.update(file_digest(labels).encode())
+    return {"sizes": sizes, "fingerprint": total.hexdigest()}
+
+
+def find_pages(split: TextSplitSpec, name: str) -> list[Page]:
+    """Return the pages of one split, sorted by image path."""
+    assert split.images is not None and split.labels is not None
+    images, labels = Path(split.images), Path(split.labels)
+    if not images.is_dir():
+        raise InputError(f"data.{name}.images: {images} is not a folder")
+    found = by_stem(images)
+    if not found:
+        raise InputError(f"data.{name}: no images found in {images}; check the path")
+    if labels.is_file():
+        known = _read_json(str(labels))
+        missing = [path for path in found.values() if path.name not in known]
+        if missing:
+            raise InputError(
+                f"data.{name}: {len(missing)} of {len(found)} images stand not in {labels}; the "
+                f"first is {missing[0].name}"
+            )
+        return [Page(str(path), str(labels)) for path in found.values()]
+    pages = []
+    for stem, path in found.items():
+        names = [labels / f"gt_{stem}.txt", labels / f"{stem}.txt"]
+        file = next((candidate for candidate in names if candidate.is_file()), None)
+        if file is None:
+            raise InputError(
+                f"data.{name}: {path} has no boxes; they must be in {names[0]} or {names[1].name}"
+            )
+        pages.append(Page(str(path), str(file)))
+    return pages
+
+
+def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
+    image = data.image(page)
+    height, width = image.shape[:2]
+    truth = data.truth(page)
+    for index, polygon in enumerate(truth.polygons):
+        low, high = polygon.min(axis=0), polygon.max(axis=0)
+        if (high < 0).any() or low[0] > width or low[1] > height:
+            raise InputError(
+                f"{_place(page.labels, index)}: the box lies wholly outside of {page.image} "
+                f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
+            )
+    return file_digest(page.image), (height, width)
+
+
+def _place(labels: str, index: int) -> str:
+    """Where the box of that index stands: file and line, of ICDAR files."""
+    if labels.endswith(".json"):
+        return f"{labels}: box {index + 1} of the image"
+    lines = Path(labels).read_text(encoding="utf-8-sig").split("\n")
+    filled = [number for number, line in enumerate(lines, 1) if line.strip()]
+    return f"{labels} line {filled[index]}"
+
+
+def _read_text(path: str, points: int | None) -> TextAnnotation:
+    try:
+        return read_icdar(Path(path), points)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _read_json(path: str) -> dict[str, TextAnnotation]:
+    try:
+        return read_coco_text(Path(path))
+    except ValueError as error:
+        raise InputError(str(error)) from None

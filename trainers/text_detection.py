@@ -1,0 +1,362 @@
+"""What makes a run a text-detection run: pages and target maps, the DB loss, the swept Hmean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from spaces.errors import InputError
+from spaces.space import Free, Space
+from spaces.text_detection import TextLossConfig, TextModelConfig, TextTrialConfig
+from trainers import schedules
+from trainers.batches import batch_sizes, epoch_loader, layout, normalise
+from trainers.dbnet.decode import Candidates, candidates
+from trainers.dbnet.head import STRIDE, DBNet
+from trainers.dbnet.icdar import TextAnnotation
+from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
+from trainers.dbnet.score import Scores, Sweep, sweep
+from trainers.dbnet.targets import make_targets
+from trainers.models import explain, short_message
+from trainers.precision import autocast
+from trainers.text_augment import augment_page, resize_page
+from trainers.text_data import Page, TextData
+
+PROBE_SIDE = 64  # px, of the input that the preflight runs
+DECODE = ("decode.thresh", "decode.box_thresh", "decode.unclip_ratio")
+
+
+@dataclass(frozen=True)
+class BatchTarget:
+    """Target maps of a batch.
+
+    `negatives` is counted on the host, so that no step waits for the device.
+    """
+
+    maps: Tensor
+    """(B, 4, H, W), the maps in the order of TargetMaps."""
+    negatives: int
+
+
+class TextDetectionLoss:
+    """The DB loss as the training loop knows losses: an epoch's mix, stacked logits."""
+
+    def __init__(self, config: TextLossConfig) -> None:
+        self.config = config
+        self.loss = DBLoss(
+            config.pixel,
+            config.regression,
+            pixel_weight=config.pixel_weight,
+            threshold_weight=config.threshold_weight,
+            dice_weight=config.dice_weight,
+            negative_ratio=config.negative_ratio,
+            focal_gamma=config.focal_gamma,
+        )
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fix the share of the threshold and Dice weights: 0 in warm-up, then a ramp to 1."""
+        self.share = schedules.ramp(epoch, self.config.warmup_epochs, self.config.ramp_epochs)
+
+    def __call__(
+        self, logits: Tensor, target: BatchTarget, *, learn: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total and its detached parts.
+
+        Args:
+            logits: (B, 2, H, W), probability and threshold.
+            learn: without effect; the loss keeps no running means.
+        """
+        maps = TargetMaps(*target.maps.unbind(dim=1))
+        return self.loss(
+            logits[:, :1], logits[:, 1:], maps, aux_scale=self.share, negatives=target.negatives
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: the loss is a function of the epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        assert not state
+
+
+@dataclass(frozen=True)
+class PageOutput:
+    """What the network says of a page: the probability map without padding, and the way back."""
+
+    page: Page
+    truth: TextAnnotation
+    size: tuple[int, int]
+    """(H, W) of the image."""
+    scale: tuple[float, float]
+    """Image pixels a network pixel, (x, y)."""
+    probability: np.ndarray
+    """(h, w) in 0..1."""
+
+
+class TextDetectionTask:
+    """Data, loss and score of one run."""
+
+    min_batch = 1
+
+    def __init__(
+        self,
+        config: TextTrialConfig,
+        data: TextData,
+        device: torch.device,
+        precision: str,
+        free: Mapping[str, Free],
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.device = device
+        self.precision = precision
+        self.free = free
+        self.memory_format = layout(config.train)
+        self.loss = TextDetectionLoss(config.loss)
+        self.samples = len(data.split("train"))
+        self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
+
+    @property
+    def memory_key(self) -> str:
+        """What decides how many images fit into memory, but for device and precision."""
+        m = self.config.model
+        return f"dbnet/{m.encoder}/{m.decoder}/{m.inner}/{m.out}/{self.config.data.resolution}"
+
+    def build_model(self) -> nn.Module:
+        """Return the network of the config; raises InputError where it cannot be had."""
+        return build_dbnet(self.config.model)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, BatchTarget]]:
+        """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
+        loader = epoch_loader(
+            _Pages(self.data, self.config),
+            self.samples,
+            self.config.train,
+            epoch,
+            self.device,
+            collate=pad_together,
+            worker_init=_one_thread,
+        )
+        for images, maps in loader:
+            count = hard_negatives(maps[:, 0], maps[:, 1], self.config.loss.negative_ratio)
+            target = BatchTarget(maps.to(self.device, non_blocking=True), count)
+            yield normalise(images, self.device, self.memory_format), target
+
+    def run(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (B, 2, H, W), probability and threshold, under autocast."""
+        with autocast(self.device, self.precision):
+            probability, threshold = model(images)
+        return torch.cat([probability, threshold], dim=1)
+
+    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+        """Score a split in image coordinates: one forward pass, every free setting swept.
+
+        Returns:
+            metric: Hmean at the best setting of the free dimensions; decode: that setting;
+            detection: precision, recall, images_over_max_candidates, and the curve
+            [[box_thresh, precision, recall, Hmean], ...] at the best unclip ratio; loss parts.
+        """
+        totals: dict[str, float] = {}
+        outputs = []
+        for output, parts in self.outputs(model, split):
+            outputs.append(output)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + value
+        grids = self._grids()
+        found = {thresh: self._sweep(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
+        usual = self.config.decode.thresh
+        thresh = max(found, key=lambda t: (found[t].best[2].hmean, -abs(t - usual)))
+        box_thresh, unclip_ratio, best = found[thresh].best
+        chosen = dict(zip(DECODE, (thresh, box_thresh, unclip_ratio), strict=True))
+        return {
+            "metric": best.hmean,
+            "decode": {name: value for name, value in chosen.items() if name in self.free},
+            "detection": {
+                "precision": best.precision,
+                "recall": best.recall,
+                "images_over_max_candidates": found[thresh].bound_images,
+                "curve": [
+                    [at, scores.precision, scores.recall, scores.hmean]
+                    for at, scores in sorted(
+                        zip(
+                            grids["decode.box_thresh"],
+                            found[thresh].curve(unclip_ratio),
+                            strict=True,
+                        ),
+                        key=lambda row: row[0],
+                    )
+                ],
+            },
+            "loss": {name: value / len(outputs) for name, value in totals.items()},
+        }
+
+    @torch.no_grad()
+    def outputs(
+        self, model: nn.Module, split: str
+    ) -> Iterator[tuple[PageOutput, dict[str, float]]]:
+        """Yield what the network says of each page at network size, and its loss parts."""
+        model.eval()
+        for page in self.data.split(split):
+            image, truth = self.data.image(page), self.data.truth(page)
+            resized, scale = resize_page(image, self.config.data.resolution)
+            height, width = resized.shape[:2]
+            polygons = [polygon / scale for polygon in truth.polygons]
+            maps = np.stack(make_targets(polygons, truth.ignore, (height, width)), dtype=np.float32)
+            images, targets = pad_together(
+                [(torch.from_numpy(resized).permute(2, 0, 1), torch.from_numpy(maps))]
+            )
+            batch = normalise(images, self.device, self.memory_format)
+            logits = self.run(model, batch).float()
+            count = hard_negatives(targets[:, 0], targets[:, 1], self.config.loss.negative_ratio)
+            _, parts = self.loss(logits, BatchTarget(targets.to(self.device), count), learn=False)
+            probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
+            size = (image.shape[0], image.shape[1])
+            output = PageOutput(page, truth, size, scale, probability)
+            yield output, {name: float(value) for name, value in parts.items()}
+
+    def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
+        """Candidates of a page, before any box_thresh."""
+        return candidates(
+            output.probability,
+            output.size,
+            output.scale,
+            unclip_ratios=unclip_ratios,
+            thresh=thresh,
+            max_candidates=self.config.decode.max_candidates,
+        )
+
+    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+        """No classes: text detection has no class that could be dead while others live."""
+        return []
+
+    def _sweep(
+        self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
+    ) -> Sweep:
+        ratios = grids["decode.unclip_ratio"]
+        pairs = ((self.found(output, ratios, thresh), output.truth) for output in outputs)
+        return sweep(pairs, grids["decode.box_thresh"])
+
+    def _grids(self) -> dict[str, list[float]]:
+        """The values of each decode setting that is swept, or its one fixed value."""
+        fixed = self.config.flat()
+        return {
+            name: self.free[name].values() if name in self.free else [fixed[name]]
+            for name in DECODE
+        }
+
+
+def image_scores(task: TextDetectionTask, output: PageOutput) -> Scores:
+    """Score one page alone, at the config's decode settings."""
+    decode = task.config.decode
+    found = task.found(output, [decode.unclip_ratio], decode.thresh)
+    return sweep([(found, output.truth)], [decode.box_thresh]).at(0, 0)
+
+
+def build_dbnet(config: TextModelConfig) -> DBNet:
+    """Return the network; raises InputError where the encoder or its weights cannot be had."""
+    try:
+        return DBNet(
+            config.encoder,
+            config.decoder,
+            inner=config.inner,
+            out=config.out,
+            encoder_weights=config.encoder_weights,
+        )
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, KeyError) else error
+        what = f"model.encoder {config.encoder} with model.decoder {config.decoder}"
+        raise explain(what, config.encoder, config.encoder_weights, cause) from error
+
+
+def check_text_space(space: Space) -> None:
+    """Build a network of each encoder and decoder of the space, and run it once, small.
+
+    Pretrained weights are fetched, so that no trial has to.
+
+    Raises:
+        InputError: an encoder that cannot be used, or its weights.
+    """
+    for encoder in space.names("model.encoder"):
+        for weights in space.values("model.encoder_weights"):
+            for decoder in space.names("model.decoder"):
+                _check_dbnet(encoder, decoder, weights)
+
+
+def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:
+    config = TextModelConfig.model_validate(
+        {"encoder": encoder, "decoder": decoder, "encoder_weights": weights, "inner": 8, "out": 8}
+    )
+    model = build_dbnet(config).eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+    except Exception as error:
+        raise InputError(
+            f"model.encoder {encoder} does not run in a DBNet: {short_message(error)}"
+        ) from error
+
+
+def pad_together(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Stack pages of different sizes, black below and to the right, where no loss looks.
+
+    Args:
+        samples: (page (3, h, w) uint8, maps (4, h, w) float32).
+
+    Returns:
+        (B, 3, H, W) and (B, 4, H, W), H and W multiples of the network's stride.
+    """
+    height = max(page.shape[1] for page, _ in samples)
+    width = max(page.shape[2] for page, _ in samples)
+    height, width = height + -height % STRIDE, width + -width % STRIDE
+    pages = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    maps = torch.zeros(len(samples), 4, height, width)
+    for i, (page, targets) in enumerate(samples):
+        pages[i, :, : page.shape[1], : page.shape[2]] = page
+        maps[i, :, : page.shape[1], : page.shape[2]] = targets
+    return pages, maps
+
+
+class _Pages(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented pages with their target maps, addressed by (epoch, index)."""
+
+    def __init__(self, data: TextData, config: TextTrialConfig) -> None:
+        self.data = data
+        self.config = config
+        self.pages = data.split("train")
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        page = self.pages[index]
+        truth = self.data.truth(page)
+        image, polygons = augment_page(
+            self.data.image(page),
+            truth.polygons,
+            self.config.data.resolution,
+            self.config.data.augment,
+            (self.config.train.seed, epoch, index),
+        )
+        height, width = image.shape[:2]
+        seen = [i for i, polygon in enumerate(polygons) if _meets(polygon, height, width)]
+        maps = make_targets([polygons[i] for i in seen], truth.ignore[seen], (height, width))
+        return (
+            torch.from_numpy(image).permute(2, 0, 1),
+            torch.from_numpy(np.stack(maps, dtype=np.float32)),
+        )
+
+
+def _meets(polygon: np.ndarray, height: int, width: int) -> bool:
+    """Tell whether a polygon's bounding box meets the window."""
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    return bool(high.min() >= 0 and low[0] < width and low[1] < height)
+
+
+def _one_thread(worker: int) -> None:
+    """Loader processes share the cores by being many; OpenCV's own threads would fight."""
+    cv2.setNumThreads(0)

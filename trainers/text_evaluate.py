@@ -1,0 +1,165 @@
+"""A trained text detector scored on a split, and pictures of its best and worst pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from spaces.errors import InputError
+from spaces.text_detection import TextTrialConfig
+from trainers.dbnet.decode import Detections
+from trainers.dbnet.head import DBNet
+from trainers.dbnet.score import match
+from trainers.evaluate import PICTURES, Evaluation
+from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
+from trainers.precision import pick_device, resolve_precision
+from trainers.text_data import TextData
+from trainers.text_detection import PageOutput, TextDetectionTask, image_scores
+
+FOUND, MISSED, FALSE, DONT_CARE = (
+    ("found", (20, 150, 40)),
+    ("missed", (220, 30, 30)),
+    ("false alarm", (235, 130, 0)),
+    ("don't care", (120, 120, 120)),
+)
+MAX_SIDE = 1600  # px, of a page in a picture
+
+
+def evaluate_text(
+    model_folder: Path,
+    config: TextTrialConfig,
+    data: TextData,
+    split: str,
+    to: Path,
+    *,
+    cleval: bool = False,
+) -> Evaluation:
+    """Score a saved DBNet on a split as its training did, and write overlays into `to`.
+
+    Args:
+        model_folder: as `DBNet.save_pretrained` wrote it.
+        config: the effective config, with the chosen decode settings.
+        to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
+        cleval: also score with CLEval (Baek et al. 2020), which needs the extra `cleval`.
+    """
+    device = pick_device()
+    precision = resolve_precision(config.train.precision, device)
+    task = TextDetectionTask(config, data, device, precision, free={})
+    model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
+    task.loss.set_epoch(config.train.epochs)
+    scores = task.validate(model, split)
+    outputs = [output for output, _ in task.outputs(model, split)]
+    if cleval:
+        scores["cleval"] = cleval_scores([(detections(task, o), o) for o in outputs])
+    values = [image_scores(task, output).hmean for output in outputs]
+    picture_folder(to)
+    written = []
+    for name, index in best_and_worst(values, PICTURES).items():
+        output = outputs[index]
+        caption = f"{output.page.stem}   Hmean {values[index]:.3f}"
+        path = to / f"{name}-{output.page.stem}.png"
+        picture = overlay(data.image(output.page), output, detections(task, output), caption)
+        picture.save(path)
+        written.append(path)
+    return Evaluation(scores, written, data.spec.names)
+
+
+def load_dbnet(folder: Path) -> DBNet:
+    """Load what a trial has saved; raises InputError for a folder that is no whole DBNet."""
+    try:
+        return DBNet.from_pretrained(folder)
+    except ValueError as error:
+        raise InputError(f"{error}; export it again") from error
+
+
+def detections(task: TextDetectionTask, output: PageOutput) -> Detections:
+    """The boxes of a page at the config's decode settings."""
+    decode = task.config.decode
+    found = task.found(output, [decode.unclip_ratio], decode.thresh)
+    return found.cut(decode.box_thresh, decode.unclip_ratio)
+
+
+def overlay(image: np.ndarray, output: PageOutput, found: Detections, caption: str) -> Image.Image:
+    """Return ground truth and detections side by side, coloured by how they meet.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    """
+    met = match(list(found.boxes), output.truth)
+    hit_truths, hit_boxes = set(met.pairs[:, 0].tolist()), set(met.pairs[:, 1].tolist())
+    truth = [
+        (polygon, _colour(counts, index in hit_truths, MISSED))
+        for index, (polygon, counts) in enumerate(
+            zip(output.truth.polygons, met.truth_counts, strict=True)
+        )
+    ]
+    boxes = [
+        (box, _colour(counts, index in hit_boxes, FALSE))
+        for index, (box, counts) in enumerate(zip(found.boxes, met.detection_counts, strict=True))
+    ]
+    panels = [
+        (f"ground truth: {len(hit_truths)} of {int(met.truth_counts.sum())} found", truth),
+        (f"detections: {len(hit_boxes)} of {int(met.detection_counts.sum())} right", boxes),
+    ]
+    drawn = [(title, _outlined(image, shapes)) for title, shapes in panels]
+    return sheet(drawn, caption, [FOUND, MISSED, FALSE, DONT_CARE])
+
+
+def _colour(counts: bool, hit: bool, otherwise: tuple[str, Colour]) -> Colour:
+    if not counts:
+        return DONT_CARE[1]
+    return FOUND[1] if hit else otherwise[1]
+
+
+def _outlined(image: np.ndarray, shapes: list[tuple[np.ndarray, Colour]]) -> Image.Image:
+    """The page, paler, with outlines; no larger than MAX_SIDE."""
+    picture = Image.fromarray((image * 0.6 + 255 * 0.4).astype(np.uint8))
+    scale = min(1.0, MAX_SIDE / max(picture.size))
+    if scale < 1:
+        width, height = picture.size
+        picture = picture.resize((round(width * scale), round(height * scale)))
+    draw = ImageDraw.Draw(picture)
+    for corners, colour in shapes:
+        points = [(float(x), float(y)) for x, y in np.asarray(corners) * scale]
+        draw.line([*points, points[0]], fill=colour, width=2)
+    return picture
+
+
+def cleval_scores(pages: list[tuple[Detections, PageOutput]]) -> dict[str, float]:
+    """Character-level recall, precision and Hmean of detection (Baek et al. 2020).
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    try:
+        from cleval import CLEvalMetric
+    except ImportError:
+        raise InputError(
+            "CLEval is not installed; install it with: pip install 'segtune[cleval]'"
+        ) from None
+    metric = CLEvalMetric()
+    for found, output in pages:
+        truth = output.truth
+        metric.update(
+            found.boxes.reshape(-1, 8).astype(np.float32),
+            _quads(truth.polygons),
+            det_letters=[""] * len(found.boxes),  # what is read does not count, where it is does
+            gt_letters=truth.texts,
+            gt_is_dcs=truth.ignore.tolist(),
+        )
+    result: dict[str, Any] = metric.compute()
+    names = {"recall": "det_r", "precision": "det_p", "hmean": "det_h"}
+    return {name: float(result[key]) for name, key in names.items()}
+
+
+def _quads(polygons: list[np.ndarray]) -> np.ndarray:
+    """(N, 8) corners; a polygon of more corners is replaced by its minimum-area rectangle."""
+    quads = [
+        polygon if len(polygon) == 4 else cv2.boxPoints(cv2.minAreaRect(polygon.astype(np.float32)))
+        for polygon in polygons
+    ]
+    return np.array(quads, np.float32).reshape(-1, 8)
