@@ -16,6 +16,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -66,8 +67,11 @@ def new_owner() -> str:
 class Budget:
     """The slots of one study, seen by one owner."""
 
-    def __init__(self, store: Store, study_id: int, owner: str) -> None:
+    def __init__(
+        self, store: Store, study_id: int, owner: str, max_attempts: int = MAX_ATTEMPTS
+    ) -> None:
         self.store = store
+        self.max_attempts = max_attempts
         self.study_id = study_id
         self.owner = owner
         self._mine = slot_table.c.study_id == study_id
@@ -123,7 +127,7 @@ class Budget:
                 return None
             while (row := self._next_open(connection)) is not None:
                 slot, trial_number, attempt = row
-                if attempt >= MAX_ATTEMPTS:
+                if attempt >= self.max_attempts:
                     failed = Result("FAILED", None, "crashed", {})
                     self._store_result(connection, slot, failed)
                     self.tell(trial_number, failed)
@@ -358,14 +362,15 @@ class Budget:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether an owner was a process of this host, and is gone."""
-    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    """Whether an owner was a process of this host and is gone, or a zombie that nobody awaits."""
+    host, _, pid = owner.rpartition(":")[0].rpartition(":")
     if host != socket.gethostname():
         return False
     try:
-        os.kill(int(rest), 0)
+        os.kill(int(pid), 0)
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False  # somebody else's process
-    return False
+    except OSError:
+        return False  # somebody else's process, or a system without /proc
+    return status[0] in ("Z", "X")

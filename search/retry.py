@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ import optuna
 import sqlalchemy as sa
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds
-PATIENCE = 600.0  # seconds that a claim or a result waits for the store to come back
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def until_it_answers(
     call: Callable[[], T],
     *,
     give_up: Callable[[], bool] = lambda: False,
-    patience: float = PATIENCE,
+    patience: float = math.inf,
     on_wait: Callable[[BaseException], None] = lambda error: None,
 ) -> T:
     """Return what `call` returns, calling again for as long as the store is away.

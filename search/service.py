@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +15,16 @@ from typing import TypeVar
 import sqlalchemy as sa
 from rich.console import Console
 
-from search.budget import OPEN, RUNNING, new_owner
+from search.budget import OPEN, RUNNING, is_dead, new_owner
 from search.launch import DONE, INTERRUPTED, preflight
 from search.progress import ProgressView
 from search.registry import Registration
-from search.retry import until_it_answers
+from search.retry import is_away, until_it_answers
 from search.store import Store, control_table, slot_table, study_table
 from search.study import Study, open_study, open_study_by_id
 from search.worker import LOOK_SECONDS, Interrupt, TooManyFailures, Watcher, Worker
 from spaces.errors import InputError
-from trainers.precision import pick_device
-from trainers.train import device_name
+from trainers.precision import gpu_count
 
 T = TypeVar("T")
 
@@ -51,9 +54,9 @@ class Service:
 
     def run(self) -> bool:
         """Serve until idle (True) or interrupted (False)."""
-        self._patiently(self.registration.enter)
-        seen = time.monotonic()
+        seen = -math.inf
         try:
+            self._patiently(self.registration.enter)
             while not self.interrupt.count:
                 open_ones = self._patiently(self._open_studies)
                 candidates = [i for i in open_ones if i not in self._refused]
@@ -65,11 +68,18 @@ class Service:
                     self._patiently(self.registration.seen)
                     seen = time.monotonic()
                 self._sleep()
-            return False
+        except Exception as error:
+            if not (self.interrupt.count and is_away(error)):
+                raise
         finally:
-            with_store = self.interrupt.count < 2
-            if with_store:
-                until_it_answers(self.registration.leave, patience=5.0)
+            self._leave()
+        return False
+
+    def _leave(self) -> None:
+        """Take our entry out, unless that would keep a user waiting."""
+        if self.interrupt.count < 2:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                self.registration.leave()
 
     def _serve(self, study_id: int) -> bool:
         """Run one trial of a study here; False where it has none for us."""
@@ -99,19 +109,32 @@ class Service:
 
     def _open_studies(self) -> list[int]:
         """Ids of studies with a slot to claim: fewest running trials first, then oldest."""
-        running = sa.func.sum(sa.case((slot_table.c.state == RUNNING, 1), else_=0))
-        expired = (slot_table.c.state == RUNNING) & (slot_table.c.lease_until < self.store.now())
-        claimable = sa.func.sum(sa.case(((slot_table.c.state == OPEN) | expired, 1), else_=0))
+        late = sa.func.min(slot_table.c.lease_until) < self.store.now()
         query = (
-            sa.select(slot_table.c.study_id)
+            sa.select(
+                slot_table.c.study_id,
+                slot_table.c.state,
+                slot_table.c.owner,
+                late.label("late"),
+            )
             .join(control_table, control_table.c.study_id == slot_table.c.study_id)
-            .where(control_table.c.stop.is_(None), *self._chosen(slot_table.c.study_id))
-            .group_by(slot_table.c.study_id)
-            .having(claimable > 0)
-            .order_by(running, slot_table.c.study_id)
+            .where(
+                control_table.c.stop.is_(None),
+                slot_table.c.state.in_((OPEN, RUNNING)),
+                *self._chosen(slot_table.c.study_id),
+            )
+            .group_by(slot_table.c.study_id, slot_table.c.state, slot_table.c.owner)
         )
         with self.store.engine.connect() as connection:
-            return list(connection.execute(query).scalars())
+            rows = connection.execute(query).all()
+        running: Counter[int] = Counter()
+        claimable = set()
+        for row in rows:
+            if row.state == OPEN or row.late or is_dead(row.owner):
+                claimable.add(row.study_id)
+            else:
+                running[row.study_id] += 1
+        return sorted(claimable, key=lambda study_id: (running[study_id], study_id))
 
     def _unfinished(self) -> bool:
         """Whether a slot is running anywhere, or open in a study that we may serve."""
@@ -155,7 +178,7 @@ def serve(
         open_study(store, only)  # its name must be right
     store.work_alone()
     interrupt = Interrupt()
-    registration = Registration(store, new_owner(), device_name(pick_device()))
+    registration = Registration(store, new_owner(), _device())
     service = Service(
         store,
         artifacts,
@@ -169,3 +192,8 @@ def serve(
     with interrupt.listen():
         finished = service.run()
     return DONE if finished else INTERRUPTED
+
+
+def _device() -> str:
+    """`cpu`, or `cuda:` and what this process sees; asking for a name would take GPU memory."""
+    return f"cuda:{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}" if gpu_count() else "cpu"

@@ -45,7 +45,8 @@ class Study:
     @property
     def budget(self) -> Budget:
         """The study's slots, as this worker sees them."""
-        return Budget(self.store, self.study_id, self.owner)
+        attempts = self.spec.budget.max_attempts
+        return Budget(self.store, self.study_id, self.owner, attempts)
 
     @property
     def metric(self) -> str:

@@ -8,7 +8,7 @@ queue up here. What ends a trial, and how that is stored:
     health:<alarm>, nonfinite      PRUNED
     timeout, stopped               PRUNED, with the value of the best epoch so far
     oom, unfit                     PRUNED, without a value where no epoch was finished
-    crashed                        the slot returns; FAILED after MAX_ATTEMPTS
+    crashed                        the slot returns; FAILED after budget.max_attempts
     preempted                      the slot returns and does not count as an attempt
 """
 
@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeVar
 from optuna.trial import TrialState
 
 from search import results
-from search.budget import ENDED, FENCE_SECONDS, MAX_ATTEMPTS, Claim, Result
+from search.budget import ENDED, FENCE_SECONDS, Claim, Result
 from search.control import Limits, limits
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
 from search.registry import Registration
@@ -120,8 +120,12 @@ class Worker:
             TooManyFailures: FAILURES_IN_A_ROW trials have failed one after another.
         """
         while not self.interrupt.count:
-            if not self.serve_one():
-                return True
+            try:
+                if not self.serve_one():
+                    return True
+            except Exception as error:
+                if not (self.interrupt.count and is_away(error)):
+                    raise
         return False
 
     def serve_one(self) -> bool:
@@ -192,7 +196,7 @@ class Worker:
     def _settle(self, claim: Claim, result: TrialResult, workdir: Path) -> None:
         """Store a result, where the slot is still ours, and tidy up."""
         if result.reason in ("preempted", "orphaned"):
-            self._patiently(lambda: self.study.budget.give_back(claim, counts=False))
+            self._give_back(claim, counts=False)
             return
         weights = None if result.model is None else result.model / WEIGHTS
         state = "COMPLETE" if result.reason in ("completed", "patience") else "PRUNED"
@@ -226,19 +230,27 @@ class Worker:
                 self.watcher.trial_ended(number, "PRUNED", f"unfit: {failure.message}", None, 0)
             return
         if self.interrupt.count or failure.disk:
-            self._patiently(lambda: budget.give_back(claim, counts=False))
+            self._give_back(claim, counts=False)
             if failure.disk:
                 self._wait_for_room(workdir)
             return
         message = f"{failure.message}; see {workdir / 'trial.log'}"
-        if claim.attempt < MAX_ATTEMPTS:
-            self._patiently(lambda: budget.give_back(claim, counts=True))
+        if claim.attempt < budget.max_attempts:
+            self._give_back(claim, counts=True)
             self.watcher.trial_ended(number, "RETRY", f"crashed: {message}", None, 0)
             return
         self._failures += 1
         crashed = Result("FAILED", None, "crashed", {"error": failure.message})
         if self._patiently(lambda: budget.end(claim, crashed)):
             self.watcher.trial_ended(number, "FAILED", f"crashed: {message}", None, 0)
+
+    def _give_back(self, claim: Claim, *, counts: bool) -> None:
+        """Return a slot; where the store is away and we must go, its lease returns it."""
+        try:
+            self._patiently(lambda: self.study.budget.give_back(claim, counts=counts))
+        except Exception as error:
+            if not is_away(error):
+                raise
 
     def _wait_for_room(self, workdir: Path) -> None:
         """Pause until the disk has more room, or it is time to look whether that was enough."""
@@ -309,7 +321,9 @@ class _Supervision:
             if self._due() and not self._with_store():
                 self.child.kill()
                 return _Lost()
-            if outcome is not None and (not self.outbox or self.worker.interrupt.count > 1):
+            # an interrupted worker does not wait for a store that is away: the next attempt
+            # repeats the reports from its checkpoint
+            if outcome is not None and (not self.outbox or self.worker.interrupt.count):
                 return outcome
             if outcome is None:
                 self._look_after_child()

@@ -34,6 +34,8 @@ class BudgetSpec(Section):
     """Hours that its trials may hold devices, all workers together."""
     trial_hours: float | None = Field(None, gt=0)
     """Hours that one attempt of a trial may take."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    """Attempts at a trial whose process or worker dies, before its slot is FAILED."""
 
 
 def _named(value: Any) -> Any:

@@ -28,7 +28,7 @@ from search.registry import Registration
 from search.service import Service
 from search.store import open_store
 from search.study import Study
-from search.trial_process import Done, Epoch
+from search.trial_process import ChildDied, Done, Epoch
 from search.worker import Interrupt, Worker
 from spaces.space import Space
 from trainers.train import TrialResult
@@ -62,7 +62,9 @@ class Child:
         if self.sent < self.done:  # a resumed trial repeats what it has done
             self.sent += 1
             return Epoch(self.report(self.sent))
-        if self.sent == EPOCHS:
+        if POINT.endswith("give-back") and self.sent == 1:
+            raise ChildDied(1)  # the trial's process has crashed
+        if self.sent >= EPOCHS:
             return Done(self.result("completed"))
         time.sleep(SECONDS)
         with open(self.checkpoint, "a") as file:
@@ -139,6 +141,8 @@ after(Budget, "_store_result", "result-not-committed")
 before(Budget, "tell", "result-not-told")
 after(Budget, "tell", "told")
 before(Worker, "_tidy", "before-tidy")
+before(Budget, "give_back", "before-give-back")
+after(Budget, "give_back", "after-give-back")
 after(Registration, "enter", "entered")
 before(Registration, "leave", "before-leave")
 before(Study, "curve", "before-first-look")

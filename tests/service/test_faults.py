@@ -45,6 +45,8 @@ POINTS = (
     "result-not-told",
     "told",
     "before-tidy",
+    "before-give-back",
+    "after-give-back",
 )
 
 
@@ -282,3 +284,25 @@ def test_forty_first_starts_at_once(any_postgres: str, tmp_path: Path) -> None:
         err.decode() for p in starts for _, err in [p.communicate(timeout=300)] if p.returncode
     ]
     assert not failures, failures[0]
+
+
+def test_an_interrupt_while_the_database_is_away_ends_at_once(
+    own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The lease returns the slot by itself; the last checkpoint is there."""
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=2)
+    crew = start(own_postgres.url, tmp_path, seconds=0.2, epochs=1000, lease=3, crew=2)
+    wait_for(crew, "epoch")
+    own_postgres.stop(signal.SIGQUIT)
+    time.sleep(1)
+    crew.send_signal(signal.SIGTERM)
+    lines = finish(crew, code=130, timeout=20)
+    assert not any("Traceback" in line for line in lines)
+    store.close()
+    own_postgres.start()
+    store = open_store(own_postgres.url)
+    finish(start(own_postgres.url, tmp_path, epochs=3))
+    counts = open_study(store, study.spec.name).budget.counts()
+    assert counts["COMPLETE"] == 2, counts
+    store.close()
