@@ -32,6 +32,7 @@ from trainers.tasks import Data
 from trainers.train import TrialResult, train
 
 LOG = "trial.log"
+ALIVE_SECONDS = 30.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["search.trial_process"])
@@ -63,7 +64,12 @@ class Failed:
     disk: bool = False
 
 
-Message = Epoch | Done | Failed
+@dataclass(frozen=True)
+class Alive:
+    """Steps are being taken; said now and then, so that a long epoch is not taken for a hang."""
+
+
+Message = Epoch | Done | Failed | Alive
 
 
 class TrialProcess:
@@ -193,10 +199,14 @@ class _Words:
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
         self.deadline = math.inf
+        self.said = time.monotonic()
 
     def reason(self) -> str | None:
-        """Why to end now, or None."""
+        """Why to end now, or None; asked after every step."""
         try:
+            if time.monotonic() - self.said > ALIVE_SECONDS:
+                self.said = time.monotonic()
+                self.pipe.send(Alive())
             while self.pipe.poll():
                 word = self.pipe.recv()
                 if isinstance(word, str):

@@ -34,7 +34,7 @@ from search.pruning import Curve, median_rule, stock_verdict, warmup_end
 from search.registry import Registration
 from search.retry import Backoff, is_away, until_it_answers
 from search.study import Study
-from search.trial_process import ChildDied, Done, Epoch, Failed, TrialProcess
+from search.trial_process import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
 from spaces.config import BaseTrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last, remove_models
@@ -49,8 +49,7 @@ LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user h
 STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
 ROOM_SECONDS, ROOM_BYTES = 60.0, 2_000_000  # how long a full disk is waited for; what is more room
 FAILURES_IN_A_ROW = 3  # then something is wrong that the next trial will meet too
-WATCHDOG_SECONDS = 1800.0  # a child without a report for so long, and ten times its longest
-WATCHDOG_FACTOR = 10  # epoch, hangs
+WATCHDOG_SECONDS = 3600.0  # a child that has taken no step and ended no epoch for so long hangs
 
 
 class Watcher(Protocol):
@@ -293,7 +292,7 @@ class _Supervision:
         self.study, self.budget = worker.study, worker.study.budget
         self.began = time.monotonic()
         self.looked = self.began
-        self.last_report = self.began
+        self.last_sign = self.began
         self.longest_epoch = 0.0
         self.values: list[float] = []
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
@@ -316,6 +315,8 @@ class _Supervision:
                     outcome = message
                 elif isinstance(message, Epoch):
                     self._heard(message.report)
+                elif isinstance(message, Alive):
+                    self.last_sign = time.monotonic()
             elif self.outbox:
                 time.sleep(POLL_SECONDS)
             if self._due() and not self._with_store():
@@ -331,7 +332,7 @@ class _Supervision:
     def _heard(self, report: dict[str, Any]) -> None:
         self.values.append(report["metric"])
         self.longest_epoch = max(self.longest_epoch, report["seconds"])
-        self.last_report = time.monotonic()
+        self.last_sign = time.monotonic()
         self.worker.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
 
@@ -392,9 +393,8 @@ class _Supervision:
                 self._tell(self.limits.now)
             elif self.limits.trial_seconds and now - self.began > self.limits.trial_seconds:
                 self._tell("timeout")
-        silent = max(WATCHDOG_SECONDS, WATCHDOG_FACTOR * self.longest_epoch)
         late = self.told is not None and now - self.told[1] > STOP_SECONDS + self.longest_step
-        if interrupted > 1 or late or now - self.last_report > silent:
+        if interrupted > 1 or late or now - self.last_sign > WATCHDOG_SECONDS:
             self.child.kill()
 
     @property

@@ -374,7 +374,8 @@ CASES = [
     Bad("section-as-list", section("space", "space: [optim.lr]\n"),
         "space: must hold `key: value` lines, but got ['optim.lr'] (study.yaml line 8)"),
     Bad("section-as-number", line("budget: 2"),
-        "budget: must hold `key: value` lines, but got 2; known keys: trials (study.yaml line 17)"),
+        "budget: must hold `key: value` lines, but got 2; known keys: trials, hours, "
+        "gpu_hours, trial_hours, max_attempts (study.yaml line 17)"),
     # name, task, budget, sampler, pruner
     Bad("name-empty", line("name: ''"),
         "name: must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit, "
@@ -697,7 +698,7 @@ CASES = [
     Bad("store-sqlite-missing", nothing,
         "typo.db does not exist; is its name right?", "status --store sqlite:///typo.db"),
     # workers
-    Bad("stop-unknown", launched, "no study smal in sqlite:///", "stop smal"),
+    Bad("stop-unknown", nothing, "no study phantom in sqlite:///", "stop phantom"),
     Bad("resume-unknown", nothing, "no study ghost in sqlite:///", "resume ghost"),
     Bad("worker-unknown", nothing, "no study spirit in sqlite:///", "worker --study spirit"),
     Bad("workers-on-sqlite", nothing,

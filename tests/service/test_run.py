@@ -329,8 +329,6 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     from search import worker as worker_module
     from search.study import create_or_resume
 
-    monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 2.0)
-    monkeypatch.setattr(worker_module, "WATCHDOG_FACTOR", 0)
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=3)
     data = load_data(spec.data)
@@ -345,10 +343,18 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
     def freeze(number: int, report: dict[str, Any]) -> None:
-        if len(children) == 1:
+        frozen = len(children) == 1
+        if frozen:
             os.kill(children[0].pid, signal.SIGSTOP)
+        # the second child may be slow to start on a busy machine
+        monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
 
-    watcher = Silent(freeze)
+    class Patient(Silent):
+        def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+            super().trial_started(number, config, attempt)
+            monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 3600.0)
+
+    watcher = Patient(freeze)
     assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
     assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
     assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
@@ -380,4 +386,59 @@ def test_a_worker_needs_two_connections(
     assert Worker(study, data, tmp_path / "a", Silent(look), Interrupt()).run()
     watching.dispose()
     assert seen and max(seen) <= 2, seen
+    store.close()
+
+
+def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
+    from search.trial_process import Done, Epoch, TrialProcess
+
+    spec = make_spec(epochs=10_000)
+    config = spec.search_space().base.replace({"optim.lr": 1e-3})
+    child = TrialProcess(config, load_data(spec.data), tmp_path / "trial", {})
+    assert isinstance(child.receive(60), Epoch)
+    child.fence(time.monotonic() + 1)
+    time.sleep(0.5)
+    child.fence(time.monotonic() + 1)  # renewed
+    silent = time.monotonic()
+    message = child.receive(60)
+    while isinstance(message, Epoch):
+        message = child.receive(60)
+    assert isinstance(message, Done) and message.result.reason == "preempted"
+    assert 0.5 < time.monotonic() - silent < 20
+    child.join()
+
+
+def test_a_second_ctrl_c_ends_the_child_at_once(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import worker as worker_module
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1, epochs=4)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    interrupt = Interrupt()
+    children: list[Any] = []
+    original = worker_module.TrialProcess
+
+    def remember(*args: Any) -> Any:
+        children.append(original(*args))
+        return children[-1]
+
+    monkeypatch.setattr(worker_module, "TrialProcess", remember)
+
+    def twice(number: int, report: dict[str, Any]) -> None:
+        os.kill(children[0].pid, signal.SIGSTOP)  # it cannot follow any word
+        interrupt.count = 2
+
+    began = time.monotonic()
+    assert not Worker(study, data, tmp_path / "a", Silent(twice), interrupt).run()
+    assert time.monotonic() - began < 30
+    assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0}
+    assert Worker(study, data, tmp_path / "a", Silent(), Interrupt()).run()
+    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
     store.close()
