@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import multiprocessing
 import os
-import queue
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +23,10 @@ from typing import Any
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
-from trainers.disk import is_full
 from trainers.tasks import Data
 from trainers.train import TrialResult, train
 
 LOG = "trial.log"
-ALIVE_SECONDS = 30.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["search.trial_process"])
@@ -54,22 +48,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer.
-
-    With `disk` it is neither's fault: there was no room for what it had to write.
-    """
+    """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer."""
 
     unfit: bool
     message: str
-    disk: bool = False
 
 
-@dataclass(frozen=True)
-class Alive:
-    """Steps are being taken; said now and then, so that a long epoch is not taken for a hang."""
-
-
-Message = Epoch | Done | Failed | Alive
+Message = Epoch | Done | Failed
 
 
 class TrialProcess:
@@ -89,10 +74,6 @@ class TrialProcess:
         )
         self._process.start()
         childs_end.close()
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        # the child never waits for a supervisor that waits for the store
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -106,35 +87,18 @@ class TrialProcess:
             ChildDied: the child is gone without a result.
         """
         try:
-            message = self._inbox.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if message is None:
+            if not self._pipe.poll(timeout):
+                return None
+            message: Message = self._pipe.recv()
+            return message
+        except (EOFError, OSError):
             self._process.join()
-            raise ChildDied(self._process.exitcode)
-        return message
+            raise ChildDied(self._process.exitcode) from None
 
     def stop(self, reason: str) -> None:
         """Ask the child to end after its current step, with this reason."""
-        self._send(reason)
-
-    def fence(self, deadline: float) -> None:
-        """Let the child end by itself after this time (`time.monotonic`), unless it is moved.
-
-        So a trial ends before its lease does, also where its supervisor is frozen.
-        """
-        self._send(deadline)
-
-    def _send(self, word: str | float) -> None:
-        with contextlib.suppress(OSError):  # ended by itself: its last message is in the inbox
-            self._pipe.send(word)
-
-    def _read(self) -> None:
-        try:
-            while True:
-                self._inbox.put(self._pipe.recv())
-        except (EOFError, OSError):
-            self._inbox.put(None)
+        with contextlib.suppress(OSError):  # ended by itself: its last message is in the pipe
+            self._pipe.send(reason)
 
     def kill(self) -> None:
         """End the child at once."""
@@ -143,7 +107,6 @@ class TrialProcess:
 
     def join(self) -> None:
         self._process.join()
-        self._reader.join()
         self._pipe.close()
 
 
@@ -170,14 +133,13 @@ def _main(
     _log_to(workdir / LOG)
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
-        words = _Words(pipe)
         try:
             result = train(
                 config,
                 data,
                 workdir,
                 on_epoch=lambda report: pipe.send(Epoch(report)),
-                should_stop=words.reason,
+                should_stop=lambda: _word(pipe),
                 free=free,
             )
             pipe.send(Done(result))
@@ -186,35 +148,19 @@ def _main(
         except BrokenPipeError:
             pass  # the supervisor is gone; the last checkpoint is durable
         except Exception as error:
-            full = is_full(error)
-            if not full:  # the log could not be written either
-                traceback.print_exc()
-            message = f"{type(error).__name__}: {error}"
-            pipe.send(Failed(unfit=False, message=message, disk=full))
+            traceback.print_exc()
+            pipe.send(Failed(unfit=False, message=f"{type(error).__name__}: {error}"))
 
 
-class _Words:
-    """What the supervisor said last; its death and its silence are words too."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
-        self.deadline = math.inf
-        self.said = time.monotonic()
-
-    def reason(self) -> str | None:
-        """Why to end now, or None; asked after every step."""
-        try:
-            if time.monotonic() - self.said > ALIVE_SECONDS:
-                self.said = time.monotonic()
-                self.pipe.send(Alive())
-            while self.pipe.poll():
-                word = self.pipe.recv()
-                if isinstance(word, str):
-                    return word
-                self.deadline = word
-        except (EOFError, OSError):
-            return "orphaned"
-        return "preempted" if time.monotonic() > self.deadline else None
+def _word(pipe: Connection) -> str | None:
+    """What the supervisor said, if anything; its death is a word too."""
+    if not pipe.poll():
+        return None
+    try:
+        word: str = pipe.recv()
+        return word
+    except EOFError:
+        return "orphaned"
 
 
 def _log_to(path: Path) -> None:
