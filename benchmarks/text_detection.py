@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.text import device_line, load_export
-from trainers.batches import normalise
 from trainers.dbnet.decode import Candidates
 from trainers.dbnet.score import Scores, sweep
-from trainers.text_augment import resize_page
-from trainers.text_detection import PageOutput, pad_together
+from trainers.text_detection import PageOutput
 
 Row = tuple[str, Scores, list[float]]
 
@@ -50,14 +48,9 @@ def ours(folder: Path) -> Row:
     for page in data.split("val"):
         image, truth = data.image(page), data.truth(page)
         began = time.perf_counter()
-        resized, scale = resize_page(image, task.config.data.resolution)
-        height, width = resized.shape[:2]
-        batch, _ = pad_together(
-            [(torch.from_numpy(resized).permute(2, 0, 1), torch.zeros(4, height, width))]
-        )
         with torch.no_grad():
-            logits = task.run(model, normalise(batch, task.device, task.memory_format))
-        probability = logits[0, 0, :height, :width].float().sigmoid().cpu().numpy()
+            logits, (height, width), scale = task.logits(model, image)
+        probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
         size = (image.shape[0], image.shape[1])
         output = PageOutput(page, truth, size, scale, probability)
         boxes = task.found(output, [decode.unclip_ratio], decode.thresh)

@@ -174,9 +174,9 @@ def spaces(
         typer.echo(json.dumps(study_schema(), indent=1))
         return
     from search.status import show_space
-    from spaces.spec import default_space
+    from spaces.spec import TASKS
 
-    show_space(default_space(task, epochs), _console())
+    show_space(TASKS[task].default_space(epochs), _console())
 
 
 @app.command()

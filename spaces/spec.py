@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,19 +174,21 @@ class Task:
     study: type[StudySpec]
     data: type[DataSpec] | type[TextDataSpec]
     config: type[BaseTrialConfig]
+    default_space: Callable[[int], Space]
+    """Epochs -> what is searched where a file names nothing (segmentation: many classes)."""
 
 
 TASKS = {
-    "segmentation": Task(SegmentationStudySpec, DataSpec, TrialConfig),
-    "text_detection": Task(TextDetectionStudySpec, TextDataSpec, TextTrialConfig),
+    "segmentation": Task(
+        SegmentationStudySpec,
+        DataSpec,
+        TrialConfig,
+        partial(segmentation.default_space, binary=False),
+    ),
+    "text_detection": Task(
+        TextDetectionStudySpec, TextDataSpec, TextTrialConfig, text_detection.default_space
+    ),
 }
-
-
-def default_space(task: str, epochs: int) -> Space:
-    """Return what a task searches where a study file names nothing (segmentation: many classes)."""
-    if task == "text_detection":
-        return text_detection.default_space(epochs)
-    return segmentation.default_space(epochs, binary=False)
 
 
 def check_study_name(name: str) -> None:
@@ -339,6 +343,9 @@ def _task(data: dict[str, Any], document: Document) -> str:
     return name
 
 
+IS_FOLDER = {"images": True, "masks": True, "list": False}
+
+
 def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
     """Make the data set's paths absolute (relative to the study file) and read a class file."""
     section = data.get("data")
@@ -346,12 +353,11 @@ def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> No
         return
     for split in ("train", "val", "test"):
         paths = section.get(split)
-        for key in ("images", "masks", "labels", "list"):
+        for key in (*IS_FOLDER, "labels"):  # labels may be either
             if isinstance(paths, dict) and isinstance(paths.get(key), str):
                 where = document.where(("data", split, key))
                 found = _existing(folder, paths[key], f"data.{split}.{key}", where)
-                wrong = not found.is_dir() if key in ("images", "masks") else found.is_dir()
-                if wrong and key != "labels":
+                if found.is_dir() != IS_FOLDER.get(key, found.is_dir()):
                     kind = "a folder" if found.is_dir() else "not a folder"
                     raise InputError(f"data.{split}.{key}: {found} is {kind} ({where})")
                 paths[key] = str(found)

@@ -108,6 +108,15 @@ def default_space(epochs: int) -> Space:
     return Space(dims, {}, TextTrialConfig().replace({"train.epochs": epochs}))
 
 
+_PUBLISHED_LOSS = {
+    "loss.pixel": "bce",
+    "loss.regression": "l1",
+    "loss.pixel_weight": 5.0,
+    "loss.threshold_weight": 10.0,
+    "loss.dice_weight": 1.0,
+    "loss.warmup_epochs": 0,
+}
+
 STARTING_POINTS = (
     StartingPoint(
         "ResNet50 U-Net recipe (field note E)",
@@ -121,12 +130,7 @@ STARTING_POINTS = (
             "train.batch_size": 4,
             "optim.lr": 1e-3,
             "optim.encoder_lr_ratio": 1.0,
-            "loss.pixel": "bce",
-            "loss.regression": "l1",
-            "loss.pixel_weight": 5.0,
-            "loss.threshold_weight": 10.0,
-            "loss.dice_weight": 1.0,
-            "loss.warmup_epochs": 0,
+            **_PUBLISHED_LOSS,
             "decode.box_thresh": 0.4,
         },
         lr_factor=1.0,
@@ -141,12 +145,7 @@ STARTING_POINTS = (
             "train.batch_size": 8,
             "optim.lr": 5e-4,
             "optim.encoder_lr_ratio": 1.0,
-            "loss.pixel": "bce",
-            "loss.regression": "l1",
-            "loss.pixel_weight": 5.0,
-            "loss.threshold_weight": 10.0,
-            "loss.dice_weight": 1.0,
-            "loss.warmup_epochs": 0,
+            **_PUBLISHED_LOSS,
             "decode.box_thresh": 0.5,
         },
         lr_factor=0.5,

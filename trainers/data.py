@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,35 +32,44 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked befo
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-class Imaged(Protocol):
-    """A sample of any task."""
-
-    @property
-    def image(self) -> str:
-        """Absolute path."""
-        ...
-
-    @property
-    def stem(self) -> str: ...
-
-
-S = TypeVar("S", bound=Imaged)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image and its mask, absolute paths."""
+class Imaged:
+    """A sample of any task; a dataclass whose first field is the image's absolute path."""
 
     image: str
-    mask: str
 
     @property
     def stem(self) -> str:
         return Path(self.image).stem
 
 
+S = TypeVar("S", bound=Imaged)
+P = TypeVar("P", bound=Share)
+
+
+class Splits(Generic[S]):
+    """A data set of any task; a dataclass with `splits`."""
+
+    splits: dict[str, list[S]]
+
+    def split(self, name: str) -> list[S]:
+        """Return a split's samples; raises InputError for one that the data set lacks."""
+        if name not in self.splits:
+            raise InputError(
+                f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}"
+            )
+        return self.splits[name]
+
+
 @dataclass(frozen=True)
-class SegmentationData:
+class Sample(Imaged):
+    """One image and its mask, absolute paths."""
+
+    image: str
+    mask: str
+
+
+@dataclass(frozen=True)
+class SegmentationData(Splits[Sample]):
     """A checked data set.
 
     Attributes:
@@ -77,14 +86,6 @@ class SegmentationData:
     def classes(self) -> int:
         """Classes that a confusion matrix counts (2 for a binary task)."""
         return 2 if self.spec.binary else len(self.spec.names)
-
-    def split(self, name: str) -> list[Sample]:
-        """Return a split's samples; raises InputError for one that the data set lacks."""
-        if name not in self.splits:
-            raise InputError(
-                f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}"
-            )
-        return self.splits[name]
 
 
 def load_segmentation_data(spec: DataSpec) -> SegmentationData:
@@ -123,13 +124,20 @@ def recalled(
 
 def find_splits(spec: DataSpec) -> dict[str, list[Sample]]:
     """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
-    splits = {"train": find_samples(spec.train, "train")}
-    if spec.val.fraction is not None:
-        splits["train"], splits["val"] = divide(splits["train"], spec.val)
+    return each_split(spec.train, spec.val, spec.test, find_samples)
+
+
+def each_split(
+    train: P, val: P, test: P | None, find: Callable[[P, str], list[S]]
+) -> dict[str, list[S]]:
+    """Find the samples of every split; a `val` that is a fraction takes its share of `train`."""
+    splits = {"train": find(train, "train")}
+    if val.fraction is not None:
+        splits["train"], splits["val"] = divide(splits["train"], val)
     else:
-        splits["val"] = find_samples(spec.val, "val")
-    if spec.test is not None:
-        splits["test"] = find_samples(spec.test, "test")
+        splits["val"] = find(val, "val")
+    if test is not None:
+        splits["test"] = find(test, "test")
     return splits
 
 

@@ -50,13 +50,12 @@ def palette(classes: int) -> np.ndarray:
     return np.array(colours, dtype=np.uint8)
 
 
-def picture_folder(folder: Path) -> Path:
+def picture_folder(folder: Path) -> None:
     """Make the folder of an evaluation's pictures, without those of an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     for rank in ("best", "worst"):
         for old in folder.glob(f"{rank}-[0-9]*-*.png"):
             old.unlink()
-    return folder
 
 
 def best_and_worst(values: Sequence[float], count: int) -> dict[str, int]:

@@ -14,25 +14,30 @@ import numpy as np
 
 from spaces.data import TextDataSpec, TextSplitSpec
 from spaces.errors import InputError
-from trainers.data import by_stem, check_overlap, decode_image, divide, file_digest, recalled
+from trainers.data import (
+    Imaged,
+    Splits,
+    by_stem,
+    check_overlap,
+    decode_image,
+    each_split,
+    file_digest,
+    recalled,
+)
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Imaged):
     """One document image, absolute path, and where its boxes stand."""
 
     image: str
     labels: str
     """An ICDAR text file, or a COCO-Text-like JSON of the whole split."""
 
-    @property
-    def stem(self) -> str:
-        return Path(self.image).stem
-
 
 @dataclass(frozen=True)
-class TextData:
+class TextData(Splits[Page]):
     """A checked data set of pages.
 
     Attributes:
@@ -45,14 +50,6 @@ class TextData:
     sizes: dict[str, tuple[int, int]]
     fingerprint: str
     _json: dict[str, dict[str, TextAnnotation]] = field(default_factory=dict, repr=False)
-
-    def split(self, name: str) -> list[Page]:
-        """Return a split's pages; raises InputError for one that the data set lacks."""
-        if name not in self.splits:
-            raise InputError(
-                f"the data set has no split {name!r}; it has {', '.join(sorted(self.splits))}"
-            )
-        return self.splits[name]
 
     def image(self, page: Page) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB."""
@@ -75,13 +72,7 @@ def load_text_data(spec: TextDataSpec) -> TextData:
     Raises:
         InputError: naming the first file (and line) that is wrong, and why.
     """
-    splits = {"train": find_pages(spec.train, "train")}
-    if spec.val.fraction is not None:
-        splits["train"], splits["val"] = divide(splits["train"], spec.val)
-    else:
-        splits["val"] = find_pages(spec.val, "val")
-    if spec.test is not None:
-        splits["test"] = find_pages(spec.test, "test")
+    splits = each_split(spec.train, spec.val, spec.test, find_pages)
     facts = recalled(spec, splits, lambda: _read_all(spec, splits))
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
     return TextData(spec, splits, sizes, facts["fingerprint"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,7 +23,7 @@ from trainers.dbnet.decode import Candidates, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
-from trainers.dbnet.score import Scores, Sweep, sweep
+from trainers.dbnet.score import Sweep, sweep
 from trainers.dbnet.targets import make_targets
 from trainers.models import explain, short_message
 from trainers.precision import autocast
@@ -145,9 +147,7 @@ class TextDetectionTask:
             worker_init=_one_thread,
         )
         for images, maps in loader:
-            count = hard_negatives(maps[:, 0], maps[:, 1], self.config.loss.negative_ratio)
-            target = BatchTarget(maps.to(self.device, non_blocking=True), count)
-            yield normalise(images, self.device, self.memory_format), target
+            yield normalise(images, self.device, self.memory_format), self._target(maps)
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W), probability and threshold, under autocast."""
@@ -163,12 +163,12 @@ class TextDetectionTask:
             detection: precision, recall, images_over_max_candidates, and the curve
             [[box_thresh, precision, recall, Hmean], ...] at the best unclip ratio; loss parts.
         """
-        totals: dict[str, float] = {}
-        outputs = []
-        for output, parts in self.outputs(model, split):
-            outputs.append(output)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + value
+        return self.score(list(self.outputs(model, split)))
+
+    def score(self, found_on: list[tuple[PageOutput, dict[str, float]]]) -> dict[str, Any]:
+        """Score what `outputs` has yielded; see `validate`."""
+        outputs = [output for output, _ in found_on]
+        losses = [parts for _, parts in found_on]
         grids = self._grids()
         found = {thresh: self._sweep(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
         usual = self.config.decode.thresh
@@ -184,17 +184,12 @@ class TextDetectionTask:
                 "images_over_max_candidates": found[thresh].bound_images,
                 "curve": [
                     [at, scores.precision, scores.recall, scores.hmean]
-                    for at, scores in sorted(
-                        zip(
-                            grids["decode.box_thresh"],
-                            found[thresh].curve(unclip_ratio),
-                            strict=True,
-                        ),
-                        key=lambda row: row[0],
+                    for at, scores in zip(
+                        grids["decode.box_thresh"], found[thresh].curve(unclip_ratio), strict=True
                     )
                 ],
             },
-            "loss": {name: value / len(outputs) for name, value in totals.items()},
+            "loss": {name: fmean(parts[name] for parts in losses) for name in losses[0]},
         }
 
     @torch.no_grad()
@@ -205,21 +200,30 @@ class TextDetectionTask:
         model.eval()
         for page in self.data.split(split):
             image, truth = self.data.image(page), self.data.truth(page)
-            resized, scale = resize_page(image, self.config.data.resolution)
-            height, width = resized.shape[:2]
+            logits, (height, width), scale = self.logits(model, image)
             polygons = [polygon / scale for polygon in truth.polygons]
-            maps = np.stack(make_targets(polygons, truth.ignore, (height, width)), dtype=np.float32)
-            images, targets = pad_together(
-                [(torch.from_numpy(resized).permute(2, 0, 1), torch.from_numpy(maps))]
-            )
-            batch = normalise(images, self.device, self.memory_format)
-            logits = self.run(model, batch).float()
-            count = hard_negatives(targets[:, 0], targets[:, 1], self.config.loss.negative_ratio)
-            _, parts = self.loss(logits, BatchTarget(targets.to(self.device), count), learn=False)
+            maps = make_targets(polygons, truth.ignore, (height, width))
+            targets = _padded(torch.from_numpy(np.stack(maps, dtype=np.float32)), logits)
+            _, parts = self.loss(logits, self._target(targets), learn=False)
             probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
             size = (image.shape[0], image.shape[1])
             output = PageOutput(page, truth, size, scale, probability)
             yield output, {name: float(value) for name, value in parts.items()}
+
+    def logits(
+        self, model: nn.Module, image: np.ndarray
+    ) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
+        """Run the network on one image (H, W, 3) uint8.
+
+        Returns:
+            Logits (1, 2, h + padding, w + padding) fp32; (h, w); image pixels a network pixel.
+        """
+        resized, scale = resize_page(image, self.config.data.resolution)
+        height, width = resized.shape[:2]
+        page = torch.from_numpy(resized).permute(2, 0, 1)[None]
+        page = F.pad(page, (0, -width % STRIDE, 0, -height % STRIDE))
+        batch = normalise(page, self.device, self.memory_format)
+        return self.run(model, batch).float(), (height, width), scale
 
     def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
         """Candidates of a page, before any box_thresh."""
@@ -236,6 +240,11 @@ class TextDetectionTask:
         """No classes: text detection has no class that could be dead while others live."""
         return []
 
+    def _target(self, maps: Tensor) -> BatchTarget:
+        """Maps (B, 4, H, W) on the host -> on the device, their hard negatives counted."""
+        count = hard_negatives(maps[:, 0], maps[:, 1], self.config.loss.negative_ratio)
+        return BatchTarget(maps.to(self.device, non_blocking=True), count)
+
     def _sweep(
         self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
     ) -> Sweep:
@@ -250,13 +259,6 @@ class TextDetectionTask:
             name: self.free[name].values() if name in self.free else [fixed[name]]
             for name in DECODE
         }
-
-
-def image_scores(task: TextDetectionTask, output: PageOutput) -> Scores:
-    """Score one page alone, at the config's decode settings."""
-    decode = task.config.decode
-    found = task.found(output, [decode.unclip_ratio], decode.thresh)
-    return sweep([(found, output.truth)], [decode.box_thresh]).at(0, 0)
 
 
 def build_dbnet(config: TextModelConfig) -> DBNet:
@@ -276,7 +278,9 @@ def build_dbnet(config: TextModelConfig) -> DBNet:
 
 
 def check_text_space(space: Space) -> None:
-    """Build a network of each encoder and decoder of the space, and run it once, small.
+    """Build a network of each encoder of the space, and run it once, small.
+
+    Both decoders take the same four levels, so that one of them tells for both.
 
     Pretrained weights are fetched, so that no trial has to.
 
@@ -285,8 +289,7 @@ def check_text_space(space: Space) -> None:
     """
     for encoder in space.names("model.encoder"):
         for weights in space.values("model.encoder_weights"):
-            for decoder in space.names("model.decoder"):
-                _check_dbnet(encoder, decoder, weights)
+            _check_dbnet(encoder, space.names("model.decoder")[0], weights)
 
 
 def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:
@@ -321,6 +324,12 @@ def pad_together(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         pages[i, :, : page.shape[1], : page.shape[2]] = page
         maps[i, :, : page.shape[1], : page.shape[2]] = targets
     return pages, maps
+
+
+def _padded(maps: Tensor, like: Tensor) -> Tensor:
+    """(4, h, w) -> (1, 4, H, W) of the size of `like`, zero below and to the right."""
+    height, width = like.shape[-2:]
+    return F.pad(maps[None], (0, width - maps.shape[2], 0, height - maps.shape[1]))
 
 
 class _Pages(Dataset[tuple[Tensor, Tensor]]):

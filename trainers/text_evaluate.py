@@ -13,12 +13,12 @@ from spaces.errors import InputError
 from spaces.text_detection import TextTrialConfig
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DBNet
-from trainers.dbnet.score import match
+from trainers.dbnet.score import match, pool
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
 from trainers.text_data import TextData
-from trainers.text_detection import PageOutput, TextDetectionTask, image_scores
+from trainers.text_detection import PageOutput, TextDetectionTask
 
 FOUND, MISSED, FALSE, DONT_CARE = (
     ("found", (20, 150, 40)),
@@ -51,19 +51,19 @@ def evaluate_text(
     task = TextDetectionTask(config, data, device, precision, free={})
     model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
-    scores = task.validate(model, split)
-    outputs = [output for output, _ in task.outputs(model, split)]
+    outputs = list(task.outputs(model, split))
+    scores = task.score(outputs)
+    pages = [(detections(task, output), output) for output, _ in outputs]
     if cleval:
-        scores["cleval"] = cleval_scores([(detections(task, o), o) for o in outputs])
-    values = [image_scores(task, output).hmean for output in outputs]
+        scores["cleval"] = cleval_scores(pages)
+    values = [pool([match(list(found.boxes), output.truth)]).hmean for found, output in pages]
     picture_folder(to)
     written = []
     for name, index in best_and_worst(values, PICTURES).items():
-        output = outputs[index]
+        found, output = pages[index]
         caption = f"{output.page.stem}   Hmean {values[index]:.3f}"
         path = to / f"{name}-{output.page.stem}.png"
-        picture = overlay(data.image(output.page), output, detections(task, output), caption)
-        picture.save(path)
+        overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
     return Evaluation(scores, written, data.spec.names)
 
