@@ -1,23 +1,32 @@
-"""The budget: exactly N slots, claimed and counted under the study's lock.
+"""The budget: exactly N slots, each claimed, renewed and ended by one statement or transaction.
 
 A slot is OPEN, RUNNING under a lease, or ended (COMPLETE, PRUNED, FAILED). An interrupted trial
-returns its slot, which keeps its trial and is claimed again before any new one is begun.
+returns its slot, which keeps its trial and is claimed again before any new one is begun. Our table
+decides: a result counts when `end` has stored it with the slot, in one statement that only the
+holder of the lease can carry out; Optuna's trial is told afterwards, by the same worker or, where
+that one has died, by the reaper of any other.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from search.store import Store, slot_table
+from search.store import Store, control_table, slot_table
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
-RENEW_SECONDS = 15.0
+FENCE_SECONDS = 50.0  # after a renewal the trial's process ends by itself, before the lease does
 MAX_ATTEMPTS = 3
 
 OPEN, RUNNING = "OPEN", "RUNNING"
@@ -33,18 +42,43 @@ class Claim:
     attempt: int
 
 
-class Budget:
-    """The slots of one study."""
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to, as it is stored with its slot.
 
-    def __init__(self, store: Store, study_id: int) -> None:
+    Attributes:
+        state: COMPLETE, PRUNED or FAILED.
+        reason: completed, patience, median, health:<alarm>, oom, nonfinite, crashed, timeout,
+            stopped, unfit.
+        attrs: further facts, which become user attributes of Optuna's trial; JSON.
+    """
+
+    state: str
+    value: float | None
+    reason: str
+    attrs: Mapping[str, Any]
+
+
+def new_owner() -> str:
+    """A name for this worker that no other has ever had: host:pid:random."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+class Budget:
+    """The slots of one study, seen by one owner."""
+
+    def __init__(
+        self, store: Store, study_id: int, owner: str, max_attempts: int = MAX_ATTEMPTS
+    ) -> None:
         self.store = store
+        self.max_attempts = max_attempts
         self.study_id = study_id
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = owner
         self._mine = slot_table.c.study_id == study_id
 
     def extend(self, total: int) -> None:
         """Make it `total` slots in all; never fewer than there are."""
-        with self.store.study_lock(self.study_id), self.store.engine.begin() as connection:
+        with self.store.locked(self.study_id) as connection:
             have = connection.execute(
                 sa.select(sa.func.count()).select_from(slot_table).where(self._mine)
             ).scalar_one()
@@ -79,96 +113,189 @@ class Budget:
     def claim(self, ask: Callable[[int], int]) -> Claim | None:
         """Take the next open slot, or return None where there is none.
 
+        Called again after a lost answer it returns the slot that the lost call has taken.
+
         Args:
             ask: slot -> number of a new trial; called under the study's lock, so that no trial
                 is ever begun without a slot.
         """
-        with self.store.study_lock(self.study_id):
-            self._reap()
-            while True:
-                row = self._next_open()
-                if row is None:
-                    return None
+        with self.store.locked(self.study_id) as connection:
+            if (held := self._held(connection)) is not None:
+                return held
+            orphan = self._reap(connection)
+            if self._closed(connection):
+                return None
+            while (row := self._next_open(connection)) is not None:
                 slot, trial_number, attempt = row
-                if trial_number is not None and self._already_told(slot, trial_number):
-                    continue
-                if attempt >= MAX_ATTEMPTS:
-                    self._set(slot, state="FAILED", reason="crashed", owner=None)
-                    self._tell_failed(trial_number)
+                if attempt >= self.max_attempts:
+                    failed = Result("FAILED", None, "crashed", {})
+                    self._store_result(connection, slot, failed)
+                    self.tell(trial_number, failed)
                     continue
                 if trial_number is None:
-                    trial_number = ask(slot)
+                    trial_number = orphan if orphan is not None else ask(slot)
                 self._set(
+                    connection,
                     slot,
                     state=RUNNING,
                     trial_number=trial_number,
                     attempt=attempt + 1,
                     owner=self.owner,
                     lease_until=self.store.now() + LEASE_SECONDS,
+                    claimed_at=self.store.now(),
                 )
                 return Claim(slot, trial_number, attempt + 1)
+        return None
 
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease; False where the slot is no longer ours."""
-        return self._set(claim.slot, owned=True, lease_until=self.store.now() + LEASE_SECONDS)
+        with self.store.engine.begin() as connection:
+            return self.renew_in(connection, claim)
 
-    def end(self, claim: Claim, state: str, reason: str) -> bool:
-        """End the slot for good; False where it is no longer ours."""
-        assert state in ENDED, state
+    def renew_in(self, connection: sa.Connection, claim: Claim) -> bool:
+        """Prolong the lease as part of a transaction; False where the slot is no longer ours."""
         return self._set(
-            claim.slot, owned=True, state=state, reason=reason, owner=None, lease_until=None
+            connection, claim.slot, owned=True, lease_until=self.store.now() + LEASE_SECONDS
         )
+
+    def end(self, claim: Claim, result: Result) -> bool:
+        """Store a trial's result with its slot, and tell Optuna.
+
+        Returns:
+            False where the slot is no longer ours: the result does not count. Ending twice with
+            the same result is True both times.
+        """
+        with self.store.engine.begin() as connection:
+            ours = self._store_result(connection, claim.slot, result, owned=True)
+            if not ours and not self._ended_by_us(connection, claim, result):
+                return False
+        self.tell(claim.trial_number, result)
+        return True
 
     def give_back(self, claim: Claim, *, counts: bool) -> bool:
         """Return the slot with its trial, to be resumed; `counts` uses up the attempt."""
         attempt = claim.attempt if counts else claim.attempt - 1
-        return self._set(
-            claim.slot, owned=True, state=OPEN, attempt=attempt, owner=None, lease_until=None
-        )
-
-    def _set(self, slot: int, *, owned: bool = False, **values: object) -> bool:
-        where = [self._mine, slot_table.c.slot == slot]
-        if owned:
-            where += [slot_table.c.state == RUNNING, slot_table.c.owner == self.owner]
         with self.store.engine.begin() as connection:
-            done = connection.execute(sa.update(slot_table).where(*where).values(**values))
-            return done.rowcount == 1
+            return self._set(
+                connection,
+                claim.slot,
+                owned=True,
+                state=OPEN,
+                attempt=attempt,
+                owner=None,
+                lease_until=None,
+                seconds=self._seconds(),
+                claimed_at=None,
+            )
 
-    def _next_open(self) -> tuple[int, int | None, int] | None:
-        """Interrupted slots first, then by number."""
+    def used_seconds(self) -> float:
+        """Seconds that trials of this study have held a device, running ones up to now."""
+        running = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
+        total = sa.func.coalesce(slot_table.c.seconds, 0.0) + running
         with self.store.engine.connect() as connection:
-            row = connection.execute(
-                sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt)
-                .where(self._mine, slot_table.c.state == OPEN)
-                .order_by(slot_table.c.trial_number.is_(None), slot_table.c.slot)
-                .limit(1)
-            ).first()
+            found = connection.execute(sa.select(sa.func.sum(total)).where(self._mine)).scalar()
+        return float(found or 0.0)
+
+    def tell(self, trial_number: int | None, result: Result) -> None:
+        """End Optuna's trial with a result that its slot has; telling it again changes nothing."""
+        if trial_number is None:
+            return
+        trial = self._trial(trial_number)
+        if trial.state.is_finished():
+            return
+        storage = self.store.storage
+        state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
+        values = None if result.value is None else [result.value]
+        # another worker's reaper may be telling the same result
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for name, value in {"reason": result.reason, **result.attrs}.items():
+                storage.set_trial_user_attr(trial._trial_id, name, value)
+            storage.set_trial_state_values(trial._trial_id, state, values)
+
+    # ------------------------------------------------------------ within the study's lock
+
+    def _held(self, connection: sa.Connection) -> Claim | None:
+        """The slot that we hold already: an answer was lost."""
+        row = connection.execute(
+            sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt).where(
+                self._mine, slot_table.c.state == RUNNING, slot_table.c.owner == self.owner
+            )
+        ).first()
+        return None if row is None else Claim(*row)
+
+    def _closed(self, connection: sa.Connection) -> bool:
+        """Whether `segtune stop`, or a spent budget of hours, has closed the study."""
+        reason = connection.execute(
+            sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
+        ).scalar()
+        return bool(reason)
+
+    def _next_open(self, connection: sa.Connection) -> tuple[int, int | None, int] | None:
+        """Interrupted slots first, then by number."""
+        row = connection.execute(
+            sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt)
+            .where(self._mine, slot_table.c.state == OPEN)
+            .order_by(slot_table.c.trial_number.is_(None), slot_table.c.slot)
+            .limit(1)
+        ).first()
         return None if row is None else (row[0], row[1], row[2])
 
-    def _reap(self) -> None:
-        """Reopen slots whose worker is gone, and fail trials that no slot knows."""
-        with self.store.engine.begin() as connection:
-            connection.execute(
-                sa.update(slot_table)
-                .where(
-                    self._mine,
-                    slot_table.c.state == RUNNING,
-                    sa.or_(
-                        slot_table.c.lease_until < self.store.now(),
-                        slot_table.c.owner.in_(self._dead_owners(connection)),
-                    ),
-                )
-                .values(state=OPEN, owner=None, lease_until=None)
+    def _reap(self, connection: sa.Connection) -> int | None:
+        """Reopen slots whose worker is gone, and mend trials whose worker died half-way.
+
+        Returns:
+            A whole trial that was begun for a slot whose claim was never stored, or None.
+        """
+        connection.execute(
+            sa.update(slot_table)
+            .where(
+                self._mine,
+                slot_table.c.state == RUNNING,
+                sa.or_(
+                    slot_table.c.lease_until < self.store.now(),
+                    slot_table.c.owner.in_(self._dead_owners(connection)),
+                ),
             )
-            known = set(
-                connection.execute(sa.select(slot_table.c.trial_number).where(self._mine)).scalars()
+            .values(
+                state=OPEN, owner=None, lease_until=None, seconds=self._seconds(), claimed_at=None
             )
-        running = self.store.storage.get_all_trials(
+        )
+        running = self._running_trials()
+        rows = connection.execute(
+            sa.select(slot_table.c.trial_number, slot_table.c.state, slot_table.c.result).where(
+                self._mine, slot_table.c.trial_number.in_([trial.number for trial in running])
+            )
+        )
+        slots = {row.trial_number: row for row in rows}
+        orphans = []
+        for trial in running:
+            slot = slots.get(trial.number)
+            if slot is None:
+                orphans.append(trial)
+            elif slot.state in ENDED:  # its worker died between storing the result and telling it
+                self.tell(trial.number, Result(**json.loads(slot.result)))
+        whole = [trial for trial in orphans if "config" in trial.user_attrs]
+        for trial in orphans:
+            if not whole or trial.number != whole[0].number:
+                self._discard(trial)
+        return whole[0].number if whole else None
+
+    def _running_trials(self) -> list[FrozenTrial]:
+        return self.store.storage.get_all_trials(
             self.study_id, deepcopy=False, states=(TrialState.RUNNING,)
         )
-        for trial in running:
-            if trial.number not in known:
-                self._tell_failed(trial.number)
+
+    def _discard(self, trial: FrozenTrial) -> None:
+        """End a trial that was never claimed; a starting point goes back into the queue."""
+        self.tell(trial.number, Result("FAILED", None, "crashed", {}))
+        fixed = trial.system_attrs.get("fixed_params")
+        if fixed:
+            waiting = optuna.trial.create_trial(
+                state=TrialState.WAITING,
+                system_attrs={"fixed_params": fixed},
+                user_attrs={k: v for k, v in trial.user_attrs.items() if k == "origin"},
+            )
+            self.store.storage.create_new_trial(self.study_id, template_trial=waiting)
 
     def _dead_owners(self, connection: sa.Connection) -> list[str]:
         """Owners on this host whose process is gone; no need to wait for their leases."""
@@ -177,32 +304,55 @@ class Budget:
             .where(self._mine, slot_table.c.state == RUNNING)
             .distinct()
         ).scalars()
-        host = socket.gethostname()
-        dead = []
-        for owner in owners:
-            name, _, pid = str(owner).rpartition(":")
-            if name == host and not _alive(int(pid)):
-                dead.append(str(owner))
-        return dead
+        return [str(owner) for owner in owners if is_dead(str(owner))]
 
-    def _already_told(self, slot: int, trial_number: int) -> bool:
-        """A worker died between telling the result and ending its slot: end it now."""
-        trial = self._trial(trial_number)
-        if not trial.state.is_finished():
-            return False
-        state = "FAILED" if trial.state == TrialState.FAIL else trial.state.name
-        reason = trial.user_attrs.get("reason", "crashed")
-        self._set(slot, state=state, reason=reason, owner=None, lease_until=None)
-        return True
+    # ------------------------------------------------------------ statements
 
-    def _tell_failed(self, trial_number: int | None) -> None:
-        if trial_number is None:
-            return
-        trial = self._trial(trial_number)
-        if not trial.state.is_finished():
-            storage = self.store.storage
-            storage.set_trial_user_attr(trial._trial_id, "reason", "crashed")
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    def _set(
+        self, connection: sa.Connection, slot: int, *, owned: bool = False, **values: object
+    ) -> bool:
+        where = [self._mine, slot_table.c.slot == slot]
+        if owned:
+            where += [slot_table.c.state == RUNNING, slot_table.c.owner == self.owner]
+        done = connection.execute(sa.update(slot_table).where(*where).values(**values))
+        return done.rowcount == 1
+
+    def _store_result(
+        self, connection: sa.Connection, slot: int, result: Result, *, owned: bool = False
+    ) -> bool:
+        assert result.state in ENDED, result.state
+        return self._set(
+            connection,
+            slot,
+            owned=owned,
+            state=result.state,
+            reason=result.reason,
+            result=json.dumps(
+                {
+                    "state": result.state,
+                    "value": result.value,
+                    "reason": result.reason,
+                    "attrs": dict(result.attrs),
+                }
+            ),
+            lease_until=None,
+            seconds=self._seconds(),
+            claimed_at=None,
+        )
+
+    def _ended_by_us(self, connection: sa.Connection, claim: Claim, result: Result) -> bool:
+        """Whether an earlier `end`, whose answer was lost, has stored this result."""
+        row = connection.execute(
+            sa.select(slot_table.c.owner, slot_table.c.state, slot_table.c.reason).where(
+                self._mine, slot_table.c.slot == claim.slot
+            )
+        ).one()
+        return tuple(row) == (self.owner, result.state, result.reason)
+
+    def _seconds(self) -> sa.ColumnElement[Any]:
+        """Seconds that the slot has been held, this attempt included."""
+        held = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
+        return sa.func.coalesce(slot_table.c.seconds, 0.0) + held
 
     def _trial(self, number: int) -> FrozenTrial:
         storage = self.store.storage
@@ -211,11 +361,16 @@ class Budget:
         )
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def is_dead(owner: str) -> bool:
+    """Whether an owner was a process of this host and is gone, or a zombie that nobody awaits."""
+    host, _, pid = owner.rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname():
         return False
-    except PermissionError:
-        return True  # somebody else's process
-    return True
+    try:
+        os.kill(int(pid), 0)
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # somebody else's process, or a system without /proc
+    return status[0] in ("Z", "X")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -28,6 +29,11 @@ class _Group(TyperGroup):
         except InputError as error:
             typer.echo(f"segtune: {error}", err=True)
             raise typer.Exit(2) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            typer.echo(f"segtune: the disk is full: {error}; make room and try again", err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("segtune: interrupted", err=True)
             raise typer.Exit(130) from None
@@ -120,6 +126,12 @@ def launch(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Total trials, in place of the file's budget")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes [default: this process; with GPUs one each]"),
+    ] = None,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Workers that share a GPU")] = 1,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave the workers running")] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -128,12 +140,65 @@ def launch(
 
     study_spec = StudySpec.load(spec)  # before anything slow or lasting
 
+    from search.launch import Crew
     from search.launch import launch as run_study
+    from search.team import place
+    from spaces.paths import artifacts_dir
+    from trainers.precision import gpu_count
+
+    folder = artifacts_dir(artifacts)
+    gpus = gpu_count()
+    crew = None
+    if workers is not None or detach or gpus * per_gpu > 1:
+        crew = Crew(place(workers, per_gpu, gpus), store, detach)
+    with _open(store, create=True) as opened:
+        raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials, crew))
+
+
+@app.command()
+def worker(
+    study: Annotated[str | None, typer.Option(help="Serve this study only")] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when no trial is open or running any more")
+    ] = False,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Serve the open studies of a store until told to stop. Ctrl-C saves and returns the trial."""
+    from search.service import serve
     from spaces.paths import artifacts_dir
 
     folder = artifacts_dir(artifacts)
-    with _open(store, create=True) as opened:
-        raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials))
+    with _open(store) as opened:
+        raise typer.Exit(serve(opened, folder, _console(), study, until_idle))
+
+
+@app.command()
+def stop(
+    study: StudyArgument,
+    now: Annotated[
+        bool, typer.Option("--now", help="Also return the trials that run, to be resumed")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Let no new trial of a study begin; running ones end as they would."""
+    from search.control import AFTER, NOW, close
+    from search.study import open_study
+
+    with _open(store) as opened:
+        close(opened, open_study(opened, study).study_id, NOW if now else AFTER)
+    typer.echo(f"study {study} stopped; reopen it with: segtune resume {study}")
+
+
+@app.command()
+def resume(study: StudyArgument, store: StoreOption = None) -> None:
+    """Reopen a stopped study; its workers go on, and its hours count anew."""
+    from search.control import reopen
+    from search.study import open_study
+
+    with _open(store) as opened:
+        reopen(opened, open_study(opened, study).study_id)
+    typer.echo(f"study {study} is open; workers serve it, or start one: segtune worker")
 
 
 @app.command()
@@ -143,19 +208,25 @@ def status(
     store: StoreOption = None,
 ) -> None:
     """Show studies: slots, best value, and why trials ended."""
+    from search.registry import workers
     from search.results import summary
-    from search.status import show_studies, show_study
+    from search.status import show_studies, show_study, show_workers
     from search.study import open_study, study_names
 
     with _open(store) as opened:
         names = study_names(opened) if study is None else [study]
         summaries = [summary(open_study(opened, name)) for name in names]
+        crew = workers(opened)
     if as_json:
-        typer.echo(json.dumps(summaries if study is None else summaries[0], indent=1))
-    elif study is None:
+        found = {"studies": summaries, "workers": crew} if study is None else summaries[0]
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if study is None:
         show_studies(summaries, _console())
     else:
         show_study(summaries[0], _console())
+        crew = [worker for worker in crew if worker["study"] == study]
+    show_workers(crew, _console())
 
 
 @app.command()
@@ -320,3 +391,7 @@ def _console() -> Console:
 
     # pipes and files get whole lines; a terminal gets its own width
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,8 @@ from spaces.config import BaseTrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.spec import dump_run_config
+from trainers.checkpoint import WEIGHTS
+from trainers.data import file_digest
 
 PACKAGES = (
     "segtune",
@@ -46,6 +48,12 @@ def export_study(study: Study, artifacts: Path, to: Path, number: int | None = N
             "machine (see --artifacts), or were not among the keep_models="
             f"{study.spec.keep_models} best"
         )
+    known = trial.user_attrs.get("model_sha256")
+    if known and file_digest(str(model / WEIGHTS)) != known:
+        raise InputError(
+            f"the weights of trial {trial.number} in {model} are not what the trial has written: "
+            "their SHA-256 differs; export another trial, or train its config again"
+        )
     provenance = {
         "study": study.spec.name,
         "study_uid": study.uid,
@@ -57,6 +65,7 @@ def export_study(study: Study, artifacts: Path, to: Path, number: int | None = N
         "epochs": trial.user_attrs["epochs"],
         "best_epoch": trial.user_attrs["best_epoch"],
         "data_fingerprint": study.fingerprint,
+        "model_sha256": known,
         "hardware": trial.user_attrs["hardware"],
     }
     return write_result(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from search import team
+from search.control import stopped
 from search.progress import ProgressView, leaderboard
 from search.store import Store
 from search.study import Study, create_or_resume
 from search.worker import Interrupt, TooManyFailures, Worker
+from spaces.errors import InputError
 from spaces.spec import StudySpec
 from trainers.data import SegmentationData
 from trainers.precision import pick_device, resolve_precision
@@ -34,12 +39,31 @@ def preflight(spec: StudySpec) -> SegmentationData | TextData:
 
 
 def launch(
-    spec: StudySpec, store: Store, artifacts: Path, console: Console, trials: int | None = None
+    spec: StudySpec,
+    store: Store,
+    artifacts: Path,
+    console: Console,
+    trials: int | None = None,
+    crew: Crew | None = None,
 ) -> int:
-    """Create or resume a study and run it to its budget; return the exit code."""
+    """Create or resume a study and run it to its budget; return the exit code.
+
+    Args:
+        trials: total budget, where it differs from the file's.
+        crew: workers in processes of their own; None runs the trials from this process.
+    """
     data = preflight(spec)
+    if crew is not None and not store.postgres:
+        raise InputError(
+            f"--workers and --detach need Postgres, but the store is {store.shown}, which serves "
+            "one worker; leave --store away to use the embedded Postgres"
+        )
     store.work_alone()
     study = create_or_resume(store, spec, data.fingerprint, trials)
+    if reason := stopped(study):
+        raise InputError(
+            f"study {spec.name} was stopped ({reason}); reopen it with: segtune resume {spec.name}"
+        )
     counts = study.budget.counts()
     ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAILED"]
     verb = "resumed" if ended else "started"
@@ -50,7 +74,50 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
+    if crew is not None:
+        return run_crew(study, crew, artifacts, console)
     return run(study, data, artifacts, console)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers to start, and where.
+
+    Attributes:
+        places: CUDA_VISIBLE_DEVICES of each; None on a CPU machine.
+        store: the store's URL as the user gave it, if at all.
+        detach: leave them running.
+    """
+
+    places: Sequence[str | None]
+    store: str | None
+    detach: bool
+
+
+def run_crew(study: Study, crew: Crew, artifacts: Path, console: Console) -> int:
+    """Start workers for a study's open slots and watch them; return the exit code."""
+    name, interrupt = study.spec.name, Interrupt()
+    members = team.start(name, crew.places, artifacts, crew.store, detach=crew.detach)
+    console.print(f"{len(members)} workers started; logs: {members[0].log.parent}", soft_wrap=True)
+    if crew.detach:
+        console.print(f"watch: segtune status {name}\nstop:  segtune stop {name}", highlight=False)
+        return DONE
+    with interrupt.listen():
+        finished = team.follow(study, members, console, interrupt)
+    for member in team.failed(members):
+        console.print(
+            f"a worker ended with code {member.process.returncode}; see {member.log}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not finished:
+        console.print(f"study {name} interrupted; everything is saved. The same command resumes it")
+        return INTERRUPTED
+    if not team.finished(study):
+        return FAILED
+    console.print(leaderboard(study))
+    console.print(f"next: segtune export {name} --to best/", highlight=False)
+    return DONE
 
 
 def run(study: Study, data: Data, artifacts: Path, console: Console) -> int:
@@ -71,6 +138,8 @@ def run(study: Study, data: Data, artifacts: Path, console: Console) -> int:
         console.print(f"study {name} interrupted; everything is saved. The same command resumes it")
         return INTERRUPTED
     console.print(leaderboard(study))
+    if reason := stopped(study):
+        console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
     if study.budget.counts()["RUNNING"]:
         console.print(f"study {name}: other workers are still running trials")
     console.print(f"next: segtune export {name} --to best/", highlight=False)

@@ -35,7 +35,8 @@ class ProgressView:
             best = ranking[0]
             assert best.value is not None
             self.best = (best.number, best.value, describe(best.params))
-        self.current = ""
+        self.current = self.last_pause = ""
+        self.warned = -60.0  # when the store was last said to be away
         self.running: dict[int, BaseTrialConfig] = {}
         self.live = (
             Live(get_renderable=self._render, console=console, refresh_per_second=2)
@@ -102,6 +103,20 @@ class ProgressView:
         if self.live:
             self.live.console.print(line, highlight=False)
         self._say(f"{line}; {self._totals()}")
+
+    def store_away(self, error: BaseException) -> None:
+        """Say once a minute that the store does not answer; training goes on."""
+        now = time.monotonic()
+        if now - self.warned > 60:
+            self.warned = now
+            first = " ".join(str(error).split())[:160]
+            self.console.print(f"the store does not answer, trying again: {first}", highlight=False)
+
+    def paused(self, message: str) -> None:
+        """Say why nothing runs."""
+        if message != self.last_pause:
+            self.last_pause = message
+            self.console.print(message, highlight=False, soft_wrap=True)
 
     def _say(self, line: str) -> None:
         if not self.live:

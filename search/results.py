@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.control import stopped
 from search.study import Study
 from spaces.errors import InputError
 
@@ -63,6 +64,7 @@ def summary(study: Study) -> dict[str, Any]:
         "task": study.spec.task,
         "metric": study.metric,
         "slots": study.budget.counts(),
+        "stopped": stopped(study),
         "reasons": dict(Counter(t.user_attrs.get("reason", "running") for t in trials)),
         "epochs": epochs,
         "epochs_saved": 1 - epochs / full if full else 0.0,

@@ -62,6 +62,27 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def show_workers(workers: list[dict[str, Any]], console: Console) -> None:
+    """One line a worker: where it is, what it runs, since when."""
+    if not workers:
+        return
+    table = Table(title="workers", title_justify="left")
+    for column in ("host", "pid", "device", "state", "study", "trial", "for", "last seen"):
+        table.add_column(column)
+    for row in workers:
+        table.add_row(
+            row["host"],
+            str(row["pid"]),
+            row["device"],
+            row["state"],
+            row["study"] or "-",
+            "-" if row["trial_number"] is None else str(row["trial_number"]),
+            "-" if row["for_seconds"] is None else clock(row["for_seconds"]),
+            f"{clock(row['silent_seconds'])} ago",
+        )
+    console.print(table)
+
+
 def show_space(space: Space, console: Console) -> None:
     """Every dimension with its range and condition, then what is fixed."""
     table = Table(title="searched", title_justify="left")

@@ -18,16 +18,17 @@ from typing import IO, Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 
 from spaces.errors import InputError
 from spaces.paths import home
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 STUDY_LOCK = 0x5E68
 STORE_FORM = "postgresql://user:password@host:5432/database"
 CONNECT_TIMEOUT = 10  # seconds
+DEAD_SECONDS = 15  # a statement, or a connection that does not answer, is given up after this
 
 metadata = sa.MetaData()
 
@@ -55,6 +56,31 @@ slot_table = sa.Table(
     sa.Column("owner", sa.String(200)),
     sa.Column("lease_until", sa.Double),  # seconds since 1970, the database's clock
     sa.Column("reason", sa.String(64)),
+    sa.Column("result", sa.Text),  # budget.Result as JSON, of an ended slot
+    sa.Column("claimed_at", sa.Double),
+    sa.Column("seconds", sa.Double),  # that earlier attempts have held a device
+)
+
+control_table = sa.Table(
+    "segtune_control",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("stop", sa.String(16)),  # why no new trial begins; NULL = open
+    sa.Column("opened_at", sa.Double, nullable=False),
+)
+
+worker_table = sa.Table(
+    "segtune_worker",
+    metadata,
+    sa.Column("owner", sa.String(200), primary_key=True),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("device", sa.String(200), nullable=False),
+    sa.Column("study", sa.String(100)),
+    sa.Column("trial_number", sa.Integer),
+    sa.Column("since", sa.Double),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
 )
 
 epoch_table = sa.Table(
@@ -77,8 +103,9 @@ class Store:
     """
 
     engine: sa.Engine
-    storage: RDBStorage
+    storage: BaseStorage
     shown: str
+    _optuna: RDBStorage
     _lock_file: IO[str] | None = None
     _server: Any = field(default=None, repr=False)
 
@@ -88,9 +115,22 @@ class Store:
 
     def now(self) -> sa.ColumnElement[Any]:
         """SQL for the database's own time in seconds since 1970."""
-        if self.postgres:
-            return sa.extract("epoch", sa.func.clock_timestamp())
-        return sa.cast(sa.func.strftime("%s", "now"), sa.Double)
+        return _now(self.engine.dialect.name)
+
+    @contextmanager
+    def locked(self, study_id: int) -> Iterator[sa.Connection]:
+        """One transaction that holds a study's lock among all workers, until it ends.
+
+        sqlite has one worker and needs no lock; there each statement is its own transaction,
+        since an open one would keep Optuna's connection from writing.
+        """
+        if not self.postgres:
+            with self.engine.connect() as connection:
+                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            return
+        with self.engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:a, :b)"), _key(study_id))
+            yield connection
 
     @contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:
@@ -129,7 +169,7 @@ class Store:
 
     def close(self) -> None:
         self.storage.remove_session()
-        self.storage.engine.dispose()
+        self._optuna.engine.dispose()
         self.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -166,7 +206,9 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     except BaseException:
         engine.dispose()
         raise
-    return Store(engine, storage, shown, _server=server)
+    # with its cache of ended trials, which `load_study` would else build anew for each trial
+    cached = optuna.storages.get_storage(storage)
+    return Store(engine, cached, shown, storage, _server=server)
 
 
 def parse_store_url(url: str) -> tuple[str, str]:
@@ -277,6 +319,10 @@ def _engine_options(url: str) -> dict[str, Any]:
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
+            "tcp_user_timeout": 1000 * DEAD_SECONDS,
+            "options": f"-c statement_timeout={1000 * DEAD_SECONDS} "
+            f"-c idle_in_transaction_session_timeout={2000 * DEAD_SECONDS}",
+            "application_name": "segtune",
         },
     }
 
@@ -285,6 +331,7 @@ def _migrate(engine: sa.Engine, url: str) -> None:
     """Create what is missing, under an advisory lock; refuse a store of a newer segtune."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SET statement_timeout = 0"))  # others may migrate first
             connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
             connection.commit()
         try:
@@ -294,6 +341,9 @@ def _migrate(engine: sa.Engine, url: str) -> None:
                 connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
                 connection.commit()
             version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
+            if version == 1:
+                _from_version_1(connection)
+                version = SCHEMA_VERSION
             if version > SCHEMA_VERSION:
                 raise InputError(
                     f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
@@ -302,10 +352,31 @@ def _migrate(engine: sa.Engine, url: str) -> None:
         finally:
             connection.rollback()
             if engine.dialect.name == "postgresql":
+                connection.execute(sa.text("RESET statement_timeout"))
                 connection.execute(
                     sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK}
                 )
                 connection.commit()
+
+
+def _from_version_1(connection: sa.Connection) -> None:
+    """Add what version 2 has: results with their slots, control of studies, workers."""
+    for column in (slot_table.c.result, slot_table.c.claimed_at, slot_table.c.seconds):
+        kind = column.type.compile(connection.dialect)
+        connection.execute(
+            sa.text(f"ALTER TABLE {slot_table.name} ADD COLUMN {column.name} {kind}")
+        )
+    metadata.create_all(connection, [control_table, worker_table])
+    opened = sa.select(study_table.c.study_id, _now(connection.dialect.name))
+    connection.execute(control_table.insert().from_select(["study_id", "opened_at"], opened))
+    connection.execute(sa.update(schema_table).values(version=SCHEMA_VERSION))
+    connection.commit()
+
+
+def _now(dialect: str) -> sa.ColumnElement[Any]:
+    if dialect == "postgresql":
+        return sa.extract("epoch", sa.func.clock_timestamp())
+    return sa.cast(sa.func.strftime("%s", "now"), sa.Double)
 
 
 def _redact(text: str) -> str:

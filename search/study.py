@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import Budget
+from search.budget import Budget, Claim, new_owner
 from search.pruning import Curve, optuna_pruner, warmup_end
-from search.store import Store, epoch_table, study_table
+from search.store import Store, control_table, epoch_table, study_table
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
@@ -30,6 +30,7 @@ class Study:
 
     Attributes:
         uid: tells studies of equal name in different stores apart, for instance on disk.
+        owner: name under which slots are claimed.
         fingerprint: of the data set that the study was created with.
     """
 
@@ -39,10 +40,13 @@ class Study:
     study_id: int
     uid: str
     fingerprint: str
+    owner: str = field(default_factory=new_owner)
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.store, self.study_id)
+        """The study's slots, as this worker sees them."""
+        attempts = self.spec.budget.max_attempts
+        return Budget(self.store, self.study_id, self.owner, attempts)
 
     @property
     def metric(self) -> str:
@@ -84,21 +88,28 @@ class Study:
             config = type(self.space.base)().replace(flat)
         return config.replace(trial.user_attrs.get("decode", {}))
 
-    def report(self, number: int, report: Mapping[str, Any]) -> None:
-        """Store an epoch's report; storing the same epoch again changes nothing."""
+    def report(self, claim: Claim, report: Mapping[str, Any]) -> bool:
+        """Store an epoch's report and prolong the lease; the same epoch again changes nothing.
+
+        Returns:
+            False where the slot is another worker's by now: the report is not stored.
+        """
         row = {
             "study_id": self.study_id,
-            "trial_number": number,
+            "trial_number": claim.trial_number,
             "epoch": report["epoch"],
             "metric": report["metric"],
             "report": json.dumps(report),
         }
         insert = _insert(self.store)(epoch_table).values(row)
         with self.store.engine.begin() as connection:
+            if not self.budget.renew_in(connection, claim):
+                return False
             connection.execute(insert.on_conflict_do_nothing())
         self.store.storage.set_trial_intermediate_value(
-            self.trial_id(number), report["epoch"], report["metric"]
+            self.trial_id(claim.trial_number), report["epoch"], report["metric"]
         )
+        return True
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """The reports of a trial, first epoch first."""
@@ -125,24 +136,6 @@ class Study:
                 .order_by(epoch_table.c.epoch)
             ).scalars()
             return Curve(tuple(values), warmup_end(self.config(self.trial(number))))
-
-    def tell(self, number: int, state: TrialState, value: float | None, **attrs: Any) -> None:
-        """End a trial. Telling the same result again changes nothing.
-
-        The value of a pruned trial is its best epoch's too, unlike `optuna.Study.tell`.
-        """
-        trial = self.trial(number)
-        if trial.state.is_finished():
-            if trial.state != state or trial.value != value:
-                raise RuntimeError(
-                    f"trial {number} has already ended {trial.state.name} with {trial.value}, "
-                    f"now {state.name} with {value}"
-                )
-            return
-        for name, attr in attrs.items():
-            self.store.storage.set_trial_user_attr(trial._trial_id, name, attr)
-        values = None if value is None else [value]
-        self.store.storage.set_trial_state_values(trial._trial_id, state, values)
 
     def workdir(self, artifacts: Path, number: int) -> Path:
         """The folder of a trial's files."""
@@ -188,7 +181,11 @@ def open_study(store: Store, name: str) -> Study:
     if name not in names:
         known = f"; known: {', '.join(names)}" if names else "; the store has no study yet"
         raise UnknownStudy(f"no study {name} in {store.shown}{did_you_mean(name, names) or known}")
-    study_id = store.storage.get_study_id_from_name(name)
+    return open_study_by_id(store, store.storage.get_study_id_from_name(name))
+
+
+def open_study_by_id(store: Store, study_id: int, owner: str | None = None) -> Study:
+    """Open a study; `owner` is the name under which a worker of many studies claims slots."""
     with store.engine.connect() as connection:
         row = connection.execute(
             sa.select(study_table.c.uid, study_table.c.spec, study_table.c.fingerprint).where(
@@ -196,7 +193,15 @@ def open_study(store: Store, name: str) -> Study:
             )
         ).one()
     spec = StudySpec.from_json(row.spec)
-    return Study(store, spec, spec.search_space(), study_id, row.uid, row.fingerprint)
+    return Study(
+        store,
+        spec,
+        spec.search_space(),
+        study_id,
+        row.uid,
+        row.fingerprint,
+        owner or new_owner(),
+    )
 
 
 def study_names(store: Store) -> list[str]:
@@ -259,6 +264,9 @@ def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
             study_table.insert().values(
                 study_id=study._study_id, uid=uid, spec=spec.to_json(), fingerprint=fingerprint
             )
+        )
+        connection.execute(
+            control_table.insert().values(study_id=study._study_id, opened_at=store.now())
         )
     return Study(store, spec, space, study._study_id, uid, fingerprint)
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
+import queue
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +27,12 @@ from typing import Any
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
+from trainers.disk import is_full
 from trainers.tasks import Data
 from trainers.train import TrialResult, train
 
 LOG = "trial.log"
+ALIVE_SECONDS = 30.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["search.trial_process"])
@@ -48,13 +54,22 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer."""
+    """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer.
+
+    With `disk` it is neither's fault: there was no room for what it had to write.
+    """
 
     unfit: bool
     message: str
+    disk: bool = False
 
 
-Message = Epoch | Done | Failed
+@dataclass(frozen=True)
+class Alive:
+    """Steps are being taken; said now and then, so that a long epoch is not taken for a hang."""
+
+
+Message = Epoch | Done | Failed | Alive
 
 
 class TrialProcess:
@@ -74,6 +89,10 @@ class TrialProcess:
         )
         self._process.start()
         childs_end.close()
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        # the child never waits for a supervisor that waits for the store
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -87,18 +106,35 @@ class TrialProcess:
             ChildDied: the child is gone without a result.
         """
         try:
-            if not self._pipe.poll(timeout):
-                return None
-            message: Message = self._pipe.recv()
-            return message
-        except (EOFError, OSError):
+            message = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if message is None:
             self._process.join()
-            raise ChildDied(self._process.exitcode) from None
+            raise ChildDied(self._process.exitcode)
+        return message
 
     def stop(self, reason: str) -> None:
         """Ask the child to end after its current step, with this reason."""
-        with contextlib.suppress(OSError):  # ended by itself: its last message is in the pipe
-            self._pipe.send(reason)
+        self._send(reason)
+
+    def fence(self, deadline: float) -> None:
+        """Let the child end by itself after this time (`time.monotonic`), unless it is moved.
+
+        So a trial ends before its lease does, also where its supervisor is frozen.
+        """
+        self._send(deadline)
+
+    def _send(self, word: str | float) -> None:
+        with contextlib.suppress(OSError):  # ended by itself: its last message is in the inbox
+            self._pipe.send(word)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._inbox.put(self._pipe.recv())
+        except (EOFError, OSError):
+            self._inbox.put(None)
 
     def kill(self) -> None:
         """End the child at once."""
@@ -107,6 +143,7 @@ class TrialProcess:
 
     def join(self) -> None:
         self._process.join()
+        self._reader.join()
         self._pipe.close()
 
 
@@ -133,13 +170,14 @@ def _main(
     _log_to(workdir / LOG)
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
+        words = _Words(pipe)
         try:
             result = train(
                 config,
                 data,
                 workdir,
                 on_epoch=lambda report: pipe.send(Epoch(report)),
-                should_stop=lambda: _word(pipe),
+                should_stop=words.reason,
                 free=free,
             )
             pipe.send(Done(result))
@@ -148,19 +186,35 @@ def _main(
         except BrokenPipeError:
             pass  # the supervisor is gone; the last checkpoint is durable
         except Exception as error:
-            traceback.print_exc()
-            pipe.send(Failed(unfit=False, message=f"{type(error).__name__}: {error}"))
+            full = is_full(error)
+            if not full:  # the log could not be written either
+                traceback.print_exc()
+            message = f"{type(error).__name__}: {error}"
+            pipe.send(Failed(unfit=False, message=message, disk=full))
 
 
-def _word(pipe: Connection) -> str | None:
-    """What the supervisor said, if anything; its death is a word too."""
-    if not pipe.poll():
-        return None
-    try:
-        word: str = pipe.recv()
-        return word
-    except EOFError:
-        return "orphaned"
+class _Words:
+    """What the supervisor said last; its death and its silence are words too."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.deadline = math.inf
+        self.said = time.monotonic()
+
+    def reason(self) -> str | None:
+        """Why to end now, or None; asked after every step."""
+        try:
+            if time.monotonic() - self.said > ALIVE_SECONDS:
+                self.said = time.monotonic()
+                self.pipe.send(Alive())
+            while self.pipe.poll():
+                word = self.pipe.recv()
+                if isinstance(word, str):
+                    return word
+                self.deadline = word
+        except (EOFError, OSError):
+            return "orphaned"
+        return "preempted" if time.monotonic() > self.deadline else None
 
 
 def _log_to(path: Path) -> None:

@@ -1,41 +1,55 @@
-"""The supervisor: claims slots, runs each trial in a child, stores what it reports, gives verdicts.
+"""The supervisor of one study: claims slots, runs each trial in a child, stores what it reports.
 
-It alone talks to the database. What ends a trial, and how that is stored:
+It alone talks to the database, and training never waits for it: while the store is away, reports
+queue up here. What ends a trial, and how that is stored:
 
     completed, patience            COMPLETE
     median and Optuna's pruners    PRUNED
     health:<alarm>, nonfinite      PRUNED
+    timeout, stopped               PRUNED, with the value of the best epoch so far
     oom, unfit                     PRUNED, without a value where no epoch was finished
-    crashed                        the slot returns; FAILED after MAX_ATTEMPTS
+    crashed                        the slot returns; FAILED after budget.max_attempts
     preempted                      the slot returns and does not count as an attempt
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from optuna.trial import TrialState
 
 from search import results
-from search.budget import ENDED, MAX_ATTEMPTS, RENEW_SECONDS, Claim
+from search.budget import ENDED, FENCE_SECONDS, Claim, Result
+from search.control import Limits, limits
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
+from search.registry import Registration
+from search.retry import Backoff, is_away, until_it_answers
 from search.study import Study
-from search.trial_process import ChildDied, Done, Epoch, Failed, TrialProcess
+from search.trial_process import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
 from spaces.config import BaseTrialConfig
-from trainers.checkpoint import remove_last, remove_models
+from spaces.paths import cache_dir
+from trainers.checkpoint import WEIGHTS, remove_last, remove_models
+from trainers.data import file_digest
 from trainers.tasks import Data
 from trainers.train import TrialResult
 
+T = TypeVar("T")
+
 POLL_SECONDS = 0.5
-STOP_SECONDS = 20.0  # a child that has not ended so long after being told to is killed
+LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user has asked for
+STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
+ROOM_SECONDS, ROOM_BYTES = 60.0, 2_000_000  # how long a full disk is waited for; what is more room
 FAILURES_IN_A_ROW = 3  # then something is wrong that the next trial will meet too
+WATCHDOG_SECONDS = 3600.0  # a child that has taken no step and ended no epoch for so long hangs
 
 
 class Watcher(Protocol):
@@ -48,6 +62,10 @@ class Watcher(Protocol):
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int
     ) -> None: ...
+
+    def store_away(self, error: BaseException) -> None: ...
+
+    def paused(self, message: str) -> None: ...
 
 
 class TooManyFailures(Exception):
@@ -74,6 +92,11 @@ class Interrupt:
         self.count += 1
 
 
+@dataclass(frozen=True)
+class _Lost:
+    """The slot is another worker's by now: what the child did does not count."""
+
+
 @dataclass
 class Worker:
     """Runs trials of one study until its slots are used up or it is told to stop."""
@@ -83,7 +106,10 @@ class Worker:
     artifacts: Path
     watcher: Watcher
     interrupt: Interrupt
+    registration: Registration | None = None
     _ended: dict[int, Curve] = field(default_factory=dict)
+    _tidied: set[int] = field(default_factory=set)  # ended trials that `_tidy` has seen
+    _models: set[int] = field(default_factory=set)  # those of them that had a model then
     _failures: int = 0
 
     def run(self) -> bool:
@@ -93,70 +119,58 @@ class Worker:
             TooManyFailures: FAILURES_IN_A_ROW trials have failed one after another.
         """
         while not self.interrupt.count:
-            claim = self.study.budget.claim(self.study.ask)
-            if claim is None:
-                return True
-            self._serve(claim)
-            if self._failures >= FAILURES_IN_A_ROW:
-                raise TooManyFailures
+            try:
+                if not self.serve_one():
+                    return True
+            except Exception as error:
+                if not (self.interrupt.count and is_away(error)):
+                    raise
         return False
+
+    def serve_one(self) -> bool:
+        """Claim a slot and run its trial; False where there was nothing to claim."""
+        self._patiently(lambda: limits(self.study))  # closes the study where its hours are spent
+        claim = self._patiently(lambda: self.study.budget.claim(self.study.ask))
+        if claim is None:
+            return False
+        self._register(claim.trial_number)
+        self._serve(claim)
+        self._register(None)
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise TooManyFailures
+        return True
+
+    def _register(self, trial_number: int | None) -> None:
+        """Say what runs here."""
+        if self.registration is not None:
+            name = None if trial_number is None else self.study.spec.name
+            registration = self.registration
+            self._patiently(lambda: registration.works_on(name, trial_number))
 
     def _serve(self, claim: Claim) -> None:
         number = claim.trial_number
-        trial = self.study.trial(number)
-        config = self.study.config(trial)
+        config = self._patiently(lambda: self.study.config(self.study.trial(number)))
         workdir = self.study.workdir(self.artifacts, number)
         self.watcher.trial_started(number, config, claim.attempt)
-        began = time.monotonic()
         child = TrialProcess(config, self.data, workdir, self.study.space.free())
         try:
-            outcome = self._supervise(claim, config, child)
-        except ChildDied as death:
-            outcome = Failed(unfit=False, message=death.how)
+            outcome = _Supervision(self, claim, config, child).run()
         except BaseException:
             child.kill()
             raise
         child.join()
-        seconds = time.monotonic() - began
         if isinstance(outcome, Done):
-            self._settle(claim, outcome.result, workdir, seconds)
-        else:
+            self._settle(claim, outcome.result, workdir)
+        elif isinstance(outcome, Failed):
             self._fail(claim, outcome, workdir)
 
-    def _supervise(
-        self, claim: Claim, config: BaseTrialConfig, child: TrialProcess
-    ) -> Done | Failed:
-        """Pass on reports and verdicts until the child has ended."""
-        values: list[float] = []
-        stored = len(self.study.curve(claim.trial_number).values)
-        renewed = time.monotonic()
-        told: float | None = None
-        while True:
-            message = child.receive(POLL_SECONDS)
-            if isinstance(message, Done | Failed):
-                return message
-            if isinstance(message, Epoch):
-                values.append(message.report["metric"])
-                self.watcher.epoch_ended(claim.trial_number, message.report)
-                if len(values) <= stored:
-                    continue  # a resumed child repeats what has been stored and judged
-                self.study.report(claim.trial_number, message.report)
-                if told is None and (verdict := self._verdict(claim, config, values)):
-                    child.stop(verdict)
-                    told = time.monotonic()
-            if self.interrupt.count and told is None:
-                child.stop("preempted")
-                told = time.monotonic()
-            if self.interrupt.count > 1 or (
-                self.interrupt.count and told and time.monotonic() - told > STOP_SECONDS
-            ):
-                child.kill()
-            if time.monotonic() - renewed > RENEW_SECONDS:
-                if not self.study.budget.renew(claim):
-                    child.stop("preempted")  # another worker has the slot now
-                renewed = time.monotonic()
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Ask the store, and ask again while it is away; Ctrl-C ends the waiting."""
+        return until_it_answers(
+            call, give_up=lambda: bool(self.interrupt.count), on_wait=self.watcher.store_away
+        )
 
-    def _verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> str | None:
+    def verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> str | None:
         """Return the pruner's name where it stops the trial after its last epoch."""
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
@@ -178,63 +192,216 @@ class Worker:
                     self._ended[trial.number] = self.study.curve(trial.number)
         return list(self._ended.values())
 
-    def _settle(self, claim: Claim, result: TrialResult, workdir: Path, seconds: float) -> None:
-        """Store a result: tell, end the slot, tidy up."""
-        reason = result.reason
-        if reason in ("preempted", "orphaned"):
-            self.study.budget.give_back(claim, counts=False)
+    def _settle(self, claim: Claim, result: TrialResult, workdir: Path) -> None:
+        """Store a result, where the slot is still ours, and tidy up."""
+        if result.reason in ("preempted", "orphaned"):
+            self._give_back(claim, counts=False)
             return
-        if not self.study.budget.renew(claim):
-            return  # the lease ran out and another worker has the slot: this result is not counted
-        self._failures = 0
-        state = TrialState.COMPLETE if reason in ("completed", "patience") else TrialState.PRUNED
-        self.study.tell(
-            claim.trial_number,
+        weights = None if result.model is None else result.model / WEIGHTS
+        state = "COMPLETE" if result.reason in ("completed", "patience") else "PRUNED"
+        stored = Result(
             state,
             result.value,
-            reason=reason,
-            epochs=len(result.history),
-            best_epoch=result.best_epoch,
-            seconds=round(sum(report["seconds"] for report in result.history), 3),
-            decode=result.decode,
-            hardware=result.hardware,
+            result.reason,
+            {
+                "epochs": len(result.history),
+                "best_epoch": result.best_epoch,
+                "seconds": round(sum(report["seconds"] for report in result.history), 3),
+                "decode": result.decode,
+                "hardware": result.hardware,
+                "model_sha256": None if weights is None else file_digest(str(weights)),
+            },
         )
-        self.study.budget.end(claim, state.name, reason)
+        if not self._patiently(lambda: self.study.budget.end(claim, stored)):
+            return  # the lease ran out and another worker has the slot: this result is not counted
+        self._failures = 0
         self.watcher.trial_ended(
-            claim.trial_number, state.name, reason, result.value, len(result.history)
+            claim.trial_number, state, result.reason, result.value, len(result.history)
         )
-        self._tidy(workdir)
+        self._patiently(lambda: self._tidy(claim.trial_number))
 
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
         """A config that cannot run is PRUNED; a crash returns the slot until attempts run out."""
-        number = claim.trial_number
+        number, budget = claim.trial_number, self.study.budget
         if failure.unfit:
-            self.study.tell(number, TrialState.PRUNED, None, reason="unfit", error=failure.message)
-            self.study.budget.end(claim, "PRUNED", "unfit")
-            self.watcher.trial_ended(number, "PRUNED", f"unfit: {failure.message}", None, 0)
+            unfit = Result("PRUNED", None, "unfit", {"error": failure.message})
+            if self._patiently(lambda: budget.end(claim, unfit)):
+                self.watcher.trial_ended(number, "PRUNED", f"unfit: {failure.message}", None, 0)
             return
-        if self.interrupt.count:
-            self.study.budget.give_back(claim, counts=False)
+        if self.interrupt.count or failure.disk:
+            self._give_back(claim, counts=False)
+            if failure.disk:
+                self._wait_for_room(workdir)
             return
         message = f"{failure.message}; see {workdir / 'trial.log'}"
-        if claim.attempt < MAX_ATTEMPTS:
-            self.study.budget.give_back(claim, counts=True)
+        if claim.attempt < budget.max_attempts:
+            self._give_back(claim, counts=True)
             self.watcher.trial_ended(number, "RETRY", f"crashed: {message}", None, 0)
             return
         self._failures += 1
-        self.study.tell(number, TrialState.FAIL, None, reason="crashed", error=failure.message)
-        self.study.budget.end(claim, "FAILED", "crashed")
-        self.watcher.trial_ended(number, "FAILED", f"crashed: {message}", None, 0)
+        crashed = Result("FAILED", None, "crashed", {"error": failure.message})
+        if self._patiently(lambda: budget.end(claim, crashed)):
+            self.watcher.trial_ended(number, "FAILED", f"crashed: {message}", None, 0)
 
-    def _tidy(self, ended: Path) -> None:
+    def _give_back(self, claim: Claim, *, counts: bool) -> None:
+        """Return a slot; where the store is away and we must go, its lease returns it."""
+        try:
+            self._patiently(lambda: self.study.budget.give_back(claim, counts=counts))
+        except Exception as error:
+            if not is_away(error):
+                raise
+
+    def _wait_for_room(self, workdir: Path) -> None:
+        """Pause until the disk has more room, or it is time to look whether that was enough."""
+        disks = [folder for folder in (workdir, cache_dir()) if folder.is_dir()]
+        had = [shutil.disk_usage(folder).free for folder in disks]
+        named = ", ".join(
+            f"{folder} has {free / 1e6:.0f} MB left"
+            for folder, free in zip(disks, had, strict=True)
+        )
+        self.watcher.paused(f"the disk is full ({named}); make room, the trial goes on by itself")
+        until = time.monotonic() + ROOM_SECONDS
+        while time.monotonic() < until and not self.interrupt.count:
+            now = [shutil.disk_usage(folder).free for folder in disks]
+            if any(free > before + ROOM_BYTES for free, before in zip(now, had, strict=True)):
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _tidy(self, ended: int) -> None:
         """Keep checkpoints of running trials and models of the best; drop the rest."""
-        remove_last(ended)
-        keep = {
-            trial.number
-            for trial in results.ranked(self.study.trials())[: self.study.spec.keep_models]
-        }
-        for trial in self.study.trials():
-            if trial.state.is_finished() and trial.number not in keep:
-                folder = self.study.workdir(self.artifacts, trial.number)
-                if folder.is_dir():
-                    remove_models(folder, but=None)
+        remove_last(self.study.workdir(self.artifacts, ended))
+        trials = self.study.trials()
+        finished = {trial.number for trial in trials if trial.state.is_finished()}
+        self._models |= finished - self._tidied
+        self._tidied = finished
+        best = results.ranked(trials)[: self.study.spec.keep_models]
+        for number in self._models - {trial.number for trial in best}:
+            folder = self.study.workdir(self.artifacts, number)
+            if folder.is_dir():
+                remove_models(folder, but=None)
+            self._models.discard(number)
+
+
+class _Supervision:
+    """One trial from its start to its child's end: reports out, words in, the lease kept."""
+
+    def __init__(
+        self, worker: Worker, claim: Claim, config: BaseTrialConfig, child: TrialProcess
+    ) -> None:
+        self.worker, self.claim, self.config, self.child = worker, claim, config, child
+        self.study, self.budget = worker.study, worker.study.budget
+        self.began = time.monotonic()
+        self.looked = self.began
+        self.last_sign = self.began
+        self.longest_epoch = 0.0
+        self.values: list[float] = []
+        self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
+        self.outbox: deque[dict[str, Any]] = deque()
+        self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
+        self.limits: Limits = Limits.none()
+        self.next_try, self.backoff = 0.0, Backoff()
+        child.fence(self.began + FENCE_SECONDS)
+
+    def run(self) -> Done | Failed | _Lost:
+        """Supervise until the child has ended and its reports are stored, or the slot is lost."""
+        outcome: Done | Failed | None = None
+        while True:
+            if outcome is None:
+                try:
+                    message = self.child.receive(POLL_SECONDS)
+                except ChildDied as death:
+                    message = Failed(unfit=False, message=death.how)
+                if isinstance(message, Done | Failed):
+                    outcome = message
+                elif isinstance(message, Epoch):
+                    self._heard(message.report)
+                elif isinstance(message, Alive):
+                    self.last_sign = time.monotonic()
+            elif self.outbox:
+                time.sleep(POLL_SECONDS)
+            if self._due() and not self._with_store():
+                self.child.kill()
+                return _Lost()
+            # an interrupted worker does not wait for a store that is away: the next attempt
+            # repeats the reports from its checkpoint
+            if outcome is not None and (not self.outbox or self.worker.interrupt.count):
+                return outcome
+            if outcome is None:
+                self._look_after_child()
+
+    def _heard(self, report: dict[str, Any]) -> None:
+        self.values.append(report["metric"])
+        self.longest_epoch = max(self.longest_epoch, report["seconds"])
+        self.last_sign = time.monotonic()
+        self.worker.watcher.epoch_ended(self.claim.trial_number, report)
+        self.outbox.append(report)
+
+    def _due(self) -> bool:
+        """Whether there is something for the store, and it is time to try."""
+        now = time.monotonic()
+        waiting = bool(self.outbox) or now - self.looked > LOOK_SECONDS
+        return waiting and now >= self.next_try
+
+    def _with_store(self) -> bool:
+        """Deliver reports in order and renew the lease; False where the slot is lost.
+
+        While the store is away this returns quickly and is tried again later.
+        """
+        try:
+            if self.stored is None:
+                self.stored = len(self.study.curve(self.claim.trial_number).values)
+            while self.outbox:
+                report = self.outbox[0]
+                if report["epoch"] > self.stored:  # a resumed child repeats what has been stored
+                    asked = time.monotonic()
+                    if not self.study.report(self.claim, report):
+                        return False
+                    self._renewed(asked)
+                self.outbox.popleft()
+                if report["epoch"] > self.stored and self.told is None and not self.outbox:
+                    word = self.worker.verdict(self.claim, self.config, self.values)
+                    if word is not None:
+                        self._tell(word)
+            if (asked := time.monotonic()) - self.looked > LOOK_SECONDS:
+                if not self.budget.renew(self.claim):
+                    return False
+                self._renewed(asked)
+                self.looked = asked
+                self.limits = limits(self.study)
+                if self.worker.registration is not None:
+                    self.worker.registration.seen()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self.worker.watcher.store_away(error)
+            self.next_try = time.monotonic() + self.backoff.next()
+            return True
+        self.next_try, self.backoff = 0.0, Backoff()
+        return True
+
+    def _renewed(self, asked: float) -> None:
+        """The lease runs from when it was asked for, at the latest."""
+        self.child.fence(asked + FENCE_SECONDS)
+
+    def _look_after_child(self) -> None:
+        """Send the word that is due, and kill a child that does not follow it."""
+        now, interrupted = time.monotonic(), self.worker.interrupt.count
+        if self.told is None:
+            if interrupted:
+                self._tell("preempted")
+            elif self.limits.now:
+                self._tell(self.limits.now)
+            elif self.limits.trial_seconds and now - self.began > self.limits.trial_seconds:
+                self._tell("timeout")
+        late = self.told is not None and now - self.told[1] > STOP_SECONDS + self.longest_step
+        if interrupted > 1 or late or now - self.last_sign > WATCHDOG_SECONDS:
+            self.child.kill()
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a child may need to come to the end of its step."""
+        return 0.0 if self.worker.interrupt.count else self.longest_epoch
+
+    def _tell(self, word: str) -> None:
+        self.child.stop(word)
+        self.told = (word, time.monotonic())

@@ -30,6 +30,14 @@ class BudgetSpec(Section):
     """How much a study may spend."""
 
     trials: int = Field(30, ge=1, le=100_000)
+    hours: float | None = Field(None, gt=0)
+    """Wall-clock hours from the study's start; then running trials stop with their best so far."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Hours that its trials may hold devices, all workers together."""
+    trial_hours: float | None = Field(None, gt=0)
+    """Hours that one attempt of a trial may take."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    """Attempts at a trial whose process or worker dies, before its slot is FAILED."""
 
 
 def _named(value: Any) -> Any:

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,14 +39,34 @@ def segtune_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@dataclass(frozen=True)
 class TcpPostgres:
-    """A Postgres server of this test session that asks for a password (scram-sha-256)."""
+    """A Postgres server of the tests that asks for a password (scram-sha-256)."""
 
-    host: str
-    port: int
-    user: str
-    password: str
+    host = "127.0.0.1"
+    user = "segtune"
+    password = "p@ss{w0rd}/#%"
+
+    def __init__(self) -> None:
+        self.programs = _postgres_programs()
+        self.port = _free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="segtune-postgres-"))
+        self.folder.chmod(0o755)  # mkdtemp's 0700 would lock the server's user out
+        self.run_as = _unprivileged()
+        secret, data = self.folder / "password", self.folder / "data"
+        secret.write_text(self.password)
+        data.mkdir(mode=0o700)
+        if self.run_as:
+            for path in (self.folder, secret, data):
+                shutil.chown(path, self.run_as["user"], self.run_as["group"])
+        secret.chmod(0o600)
+        initdb = f"-U {self.user} --auth=scram-sha-256 -E UTF8 --locale=C --no-sync".split()
+        subprocess.run(
+            [self.programs / "initdb", "-D", data, f"--pwfile={secret}", *initdb],
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
+            **self.run_as,
+        )
 
     @property
     def url(self) -> str:
@@ -55,46 +74,46 @@ class TcpPostgres:
         password = quote(self.password, safe="")
         return f"postgresql://{self.user}:{password}@{self.host}:{self.port}/postgres"
 
+    def start(self) -> None:
+        """Start it on its port, and wait until it answers."""
+        serve = f"-h {self.host} -p {self.port} -c unix_socket_directories= -c fsync=off".split()
+        with open(self.folder / "log", "a") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.folder / "data", *serve],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self.run_as,
+            )
+        _wait_until_it_answers(self, self.process, self.folder / "log")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it by its own id: SIGINT disconnects clients first, SIGQUIT is `-m immediate`."""
+        self.process.send_signal(how)
+        self.process.wait(timeout=60)
+
 
 @pytest.fixture(scope="session")
 def tcp_postgres() -> Iterator[TcpPostgres]:
-    """Start a server on a free port of 127.0.0.1, and end it by its own id."""
-    programs = _postgres_programs()
-    server = TcpPostgres("127.0.0.1", _free_port(), "segtune", "p@ss{w0rd}/#%")
-    folder = Path(tempfile.mkdtemp(prefix="segtune-postgres-"))
-    folder.chmod(0o755)  # mkdtemp's 0700 would lock the server's user out
-    secret, data = folder / "password", folder / "data"
-    secret.write_text(server.password)
-    data.mkdir(mode=0o700)
-    user = _unprivileged()
-    if user:
-        for path in (folder, secret, data):
-            shutil.chown(path, user["user"], user["group"])
-    secret.chmod(0o600)
-    initdb = f"-U {server.user} --auth=scram-sha-256 -E UTF8 --locale=C --no-sync".split()
-    subprocess.run(
-        [programs / "initdb", "-D", data, f"--pwfile={secret}", *initdb],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        **user,
-    )
-    serve = f"-h {server.host} -p {server.port} -c unix_socket_directories= -c fsync=off".split()
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *serve],
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            **user,
-        )
+    """A server on a free port of 127.0.0.1, for all tests."""
+    yield from _served()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[TcpPostgres]:
+    """A server of one test, which may stop it."""
+    yield from _served()
+
+
+def _served() -> Iterator[TcpPostgres]:
+    server = TcpPostgres()
     try:
-        _wait_until_it_answers(server, process, folder / "log")
+        server.start()
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # fast shutdown: disconnect clients, then end
-        process.wait(timeout=60)
-        shutil.rmtree(folder)
+        if server.process.poll() is None:
+            server.stop()
+        shutil.rmtree(server.folder)
 
 
 def _postgres_programs() -> Path:

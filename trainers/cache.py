@@ -6,6 +6,7 @@ images; so the first trial at a resolution writes uint8 arrays, and the rest map
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -62,7 +63,11 @@ def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Ar
         with _lock(folder.parent / f"{key}.lock"):
             if not folder.exists():
                 _check_room(folder.parent, len(samples) * size[0] * size[1] * 4)
-                _build(data, split, size, folder)
+                try:
+                    _build(data, split, size, folder)
+                except BaseException:
+                    shutil.rmtree(_half(folder), ignore_errors=True)
+                    raise
     shapes = json.loads((folder / "sizes.json").read_text())
     flat = np.load(folder / "originals.npy", mmap_mode="r")
     ends = np.cumsum([height * width for height, width in shapes])
@@ -92,7 +97,7 @@ def _key(data: SegmentationData, split: str, size: tuple[int, int]) -> str:
 
 def _build(data: SegmentationData, split: str, size: tuple[int, int], folder: Path) -> None:
     samples = data.split(split)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary = _half(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     shape = (len(samples), *size)
@@ -124,13 +129,19 @@ def _build(data: SegmentationData, split: str, size: tuple[int, int], folder: Pa
     temporary.rename(folder)
 
 
+def _half(folder: Path) -> Path:
+    """Where this process builds what will be `folder`."""
+    return folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+
+
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > FREE_SHARE * free:
         raise OSError(
+            errno.ENOSPC,
             f"the cache of this split needs {needed / 1e9:.1f} GB, but {folder} may use "
             f"{FREE_SHARE * free / 1e9:.1f} GB; point SEGTUNE_HOME at a larger disk or lower "
-            "data.resolution"
+            "data.resolution",
         )
 
 

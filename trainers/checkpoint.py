@@ -26,6 +26,7 @@ from torch import nn
 from spaces.errors import InputError
 
 LAST = "last.json"
+WEIGHTS = "model.safetensors"
 
 
 def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -74,12 +75,16 @@ def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
     folder = workdir / f"model-{epoch}"
     temporary = workdir / f"model-{epoch}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(str(temporary))  # type: ignore[operator]
-    for path in temporary.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.save_pretrained(str(temporary))  # type: ignore[operator]
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     _sync_folder(workdir)
@@ -92,7 +97,7 @@ def load_model(folder: Path) -> nn.Module:
     Raises:
         InputError: the folder does not hold a whole model.
     """
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():  # smp would ask the Hugging Face Hub for it
             raise InputError(f"{folder} must hold a model, but has no {name}; export it again")
     try:
@@ -118,10 +123,14 @@ def remove_models(workdir: Path, but: int | None) -> None:
 def _durable(path: Path) -> Iterator[BinaryIO]:
     """A file to write to; it takes `path`'s place, fsynced, when the block ends well."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk must not keep the half that did fit
+        raise
     temporary.replace(path)
 
 

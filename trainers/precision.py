@@ -14,6 +14,11 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def gpu_count() -> int:
+    """GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16 for `train.precision`.
 

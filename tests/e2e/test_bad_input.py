@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import psycopg2
 import pytest
-from optuna.trial import TrialState
 from PIL import Image
 from typer.testing import CliRunner
 
+from search.budget import Result
 from search.cli import app
 from search.sample_data import write_streets
 from search.sample_receipts import write_receipts
@@ -268,7 +268,9 @@ def launched(place: Place) -> None:
 def finished(place: Place) -> None:
     """A study with one trial that has ended, whose weights are not here."""
     with place.launched() as study:
-        study.tell(study.ask(0), TrialState.COMPLETE, 0.5, reason="completed", best_epoch=1)
+        claim = study.budget.claim(study.ask)
+        assert claim
+        study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
 
 
 def exported(place: Place) -> None:
@@ -372,7 +374,8 @@ CASES = [
     Bad("section-as-list", section("space", "space: [optim.lr]\n"),
         "space: must hold `key: value` lines, but got ['optim.lr'] (study.yaml line 8)"),
     Bad("section-as-number", line("budget: 2"),
-        "budget: must hold `key: value` lines, but got 2; known keys: trials (study.yaml line 17)"),
+        "budget: must hold `key: value` lines, but got 2; known keys: trials, hours, "
+        "gpu_hours, trial_hours, max_attempts (study.yaml line 17)"),
     # name, task, budget, sampler, pruner
     Bad("name-empty", line("name: ''"),
         "name: must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit, "
@@ -694,8 +697,19 @@ CASES = [
         "file is not a database", "status --store sqlite:///study.yaml"),
     Bad("store-sqlite-missing", nothing,
         "typo.db does not exist; is its name right?", "status --store sqlite:///typo.db"),
+    # workers
+    Bad("stop-unknown", nothing, "no study phantom in sqlite:///", "stop phantom"),
+    Bad("resume-unknown", nothing, "no study ghost in sqlite:///", "resume ghost"),
+    Bad("worker-unknown", nothing, "no study spirit in sqlite:///", "worker --study spirit"),
+    Bad("workers-on-sqlite", nothing,
+        "--workers and --detach need Postgres, but the store is sqlite:///",
+        "launch study.yaml --workers 2"),
+    Bad("launch-stopped", both(launched, sql("UPDATE segtune_control SET stop = 'after'")),
+        "study small was stopped (after); reopen it with: segtune resume small"),
+    Bad("hours-negative", line("budget: {hours: -1}"),
+        "budget.hours: must be greater than 0, but got -1 (study.yaml line 17)"),
     Bad("store-newer", sql("UPDATE segtune_schema SET version = 99"),
-        "the store has schema 99, but this segtune knows 1; upgrade segtune", "status"),
+        "the store has schema 99, but this segtune knows 2; upgrade segtune", "status"),
     # text detection
     Bad("text-no-labels", remove(LABEL),
         "receipt_0000.png has no boxes; they must be in ", "launch words.yaml"),

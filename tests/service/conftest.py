@@ -1,11 +1,16 @@
-"""Stores that every service test runs against: embedded Postgres, a TCP server, sqlite."""
+"""Stores that every service test runs against, and a network that fails on command."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 import sqlalchemy as sa
@@ -40,6 +45,14 @@ sampler: random
 budget: {{trials: {trials}}}
 pruner: {pruner}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_trial() -> Iterator[None]:
+    """Trials of 32x32 images gain nothing from two threads, and crawl where others want the cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +121,22 @@ def postgres_url(embedded_url: str) -> Iterator[str]:
     yield from fresh_database(embedded_url)
 
 
+@pytest.fixture(params=["embedded", "tcp"])
+def any_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database on each kind of Postgres."""
+    if request.param == "embedded":
+        server = request.getfixturevalue("embedded_url")
+    else:
+        server = request.getfixturevalue("tcp_postgres").url
+    yield from fresh_database(server)
+
+
+@pytest.fixture
+def proxy_to() -> type[Proxy]:
+    """A network that fails on command."""
+    return Proxy
+
+
 def fresh_database(server: str) -> Iterator[str]:
     """Create a database on a server and drop it after the test."""
     url = sa.make_url(server).set(drivername="postgresql+psycopg2")
@@ -127,3 +156,91 @@ def store(store_url: str) -> Iterator[Store]:
     opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+class Proxy:
+    """Listens on a free port of 127.0.0.1 and passes bytes on.
+
+    Attributes:
+        swallow_commits: drop this many replies to COMMIT, and the connection with them.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = host, port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.open = threading.Event()
+        self.open.set()
+        self.swallow_commits = 0
+        self.swallowed = 0
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def __enter__(self) -> Proxy:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.listener.close()
+        self.open.set()
+        self.reset()
+
+    def black_hole(self) -> None:
+        """Take bytes and pass nothing on."""
+        self.open.clear()
+
+    def heal(self) -> None:
+        """Pass bytes on again."""
+        self.open.set()
+
+    def reset(self) -> None:
+        """Break every connection with an RST."""
+        for pair in self.pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    linger = struct.pack("ii", 1, 0)
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    end.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    end.close()
+        self.pairs.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self.target)
+            except OSError:
+                client.close()
+                continue
+            self.pairs.append((client, server))
+            drop = threading.Event()
+            for source, sink, up in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._pass, args=(source, sink, up, drop), daemon=True
+                ).start()
+
+    def _pass(
+        self, source: socket.socket, sink: socket.socket, up: bool, drop: threading.Event
+    ) -> None:
+        """Pass on one direction; `drop` is set from a COMMIT to its swallowed reply."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.open.wait()
+                if up and self.swallow_commits > 0 and b"COMMIT\0" in data:
+                    self.swallow_commits -= 1
+                    drop.set()
+                if not up and drop.is_set():
+                    self.swallowed += 1
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.budget import MAX_ATTEMPTS, Budget
+from search.budget import MAX_ATTEMPTS, Budget, Result, new_owner
 from search.store import Store, open_store, slot_table
 from search.study import Study, create_or_resume
 from spaces.spec import StudySpec
@@ -22,14 +24,29 @@ def make(store: Store, make_spec: MakeSpec, trials: int = 3) -> Study:
     return create_or_resume(store, make_spec(trials=trials), "f" * 64, None)
 
 
+def worker(study: Study) -> Budget:
+    """Another worker's view of the slots."""
+    return Budget(study.store, study.study_id, new_owner())
+
+
+def completed(value: float = 0.5) -> Result:
+    return Result("COMPLETE", value, "completed", {"epochs": 2})
+
+
 def test_slots_are_claimed_once_each_and_then_none(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec)
-    budget = study.budget
-    claims = [budget.claim(study.ask) for _ in range(3)]
+    claims = [worker(study).claim(study.ask) for _ in range(3)]
     assert [claim.slot for claim in claims if claim] == [0, 1, 2]
     assert [claim.trial_number for claim in claims if claim] == [0, 1, 2]
-    assert budget.claim(study.ask) is None
+    assert worker(study).claim(study.ask) is None
     assert len(study.trials()) == 3
+
+
+def test_a_claim_whose_answer_was_lost_is_returned_again(store: Store, make_spec: MakeSpec) -> None:
+    study = make(store, make_spec)
+    budget = worker(study)
+    assert budget.claim(study.ask) == budget.claim(study.ask)
+    assert study.budget.counts()["RUNNING"] == 1 and len(study.trials()) == 1
 
 
 def test_a_budget_grows_and_never_shrinks(store: Store, make_spec: MakeSpec) -> None:
@@ -41,11 +58,12 @@ def test_a_budget_grows_and_never_shrinks(store: Store, make_spec: MakeSpec) -> 
 
 def test_a_returned_slot_keeps_its_trial_and_comes_first(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec)
-    first = study.budget.claim(study.ask)
-    second = study.budget.claim(study.ask)
-    assert first and second
-    study.budget.give_back(second, counts=True)
-    again = study.budget.claim(study.ask)
+    one, two = worker(study), worker(study)
+    one.claim(study.ask)
+    second = two.claim(study.ask)
+    assert second
+    two.give_back(second, counts=True)
+    again = two.claim(study.ask)
     assert again and (again.trial_number, again.attempt) == (second.trial_number, 2)
 
 
@@ -65,20 +83,21 @@ def test_attempts_run_out(store: Store, make_spec: MakeSpec) -> None:
         study.budget.give_back(claim, counts=True)
     assert study.budget.claim(study.ask) is None
     assert study.budget.counts()["FAILED"] == 1
-    assert study.trial(0).state == TrialState.FAIL
+    trial = study.trial(0)
+    assert trial.state == TrialState.FAIL and trial.user_attrs["reason"] == "crashed"
 
 
 def test_the_slot_of_a_dead_worker_is_claimed_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     claim = study.budget.claim(study.ask)
     assert claim
-    assert study.budget.claim(study.ask) is None  # alive: its lease holds
+    assert worker(study).claim(study.ask) is None  # alive: its lease holds
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    owner = study.budget.owner.rsplit(":", 1)[0] + f":{dead.pid}"
+    owner = f"{socket.gethostname()}:{dead.pid}:gone"
     with store.engine.begin() as connection:
         connection.execute(sa.update(slot_table).values(owner=owner))
-    again = study.budget.claim(study.ask)
+    again = worker(study).claim(study.ask)
     assert again and again.trial_number == claim.trial_number
     assert len(study.trials()) == 1
 
@@ -87,50 +106,96 @@ def test_an_expired_lease_is_taken_and_its_holder_refused(
     store: Store, make_spec: MakeSpec
 ) -> None:
     study = make(store, make_spec, trials=1)
-    stale = study.budget
+    stale, other = worker(study), worker(study)
     claim = stale.claim(study.ask)
     assert claim and stale.renew(claim)
-    stale.owner = "elsewhere:1"  # another machine, whose process cannot be looked up here
     with store.engine.begin() as connection:
-        connection.execute(
-            sa.update(slot_table).values(owner=stale.owner, lease_until=store.now() - 1)
-        )
-    fresh = study.budget.claim(study.ask)
+        connection.execute(sa.update(slot_table).values(lease_until=store.now() - 1))
+    fresh = other.claim(study.ask)
     assert fresh and fresh.attempt == 2
     assert not stale.renew(claim)
-    assert not stale.end(claim, "COMPLETE", "completed")
+    assert not stale.end(claim, completed())
+    assert not stale.give_back(claim, counts=False)
     assert study.budget.counts()["RUNNING"] == 1
+    assert study.trial(claim.trial_number).state == TrialState.RUNNING
+    assert other.end(fresh, completed())
+    assert not stale.end(claim, completed())
 
 
-def test_a_worker_that_died_between_tell_and_end_leaves_one_result(
-    store: Store, make_spec: MakeSpec
+def test_a_result_whose_answer_was_lost_is_ended_again(store: Store, make_spec: MakeSpec) -> None:
+    study = make(store, make_spec, trials=1)
+    claim = study.budget.claim(study.ask)
+    assert claim
+    for _ in range(2):
+        assert study.budget.end(claim, completed())
+    assert study.trial(0).value == 0.5 and study.trial(0).user_attrs["epochs"] == 2
+
+
+def test_a_result_that_was_stored_and_not_told_is_told_by_the_reaper(
+    store: Store, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make(store, make_spec, trials=1)
     claim = study.budget.claim(study.ask)
     assert claim
-    study.tell(claim.trial_number, TrialState.COMPLETE, 0.5, reason="completed")
-    study.budget.give_back(claim, counts=True)
-    assert study.budget.claim(study.ask) is None
-    assert study.budget.counts()["COMPLETE"] == 1
-    assert len(study.trials()) == 1
+    with monkeypatch.context() as patch:  # the worker dies here
+        patch.setattr(Budget, "tell", lambda *args: None)
+        study.budget.end(claim, completed(0.75))
+    assert study.trial(0).state == TrialState.RUNNING
+    assert worker(study).claim(study.ask) is None
+    trial = study.trial(0)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
+    assert trial.user_attrs["reason"] == "completed"
 
 
-def test_a_trial_that_no_slot_knows_is_failed(store: Store, make_spec: MakeSpec) -> None:
+def test_a_whole_trial_that_no_slot_knows_is_taken_up(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     orphan = study.ask(0)  # a worker died between asking and claiming
     claim = study.budget.claim(study.ask)
-    assert claim and claim.trial_number != orphan
-    assert study.trial(orphan).state == TrialState.FAIL
+    assert claim and claim.trial_number == orphan
+    assert len(study.trials()) == 1
+
+
+def test_a_half_drawn_starting_point_goes_back_into_the_queue(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(trials=1, starting_points="true")
+    study = create_or_resume(store, spec, "f" * 64, None)
+    half = study.optuna().ask()  # a worker died while it drew the config
+    origin = half.user_attrs["origin"]
+    drawn = [study.budget.claim(study.ask)]
+    study.budget.extend(4)
+    drawn += [worker(study).claim(study.ask) for _ in range(3)]
+    numbers = [claim.trial_number for claim in drawn if claim]
+    assert half.number not in numbers
+    assert study.trial(half.number).state == TrialState.FAIL
+    assert origin in [study.trial(number).user_attrs.get("origin") for number in numbers]
+
+
+def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
+    study = make(store, make_spec, trials=2)
+    for seconds in (100, 50):
+        claim = study.budget.claim(study.ask)
+        assert claim
+        with store.engine.begin() as connection:
+            connection.execute(
+                sa.update(slot_table)
+                .where(slot_table.c.slot == claim.slot)
+                .values(claimed_at=store.now() - seconds)
+            )
+        assert study.budget.give_back(claim, counts=False)
+    assert 150 <= study.budget.used_seconds() < 155
 
 
 CLAIMER = """
 import sys
+from search.budget import Result
 from search.store import open_store
 from search.study import open_study
 store = open_store(sys.argv[1])
 study = open_study(store, "small")
 while (claim := study.budget.claim(study.ask)) is not None:
     print(claim.slot, claim.trial_number, flush=True)
+    study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
 """
 
 

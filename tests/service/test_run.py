@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from search.budget import Result
 from search.export import export_study
 from search.launch import DONE, launch
 from search.results import best_trial, ranked, summary
@@ -24,6 +27,7 @@ from search.store import Store, open_store
 from search.study import open_study
 from search.worker import Interrupt, Worker
 from spaces.config import TrialConfig
+from spaces.errors import InputError
 from spaces.spec import StudySpec, load_run_config
 from trainers.tasks import load_data
 
@@ -41,6 +45,8 @@ class Silent:
     def __init__(self, on_epoch: Callable[[int, dict[str, Any]], None] | None = None) -> None:
         self.ended: list[tuple[int, str, str]] = []
         self.attempts: list[int] = []
+        self.pauses: list[str] = []
+        self.on_pause: Callable[[], None] | None = None
         self.on_epoch = on_epoch
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
@@ -54,6 +60,14 @@ class Silent:
         self, number: int, state: str, reason: str, value: float | None, epochs: int
     ) -> None:
         self.ended.append((number, state, reason))
+
+    def store_away(self, error: BaseException) -> None:
+        raise AssertionError(error)
+
+    def paused(self, message: str) -> None:
+        self.pauses.append(message)
+        if self.on_pause:
+            self.on_pause()
 
 
 def test_a_study_runs_to_its_budget_and_is_exported(
@@ -72,6 +86,12 @@ def test_a_study_runs_to_its_budget_and_is_exported(
     data, config = load_run_config(to / "config.yaml")
     assert config == study.config(best)
     assert data == spec.data
+    weights = study.workdir(tmp_path / "artifacts", best.number).glob("model-*/model.safetensors")
+    with open(next(weights), "r+b") as file:  # a bit that fell over on disk
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    with pytest.raises(InputError, match="are not what the trial has written"):
+        export_study(study, tmp_path / "artifacts", tmp_path / "again")
     facts = json.loads((to / "provenance.json").read_text())
     assert (facts["trial"], facts["value"]) == (best.number, best.value)
     assert facts["data_fingerprint"] == load_data(spec.data).fingerprint
@@ -91,11 +111,9 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     spec = make_spec(trials=2, epochs=40, pruner=pruner)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    ended = study.ask(99)  # an ended trial that nobody can match
-    study.report(ended, {"epoch": 1, "metric": 2.0})
-    study.tell(ended, TrialState.COMPLETE, 2.0, reason="completed")
-    first = study.budget.claim(lambda slot: ended)
-    assert first is not None and study.budget.end(first, "COMPLETE", "completed")
+    ended = study.budget.claim(study.ask)  # a trial that nobody can match
+    assert ended and study.report(ended, {"epoch": 1, "metric": 2.0})
+    assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
     assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
     [(number, state, reason)] = watcher.ended
@@ -135,6 +153,43 @@ def test_a_killed_child_is_resumed_with_its_reports(
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
     assert len(study.trials()) == 1
     assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
+
+
+def test_a_child_killed_at_twenty_moments_loses_nothing(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten trials, each killed twice: at its start, in its steps, at its writes, as time falls."""
+    from search import worker as worker_module
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=10, epochs=4)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    original, timers = worker_module.TrialProcess, []
+
+    def mortal(*args: Any) -> Any:
+        child = original(*args)
+        kills = [timer for timer in timers if timer.attempt < 3]
+        if watcher.attempts[-1] < 3:
+            timer = threading.Timer(0.05 * (len(kills) + 1), child._process.kill)
+            timer.attempt = watcher.attempts[-1]
+            timer.start()
+            timers.append(timer)
+        return child
+
+    watcher = Silent()
+    monkeypatch.setattr(worker_module, "TrialProcess", mortal)
+    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    for timer in timers:
+        timer.join()
+    retries = sum(state == "RETRY" for _, state, _ in watcher.ended)
+    assert len(timers) >= 10 and retries >= 8, (len(timers), retries)
+    assert study.budget.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
+    for trial in study.trials():
+        assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
+        assert trial.value == max(study.curve(trial.number).values)
+    store.close()
 
 
 def test_only_the_best_models_are_kept(
@@ -191,3 +246,199 @@ def _names(store: Store) -> list[str]:
     from search.study import study_names
 
     return study_names(store)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 400 MB; only root can have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
+    small_disk: Path, postgres_url: str, make_spec: MakeSpec
+) -> None:
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1, epochs=2)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    ballast = fill(small_disk, but=1_000_000)
+    watcher = Silent()
+    halves: list[list[Path]] = []
+
+    def make_room() -> None:
+        halves.append([*small_disk.rglob("*.tmp"), *small_disk.rglob("state-*.pt")])
+        ballast.unlink()
+
+    watcher.on_pause = make_room
+    assert Worker(study, data, small_disk / "artifacts", watcher, Interrupt()).run()
+    assert len(watcher.pauses) == 1 and "the disk is full" in watcher.pauses[0]
+    assert halves == [[]]  # nothing half written stayed
+    assert watcher.ended == [(0, "COMPLETE", "completed")] and watcher.attempts == [1, 1]
+    store.close()
+
+
+def test_a_full_disk_under_the_data_cache_pauses_too(
+    small_disk: Path, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    make_spec(trials=1, epochs=1)
+    path = tmp_path / "small.yaml"
+    path.write_text(path.read_text().replace("32x32", "256x256"))  # 2 MB of arrays
+    ballast = fill(small_disk, but=600_000)
+    command = [
+        str(Path(sys.executable).with_name("segtune")), "launch", str(path),
+        "--store", postgres_url, "--artifacts", str(tmp_path / "artifacts"),
+    ]  # fmt: skip
+    lines = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "SEGTUNE_HOME": str(small_disk), "PYTHONUNBUFFERED": "1"},
+    ) as launch:
+        assert launch.stdout is not None
+        for line in launch.stdout:
+            lines.append(line)
+            if "the disk is full" in line:
+                assert not [*(small_disk / "cache" / "arrays").glob("*.tmp")]
+                ballast.unlink()
+        assert launch.wait(timeout=120) == 0, lines
+    assert any("trial 0 COMPLETE" in line for line in lines) and not ballast.exists(), lines
+
+
+def fill(disk: Path, but: int) -> Path:
+    """Fill a disk up but for some bytes; returns the file to delete."""
+    ballast = disk / "ballast"
+    with open(ballast, "wb") as file:
+        file.write(b"x" * (shutil.disk_usage(disk).free - but))
+    return ballast
+
+
+def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen by SIGSTOP after its first epoch, as by a dead file server."""
+    from search import worker as worker_module
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1, epochs=3)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    children: list[Any] = []
+    original = worker_module.TrialProcess
+
+    def remember(*args: Any) -> Any:
+        children.append(original(*args))
+        return children[-1]
+
+    monkeypatch.setattr(worker_module, "TrialProcess", remember)
+
+    def freeze(number: int, report: dict[str, Any]) -> None:
+        frozen = len(children) == 1
+        if frozen:
+            os.kill(children[0].pid, signal.SIGSTOP)
+        # the second child may be slow to start on a busy machine
+        monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
+
+    class Patient(Silent):
+        def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+            super().trial_started(number, config, attempt)
+            monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 3600.0)
+
+    watcher = Patient(freeze)
+    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
+    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
+    store.close()
+
+
+def test_a_worker_needs_two_connections(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    import sqlalchemy as sa
+
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=3, epochs=2, pruner="median")
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    store.close()
+    store = open_store(postgres_url)
+    study = open_study(store, "small")
+    watching = sa.create_engine(sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"))
+    seen: list[int] = []
+
+    def look(number: int, report: dict[str, Any]) -> None:
+        with watching.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
+            seen.append(connection.execute(sa.text(query)).scalar_one())
+
+    assert Worker(study, data, tmp_path / "a", Silent(look), Interrupt()).run()
+    watching.dispose()
+    assert seen and max(seen) <= 2, seen
+    store.close()
+
+
+def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
+    from search.trial_process import Done, Epoch, TrialProcess
+
+    spec = make_spec(epochs=10_000)
+    config = spec.search_space().base.replace({"optim.lr": 1e-3})
+    child = TrialProcess(config, load_data(spec.data), tmp_path / "trial", {})
+    assert isinstance(child.receive(60), Epoch)
+    child.fence(time.monotonic() + 1)
+    time.sleep(0.5)
+    child.fence(time.monotonic() + 1)  # renewed
+    silent = time.monotonic()
+    message = child.receive(60)
+    while isinstance(message, Epoch):
+        message = child.receive(60)
+    assert isinstance(message, Done) and message.result.reason == "preempted"
+    assert 0.5 < time.monotonic() - silent < 20
+    child.join()
+
+
+def test_a_second_ctrl_c_ends_the_child_at_once(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import worker as worker_module
+    from search.study import create_or_resume
+
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1, epochs=4)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    interrupt = Interrupt()
+    children: list[Any] = []
+    original = worker_module.TrialProcess
+
+    def remember(*args: Any) -> Any:
+        children.append(original(*args))
+        return children[-1]
+
+    monkeypatch.setattr(worker_module, "TrialProcess", remember)
+
+    def twice(number: int, report: dict[str, Any]) -> None:
+        os.kill(children[0].pid, signal.SIGSTOP)  # it cannot follow any word
+        interrupt.count = 2
+
+    began = time.monotonic()
+    assert not Worker(study, data, tmp_path / "a", Silent(twice), interrupt).run()
+    assert time.monotonic() - began < 30
+    assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0}
+    assert Worker(study, data, tmp_path / "a", Silent(), Interrupt()).run()
+    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
+    store.close()

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from search.budget import Result
 from search.store import Store, open_store, schema_table
 from search.study import UnknownStudy, create_or_resume, open_study, study_names
 from spaces.errors import InputError
@@ -25,7 +26,7 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
         create_or_resume(store, make_spec(), "f" * 64, None)
         assert study_names(store) == ["small"]
         with store.engine.connect() as connection:
-            assert connection.execute(sa.select(schema_table.c.version)).all() == [(1,)]
+            assert connection.execute(sa.select(schema_table.c.version)).all() == [(2,)]
         store.close()
 
 
@@ -90,24 +91,27 @@ def test_a_creation_that_was_killed_halfway_is_done_again(
 
 def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -> None:
     study = create_or_resume(store, make_spec(), "f" * 64, None)
-    number = study.ask(0)
+    claim = study.budget.claim(study.ask)
+    assert claim
+    number = claim.trial_number
     for epoch, metric in ((1, 0.25), (2, 0.125), (2, 0.125), (1, 0.25)):
-        study.report(number, {"epoch": epoch, "metric": metric, "loss": 1.0})
+        assert study.report(claim, {"epoch": epoch, "metric": metric, "loss": 1.0})
+    study.budget.give_back(claim, counts=False)
+    assert not study.report(claim, {"epoch": 3, "metric": 0.5, "loss": 1.0})
     assert [report["epoch"] for report in study.history(number)] == [1, 2]
     assert study.curve(number).values == (0.25, 0.125)
     assert study.trial(number).intermediate_values == {1: 0.25, 2: 0.125}
 
 
-def test_telling_the_same_again_is_success_and_another_result_an_error(
+def test_a_pruned_trial_keeps_the_value_of_its_best_epoch(
     store: Store, make_spec: MakeSpec
 ) -> None:
     study = create_or_resume(store, make_spec(), "f" * 64, None)
-    number = study.ask(0)
-    for _ in range(2):
-        study.tell(number, TrialState.PRUNED, 0.5, reason="median")
-    assert study.trial(number).value == 0.5  # the best epoch's, though it was pruned
-    with pytest.raises(RuntimeError, match="has already ended PRUNED"):
-        study.tell(number, TrialState.COMPLETE, 0.6)
+    claim = study.budget.claim(study.ask)
+    assert claim and study.report(claim, {"epoch": 1, "metric": 0.25})
+    assert study.budget.end(claim, Result("PRUNED", 0.5, "median", {}))
+    trial = study.trial(claim.trial_number)
+    assert (trial.state, trial.value) == (TrialState.PRUNED, 0.5)
 
 
 def test_a_config_is_kept_with_its_trial_and_rebuilt_exactly(
@@ -135,7 +139,7 @@ def test_every_sampler_draws_new_configs_after_a_resume(
         study = create_or_resume(store, spec, "f" * 64, 8)
         for slot in range(start, start + 4):
             number = study.ask(slot)
-            study.tell(number, TrialState.COMPLETE, 0.1 * slot, reason="completed")
+            study.budget.tell(number, Result("COMPLETE", 0.1 * slot, "completed", {}))
             drawn.append(study.trial(number).params["optim.lr"])
         store.close()
     assert not set(drawn[:3]) & set(drawn[4:])  # the first draws are not repeated

@@ -1,0 +1,164 @@
+"""Stopping, reopening, extending, and limits in hours, while workers run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from search.budget import Budget, Result, new_owner
+from search.control import AFTER, HOURS, NOW, close, limits, reopen, stopped
+from search.registry import Registration, workers
+from search.store import Store, control_table, open_store, worker_table
+from search.study import Study, create_or_resume
+from spaces.spec import StudySpec
+
+MakeSpec = Callable[..., StudySpec]
+SCRIPT = Path(__file__).with_name("noop_worker.py")
+
+
+def make(store: Store, make_spec: MakeSpec, trials: int = 3, **budget: float) -> Study:
+    spec = make_spec(trials=trials)
+    spec = spec.model_copy(update={"budget": spec.budget.model_copy(update=budget)})
+    return create_or_resume(store, spec, "f" * 64, None)
+
+
+def test_a_stopped_study_hands_out_no_slot_until_it_is_reopened(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    study = make(store, make_spec)
+    running = study.budget.claim(study.ask)
+    assert running
+    close(store, study.study_id, AFTER)
+    assert Budget(store, study.study_id, new_owner()).claim(study.ask) is None
+    assert limits(study).now is None  # what runs may end
+    assert study.budget.end(running, Result("COMPLETE", 0.5, "completed", {}))
+    close(store, study.study_id, NOW)
+    assert limits(study).now == "preempted"
+    reopen(store, study.study_id)
+    assert stopped(study) is None and study.budget.claim(study.ask)
+
+
+def test_hours_close_a_study_and_count_anew_when_it_is_reopened(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    study = make(store, make_spec, hours=1.0)
+    assert limits(study).now is None
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(control_table).values(opened_at=store.now() - 3700))
+    assert limits(study).now == "stopped" and stopped(study) == HOURS
+    reopen(store, study.study_id)
+    assert limits(study).now is None
+
+
+def test_gpu_hours_count_what_all_workers_hold(store: Store, make_spec: MakeSpec) -> None:
+    from search.store import slot_table
+
+    study = make(store, make_spec, gpu_hours=1.0)
+    for _ in range(2):
+        assert Budget(store, study.study_id, new_owner()).claim(study.ask)
+    assert limits(study).now is None
+    with store.engine.begin() as connection:  # two at once, for 31 minutes
+        connection.execute(sa.update(slot_table).values(claimed_at=store.now() - 1860))
+    assert limits(study).now == "stopped" and stopped(study) == "gpu_hours"
+
+
+def test_the_registry_tells_idle_running_and_lost(store: Store) -> None:
+    mine, gone = (Registration(store, owner, "cpu") for owner in (new_owner(), "far:1:x"))
+    for registration in (mine, gone):
+        registration.enter()
+    gone.works_on("small", 3)
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.update(worker_table)
+            .where(worker_table.c.owner == "far:1:x")
+            .values(seen_at=store.now() - 100)
+        )
+    assert [worker["state"] for worker in workers(store)] == ["idle", "lost"]
+    mine.works_on("small", 1)
+    [running] = [worker for worker in workers(store) if worker["state"] == "running"]
+    assert (running["study"], running["trial_number"]) == ("small", 1)
+    mine.leave()
+    assert len(workers(store)) == 1
+
+
+def start(url: str, folder: Path, epochs: int, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), url, str(folder), "small", str(epochs), str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "LEASE": "4", "CREW": "2"},
+        start_new_session=True,
+    )
+
+
+def wait_for(worker: subprocess.Popen[str], word: str) -> None:
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        if line.startswith(word):
+            return
+    raise AssertionError(f"the worker ended before it said {word!r}")
+
+
+def test_stop_resume_and_extend_while_workers_run(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """`--now` returns the running trials; reopened, they go on where they were."""
+    store = open_store(postgres_url)
+    study = make(store, make_spec, trials=3)
+    crew = start(postgres_url, tmp_path, 30, 0.1)
+    wait_for(crew, "epoch")
+    close(store, study.study_id, NOW)
+    out, _ = crew.communicate(timeout=60)  # nothing is open any more
+    assert crew.returncode == 0 and "ended" not in out, out
+    assert study.budget.counts()["OPEN"] == 3 and study.budget.waiting()
+    reopen(store, study.study_id)
+    study.budget.extend(4)
+    crew = start(postgres_url, tmp_path, 30, 0.02)
+    out, _ = crew.communicate(timeout=120)
+    assert study.budget.counts()["COMPLETE"] == 4, out
+    for trial in study.trials():
+        assert [r["epoch"] for r in study.history(trial.number)] == [*range(1, 31)]
+    store.close()
+
+
+def test_one_signal_returns_the_trial_within_twenty_seconds(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    study = make(store, make_spec, trials=2)
+    crew = start(postgres_url, tmp_path, 1000, 0.1)
+    wait_for(crew, "epoch")
+    began = time.monotonic()
+    crew.send_signal(signal.SIGTERM)
+    crew.communicate(timeout=20)
+    assert crew.returncode == 130 and time.monotonic() - began < 20
+    assert study.budget.counts()["OPEN"] == 2 and workers(store) == []
+    store.close()
+
+
+@pytest.mark.parametrize("limit", ["trial_hours", "hours"])
+def test_a_limit_ends_running_trials_with_their_best_so_far(
+    limit: str, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    hours, reason = (2.5 / 3600, "timeout") if limit == "trial_hours" else (1.0, "stopped")
+    study = make(store, make_spec, trials=2, **{limit: hours})
+    crew = start(postgres_url, tmp_path, 1000, 0.1)
+    wait_for(crew, "epoch 1")  # both run
+    if limit == "hours":
+        with store.engine.begin() as connection:
+            connection.execute(sa.update(control_table).values(opened_at=store.now() - 3600))
+    out, _ = crew.communicate(timeout=60)
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    assert [trial.user_attrs["reason"] for trial in ended] == [reason] * 2, out
+    assert all(trial.state.name == "PRUNED" and trial.value > 0 for trial in ended)
+    store.close()

@@ -1,0 +1,308 @@
+"""Workers that die, freeze, or lose the database, for real: every result counts once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search.budget import ENDED
+from search.registry import workers
+from search.store import Store, epoch_table, open_store, slot_table
+from search.study import Study, create_or_resume, open_study
+from spaces.spec import StudySpec
+
+MakeSpec = Callable[..., StudySpec]
+SCRIPT = Path(__file__).with_name("noop_worker.py")
+POINTS = (
+    "entered",
+    "before-first-look",
+    "before-leave",
+    "asked-not-sampled",
+    "sampled-not-kept",
+    "asked-not-claimed",
+    "claim-not-stored",
+    "claim-not-committed",
+    "claimed",
+    "before-registration",
+    "registered",
+    "mid-checkpoint",
+    "before-report",
+    "report-not-stored",
+    "reported",
+    "before-end",
+    "result-not-committed",
+    "result-not-told",
+    "told",
+    "before-tidy",
+    "before-give-back",
+    "after-give-back",
+)
+
+
+def start(
+    url: str,
+    folder: Path,
+    study: str = "small",
+    *,
+    epochs: int = 3,
+    seconds: float = 0.0,
+    lease: float = 60,
+    kill: tuple[str, ...] = (),
+    crew: int = 1,
+) -> subprocess.Popen[str]:
+    """Start `crew` workers of trials that cost nothing, in one process group."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), url, str(folder), study, str(epochs), str(seconds), *kill],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "LEASE": str(lease), "CREW": str(crew)},
+        start_new_session=True,
+    )
+
+
+def finish(worker: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> list[str]:
+    out, _ = worker.communicate(timeout=timeout)
+    assert worker.returncode == code, out
+    return out.splitlines()
+
+
+def check(study: Study, trials: int, epochs: int = 3) -> None:
+    """Exactly the budget, one result a slot, nothing left running, every report there once."""
+    counts = study.budget.counts()
+    assert sum(counts[state] for state in ENDED) == trials == sum(counts.values())
+    found = {trial.number: trial for trial in study.trials()}
+    assert not [t for t in found.values() if t.state == TrialState.RUNNING]
+    told = [t for t in found.values() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(told) == counts["COMPLETE"] + counts["PRUNED"] == trials
+    with study.store.engine.connect() as connection:
+        slots = connection.execute(
+            sa.select(slot_table.c.trial_number, slot_table.c.result).where(
+                slot_table.c.study_id == study.study_id
+            )
+        ).all()
+    assert len({slot.trial_number for slot in slots}) == trials
+    for slot in slots:
+        trial, result = found[slot.trial_number], json.loads(slot.result)
+        assert (trial.value, trial.user_attrs["reason"]) == (epochs / 100, "completed")
+        assert (result["value"], result["reason"]) == (epochs / 100, "completed")
+        assert [r["epoch"] for r in study.history(slot.trial_number)] == [*range(1, epochs + 1)]
+        assert sorted(trial.intermediate_values) == [*range(1, epochs + 1)]
+
+
+def make(store: Store, make_spec: MakeSpec, name: str = "small", trials: int = 2) -> Study:
+    spec = make_spec(name=name, trials=trials, epochs=3, starting_points="true")
+    return create_or_resume(store, spec, "f" * 64, None)
+
+
+def test_a_worker_killed_anywhere_loses_and_doubles_nothing(
+    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(any_postgres)
+    studies = {point: make(store, make_spec, point) for point in POINTS}
+    queued = {point: len(study.optuna().trials) for point, study in studies.items()}
+    killed = start(any_postgres, tmp_path, kill=tuple(f"{point}={point}" for point in POINTS))
+    fates = [line for line in finish(killed) if line.startswith(("killed", "survived"))]
+    assert fates == [f"killed {point} {point}" for point in POINTS]
+    durable = {
+        point: {n: len(study.history(n)) for n in (t.number for t in study.trials())}
+        for point, study in studies.items()
+    }
+    params = {
+        point: {t.number: t.params for t in study.trials() if "config" in t.user_attrs}
+        for point, study in studies.items()
+    }
+    finish(start(any_postgres, tmp_path, ""))
+    for point, study in studies.items():
+        check_with_starting_points(study, queued[point])
+        for number, reports in durable[point].items():  # acknowledged reports remain
+            assert len(study.history(number)) >= reports, point
+        with store.engine.connect() as connection:
+            used = set(
+                connection.execute(
+                    sa.select(slot_table.c.trial_number).where(
+                        slot_table.c.study_id == study.study_id
+                    )
+                ).scalars()
+            )
+        for number in used & set(params[point]):  # the same trial, with the same parameters
+            assert study.trial(number).params == params[point][number], point
+    assert {worker["state"] for worker in workers(store)} == {"lost"}
+    store.close()
+
+
+def check_with_starting_points(study: Study, queued: int) -> None:
+    """`check`, and no recipe of the field was lost with the worker that had drawn it."""
+    check(study, trials=2)
+    origins = {t.user_attrs.get("origin") for t in study.trials() if t.state == TrialState.COMPLETE}
+    assert None not in origins and len(origins) == min(2, queued), origins
+
+
+def test_a_killed_process_group_is_taken_over(
+    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(any_postgres)
+    study = make(store, make_spec)
+    first = start(any_postgres, tmp_path, seconds=0.5, crew=2)
+    wait_for(first, "epoch")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    finish(start(any_postgres, tmp_path))
+    check(study, trials=2)
+    store.close()
+
+
+def test_a_frozen_worker_is_refused_when_it_wakes(
+    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(any_postgres)
+    study = make(store, make_spec, trials=1)
+    frozen = start(any_postgres, tmp_path / "a", seconds=1, lease=2)
+    wait_for(frozen, "epoch")
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    try:
+        time.sleep(2.5)  # beyond its lease
+        other = start(any_postgres, tmp_path / "b", lease=2)
+        lines = finish(other)
+        assert "ended 0 COMPLETE completed" in lines
+    finally:
+        os.killpg(frozen.pid, signal.SIGCONT)
+    assert not [line for line in finish(frozen) if line.startswith("ended")]
+    check(study, trials=1)
+    store.close()
+
+
+def test_eight_workers_end_exactly_the_budget(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    for round_ in range(3):
+        study = make(store, make_spec, f"round-{round_}", trials=40)
+        lines = finish(start(postgres_url, tmp_path, study.spec.name, crew=8))
+        assert sum(line.startswith("ended") for line in lines) == 40
+        check(study, trials=40)
+    store.close()
+
+
+def test_two_studies_share_workers_fairly(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    one, two = (make(store, make_spec, name, trials=12) for name in ("one", "two"))
+    finish(start(postgres_url, tmp_path, "", seconds=0.05, crew=2))
+    with store.engine.connect() as connection:
+        order = (
+            connection.execute(sa.select(epoch_table.c.study_id).where(epoch_table.c.epoch == 1))
+            .scalars()
+            .all()
+        )
+    half = order[: len(order) // 2]
+    assert 3 <= sum(study_id == one.study_id for study_id in half) <= 9, half
+    for study in (one, two):
+        check(study, trials=12)
+    store.close()
+
+
+def wait_for(worker: subprocess.Popen[str], word: str) -> None:
+    """Read a worker's lines until one begins with `word`."""
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        if line.startswith(word):
+            return
+    raise AssertionError(f"the worker ended before it said {word!r}")
+
+
+@pytest.mark.parametrize("seconds", [0, 5, 20])
+def test_training_goes_on_while_the_database_is_away(
+    seconds: int, own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Stopped without a goodbye (-m immediate), and started again, under four workers."""
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=8)
+    crew = start(own_postgres.url, tmp_path, epochs=4, seconds=0.5, crew=4)
+    for _ in range(4):
+        wait_for(crew, "epoch")
+    own_postgres.stop(signal.SIGQUIT)
+    time.sleep(seconds)
+    own_postgres.start()
+    lines = finish(crew)
+    assert sum(line.startswith("ended") for line in lines) == 8
+    if seconds:
+        assert any(line.startswith("away") for line in lines)
+    store.close()
+    store = open_store(own_postgres.url)
+    check(open_study(store, study.spec.name), trials=8, epochs=4)
+    store.close()
+
+
+@pytest.mark.parametrize("fault", ["black hole", "reset", "lost commit"])
+def test_a_bad_network_loses_and_doubles_nothing(
+    fault: str, own_postgres: Any, proxy_to: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=6)
+    with proxy_to(own_postgres.host, own_postgres.port) as proxy:
+        url = own_postgres.url.replace(f":{own_postgres.port}/", f":{proxy.port}/")
+        crew = start(url, tmp_path, seconds=0.2, crew=2)
+        wait_for(crew, "epoch")
+        if fault == "black hole":
+            proxy.black_hole()
+            time.sleep(3)
+            proxy.heal()
+        elif fault == "reset":
+            for _ in range(5):
+                proxy.reset()
+                time.sleep(0.3)
+        else:
+            proxy.swallow_commits = 12
+        finish(crew)
+        if fault == "lost commit":
+            assert proxy.swallowed >= 10
+    check(study, trials=6)
+    store.close()
+
+
+def test_forty_first_starts_at_once(any_postgres: str, tmp_path: Path) -> None:
+    """An empty database, forty processes that all find it so."""
+    code = "import sys; from search.store import open_store; open_store(sys.argv[1]).close()"
+    starts = [
+        subprocess.Popen([sys.executable, "-c", code, any_postgres], stderr=subprocess.PIPE)
+        for _ in range(40)
+    ]
+    failures = [
+        err.decode() for p in starts for _, err in [p.communicate(timeout=300)] if p.returncode
+    ]
+    assert not failures, failures[0]
+
+
+def test_an_interrupt_while_the_database_is_away_ends_at_once(
+    own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The lease returns the slot by itself; the last checkpoint is there."""
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=2)
+    crew = start(own_postgres.url, tmp_path, seconds=0.2, epochs=1000, lease=3, crew=2)
+    wait_for(crew, "epoch")
+    own_postgres.stop(signal.SIGQUIT)
+    time.sleep(1)
+    crew.send_signal(signal.SIGTERM)
+    lines = finish(crew, code=130, timeout=20)
+    assert not any("Traceback" in line for line in lines)
+    store.close()
+    own_postgres.start()
+    store = open_store(own_postgres.url)
+    finish(start(own_postgres.url, tmp_path, epochs=3))
+    counts = open_study(store, study.spec.name).budget.counts()
+    assert counts["COMPLETE"] == 2, counts
+    store.close()
