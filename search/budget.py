@@ -29,7 +29,9 @@ LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its s
 FENCE_SECONDS = 50.0  # after a renewal the trial's process ends by itself, before the lease does
 MAX_ATTEMPTS = 3
 
+CONFIG = "segtune:config"
 OPEN, RUNNING = "OPEN", "RUNNING"
+UNCLAIMED = "unclaimed"  # reason of a trial whose worker died before a slot was its own
 ENDED = ("COMPLETE", "PRUNED", "FAILED")
 
 
@@ -62,6 +64,14 @@ class Result:
 def new_owner() -> str:
     """A name for this worker that no other has ever had: host:pid:random."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def drawn_config(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The settings that a trial was begun with, by dotted name; None where it was not drawn.
+
+    They are no user attribute: optuna-dashboard would show them in one line of a thousand letters.
+    """
+    return trial.system_attrs.get(CONFIG) or trial.user_attrs.get("config")  # the latter: 0.1
 
 
 class Budget:
@@ -274,7 +284,7 @@ class Budget:
                 orphans.append(trial)
             elif slot.state in ENDED:  # its worker died between storing the result and telling it
                 self.tell(trial.number, Result(**json.loads(slot.result)))
-        whole = [trial for trial in orphans if "config" in trial.user_attrs]
+        whole = [trial for trial in orphans if drawn_config(trial) is not None]
         for trial in orphans:
             if not whole or trial.number != whole[0].number:
                 self._discard(trial)
@@ -287,7 +297,7 @@ class Budget:
 
     def _discard(self, trial: FrozenTrial) -> None:
         """End a trial that was never claimed; a starting point goes back into the queue."""
-        self.tell(trial.number, Result("FAILED", None, "crashed", {}))
+        self.tell(trial.number, Result("FAILED", None, UNCLAIMED, {}))
         fixed = trial.system_attrs.get("fixed_params")
         if fixed:
             waiting = optuna.trial.create_trial(

@@ -128,7 +128,11 @@ def launch(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Worker processes [default: this process; with GPUs one each]"),
+        typer.Option(
+            min=0,
+            help="Worker processes [default: this process; with GPUs one each]; 0 leaves the study "
+            "to the workers that serve the store",
+        ),
     ] = None,
     per_gpu: Annotated[int, typer.Option(min=1, help="Workers that share a GPU")] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Leave the workers running")] = False,
@@ -251,6 +255,37 @@ def spaces(
 
 
 @app.command()
+def dashboard(
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one")] = 8080,
+    allow_writes: Annotated[
+        bool, typer.Option("--allow-writes", help="Let readers edit, rename and delete studies")
+    ] = False,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the password in one line [default: $SEGTUNE_DASHBOARD_PASSWORD_FILE, "
+            "else $SEGTUNE_DASHBOARD_PASSWORD, else none]"
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which others reach it (repeatable)"),
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Show the studies in a browser, until stopped. Read-only, and for this machine, by default."""
+    from search.dashboard import Access, listen, read_password, serve
+    from spaces.paths import artifacts_dir
+
+    folder = artifacts_dir(artifacts, write=allow_writes)
+    access = Access(host, tuple(allow_host or ()), read_password(password_file), allow_writes)
+    with listen(host, port) as listener, _open(store) as opened:
+        raise typer.Exit(serve(opened, folder, _console(), listener, access))
+
+
+@app.command()
 def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
@@ -271,6 +306,37 @@ def export(
         f"wrote {to}: trial {facts['trial']}, {facts['metric']} {facts['value']:.4f}\n"
         f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
     )
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File to write; - prints Markdown [default: STUDY-report.html]"),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="html or md [default: by the ending of --to]"),
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Write what a study has found into one file: HTML that opens offline, or Markdown."""
+    from search.report import check_target, report_text, write_report
+    from search.study import open_study
+    from spaces.paths import artifacts_dir
+
+    target = to or Path(f"{study}-report.{form or 'html'}")
+    form = check_target(target, form)
+    folder = artifacts_dir(artifacts)
+    with _open(store) as opened:
+        found = open_study(opened, study)
+        if str(target) == "-":
+            typer.echo(report_text(found, form, folder), nl=False)
+            return
+        size = write_report(found, target, form, folder)
+    typer.echo(f"wrote {target} ({size / 1e6:.2f} MB)")
 
 
 @app.command()
@@ -319,6 +385,15 @@ def evaluate(
     found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
     show_scores(found.scores, found.classes, data, _console())
     typer.echo(f"pictures of the best and worst images: {pictures}")
+
+
+@app.command()
+def migrate(store: StoreOption = None) -> None:
+    """Create a store's tables, or bring them up to date; any other command does it too."""
+    from search.store import SCHEMA_VERSION
+
+    with _open(store, create=True) as opened:
+        typer.echo(f"{opened.shown}: schema {SCHEMA_VERSION}")
 
 
 @app.command()

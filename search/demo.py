@@ -80,7 +80,9 @@ def run_demo(
     export_study(open_study(store, spec.name), artifacts, to / "best")
     console.print(
         f"exported the best trial to {to / 'best'}\n"
-        f"look at it:   segtune evaluate {to / 'best'} --data val\n"
+        f"watch it:     segtune dashboard\n"
+        f"share it:     segtune report {spec.name} --to {to / 'report.html'}\n"
+        f"score it:     segtune evaluate {to / 'best'} --data val\n"
         f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
         f"your data:    segtune init {task} my-study",
         highlight=False,

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from search import results
 from search.plots import plot_curves
 from search.study import Study
+from search.versions import git_commit, versions
 from spaces.config import BaseTrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
+from spaces.paths import unfinished
 from spaces.spec import dump_run_config
 from trainers.checkpoint import WEIGHTS
 from trainers.data import file_digest
-
-PACKAGES = (
-    "segtune",
-    "torch",
-    "torchvision",
-    "segmentation-models-pytorch",
-    "timm",
-    "optuna",
-    "numpy",
-)
 
 
 def export_study(study: Study, artifacts: Path, to: Path, number: int | None = None) -> Path:
@@ -94,8 +84,7 @@ def write_result(
     `to` may hold an earlier result, which is replaced; any other content is refused.
     """
     check_target(to)
-    temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = unfinished(to)
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
     shutil.copytree(model, temporary / "model")
@@ -128,25 +117,3 @@ def check_target(to: Path) -> None:
         raise InputError(f"--to {to} holds other files; name a new or empty folder")
     if not os.access(existing, os.W_OK):
         raise InputError(f"--to {to} cannot be written")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the folder that the user works in, or None outside of a repository."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
 from rich.console import Console
 
 from search import team
 from search.control import stopped
 from search.progress import ProgressView, leaderboard
-from search.store import Store
+from search.store import Store, study_table
 from search.study import Study, create_or_resume
+from search.tracked import Tracked
+from search.trackers import check_trackers
 from search.worker import Interrupt, TooManyFailures, Worker
 from spaces.errors import InputError
 from spaces.spec import StudySpec
@@ -24,15 +27,20 @@ from trainers.text_data import TextData
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes
 
 
-def preflight(spec: StudySpec) -> SegmentationData | TextData:
-    """Check what a study file needs beyond its text: data, models, precision.
+def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData | TextData:
+    """Check what a study file needs beyond its text: trackers, data, models, precision.
+
+    Args:
+        trains_here: what only the training needs must be here too.
 
     Raises:
         InputError: the first thing that would make a trial fail.
     """
     space = spec.search_space()
-    for precision in space.values("train.precision"):
-        resolve_precision(precision, pick_device())
+    if trains_here:
+        check_trackers(spec.trackers)
+        for precision in space.values("train.precision"):
+            resolve_precision(precision, pick_device())
     data = load_data(spec.data)
     check_space(space, data)
     return data
@@ -52,7 +60,7 @@ def launch(
         trials: total budget, where it differs from the file's.
         crew: workers in processes of their own; None runs the trials from this process.
     """
-    data = preflight(spec)
+    data = preflight(spec, trains_here=crew is None or bool(crew.places))
     if crew is not None and not store.postgres:
         raise InputError(
             f"--workers and --detach need Postgres, but the store is {store.shown}, which serves "
@@ -60,6 +68,7 @@ def launch(
         )
     store.work_alone()
     study = create_or_resume(store, spec, data.fingerprint, trials)
+    _take_trackers(study, spec)
     if reason := stopped(study):
         raise InputError(
             f"study {spec.name} was stopped ({reason}); reopen it with: segtune resume {spec.name}"
@@ -97,10 +106,14 @@ class Crew:
 def run_crew(study: Study, crew: Crew, artifacts: Path, console: Console) -> int:
     """Start workers for a study's open slots and watch them; return the exit code."""
     name, interrupt = study.spec.name, Interrupt()
+    hints = f"watch: segtune status {name}\nstop:  segtune stop {name}"
+    if not crew.places:
+        console.print(f"left to the workers of this store\n{hints}", highlight=False)
+        return DONE
     members = team.start(name, crew.places, artifacts, crew.store, detach=crew.detach)
     console.print(f"{len(members)} workers started; logs: {members[0].log.parent}", soft_wrap=True)
     if crew.detach:
-        console.print(f"watch: segtune status {name}\nstop:  segtune stop {name}", highlight=False)
+        console.print(hints, highlight=False)
         return DONE
     with interrupt.listen():
         finished = team.follow(study, members, console, interrupt)
@@ -125,8 +138,12 @@ def run(study: Study, data: Data, artifacts: Path, console: Console) -> int:
     name = study.spec.name
     interrupt = Interrupt()
     try:
-        with interrupt.listen(), ProgressView(study, console) as view:
-            finished = Worker(study, data, artifacts, view, interrupt).run()
+        with (
+            interrupt.listen(),
+            ProgressView(study, console) as view,
+            Tracked(study, artifacts, view, console, interrupt) as watcher,
+        ):
+            finished = Worker(study, data, artifacts, watcher, interrupt).run()
     except TooManyFailures:
         console.print(
             f"study {name} stopped: several trials in a row failed. The reason stands above and "
@@ -144,3 +161,16 @@ def run(study: Study, data: Data, artifacts: Path, console: Console) -> int:
         console.print(f"study {name}: other workers are still running trials")
     console.print(f"next: segtune export {name} --to best/", highlight=False)
     return DONE
+
+
+def _take_trackers(study: Study, spec: StudySpec) -> None:
+    """Store this launch's trackers with the study, where its workers look for them."""
+    if study.spec.trackers == spec.trackers:
+        return
+    study.spec = study.spec.model_copy(update={"trackers": spec.trackers})
+    with study.store.engine.begin() as connection:
+        connection.execute(
+            sa.update(study_table)
+            .where(study_table.c.study_id == study.study_id)
+            .values(spec=study.spec.to_json())
+        )

@@ -10,13 +10,19 @@ from spaces.config import BaseTrialConfig
 
 
 def plot_curves(
-    history: Sequence[dict[str, Any]], config: BaseTrialConfig, metric: str, title: str, path: Path
+    history: Sequence[dict[str, Any]],
+    config: BaseTrialConfig,
+    metric: str,
+    title: str,
+    path: Path,
+    ended: str | None = None,
 ) -> None:
     """Write a PNG of train and validation losses beside the metric and its best epoch.
 
     Args:
         history: epoch reports, first epoch first; at least one.
         metric: the metric's name, for the axis.
+        ended: the reason code where the run ended before its last epoch, marked there.
     """
     from matplotlib.figure import Figure
 
@@ -42,6 +48,8 @@ def plot_curves(
     for axes in (losses, scores):
         if warmup:
             axes.axvspan(0.5, warmup + 0.5, color="0.9", zorder=0, label="pixel loss alone")
+        if ended:
+            axes.axvline(epochs[-1], color="C6", linestyle="-.", label=f"ended: {ended}")
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     if detection:
@@ -66,3 +74,23 @@ def _plot_thresholds(axes: Any, curve: list[list[float]], chosen: float) -> None
     axes.axvline(chosen, color="0.4", linestyle=":", label=f"chosen: {chosen:g}")
     axes.set(xlabel="decode.box_thresh", title="validation, best epoch")
     axes.set_ylim(0, 1)
+
+
+def plot_per_class(
+    names: Sequence[str], ious: Sequence[float | None], title: str, path: Path
+) -> None:
+    """Write a PNG of each class's IoU, best first; None is a class that the split lacks."""
+    from matplotlib.figure import Figure
+
+    known = sorted(
+        ((name, iou) for name, iou in zip(names, ious, strict=True) if iou is not None),
+        key=lambda pair: pair[1],
+    )
+    figure = Figure(figsize=(8, 1.4 + 0.32 * len(known)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh([name for name, _ in known], [iou for _, iou in known], color="C0")
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    axes.set(xlabel="validation IoU, at original image size", title=title)
+    axes.set_xlim(0, 1.08)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)

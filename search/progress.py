@@ -38,11 +38,6 @@ class ProgressView:
         self.current = self.last_pause = ""
         self.warned = -60.0  # when the store was last said to be away
         self.running: dict[int, BaseTrialConfig] = {}
-        self.live = (
-            Live(get_renderable=self._render, console=console, refresh_per_second=2)
-            if console.is_terminal
-            else None
-        )
         self.trials_bar = Progress(
             TextColumn("trials"),
             BarColumn(),
@@ -57,6 +52,11 @@ class ProgressView:
         )
         self.trials_task = self.trials_bar.add_task("", total=self.total, note="")
         self.epochs_task = self.epochs_bar.add_task("", total=self.epochs, note="")
+        self.live = (  # last: it draws at once
+            Live(get_renderable=self._render, console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> ProgressView:
         if self.live:
@@ -117,6 +117,12 @@ class ProgressView:
         if message != self.last_pause:
             self.last_pause = message
             self.console.print(message, highlight=False, soft_wrap=True)
+
+    def not_shown(self, number: int, problem: str) -> None:
+        """Say what the dashboard lacks of a trial."""
+        self.console.print(
+            f"trial {number}: the dashboard lacks {problem}", highlight=False, soft_wrap=True
+        )
 
     def _say(self, line: str) -> None:
         if not self.live:

@@ -25,6 +25,16 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     )
 
 
+def judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Ended trials that could have trained all their epochs, so that stopping them saved some."""
+    return [
+        trial
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and trial.user_attrs.get("reason") not in ("oom", "unfit")
+    ]
+
+
 def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
     """Return the trial of that number, or the best one.
 
@@ -57,8 +67,8 @@ def summary(study: Study) -> dict[str, Any]:
     waiting = study.budget.waiting()
     ranking = ranked(trials)
     epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
-    judged = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    full = len(judged) * study.space.base.train.epochs
+    trained = sum(trial.user_attrs.get("epochs", 0) for trial in judged(trials))
+    full = len(judged(trials)) * study.space.base.train.epochs
     return {
         "name": study.spec.name,
         "task": study.spec.task,
@@ -67,7 +77,7 @@ def summary(study: Study) -> dict[str, Any]:
         "stopped": stopped(study),
         "reasons": dict(Counter(t.user_attrs.get("reason", "running") for t in trials)),
         "epochs": epochs,
-        "epochs_saved": 1 - epochs / full if full else 0.0,
+        "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
         "best": _row(ranking[0], waiting) if ranking else None,
         "trials": [_row(trial, waiting) for trial in trials],

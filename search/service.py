@@ -22,6 +22,7 @@ from search.registry import Registration
 from search.retry import is_away, until_it_answers
 from search.store import Store, control_table, slot_table, study_table
 from search.study import Study, open_study, open_study_by_id
+from search.tracked import Tracked
 from search.worker import LOOK_SECONDS, Interrupt, TooManyFailures, Watcher, Worker
 from spaces.errors import InputError
 from trainers.precision import gpu_count
@@ -76,8 +77,10 @@ class Service:
         return False
 
     def _leave(self) -> None:
-        """Take our entry out, unless that would keep a user waiting."""
+        """Bring what is shown up to date and take our entry out, unless a user waits."""
         if self.interrupt.count < 2:
+            for worker in self._workers.values():
+                worker.leave()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self.registration.leave()
 
@@ -105,7 +108,8 @@ class Service:
 
     def _refuse(self, study_id: int, message: str) -> None:
         self._refused.add(study_id)
-        self.console.print(f"study {study_id}: {message}", highlight=False, soft_wrap=True)
+        text = f"study {study_id}: {message}"
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _open_studies(self) -> list[int]:
         """Ids of studies with a slot to claim: fewest running trials first, then oldest."""
@@ -179,18 +183,15 @@ def serve(
     store.work_alone()
     interrupt = Interrupt()
     registration = Registration(store, new_owner(), _device())
-    service = Service(
-        store,
-        artifacts,
-        console,
-        interrupt,
-        registration,
-        lambda study: ProgressView(study, console),
-        only,
-        until_idle,
-    )
-    with interrupt.listen():
-        finished = service.run()
+    with interrupt.listen(), contextlib.ExitStack() as views:
+
+        def watch(study: Study) -> Watcher:
+            view = ProgressView(study, console)
+            return views.enter_context(Tracked(study, artifacts, view, console, interrupt))
+
+        finished = Service(
+            store, artifacts, console, interrupt, registration, watch, only, until_idle
+        ).run()
     return DONE if finished else INTERRUPTED
 
 

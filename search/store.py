@@ -7,25 +7,29 @@ the budget's slots with their leases, and the full report of every epoch.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import optuna
 import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb.models import StudySystemAttributeModel
 
+from search.trial_reader import BulkStorage
 from spaces.errors import InputError
 from spaces.paths import home
 
 SCHEMA_VERSION = 2
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 STUDY_LOCK = 0x5E68
+ATTRIBUTES_LOCK = 0x5E69
 STORE_FORM = "postgresql://user:password@host:5432/database"
 CONNECT_TIMEOUT = 10  # seconds
 DEAD_SECONDS = 15  # a statement, or a connection that does not answer, is given up after this
@@ -167,6 +171,48 @@ class Store:
                 "Leave --store away to use the embedded Postgres"
             ) from None
 
+    def study_attrs(self, study_id: int, like: str) -> dict[str, Any]:
+        """System attributes of a study whose key matches an SQL pattern (% stands for any text)."""
+        table = cast(sa.Table, StudySystemAttributeModel.__table__)
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(table.c.key, table.c.value_json).where(
+                    table.c.study_id == study_id, table.c.key.like(like)
+                )
+            ).all()
+        return {row.key: json.loads(row.value_json) for row in rows}
+
+    def replace_study_attrs(
+        self, study_id: int, prefixes: Sequence[str], attrs: Mapping[str, Any]
+    ) -> None:
+        """Put `attrs` in place of what had their keys, or a key that starts with one of `prefixes`.
+
+        One transaction under a lock: a reader sees the old or the new ones, never a mixture, as
+        it could with Optuna's own setters, which store one key at a time.
+        """
+        table = cast(sa.Table, StudySystemAttributeModel.__table__)
+        rows = [
+            {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+            for key, value in attrs.items()
+        ]
+        with self.engine.begin() as connection:
+            if self.postgres:
+                connection.execute(
+                    sa.text("SELECT pg_advisory_xact_lock(:a, :b)"),
+                    {"a": ATTRIBUTES_LOCK, "b": study_id},
+                )
+            connection.execute(
+                sa.delete(table).where(
+                    table.c.study_id == study_id,
+                    sa.or_(
+                        table.c.key.in_(list(attrs)),
+                        *(table.c.key.startswith(p, autoescape=True) for p in prefixes),
+                    ),
+                )
+            )
+            if rows:
+                connection.execute(sa.insert(table), rows)
+
     def close(self) -> None:
         self.storage.remove_session()
         self._optuna.engine.dispose()
@@ -295,7 +341,7 @@ def _storage(engine: sa.Engine, url: str, shown: str) -> RDBStorage:
     """Bring the tables up to date and open them."""
     try:
         _migrate(engine, url)
-        return RDBStorage(url, engine_kwargs=_engine_options(url), skip_table_creation=True)
+        return BulkStorage(url, engine_kwargs=_engine_options(url), skip_table_creation=True)
     except sa.exc.DBAPIError as error:
         raise InputError(f"the store {shown} cannot be set up: {_reason(error)}") from None
     except RuntimeError as error:  # Optuna's, for tables of another version

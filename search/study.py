@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import Budget, Claim, new_owner
+from search.budget import CONFIG, UNCLAIMED, Budget, Claim, drawn_config, new_owner
 from search.pruning import Curve, optuna_pruner, warmup_end
 from search.store import Store, control_table, epoch_table, study_table
 from spaces.config import BaseTrialConfig
@@ -65,7 +65,7 @@ class Study:
         """Begin a new trial for a slot; its config is kept with it. Returns its number."""
         trial = self.optuna(slot).ask()
         config = self.space.sample(trial)
-        trial.set_user_attr("config", config.flat())
+        self.store.storage.set_trial_system_attr(trial._trial_id, CONFIG, config.flat())
         return trial.number
 
     def trial_id(self, number: int) -> int:
@@ -75,13 +75,17 @@ class Study:
         return self.store.storage.get_trial(self.trial_id(number))
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials that have been begun, by number."""
+        """All trials that have been begun for a slot, by number."""
         trials = self.store.storage.get_all_trials(self.study_id, deepcopy=False)
-        return [trial for trial in trials if trial.state != TrialState.WAITING]
+        return [
+            trial
+            for trial in trials
+            if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
+        ]
 
     def config(self, trial: FrozenTrial) -> BaseTrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
-        flat = trial.user_attrs.get("config")
+        flat = drawn_config(trial)
         if flat is None:
             config = self.space.config(trial.params)
         else:

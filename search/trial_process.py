@@ -34,8 +34,8 @@ from trainers.train import TrialResult, train
 LOG = "trial.log"
 ALIVE_SECONDS = 30.0
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["search.trial_process"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["search.trial_process"])
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class TrialProcess:
         free: Mapping[str, Free],
     ) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        self._pipe, childs_end = _context.Pipe()
-        self._process = _context.Process(
+        self._pipe, childs_end = context.Pipe()
+        self._process = context.Process(
             target=_main, args=(childs_end, config, data, workdir, dict(free)), name="trial"
         )
         self._process.start()
@@ -167,7 +167,7 @@ def _main(
 ) -> None:
     """The child: train, report, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
-    _log_to(workdir / LOG)
+    log_to(workdir / LOG)
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
         words = _Words(pipe)
@@ -217,8 +217,8 @@ class _Words:
         return "preempted" if time.monotonic() > self.deadline else None
 
 
-def _log_to(path: Path) -> None:
-    """Send the child's output to its log."""
+def log_to(path: Path) -> None:
+    """Send this process's output to a log."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -28,12 +28,15 @@ from typing import Any, Protocol, TypeVar
 from optuna.trial import TrialState
 
 from search import results
-from search.budget import ENDED, FENCE_SECONDS, Claim, Result
+from search.budget import ENDED, FENCE_SECONDS, OPEN, RUNNING, Claim, Result
 from search.control import Limits, limits
+from search.facts import class_names
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
+from search.publish import PICTURES, Publisher
 from search.registry import Registration
 from search.retry import Backoff, is_away, until_it_answers
 from search.study import Study
+from search.trial_pictures import Drawing, draw
 from search.trial_process import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
 from spaces.config import BaseTrialConfig
 from spaces.paths import cache_dir
@@ -67,6 +70,8 @@ class Watcher(Protocol):
 
     def paused(self, message: str) -> None: ...
 
+    def not_shown(self, number: int, problem: str) -> None: ...
+
 
 class TooManyFailures(Exception):
     """Several trials in a row have failed; the study waits for its user."""
@@ -93,6 +98,14 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A pruner's name, and the value that it held the trial against, where there is one."""
+
+    name: str
+    bar: float | None = None
+
+
+@dataclass(frozen=True)
 class _Lost:
     """The slot is another worker's by now: what the child did does not count."""
 
@@ -112,19 +125,25 @@ class Worker:
     _models: set[int] = field(default_factory=set)  # those of them that had a model then
     _failures: int = 0
 
+    def __post_init__(self) -> None:
+        self._publisher = Publisher(self.study, self.artifacts)
+
     def run(self) -> bool:
         """Serve the study; True where nothing is left to claim, False where interrupted.
 
         Raises:
             TooManyFailures: FAILURES_IN_A_ROW trials have failed one after another.
         """
-        while not self.interrupt.count:
-            try:
-                if not self.serve_one():
-                    return True
-            except Exception as error:
-                if not (self.interrupt.count and is_away(error)):
-                    raise
+        try:
+            while not self.interrupt.count:
+                try:
+                    if not self.serve_one():
+                        return True
+                except Exception as error:
+                    if not (self.interrupt.count and is_away(error)):
+                        raise
+        finally:
+            self.leave()
         return False
 
     def serve_one(self) -> bool:
@@ -154,15 +173,18 @@ class Worker:
         self.watcher.trial_started(number, config, claim.attempt)
         child = TrialProcess(config, self.data, workdir, self.study.space.free())
         try:
-            outcome = _Supervision(self, claim, config, child).run()
+            supervision = _Supervision(self, claim, config, child)
+            outcome = supervision.run()
         except BaseException:
             child.kill()
             raise
         child.join()
         if isinstance(outcome, Done):
-            self._settle(claim, outcome.result, workdir)
+            self._settle(claim, outcome.result, workdir, supervision.bar)
         elif isinstance(outcome, Failed):
             self._fail(claim, outcome, workdir)
+        if isinstance(outcome, Done | Failed):
+            self._show(claim, config, outcome)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Ask the store, and ask again while it is away; Ctrl-C ends the waiting."""
@@ -170,17 +192,18 @@ class Worker:
             call, give_up=lambda: bool(self.interrupt.count), on_wait=self.watcher.store_away
         )
 
-    def verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> str | None:
-        """Return the pruner's name where it stops the trial after its last epoch."""
+    def verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> Verdict | None:
+        """Return the pruner's verdict where it stops the trial after its last epoch."""
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
             return None
         if spec.name == "median":
             rule = median_rule(spec, config.train.epochs)
-            curve = Curve(tuple(values), warmup_end(config))
-            return "median" if rule.stops(curve, self._ended_curves()) else None
+            curve, ended = Curve(tuple(values), warmup_end(config)), self._ended_curves()
+            stops = rule.stops(curve, ended)
+            return Verdict("median", rule.bar(curve, ended)) if stops else None
         pruned = stock_verdict(self.study.optuna(claim.slot), claim.trial_number)
-        return spec.name if pruned else None
+        return Verdict(spec.name) if pruned else None
 
     def _ended_curves(self) -> list[Curve]:
         """Curves of all trials that ended COMPLETE or PRUNED; read again only for new ones."""
@@ -192,7 +215,51 @@ class Worker:
                     self._ended[trial.number] = self.study.curve(trial.number)
         return list(self._ended.values())
 
-    def _settle(self, claim: Claim, result: TrialResult, workdir: Path) -> None:
+    def _show(self, claim: Claim, config: BaseTrialConfig, outcome: Done | Failed) -> None:
+        """Show what the trial came to; its result is stored already, whatever happens here."""
+        try:
+            if isinstance(outcome, Done) and outcome.result.model is not None:
+                self._show_pictures(claim.trial_number, config, outcome.result)
+            slots = self.study.budget.counts()
+            self._publisher.trial_ended(last=not slots[OPEN] and not slots[RUNNING])
+        except Exception as error:
+            if is_away(error):
+                self.watcher.store_away(error)
+            elif isinstance(error, OSError):
+                self.watcher.not_shown(claim.trial_number, str(error))
+            else:
+                raise
+
+    def _show_pictures(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
+        assert result.model is not None
+        if self.interrupt.count or not self._publisher.is_among_best(number):
+            return
+        spec, to = self.study.spec, self.study.workdir(self.artifacts, number) / PICTURES
+        drawing = Drawing(
+            title=f"{spec.name}, trial {number}",
+            metric=self.study.metric,
+            config=config.replace(result.decode),
+            model=result.model,
+            history=result.history,
+            classes=class_names(spec),
+            per_class=_per_class(result),
+            ended=None if result.reason == "completed" else result.reason,
+        )
+        problem = draw(drawing, self.data, to, lambda: bool(self.interrupt.count))
+        if problem:
+            self.watcher.not_shown(number, f"its pictures: {problem}")
+        elif not self.interrupt.count:
+            self._publisher.show_pictures(number, to)
+
+    def leave(self) -> None:
+        """Bring what the dashboard shows up to date, where the store is there."""
+        try:
+            self._publisher.refresh_if_stale()
+        except Exception as error:
+            if not is_away(error):
+                raise
+
+    def _settle(self, claim: Claim, result: TrialResult, workdir: Path, bar: float | None) -> None:
         """Store a result, where the slot is still ours, and tidy up."""
         if result.reason in ("preempted", "orphaned"):
             self._give_back(claim, counts=False)
@@ -208,6 +275,8 @@ class Worker:
                 "best_epoch": result.best_epoch,
                 "seconds": round(sum(report["seconds"] for report in result.history), 3),
                 "decode": result.decode,
+                "per_class": _per_class(result),
+                "bar": bar,
                 "hardware": result.hardware,
                 "model_sha256": None if weights is None else file_digest(str(weights)),
             },
@@ -282,6 +351,14 @@ class Worker:
             self._models.discard(number)
 
 
+def _per_class(result: TrialResult) -> list[float | None] | None:
+    """IoU of each class in the best epoch; None for a class that the validation split lacks."""
+    if result.best_epoch is None:
+        return None
+    found = result.history[result.best_epoch - 1].get("per_class")
+    return found and [None if iou != iou else round(iou, 4) for iou in found]
+
+
 class _Supervision:
     """One trial from its start to its child's end: reports out, words in, the lease kept."""
 
@@ -298,6 +375,7 @@ class _Supervision:
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
         self.outbox: deque[dict[str, Any]] = deque()
         self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
+        self.bar: float | None = None  # that a pruner held the trial against
         self.limits: Limits = Limits.none()
         self.next_try, self.backoff = 0.0, Backoff()
         child.fence(self.began + FENCE_SECONDS)
@@ -359,9 +437,10 @@ class _Supervision:
                     self._renewed(asked)
                 self.outbox.popleft()
                 if report["epoch"] > self.stored and self.told is None and not self.outbox:
-                    word = self.worker.verdict(self.claim, self.config, self.values)
-                    if word is not None:
-                        self._tell(word)
+                    verdict = self.worker.verdict(self.claim, self.config, self.values)
+                    if verdict is not None:
+                        self.bar = verdict.bar
+                        self._tell(verdict.name)
             if (asked := time.monotonic()) - self.looked > LOOK_SECONDS:
                 if not self.budget.renew(self.claim):
                     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 from spaces.errors import InputError
@@ -22,24 +23,35 @@ def cache_dir() -> Path:
     return home() / "cache"
 
 
-def artifacts_dir(named: str | None = None) -> Path:
+def artifacts_dir(named: str | None = None, *, write: bool = True) -> Path:
     """Return the folder of trial files: `named`, $SEGTUNE_ARTIFACTS, or one in the home.
 
+    Args:
+        write: it must be writable.
+
     Raises:
-        InputError: it cannot be a folder.
+        InputError: it cannot be a folder, or cannot be written.
     """
     given = named or os.environ.get("SEGTUNE_ARTIFACTS")
     if given and "://" in given:
         raise InputError(f"--artifacts must be a folder of this machine, but got {given}")
-    return _folder(given, "--artifacts") if given else home() / "artifacts"
+    return _folder(given, "--artifacts", write=write) if given else home() / "artifacts"
 
 
-def _folder(given: str, name: str) -> Path:
+def unfinished(path: Path) -> Path:
+    """A name beside `path` that no other process has, to be renamed to it once it is whole.
+
+    A process id would not do: in containers that share a folder they are often equal.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _folder(given: str, name: str, *, write: bool = True) -> Path:
     """Return an absolute path that is a folder, or can become one."""
     path = Path(given).expanduser().resolve()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise InputError(f"{name} must be a folder, but {existing} is a file")
-    if not os.access(existing, os.W_OK):
+    if write and not os.access(existing, os.W_OK):
         raise InputError(f"{name}: {existing} cannot be written; name another folder")
     return path

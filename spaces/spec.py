@@ -84,6 +84,18 @@ class StudySpec(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     keep_models: int = Field(3, ge=1)
     """Weights of this many best trials are kept on disk."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default_factory=list, json_schema_extra={"uniqueItems": True}
+    )
+    """Where the epochs of all trials are logged too; each needs the extra of its name."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _check_trackers(cls, trackers: list[str]) -> list[str]:
+        twice = [name for i, name in enumerate(trackers) if name in trackers[:i]]
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice")
+        return trackers
 
     @field_validator("name")
     @classmethod
@@ -210,7 +222,11 @@ def check_study_name(name: str) -> None:
 
 
 def spec_difference(stored: StudySpec, given: StudySpec) -> str:
-    """Return a unified diff of two specs as YAML, or an empty string where they are the same."""
+    """Return a unified diff of two specs as YAML, or an empty string where they are the same.
+
+    Trackers change no result, so they may differ.
+    """
+    given = given.model_copy(update={"trackers": stored.trackers})
     if stored.to_json() == given.to_json():
         return ""
     before, after = (

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -177,3 +177,90 @@ def _real_data(name: str) -> Path:
             pytest.fail(f"{folder} is missing, but CI must have it")
         pytest.skip(f"{folder} is not here; set SEGTUNE_DATA to run this test")
     return folder
+
+
+ENDINGS = (
+    *["completed"] * 9, "median", "median", "patience", "nonfinite", "oom", "unfit", "crashed",
+    "timeout", "stopped", "health:diverging", "health:falling", "health:dead_class",
+    "health:exploding",
+)  # fmt: skip
+STATES = {"completed": "COMPLETE", "patience": "COMPLETE", "crashed": "FAILED"}
+CLASSES = ["road", "car", "person"]
+
+
+@pytest.fixture(scope="session")
+def scripted_study() -> Callable[..., Any]:
+    """Make a study whose trials were never trained: one ending of each kind, or those given."""
+    return _scripted_study
+
+
+def _scripted_study(
+    url: str,
+    task: str,
+    endings: Sequence[str] = ENDINGS,
+    epochs: int = 6,
+    classes: Sequence[str] = tuple(CLASSES),
+    error: str = "it broke",
+) -> Any:
+    """Returns the open study; close its store."""
+    from search.budget import Result
+    from search.store import open_store
+    from search.study import create_or_resume
+    from spaces.spec import StudySpec
+
+    kind = "masks" if task == "segmentation" else "labels"
+    data: dict[str, Any] = {
+        split: {"images": f"/data/{split}/images", kind: f"/data/{split}/{kind}"}
+        for split in ("train", "val")
+    }
+    if task == "segmentation":
+        data["classes"] = list(classes)
+    tree = {
+        "name": f"scripted-{task}",
+        "task": task,
+        "data": data,
+        "space": {"train.epochs": epochs},
+        "sampler": "random",
+        "budget": {"trials": max(1, len(endings))},
+    }
+    study = create_or_resume(open_store(url), StudySpec.of(tree), "ab12" * 16, None)
+    for reason in endings:
+        claim = study.budget.claim(study.ask)
+        assert claim is not None
+        length = {"completed": epochs, "oom": 0, "unfit": 0, "crashed": 0}.get(reason, epochs // 2)
+        history = [_scripted_report(task, claim.trial_number, e, classes) for e in range(length)]
+        for report in history:
+            study.report(claim, report)
+        facts: dict[str, Any] = {"epochs": length, "seconds": 1.5 * length}
+        best = max(history, key=lambda report: report["metric"], default=None)
+        if best is not None:
+            facts |= {"best_epoch": best["epoch"], "per_class": best.get("per_class")}
+            facts |= {"hardware": {"device": "cpu"}, "decode": best.get("decode", {})}
+        if reason == "median":
+            facts["bar"] = 0.7
+        if reason in ("unfit", "crashed"):
+            facts = {"error": error}
+        value = None if best is None else best["metric"]
+        study.budget.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
+    return study
+
+
+def _scripted_report(task: str, number: int, after: int, classes: Sequence[str]) -> dict[str, Any]:
+    """An epoch's report as `trainers.train` writes it; metrics and losses are formulas."""
+    metric = (0.5 + 0.37 * number % 0.3) * (after + 1) / (after + 2)
+    loss = {"total": 2 / (after + 1), "pixel": 1.2 / (after + 1), "region": 0.8 / (after + 1)}
+    report = {
+        "epoch": after + 1,
+        "metric": metric,
+        "train": {**loss, "share": 0.5},
+        "val": loss,
+        "lr": 1e-3,
+        "images_per_s": 100.0,
+        "seconds": 1.5,
+    }
+    if task == "segmentation":
+        spread = [0.02 * (index + 1) for index in range(len(classes))]
+        return {**report, "per_class": [round(metric - by, 4) for by in spread]}
+    curve = [[t / 10, 0.5 + t / 20, 0.95 - t / 20, metric - abs(t - 4) / 50] for t in range(1, 9)]
+    detection = {"precision": 0.7, "recall": 0.75, "curve": curve}
+    return {**report, "decode": {"decode.box_thresh": 0.4}, "detection": detection}

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from spaces.config import Section
 from spaces.data import DataSpec, Share, SplitSpec
 from spaces.errors import InputError
-from spaces.paths import cache_dir
+from spaces.paths import cache_dir, unfinished
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
@@ -116,7 +116,7 @@ def recalled(
         return known
     facts = read()
     memo.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memo.with_suffix(f".{os.getpid()}.tmp")
+    temporary = unfinished(memo)
     temporary.write_text(json.dumps(facts))
     temporary.replace(memo)
     return facts

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import resource
 import tempfile
 import time
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
-from spaces.paths import cache_dir
+from spaces.paths import cache_dir, unfinished
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
 from trainers.memory import keep_freed_memory
@@ -381,6 +380,6 @@ def _remembered(key: str, config: BaseTrialConfig) -> int:
 def _remember(key: str, micro_batch: int) -> None:
     path = _memory_file(key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = unfinished(path)
     temporary.write_text(json.dumps({"key": key, "micro_batch": micro_batch}))
     temporary.replace(path)

@@ -401,6 +401,16 @@ CASES = [
         "'gp', 'cmaes' or 'qmc', but got 'tpee'; did you mean tpe? (study.yaml line 18)"),
     Bad("pruner", line("pruner: meidan"),
         "'hyperband' or 'none', but got 'meidan'; did you mean median? (study.yaml line 19)"),
+    Bad("tracker", line("pruner: none\ntrackers: [tensorbord]"),
+        "'wandb' or 'mlflow', but got 'tensorbord'; did you mean tensorboard? (study.yaml line "
+        "20)"),
+    Bad("tracker-twice", line("pruner: none\ntrackers: [wandb, wandb]"),
+        "trackers: wandb stands twice, but got ['wandb', 'wandb'] (study.yaml line 20)"),
+    Bad("tracker-as-text", line("pruner: none\ntrackers: wandb"),
+        "trackers: must be a list, but got 'wandb' (study.yaml line 20)"),
+    Bad("tracker-not-installed", both(line("pruner: none\ntrackers: [wandb]"),
+        lambda place: place.patch.setitem(sys.modules, "wandb.sdk", None)),
+        "None in sys.modules); install it with: pip install 'segtune[wandb]'"),
     Bad("seed-true", line("pruner: none\nseed: true"),
         "seed: must be a number, but got true (study.yaml line 20)"),
     # ranges

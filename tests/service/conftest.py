@@ -49,7 +49,7 @@ pruner: {pruner}
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_a_trial() -> Iterator[None]:
-    """Trials of 32x32 images gain nothing from two threads, and crawl where others want the cores."""
+    """Trials of 32x32 images gain nothing from two threads, which crawl on a busy machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield

@@ -176,6 +176,9 @@ class View:
     def paused(self, message: str) -> None:
         self.say("paused", message)
 
+    def not_shown(self, number: int, problem: str) -> None:
+        self.say("not-shown", number, problem)
+
     def store_away(self, error: BaseException) -> None:
         self.say("away", type(error).__name__)
 

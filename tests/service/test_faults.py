@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.budget import ENDED
+from search.budget import ENDED, drawn_config
 from search.registry import workers
 from search.store import Store, epoch_table, open_store, slot_table
 from search.study import Study, create_or_resume, open_study
@@ -120,7 +120,7 @@ def test_a_worker_killed_anywhere_loses_and_doubles_nothing(
         for point, study in studies.items()
     }
     params = {
-        point: {t.number: t.params for t in study.trials() if "config" in t.user_attrs}
+        point: {t.number: t.params for t in study.trials() if drawn_config(t)}
         for point, study in studies.items()
     }
     finish(start(any_postgres, tmp_path, ""))

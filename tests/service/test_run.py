@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -63,6 +65,9 @@ class Silent:
 
     def store_away(self, error: BaseException) -> None:
         raise AssertionError(error)
+
+    def not_shown(self, number: int, problem: str) -> None:
+        raise AssertionError(problem)
 
     def paused(self, message: str) -> None:
         self.pauses.append(message)
@@ -442,3 +447,23 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     assert Worker(study, data, tmp_path / "a", Silent(), Interrupt()).run()
     assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
     store.close()
+
+
+def test_a_launch_on_a_terminal_shows_its_bars(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    make_spec(trials=1)
+    ours, theirs = pty.openpty()
+    command = [
+        str(Path(sys.executable).with_name("segtune")), "launch", str(tmp_path / "small.yaml"),
+        "--store", postgres_url, "--artifacts", str(tmp_path / "a"),
+    ]  # fmt: skip
+    shown = b""
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    assert b"trials" in shown and b"1/1" in shown and b"best trials" in shown

@@ -67,6 +67,17 @@ def test_a_difference_is_shown_line_by_line(study: Path) -> None:
     assert "-    high: 0.001" in difference and "+    high: 0.01" in difference
 
 
+def test_trackers_make_no_other_study(study: Path) -> None:
+    spec = StudySpec.load(study)
+    study.write_text(f"{TEXT}trackers: [mlflow, tensorboard]\n")
+    tracked = StudySpec.load(study)
+    assert tracked.trackers == ["mlflow", "tensorboard"] and spec.trackers == []
+    assert spec_difference(spec, tracked) == spec_difference(tracked, spec) == ""
+    stored_before_the_key = spec.to_json().replace(', "trackers": []', "")
+    assert '"trackers"' not in stored_before_the_key
+    assert StudySpec.from_json(stored_before_the_key) == spec
+
+
 def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
     spec = StudySpec.load(study)
     config = TrialConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
@@ -86,7 +97,14 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
     for text in (template, (ROOT / "examples" / "camvid.yaml").read_text(), TEXT):
         document = parse_yaml(text, "x").data
         assert not list(validator.iter_errors(document))
-        for change in ({"nane": 1}, {"budget": {"trials": 0}}, {"pruner": "median2"}):
+        assert not list(validator.iter_errors({**document, "trackers": ["wandb", "mlflow"]}))
+        for change in (
+            {"nane": 1},
+            {"budget": {"trials": 0}},
+            {"pruner": "median2"},
+            {"trackers": ["wandbb"]},
+            {"trackers": ["wandb", "wandb"]},
+        ):
             assert list(validator.iter_errors({**document, **change}))
         wrong = {**document, "space": {"optim.learning_rate": 1}}
         assert list(validator.iter_errors(wrong))

@@ -1,0 +1,64 @@
+"""The README's two pictures, of the study that `make demo` leaves in the store.
+
+python -m benchmarks.pictures [--study demo]       needs Debian's chromium
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+SEGTUNE = str(Path(sys.executable).with_name("segtune"))
+TO = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+SETTLE_MS = 3000  # graphs move into place
+
+
+def main() -> None:
+    """Take both, at the size in which they are shown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", default="demo")
+    study = parser.parse_args().study
+    server = subprocess.Popen([SEGTUNE, "dashboard", "--port", "0"], stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        lines = (re.search(r"http://127\.0\.0\.1:\d+", line.decode()) for line in server.stdout)
+        address = next(found[0] for found in lines if found)
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report.html"
+            subprocess.run([SEGTUNE, "report", study, "--to", str(report)], check=True)
+            take(f"{address}/dashboard", study, (1300, 1700), TO / "dashboard.png")
+            take(report.as_uri(), None, (1000, 900), TO / "report.png")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def take(url: str, link: str | None, size: tuple[int, int], to: Path) -> None:
+    """Open a page, follow the link of that name, and write what is to be seen."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        page.goto(url)
+        if link is not None:
+            page.get_by_text(link).first.click()
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(SETTLE_MS)
+        page.screenshot(path=to)
+        browser.close()
+    image = Image.open(to).convert("RGB")
+    image.thumbnail((1000, 1400))
+    image.quantize(128).save(to, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

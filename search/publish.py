@@ -1,0 +1,131 @@
+"""What optuna-dashboard shows of a study: notes, graphs and pictures, kept up to date by workers.
+
+All of it lies in the study's system attributes, in optuna-dashboard's own format, so that any
+optuna-dashboard of the same version shows it. Nothing here may harm a trial: it comes after the
+result has been stored, and what fails is said and tried again after the next trial.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
+from optuna_dashboard._note import (
+    get_note_from_system_attrs,
+    note_str_key_prefix,
+    note_ver_key,
+    split_body,
+)
+
+from search.artifacts import artifact_files, attach, detach, shown_trials
+from search.document import to_markdown
+from search.facts import Facts, gather
+from search.figures import FIGURES, study_figures
+from search.results import ranked
+from search.study import Study
+from search.summary import study_note, trial_note
+
+REFRESH_SECONDS = 60.0  # between refreshes while trials end one after another
+NEW_BEST_SECONDS = 5.0  # the same, where a trial is the new best
+PICTURES = "pictures"  # folder of a trial's pictures, in its own
+KEPT = "## Your notes"  # what a user writes below this heading stays
+
+
+@dataclass
+class Publisher:
+    """Shows one study; each of its workers has one.
+
+    Attributes:
+        artifacts: folder of the trials' files; the pictures that are shown lie in it too.
+    """
+
+    study: Study
+    artifacts: Path
+    _refreshed: float = -float("inf")
+    _stale: bool = False
+    _best: int | None = None
+    _attached: set[int] = field(default_factory=set)  # trials whose pictures were made here
+
+    def is_among_best(self, number: int) -> bool:
+        """Whether a trial is one of the study's keep_models best, whose pictures are shown."""
+        return number in self._best_numbers()
+
+    def show_pictures(self, number: int, pictures: Path) -> None:
+        """Show a trial's pictures; those of trials that are no longer among the best go."""
+        files, trial_id = artifact_files(self.artifacts), self.study.trial_id(number)
+        self._attached.add(number)
+        for path in sorted(pictures.glob("*.png")):
+            attach(files, self.study, trial_id, path)
+        self._remove_overtaken()
+
+    def trial_ended(self, *, last: bool) -> None:
+        """Refresh the notes and graphs where it is time; `last`: no trial is left to run."""
+        self._stale = True
+        age = time.monotonic() - self._refreshed
+        ranking = ranked(self.study.trials())
+        new_best = bool(ranking) and ranking[0].number != self._best
+        if last or age > REFRESH_SECONDS or (new_best and age > NEW_BEST_SECONDS):
+            self.refresh()
+
+    def refresh_if_stale(self) -> None:
+        """Bring notes and graphs up to date with the last trial that ended here."""
+        if self._stale:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Write the study's note and graphs, and the notes of trials that have none yet."""
+        facts = gather(self.study)
+        self._write_trial_notes(facts)
+        self._write_study_note(facts)
+        self._write_figures(facts)
+        self._refreshed, self._stale = time.monotonic(), False
+        self._best = None if facts.best is None else facts.best.number
+
+    def _write_trial_notes(self, facts: Facts) -> None:
+        written = self.study.store.study_attrs(self.study.study_id, "dashboard:%:note_ver")
+        attrs: dict[str, object] = {}
+        for trial in facts.ended:
+            if note_ver_key(trial._trial_id) in written or "reason" not in trial.user_attrs:
+                continue
+            note = trial_note(trial, facts.config(trial), self.study.metric)
+            attrs[note_ver_key(trial._trial_id)] = 1
+            attrs |= split_body(to_markdown(note), trial._trial_id)
+        self.study.store.replace_study_attrs(self.study.study_id, (), attrs)
+
+    def _write_study_note(self, facts: Facts) -> None:
+        before = self.study.store.study_attrs(self.study.study_id, "dashboard:note%")
+        earlier = get_note_from_system_attrs(before, None)
+        _, found, kept = earlier["body"].partition(KEPT)
+        body = to_markdown(study_note(facts)) + f"\n{KEPT}\n"
+        body += kept.lstrip("\n") if found else "\n(What you write here stays.)\n"
+        attrs = {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
+        self.study.store.replace_study_attrs(
+            self.study.study_id, [note_ver_key(None), note_str_key_prefix(None)], attrs
+        )
+
+    def _write_figures(self, facts: Facts) -> None:
+        attrs: dict[str, object] = {}
+        for name, figure in study_figures(facts).items():
+            attrs |= split_plot_data(figure.to_json(), f"{SYSTEM_ATTR_PLOT_DATA}{name}:")
+        ours = [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
+        self.study.store.replace_study_attrs(self.study.study_id, ours, attrs)
+
+    def _remove_overtaken(self) -> None:
+        files, best = artifact_files(self.artifacts), self._best_numbers()
+        shown = shown_trials(self.study)
+        for trial in self.study.trials():
+            pictured = trial._trial_id in shown or trial.number in self._attached
+            if trial.number in best or not pictured:
+                continue
+            detach(files, self.study, trial._trial_id)
+            shutil.rmtree(
+                self.study.workdir(self.artifacts, trial.number) / PICTURES, ignore_errors=True
+            )
+            self._attached.discard(trial.number)
+
+    def _best_numbers(self) -> set[int]:
+        best = ranked(self.study.trials())[: self.study.spec.keep_models]
+        return {trial.number for trial in best}

@@ -1,0 +1,164 @@
+"""A study in a notebook: docs/notebook.md as it stands, and what it promises."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+import search
+from search.launch import DONE, launch
+from search.store import open_store
+from search.study import Study
+from search.study import open_study as open_in_store
+from spaces.errors import InputError
+from spaces.spec import StudySpec, load_run_config
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_page_runs_as_it_stands(
+    postgres_url: str,
+    make_spec: Callable[..., StudySpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    store = open_store(postgres_url)
+    spec = make_spec("my-study", trials=3)
+    assert launch(spec, store, artifacts, Console(file=io.StringIO(), width=200)) == DONE
+    inner = open_in_store(store, "my-study")
+    monkeypatch.setenv("SEGTUNE_STORE", postgres_url)
+    monkeypatch.setenv("SEGTUNE_ARTIFACTS", str(artifacts))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    assert len(BLOCKS) >= 6
+    for block in BLOCKS:
+        exec(compile(block, str(PAGE), "exec"), names)
+    trials, curves = names["trials"], names["everything"]
+    assert list(trials["number"]) == [0, 1, 2] and set(trials["reason"]) == {"completed"}
+    assert names["value"] == trials["value"].max() == curves["mIoU"].max()
+    config = inner.config(inner.trial(names["number"]))
+    assert names["config"] == config.flat()
+    assert trials["optim.lr"][names["number"]] == config.optim.lr
+    assert len(curves) == 6 and set(names["curves"]["trial"]) == {names["number"]}
+    assert load_run_config(Path("best/config.yaml"))[1] == config
+    assert Path("report.html").stat().st_size < 6_000_000
+    store.close()
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, scripted_study: Callable[..., Study]) -> tuple[str, Study]:
+    """A text-detection study with an ending of each kind."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    study = scripted_study(url, "text_detection")
+    study.store.close()
+    return url, study
+
+
+def test_a_dataframe_has_every_trial_and_its_effective_settings(
+    scripted: tuple[str, Study],
+) -> None:
+    url, inner = scripted
+    with search.open_study("scripted-text_detection", url) as study:
+        frame = study.dataframe()
+        everything = study.dataframe(all_settings=True)
+        best = study.best
+        assert study.best_config(best.number) == study.best_config()
+    assert len(frame) == 22 and list(frame.columns[:3]) == ["number", "state", "reason"]
+    assert set(frame.columns[8:]) == set(inner.space.dims)
+    assert set(everything.columns[8:]) == set(inner.space.base.flat())
+    ended = frame["value"].notna()
+    assert (frame["decode.box_thresh"][ended] == 0.4).all()  # chosen inside the trials
+    assert frame["value"].dtype == float and frame["epochs"].dtype == "Int64"
+    assert frame["value"].max() == best.value
+    assert set(frame["state"]) == {"COMPLETE", "PRUNED", "FAIL"}
+    assert frame["origin"][21] == "random" and frame["origin"][0] != "random"
+    assert frame["epochs"].isna().sum() == 2  # unfit and crashed
+
+
+def test_curves_are_tidy(scripted: tuple[str, Study]) -> None:
+    with search.open_study("scripted-text_detection", scripted[0]) as study:
+        curves = study.curves()
+        none = study.curves(trials=[])
+    assert list(curves.columns) == [
+        "trial", "epoch", "Hmean", "train_total", "train_pixel", "train_region", "train_share",
+        "val_total", "val_pixel", "val_region", "lr", "seconds",
+    ]  # fmt: skip
+    assert not curves.duplicated(["trial", "epoch"]).any()
+    assert curves.groupby("trial")["epoch"].max().max() == 6
+    assert isinstance(none, pd.DataFrame) and none.empty
+
+
+def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(scripted: tuple[str, Study]) -> None:
+    with search.open_study("scripted-text_detection", scripted[0]) as study:
+        figures = study.figures()
+        assert {"history", "importances", "box-thresh", "early-stopping"} <= set(figures)
+        assert sum(name.startswith("slice ") for name in figures) == 6
+        assert isinstance(study.figure("history"), go.Figure)
+        assert next(iter(study.importances())) in study.best_config()
+        with pytest.raises(InputError, match="no graph histroy; did you mean history"):
+            study.figure("histroy")
+        html = study._repr_html_()
+        assert "Best Hmean" in html and "<table>" in html and "<script" not in html
+        assert "scripted-text_detection" in repr(study)
+
+
+def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[..., Study]) -> None:
+    from search.budget import Result
+
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    inner = scripted_study(url, "segmentation", endings=["oom"])
+    inner.budget.extend(2)
+    with search.open_study("scripted-segmentation", url) as study:
+        with pytest.raises(InputError, match="has no finished trial yet"):
+            _ = study.best
+        assert study.curves().empty and "No trial has ended" in study._repr_html_()
+        claim = inner.budget.claim(inner.ask)
+        assert claim is not None and list(study.dataframe()["state"]) == ["PRUNED", "RUNNING"]
+        assert study.dataframe()["reason"].isna().tolist() == [False, True]
+        inner.budget.give_back(claim, counts=False)
+        assert list(study.dataframe()["state"]) == ["PRUNED", "INTERRUPTED"]
+        claim = inner.budget.claim(inner.ask)
+        assert claim is not None
+        inner.budget.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
+        assert study.best == (1, 0.5) and inner.trial(1).state == TrialState.COMPLETE
+    inner.store.close()
+
+
+def test_a_wrong_name_says_the_nearest(scripted: tuple[str, Study], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean scripted-text_detection"):
+        search.open_study("scripted-text-detection", scripted[0])
+    with pytest.raises(InputError, match="does not exist; is its name right"):
+        search.open_study("x", f"sqlite:///{tmp_path / 'none.db'}")
+    with (
+        search.open_study("scripted-text_detection", scripted[0], tmp_path / "a") as study,
+        pytest.raises(InputError, match="the weights of trial"),
+    ):
+        study.export(tmp_path / "best")
+
+
+def test_importing_search_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, search\n"
+        "heavy = {'torch', 'optuna', 'pandas', 'plotly', 'pydantic', 'sqlalchemy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert 'open_study' in dir(search) and callable(search.open_study)\n"
+        "assert 'torch' not in sys.modules\n"
+        "import search.study\n"
+        "assert search.open_study is not search.study.open_study\n"
+        "try:\n    search.nothing\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "module 'search' has no attribute 'nothing'\n", done.stderr

@@ -1,0 +1,145 @@
+"""Notes, graphs and pictures that workers write, read back as optuna-dashboard reads them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna_dashboard
+import plotly.io
+import pytest
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._note import get_note_from_system_attrs
+from optuna_dashboard.artifact._backend import list_trial_artifacts
+from rich.console import Console
+
+from search.budget import Result
+from search.launch import DONE, launch
+from search.publish import KEPT, Publisher
+from search.store import Store, open_store
+from search.study import Study, create_or_resume, open_study
+from spaces.spec import StudySpec
+
+MakeSpec = Callable[..., StudySpec]
+
+
+def end(study: Study, value: float, reason: str = "completed", **attrs: object) -> int:
+    claim = study.budget.claim(study.ask)
+    assert claim
+    losses = {"total": 1.0, "pixel": 1.0, "region": 0.5}
+    for epoch in (1, 2):
+        report = {"epoch": epoch, "metric": value / 3 * epoch, "train": losses, "val": losses}
+        assert study.report(claim, report)
+    state = "COMPLETE" if reason == "completed" else "PRUNED"
+    facts = {"epochs": 2, "best_epoch": 2, "seconds": 4.0, **attrs}
+    assert study.budget.end(claim, Result(state, value, reason, facts))
+    return claim.trial_number
+
+
+def note(study: Study, number: int | None = None) -> str:
+    attrs = study.store.storage.get_study_system_attrs(study.study_id)
+    trial_id = None if number is None else study.trial_id(number)
+    return get_note_from_system_attrs(attrs, trial_id)["body"]
+
+
+def test_notes_and_graphs_tell_what_was_found(
+    store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    study = create_or_resume(store, make_spec(trials=12, epochs=4), "f" * 64, None)
+    for index in range(9):
+        end(study, 0.1 + 0.05 * index, per_class=[0.5, None, 0.25, *[0.1] * 5])
+    stopped = end(study, 0.05, "median", bar=0.3)
+    alarmed = end(study, 0.04, "health:diverging")
+    publisher = Publisher(study, tmp_path)
+    publisher.refresh()
+    text = note(study)
+    assert "**Best mIoU 0.5000**: trial 8, epoch 2" in text
+    assert "**11 of 12 trials** have ended: 1 open, 9 complete, 2 pruned" in text
+    assert f"trial {alarmed}: health:diverging after 2 epochs" in text
+    assert "early stopping of all kinds saved **50%** of the epochs" in text
+    assert "PED-ANOVA" in text and "optim.lr" in text
+    found = note(study, stopped)
+    assert "**median**: below the median" in found and "held against a median of 0.3000" in found
+    assert "\noptim.lr: " in found and "\nmodel.encoder: mobilenet_v2\n" in found
+    attrs = store.storage.get_study_system_attrs(study.study_id)
+    graphs = {k: plotly.io.from_json(v) for k, v in get_plotly_graph_objects(attrs).items()}
+    assert set(graphs) == {"early-stopping", "value-against-cost", "per-class-iou", "loss-parts"}
+    held = [t for t in graphs["early-stopping"].data if t.name == "the median it was held against"]
+    assert list(held[0].y) == [0.3] and list(held[0].x) == [2]
+    boxes = [trace for trace in graphs["per-class-iou"].data if trace.type == "box"]
+    assert [set(box.y) for box in boxes[:3]] == [{0.5}, {None}, {0.25}]
+
+
+def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: Path) -> None:
+    study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
+    publisher = Publisher(study, tmp_path)
+    end(study, 0.2)
+    publisher.refresh()
+    body = note(study)
+    optuna_dashboard.save_note(study.optuna(), body.partition(KEPT)[0] + f"{KEPT}\nkeep <me>\n")
+    optuna_dashboard.save_plotly_graph_object(
+        study.optuna(), plotly.graph_objects.Figure(), graph_object_id="my-own"
+    )
+    mine = note(study, 0)
+    end(study, 0.9)
+    publisher.refresh()
+    assert "Best mIoU 0.9000" in note(study) and note(study).endswith(f"{KEPT}\nkeep <me>\n")
+    assert note(study, 0) == mine
+    attrs = store.storage.get_study_system_attrs(study.study_id)
+    assert "my-own" in get_plotly_graph_objects(attrs)
+
+
+def test_a_refresh_waits_for_its_time(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(postgres_url)
+    study = create_or_resume(store, make_spec(trials=6), "f" * 64, None)
+    publisher, refreshed = Publisher(study, tmp_path), []
+    original = publisher.refresh
+    monkeypatch.setattr(publisher, "refresh", lambda: (refreshed.append(1), original()))
+    end(study, 0.5)
+    publisher.trial_ended(last=False)
+    assert len(refreshed) == 1  # the first one
+    end(study, 0.4)
+    publisher.trial_ended(last=False)
+    end(study, 0.6)  # the best, but too soon
+    publisher.trial_ended(last=False)
+    assert len(refreshed) == 1
+    monkeypatch.setattr("search.publish.NEW_BEST_SECONDS", 0)
+    publisher.trial_ended(last=False)
+    assert len(refreshed) == 2 and "trial 2" in note(study)
+    publisher.trial_ended(last=True)
+    assert len(refreshed) == 3
+    publisher.refresh_if_stale()
+    assert len(refreshed) == 3
+    store.close()
+
+
+def test_pictures_of_the_best_are_shown_and_no_others(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    spec = make_spec(trials=4).model_copy(update={"keep_models": 2})
+    assert launch(spec, store, tmp_path / "a", Console(file=io.StringIO())) == DONE
+    study = open_study(store, "small")
+    attrs = store.storage.get_study_system_attrs(study.study_id)
+    shown = {
+        t.number: [a["filename"] for a in list_trial_artifacts(attrs, t.system_attrs, t)]
+        for t in study.trials()
+    }
+    best = sorted(study.trials(), key=lambda t: (-(t.value or 0), t.number))[:2]
+    assert {n for n, names in shown.items() if names} == {t.number for t in best}
+    for trial in best:
+        names = shown[trial.number]
+        assert {"curves.png", "per-class.png"} < set(names)
+        assert sum(n.startswith("best-") for n in names) == 2 == sum("worst-" in n for n in names)
+        folder = study.workdir(tmp_path / "a", trial.number) / "pictures"
+        assert sorted(p.name for p in folder.iterdir()) == sorted(names)
+    files = {path.name for path in (tmp_path / "a" / "shown").iterdir()}
+    assert files == {
+        json.loads(v)["artifact_id"] for k, v in attrs.items() if k.startswith("dashboard:art")
+    }
+    assert len(list((tmp_path / "a").glob("*/*/pictures"))) == 2
+    store.close()
