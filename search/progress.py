@@ -118,11 +118,10 @@ class ProgressView:
             self.last_pause = message
             self.console.print(message, highlight=False, soft_wrap=True)
 
-    def not_shown(self, number: int, problem: str) -> None:
-        """Say what the dashboard lacks of a trial."""
-        self.console.print(
-            f"trial {number}: the dashboard lacks {problem}", highlight=False, soft_wrap=True
-        )
+    def not_shown(self, number: int | None, problem: str) -> None:
+        """Say what the dashboard lacks of a trial, or of the study."""
+        of = "" if number is None else f"trial {number}: "
+        self.console.print(f"{of}the dashboard lacks {problem}", highlight=False, soft_wrap=True)
 
     def _say(self, line: str) -> None:
         if not self.live:

@@ -112,7 +112,7 @@ def report_text(study: Study, form: str, artifacts: Path) -> str:
     facts = gather(study)
     if not facts.ended:
         raise InputError(
-            f"study {study.spec.name} has no finished trial yet; wait for one, see "
+            f"study {study.spec.name} has nothing to report: no trial has ended yet; see "
             f"`segtune status {study.spec.name}`"
         )
     blocks = report_blocks(facts, artifacts, form)
@@ -347,7 +347,7 @@ def _graph(name: str, figure: go.Figure | None, height: int = HEIGHT) -> list[Gr
     page.layout.template = {"layout": {name: style[name] for name in STYLED}}
     page.update_layout(
         height=page.layout.height or height,
-        margin={"l": 56, "r": 16, "t": 28, "b": 48},
+        margin={"l": 48, "r": 10, "t": 28, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 12},
         # above: it grows upwards and never meets the axis title
         legend={
@@ -356,7 +356,8 @@ def _graph(name: str, figure: go.Figure | None, height: int = HEIGHT) -> list[Gr
             "y": 1.02,
             "yanchor": "bottom",
             "font": {"size": 11},
-            "entrywidth": 105,  # of the text: two columns on a telephone
+            "entrywidth": 98,  # pixels of text: two columns on a telephone
+            "tracegroupgap": 0,
         },
     )
     page.layout.title = None

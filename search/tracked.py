@@ -81,7 +81,7 @@ class Tracked:
     def paused(self, message: str) -> None:
         self.watcher.paused(message)
 
-    def not_shown(self, number: int, problem: str) -> None:
+    def not_shown(self, number: int | None, problem: str) -> None:
         self.watcher.not_shown(number, problem)
 
     def _feed(self, *event: Any) -> None:

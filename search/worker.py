@@ -70,7 +70,7 @@ class Watcher(Protocol):
 
     def paused(self, message: str) -> None: ...
 
-    def not_shown(self, number: int, problem: str) -> None: ...
+    def not_shown(self, number: int | None, problem: str) -> None: ...
 
 
 class TooManyFailures(Exception):
@@ -222,13 +222,14 @@ class Worker:
                 self._show_pictures(claim.trial_number, config, outcome.result)
             slots = self.study.budget.counts()
             self._publisher.trial_ended(last=not slots[OPEN] and not slots[RUNNING])
-        except Exception as error:
-            if is_away(error):
-                self.watcher.store_away(error)
-            elif isinstance(error, OSError):
-                self.watcher.not_shown(claim.trial_number, str(error))
-            else:
-                raise
+        except Exception as error:  # not even a bug in a graph may cost GPU time
+            self._say_not_shown(claim.trial_number, error)
+
+    def _say_not_shown(self, number: int | None, error: Exception) -> None:
+        if is_away(error):
+            self.watcher.store_away(error)
+        else:
+            self.watcher.not_shown(number, f"something: {type(error).__name__}: {error}")
 
     def _show_pictures(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
         assert result.model is not None
@@ -256,8 +257,7 @@ class Worker:
         try:
             self._publisher.refresh_if_stale()
         except Exception as error:
-            if not is_away(error):
-                raise
+            self._say_not_shown(None, error)
 
     def _settle(self, claim: Claim, result: TrialResult, workdir: Path, bar: float | None) -> None:
         """Store a result, where the slot is still ours, and tidy up."""

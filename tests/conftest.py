@@ -180,7 +180,7 @@ def _real_data(name: str) -> Path:
 
 
 ENDINGS = (
-    *["completed"] * 9, "median", "median", "patience", "nonfinite", "oom", "unfit", "crashed",
+    *["completed"] * 8, "median", "median", "patience", "nonfinite", "oom", "unfit", "crashed",
     "timeout", "stopped", "health:diverging", "health:falling", "health:dead_class",
     "health:exploding",
 )  # fmt: skip
@@ -198,7 +198,7 @@ def _scripted_study(
     url: str,
     task: str,
     endings: Sequence[str] = ENDINGS,
-    epochs: int = 6,
+    epochs: int = 4,
     classes: Sequence[str] = tuple(CLASSES),
     error: str = "it broke",
 ) -> Any:

@@ -25,7 +25,7 @@ DRAWN = """
 OVERLAPS = """
 () => Array.from(document.querySelectorAll(".plotly-graph-div")).filter((graph) => {
   const box = (name) => graph.querySelector(name)?.getBoundingClientRect();
-  const legend = box(".legend"), plot = box(".cartesianlayer .bglayer, .cartesianlayer .plot");
+  const legend = box(".legend"), plot = box(".nsewdrag");
   return legend && plot && legend.height && legend.bottom > plot.top + 2;
 }).map((graph) => graph.id)
 """

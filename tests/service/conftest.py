@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import struct
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 
 from search.sample_data import write_streets
 from search.store import Store, open_store, start_embedded
@@ -86,6 +89,45 @@ def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
         return StudySpec.load(path)
 
     return make
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study of three trials that have really been trained, `my-study`."""
+
+    url: str
+    artifacts: Path
+    spec: StudySpec
+
+
+@pytest.fixture(scope="session")
+def finished(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Run it once for all tests that read from it; its store is sqlite."""
+    from search.launch import DONE, launch
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "study.yaml").write_text(
+        SPEC.format(
+            name="my-study",
+            data=streets,
+            trials=3,
+            epochs=2,
+            pruner="none",
+            starting_points="false",
+        )
+    )
+    found = Finished(
+        f"sqlite:///{folder / 'store.db'}",
+        folder / "artifacts",
+        StudySpec.load(folder / "study.yaml"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGTUNE_HOME", str(folder / "home"))
+        store = open_store(found.url)
+        quiet = Console(file=io.StringIO(), width=200)
+        assert launch(found.spec, store, found.artifacts, quiet) == DONE
+        store.close()
+    return found
 
 
 @pytest.fixture(scope="session")

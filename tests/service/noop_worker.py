@@ -82,6 +82,7 @@ class Child:
             "seconds": SECONDS,
             "images_per_s": 1.0,
             "train": {"total": 1.0},
+            "val": {"total": 1.0},
         }
 
     def result(self, reason: str) -> TrialResult:
@@ -176,7 +177,7 @@ class View:
     def paused(self, message: str) -> None:
         self.say("paused", message)
 
-    def not_shown(self, number: int, problem: str) -> None:
+    def not_shown(self, number: int | None, problem: str) -> None:
         self.say("not-shown", number, problem)
 
     def store_away(self, error: BaseException) -> None:

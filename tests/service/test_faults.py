@@ -75,6 +75,7 @@ def start(
 def finish(worker: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> list[str]:
     out, _ = worker.communicate(timeout=timeout)
     assert worker.returncode == code, out
+    assert "not-shown" not in out, out
     return out.splitlines()
 
 
@@ -113,8 +114,9 @@ def test_a_worker_killed_anywhere_loses_and_doubles_nothing(
     studies = {point: make(store, make_spec, point) for point in POINTS}
     queued = {point: len(study.optuna().trials) for point, study in studies.items()}
     killed = start(any_postgres, tmp_path, kill=tuple(f"{point}={point}" for point in POINTS))
-    fates = [line for line in finish(killed) if line.startswith(("killed", "survived"))]
-    assert fates == [f"killed {point} {point}" for point in POINTS]
+    lines = finish(killed)
+    fates = [line for line in lines if line.startswith(("killed", "survived"))]
+    assert fates == [f"killed {point} {point}" for point in POINTS], "\n".join(lines)
     durable = {
         point: {n: len(study.history(n)) for n in (t.number for t in study.trials())}
         for point, study in studies.items()

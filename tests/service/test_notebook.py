@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -14,38 +13,30 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
 
 import search
-from search.launch import DONE, launch
 from search.store import open_store
 from search.study import Study
 from search.study import open_study as open_in_store
 from spaces.errors import InputError
-from spaces.spec import StudySpec, load_run_config
+from spaces.spec import load_run_config
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_page_runs_as_it_stands(
-    postgres_url: str,
-    make_spec: Callable[..., StudySpec],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifacts = tmp_path / "artifacts"
-    store = open_store(postgres_url)
-    spec = make_spec("my-study", trials=3)
-    assert launch(spec, store, artifacts, Console(file=io.StringIO(), width=200)) == DONE
-    inner = open_in_store(store, "my-study")
-    monkeypatch.setenv("SEGTUNE_STORE", postgres_url)
-    monkeypatch.setenv("SEGTUNE_ARTIFACTS", str(artifacts))
+    monkeypatch.setenv("SEGTUNE_STORE", finished.url)
+    monkeypatch.setenv("SEGTUNE_ARTIFACTS", str(finished.artifacts))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     assert len(BLOCKS) >= 6
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), names)
+    store = open_store(finished.url)
+    inner = open_in_store(store, "my-study")
     trials, curves = names["trials"], names["everything"]
     assert list(trials["number"]) == [0, 1, 2] and set(trials["reason"]) == {"completed"}
     assert names["value"] == trials["value"].max() == curves["mIoU"].max()
@@ -58,10 +49,12 @@ def test_the_page_runs_as_it_stands(
     store.close()
 
 
-@pytest.fixture
-def scripted(tmp_path: Path, scripted_study: Callable[..., Study]) -> tuple[str, Study]:
+@pytest.fixture(scope="module")
+def scripted(
+    tmp_path_factory: pytest.TempPathFactory, scripted_study: Callable[..., Study]
+) -> tuple[str, Study]:
     """A text-detection study with an ending of each kind."""
-    url = f"sqlite:///{tmp_path / 'store.db'}"
+    url = f"sqlite:///{tmp_path_factory.mktemp('scripted') / 'store.db'}"
     study = scripted_study(url, "text_detection")
     study.store.close()
     return url, study
@@ -76,7 +69,7 @@ def test_a_dataframe_has_every_trial_and_its_effective_settings(
         everything = study.dataframe(all_settings=True)
         best = study.best
         assert study.best_config(best.number) == study.best_config()
-    assert len(frame) == 22 and list(frame.columns[:3]) == ["number", "state", "reason"]
+    assert len(frame) == 21 and list(frame.columns[:3]) == ["number", "state", "reason"]
     assert set(frame.columns[8:]) == set(inner.space.dims)
     assert set(everything.columns[8:]) == set(inner.space.base.flat())
     ended = frame["value"].notna()
@@ -84,7 +77,7 @@ def test_a_dataframe_has_every_trial_and_its_effective_settings(
     assert frame["value"].dtype == float and frame["epochs"].dtype == "Int64"
     assert frame["value"].max() == best.value
     assert set(frame["state"]) == {"COMPLETE", "PRUNED", "FAIL"}
-    assert frame["origin"][21] == "random" and frame["origin"][0] != "random"
+    assert frame["origin"][20] == "random" and frame["origin"][0] != "random"
     assert frame["epochs"].isna().sum() == 2  # unfit and crashed
 
 
@@ -97,7 +90,7 @@ def test_curves_are_tidy(scripted: tuple[str, Study]) -> None:
         "val_total", "val_pixel", "val_region", "lr", "seconds",
     ]  # fmt: skip
     assert not curves.duplicated(["trial", "epoch"]).any()
-    assert curves.groupby("trial")["epoch"].max().max() == 6
+    assert curves.groupby("trial")["epoch"].max().max() == 4
     assert isinstance(none, pd.DataFrame) and none.empty
 
 

@@ -19,13 +19,11 @@ from markdown_it import MarkdownIt
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from plotly.offline import get_plotlyjs
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from search.cli import app
 from search.document import to_html
 from search.facts import Facts, gather
-from search.launch import DONE, launch
 from search.report import PAGE, PICTURE_BYTES, report_blocks, report_text, write_report
 from search.results import judged, ranked
 from search.store import open_store
@@ -147,7 +145,7 @@ def test_the_leaderboard_and_the_savings_are_right(study: Study, page: tuple[str
     assert {t.user_attrs["reason"] for t in trials} - {t.user_attrs["reason"] for t in counted} == {
         "oom", "unfit", "crashed",
     }  # fmt: skip
-    assert f"{6 * len(counted) - trained} of {6 * len(counted)} epochs" in text
+    assert f"{4 * len(counted) - trained} of {4 * len(counted)} epochs" in text
     for reason in {str(trial.user_attrs["reason"]) for trial in trials}:
         assert reason in page[1].words["td"], reason
     assert "ab12" * 16 in text and f"segtune export {study.spec.name} --to best/" in text
@@ -176,34 +174,29 @@ def test_the_study_file_in_a_report_is_the_study(study: Study) -> None:
 
 
 def test_a_real_study_is_reported_with_its_pictures(
-    postgres_url: str,
-    make_spec: Callable[..., StudySpec],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec(trials=2)
-    store = open_store(postgres_url)
-    assert launch(spec, store, tmp_path / "a", Console(file=io.StringIO(), width=200)) == DONE
-    study = open_study(store, "small")
-    pictures = study.workdir(tmp_path / "a", ranked(study.trials())[0].number) / "pictures"
+    store = open_store(finished.url)
+    study = open_study(store, "my-study")
+    pictures = study.workdir(finished.artifacts, ranked(study.trials())[0].number) / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     for number in range(3):
         Image.fromarray(noise).save(pictures / f"worst-{number}-<b>.png")
     monkeypatch.chdir(tmp_path)
-    options = ["--store", postgres_url, "--artifacts", str(tmp_path / "a")]
-    answer = CliRunner().invoke(app, ["report", "small", *options])
+    options = ["--store", finished.url, "--artifacts", str(finished.artifacts)]
+    answer = CliRunner().invoke(app, ["report", "my-study", *options])
     assert answer.exit_code == 0, answer.output
-    text = Path("small-report.html").read_text(encoding="utf-8")
+    text = Path("my-study-report.html").read_text(encoding="utf-8")
     size = len(text.encode())
-    assert answer.output == f"wrote small-report.html ({size / 1e6:.2f} MB)\n" and size < LIMIT
+    assert answer.output == f"wrote my-study-report.html ({size / 1e6:.2f} MB)\n" and size < LIMIT
     images = [str(attrs["src"]) for tag, attrs in Page(text).tags if tag == "img"]
     assert images and sum(len(image) for image in images) < 1.4 * PICTURE_BYTES
-    answer = CliRunner().invoke(app, ["report", "small", "--to", "-", *options])
-    assert answer.output.startswith("# small: segmentation\n")
+    answer = CliRunner().invoke(app, ["report", "my-study", "--to", "-", *options])
+    assert answer.output.startswith("# my-study: segmentation\n")
     [stored] = re.findall(r"```\n(name: .*?)\n```", answer.output, re.DOTALL)
     Path("again.yaml").write_text(stored, encoding="utf-8")
-    assert StudySpec.load(Path("again.yaml")) == spec  # paths and all: it can be launched
+    assert StudySpec.load(Path("again.yaml")) == finished.spec  # paths and all: it can be launched
     store.close()
 
 
@@ -211,7 +204,7 @@ def test_pictures_are_shrunk_to_fit_and_what_is_left_out_is_counted(tmp_path: Pa
     assert thumbnails(tmp_path / "none", 1000) == ([], 0)
     rng = np.random.default_rng(0)
     for name in ("worst-1-x", "best-1-x"):
-        Image.fromarray(rng.integers(0, 256, (600, 1500, 3), dtype=np.uint8)).save(
+        Image.fromarray(rng.integers(0, 256, (200, 1500, 3), dtype=np.uint8)).save(
             tmp_path / f"{name}.png"
         )
     chart = Image.new("RGBA", (1400, 500), (0, 0, 0, 0))
@@ -297,7 +290,7 @@ def test_a_study_without_an_ended_trial_is_refused(
 ) -> None:
     scripted_study(f"sqlite:///{tmp_path / 'store.db'}", "segmentation", endings=[]).store.close()
     answer = invoke(tmp_path, f"scripted-segmentation --to {tmp_path / 'r.html'}")
-    assert answer.exit_code == 2 and "has no finished trial yet" in answer.stderr
+    assert answer.exit_code == 2 and "has nothing to report" in answer.stderr
     assert not (tmp_path / "r.html").exists()
 
 
@@ -325,15 +318,14 @@ def large(
     """3,000 trials of 100 epochs over 255 classes; in memory, where a store would take minutes."""
     folder = tmp_path_factory.mktemp("large")
     classes = [f"{index} of the many classes {'<&>' * 5}" for index in range(255)]
-    study = scripted_study(
-        f"sqlite:///{folder / 'store.db'}", "segmentation", ["median"], 100, classes
-    )
+    url = f"sqlite:///{folder / 'store.db'}"
+    study = scripted_study(url, "segmentation", ["oom"], 100, classes)
     sampled = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     reasons = ["completed", "median", "health:diverging", "patience", "timeout", "nonfinite"]
+    samples = [(study.space.sample(asked := sampled.ask()).flat(), asked) for _ in range(300)]
     trials = []
     for number in range(3000):
-        asked = sampled.ask()
-        config = study.space.sample(asked).flat()
+        config, asked = samples[number % len(samples)]
         value = 0.3 + (number * 0.618034) % 0.4
         reason = reasons[number % len(reasons)]
         complete = reason in ("completed", "patience")

@@ -66,7 +66,7 @@ class Silent:
     def store_away(self, error: BaseException) -> None:
         raise AssertionError(error)
 
-    def not_shown(self, number: int, problem: str) -> None:
+    def not_shown(self, number: int | None, problem: str) -> None:
         raise AssertionError(problem)
 
     def paused(self, message: str) -> None:

@@ -92,7 +92,7 @@ class Silent:
     def paused(self, message: str) -> None:
         raise AssertionError(message)
 
-    def not_shown(self, number: int, problem: str) -> None:
+    def not_shown(self, number: int | None, problem: str) -> None:
         raise AssertionError(problem)
 
 
