@@ -115,8 +115,8 @@ class Facts:
     def importances(self) -> dict[str, float]:
         """{setting: share of the value's variance near the top}, largest first.
 
-        PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023) over the complete trials, of the
-        settings that they all have; empty where there are fewer than MIN_FOR_IMPORTANCES.
+        PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023) over the complete trials, conditional
+        settings included; empty where there are fewer than MIN_FOR_IMPORTANCES.
         """
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE]
         if len(complete) < MIN_FOR_IMPORTANCES:

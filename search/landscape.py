@@ -62,7 +62,8 @@ def history(facts: Facts) -> go.Figure | None:
 
 def importances(facts: Facts) -> go.Figure | None:
     """How much each setting decides, the largest on top."""
-    rows = list(facts.importances.items())[:MOST_BARS][::-1]
+    rows = [(name, share) for name, share in facts.importances.items() if share > 0]
+    rows = rows[:MOST_BARS][::-1]
     if not rows:
         return None
     figure = go.Figure()

@@ -194,6 +194,24 @@ def scripted_study() -> Callable[..., Any]:
     return _scripted_study
 
 
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+LINK = "<a href='https://evil.example'>x</a>"
+
+
+@pytest.fixture(scope="session")
+def hostile_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """{task: URL of a store with one scripted study of it, named with markup wherever it can be}.
+
+    For reading only: all tests share them.
+    """
+    folder, urls = tmp_path_factory.mktemp("hostile"), {}
+    for task in ("segmentation", "text_detection"):
+        urls[task] = f"sqlite:///{folder / task}.db"
+        study = _scripted_study(urls[task], task, classes=["road", HOSTILE, LINK], error=HOSTILE)
+        study.store.close()
+    return urls
+
+
 def _scripted_study(
     url: str,
     task: str,

@@ -20,6 +20,7 @@ from search.study import Study
 from search.study import open_study as open_in_store
 from spaces.errors import InputError
 from spaces.spec import load_run_config
+from spaces.text_detection import default_space
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -49,29 +50,22 @@ def test_the_page_runs_as_it_stands(
     store.close()
 
 
-@pytest.fixture(scope="module")
-def scripted(
-    tmp_path_factory: pytest.TempPathFactory, scripted_study: Callable[..., Study]
-) -> tuple[str, Study]:
-    """A text-detection study with an ending of each kind."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('scripted') / 'store.db'}"
-    study = scripted_study(url, "text_detection")
-    study.store.close()
-    return url, study
+NAME = "scripted-text_detection"
 
 
 def test_a_dataframe_has_every_trial_and_its_effective_settings(
-    scripted: tuple[str, Study],
+    hostile_stores: dict[str, str],
 ) -> None:
-    url, inner = scripted
-    with search.open_study("scripted-text_detection", url) as study:
+    url = hostile_stores["text_detection"]
+    with search.open_study(NAME, url) as study:
         frame = study.dataframe()
         everything = study.dataframe(all_settings=True)
         best = study.best
         assert study.best_config(best.number) == study.best_config()
     assert len(frame) == 21 and list(frame.columns[:3]) == ["number", "state", "reason"]
-    assert set(frame.columns[8:]) == set(inner.space.dims)
-    assert set(everything.columns[8:]) == set(inner.space.base.flat())
+    space = default_space(4)
+    assert set(frame.columns[8:]) == set(space.dims)
+    assert set(everything.columns[8:]) == set(space.base.flat())
     ended = frame["value"].notna()
     assert (frame["decode.box_thresh"][ended] == 0.4).all()  # chosen inside the trials
     assert frame["value"].dtype == float and frame["epochs"].dtype == "Int64"
@@ -81,8 +75,8 @@ def test_a_dataframe_has_every_trial_and_its_effective_settings(
     assert frame["epochs"].isna().sum() == 2  # unfit and crashed
 
 
-def test_curves_are_tidy(scripted: tuple[str, Study]) -> None:
-    with search.open_study("scripted-text_detection", scripted[0]) as study:
+def test_curves_are_tidy(hostile_stores: dict[str, str]) -> None:
+    with search.open_study(NAME, hostile_stores["text_detection"]) as study:
         curves = study.curves()
         none = study.curves(trials=[])
     assert list(curves.columns) == [
@@ -94,8 +88,10 @@ def test_curves_are_tidy(scripted: tuple[str, Study]) -> None:
     assert isinstance(none, pd.DataFrame) and none.empty
 
 
-def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(scripted: tuple[str, Study]) -> None:
-    with search.open_study("scripted-text_detection", scripted[0]) as study:
+def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(
+    hostile_stores: dict[str, str],
+) -> None:
+    with search.open_study(NAME, hostile_stores["text_detection"]) as study:
         figures = study.figures()
         assert {"history", "importances", "box-thresh", "early-stopping"} <= set(figures)
         assert sum(name.startswith("slice ") for name in figures) == 6
@@ -105,7 +101,7 @@ def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(scripted: tuple[str
             study.figure("histroy")
         html = study._repr_html_()
         assert "Best Hmean" in html and "<table>" in html and "<script" not in html
-        assert "scripted-text_detection" in repr(study)
+        assert NAME in repr(study)
 
 
 def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[..., Study]) -> None:
@@ -130,13 +126,13 @@ def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[.
     inner.store.close()
 
 
-def test_a_wrong_name_says_the_nearest(scripted: tuple[str, Study], tmp_path: Path) -> None:
+def test_a_wrong_name_says_the_nearest(hostile_stores: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean scripted-text_detection"):
-        search.open_study("scripted-text-detection", scripted[0])
+        search.open_study("scripted-text-detection", hostile_stores["text_detection"])
     with pytest.raises(InputError, match="does not exist; is its name right"):
         search.open_study("x", f"sqlite:///{tmp_path / 'none.db'}")
     with (
-        search.open_study("scripted-text_detection", scripted[0], tmp_path / "a") as study,
+        search.open_study(NAME, hostile_stores["text_detection"], tmp_path / "a") as study,
         pytest.raises(InputError, match="the weights of trial"),
     ):
         study.export(tmp_path / "best")

@@ -33,8 +33,7 @@ from spaces.errors import InputError
 from spaces.spec import StudySpec
 
 LIMIT = 6_000_000  # bytes
-HOSTILE = "</script><script>alert(1)</script>"
-LINK = "<a href='https://evil.example'>x</a>"
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 TASKS = ("segmentation", "text_detection")
 GRAPHS = {
     "segmentation": {"per-class-iou"},
@@ -74,16 +73,11 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def study(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    scripted_study: Callable[..., Study],
-) -> Iterator[Study]:
+def study(request: pytest.FixtureRequest, hostile_stores: dict[str, str]) -> Iterator[Study]:
     """A study of each task with an ending of each kind, whose names are hostile."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('scripted') / 'store.db'}"
-    made = scripted_study(url, request.param, classes=["road", HOSTILE, LINK], error=HOSTILE)
-    yield made
-    made.store.close()
+    store = open_store(hostile_stores[request.param])
+    yield open_study(store, f"scripted-{request.param}")
+    store.close()
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +184,8 @@ def test_a_real_study_is_reported_with_its_pictures(
     text = Path("my-study-report.html").read_text(encoding="utf-8")
     size = len(text.encode())
     assert answer.output == f"wrote my-study-report.html ({size / 1e6:.2f} MB)\n" and size < LIMIT
+    captions = Page(text).words["figcaption"]
+    assert {"curves", "per-class", "worst-0-<b>"} <= set(captions)  # those of the trial itself too
     images = [str(attrs["src"]) for tag, attrs in Page(text).tags if tag == "img"]
     assert images and sum(len(image) for image in images) < 1.4 * PICTURE_BYTES
     answer = CliRunner().invoke(app, ["report", "my-study", "--to", "-", *options])

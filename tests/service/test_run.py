@@ -117,7 +117,8 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     ended = study.budget.claim(study.ask)  # a trial that nobody can match
-    assert ended and study.report(ended, {"epoch": 1, "metric": 2.0})
+    report = {"epoch": 1, "metric": 2.0, "train": {"total": 1.0}, "val": {"total": 1.0}}
+    assert ended and study.report(ended, report)
     assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
     assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
