@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from search.document import Block, Code, Heading, Items, Table, Text, literal
 from search.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, reason, seconds
 from search.progress import clock
+from search.status import dimension_text
 from spaces.config import BaseTrialConfig
 
 MOST_ALARMS = 20  # in a list of them
@@ -43,9 +44,30 @@ def study_note(facts: Facts) -> list[Block]:
         *importances(facts),
         *ended(facts),
         *alarms(facts),
+        *searched(facts),
         Text(
             f"Take it away: `segtune export {facts.study.spec.name} --to best/`. One file for a "
             f"colleague: `segtune report {facts.study.spec.name} --to report.html`."
+        ),
+    ]
+
+
+def searched(facts: Facts) -> list[Block]:
+    """What the study file asks for: the ranges, and how trials are drawn and stopped."""
+    space, spec = facts.study.space, facts.study.spec
+    rows = [
+        (f"`{name}`", literal(dimension_text(dim)), _condition(space.when.get(name, {})))
+        for name, dim in space.dims.items()
+    ]
+    budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.budget}
+    return [
+        Heading("What is searched", 3),
+        Table(("setting", "values", "only where"), rows),
+        Text(
+            f"Sampler {spec.sampler.name}, early stopping {spec.pruner.name}, at most "
+            f"{space.base.train.epochs} epochs a trial; budget "
+            + ", ".join(f"{name} {value:g}" for name, value in budget.items())
+            + "."
         ),
     ]
 
@@ -149,6 +171,10 @@ def trial_note(trial: FrozenTrial, config: BaseTrialConfig, metric: str) -> list
 def explained(name: str) -> str:
     """A reason code in words."""
     return REASONS.get(name, "see docs/training.md" if name.startswith("health:") else "")
+
+
+def _condition(conditions: Mapping[str, Collection[Any]]) -> str:
+    return literal("; ".join(f"{n} = {' or '.join(map(str, v))}" for n, v in conditions.items()))
 
 
 def _counted(slots: Mapping[str, int]) -> str:

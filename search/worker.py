@@ -253,7 +253,9 @@ class Worker:
             self._publisher.show_pictures(number, to)
 
     def leave(self) -> None:
-        """Bring what the dashboard shows up to date, where the store is there."""
+        """Bring what the dashboard shows up to date, unless the user wants to be gone."""
+        if self.interrupt.count > 1:
+            return
         try:
             self._publisher.refresh_if_stale()
         except Exception as error:

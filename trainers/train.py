@@ -210,7 +210,7 @@ class _Run:
             "lr": max(group["lr"] for group in self.optimizer.param_groups),
             "images_per_s": self.task.samples / self.train_seconds,
             "peak_memory_mb": self._peak_memory_mb(),
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.largest_micro_batch,
             "seconds": time.perf_counter() - self.started,
         }
         self.history.append(report)
@@ -242,9 +242,14 @@ class _Run:
             hardware={
                 "device": device_name(self.device),
                 "precision": self.precision,
-                "micro_batch": self.micro_batch,
+                "micro_batch": self.largest_micro_batch,
             },
         )
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Images that are in memory at once; what is known to fit may be more than the batch."""
+        return min(self.micro_batch, self.config.train.batch_size)
 
     def _fitting_step(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Tensor] | None:
         """One optimiser step; out of memory halves the micro-batch and tries the step again."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -161,6 +162,12 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def postgres_url(embedded_url: str) -> Iterator[str]:
     """The URL of an empty database on the embedded Postgres."""
     yield from fresh_database(embedded_url)
+
+
+@pytest.fixture
+def tcp_url(tcp_postgres: Any) -> Iterator[str]:
+    """The URL, with its password, of an empty database on the TCP server."""
+    yield from fresh_database(tcp_postgres.url)
 
 
 @pytest.fixture(params=["embedded", "tcp"])

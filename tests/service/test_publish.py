@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import optuna_dashboard
 import plotly.io
 import pytest
+import sqlalchemy as sa
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note_from_system_attrs
 from optuna_dashboard.artifact._backend import list_trial_artifacts
@@ -60,6 +66,8 @@ def test_notes_and_graphs_tell_what_was_found(
     assert f"trial {alarmed}: health:diverging after 2 epochs" in text
     assert "early stopping of all kinds saved **50%** of the epochs" in text
     assert "PED-ANOVA" in text and "optim.lr" in text
+    assert "| `optim.lr` | 0.0001 .. 0.01, log |" in text  # what is searched
+    assert "Sampler random, early stopping none, at most 4 epochs a trial" in text
     found = note(study, stopped)
     assert "**median**: below the median" in found and "held against a median of 0.3000" in found
     assert "\noptim.lr: " in found and "\nmodel.encoder: mobilenet_v2\n" in found
@@ -143,3 +151,41 @@ def test_pictures_of_the_best_are_shown_and_no_others(
     }
     assert len(list((tmp_path / "a").glob("*/*/pictures"))) == 2
     store.close()
+
+
+def test_the_stores_password_appears_nowhere(
+    tcp_url: str, tcp_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Not in what is printed, in no file, in no row, in no report."""
+    make_spec(trials=1, epochs=1)
+    segtune, folder = str(Path(sys.executable).with_name("segtune")), tmp_path / "a"
+    told = ""
+    for command in (
+        ["launch", str(tmp_path / "small.yaml"), "--workers", "1"],
+        ["report", "small", "--to", str(folder / "report.html")],
+        ["export", "small", "--to", str(folder / "best")],
+        ["status", "small", "--json"],
+    ):
+        done = subprocess.run(
+            [segtune, *command, "--artifacts", str(folder)]
+            if command[0] != "status"
+            else [segtune, *command],
+            env={**os.environ, "SEGTUNE_STORE": tcp_url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        told += done.stdout + done.stderr
+    engine = sa.create_engine(tcp_url)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        rows = repr([connection.execute(sa.select(t)).all() for t in tables.tables.values()])
+    engine.dispose()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 12 and "COMPLETE" in told and "optim.lr" in rows
+    assert (folder / "shown").is_dir()
+    for secret in (tcp_postgres.password, quote(tcp_postgres.password, safe="")):
+        assert secret not in told and secret not in rows
+        assert not [path for path in files if secret.encode() in path.read_bytes()]

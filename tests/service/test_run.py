@@ -136,7 +136,7 @@ def test_a_killed_child_is_resumed_with_its_reports(
     from search import worker as worker_module
     from search.study import create_or_resume
 
-    spec = make_spec(trials=1, epochs=4)
+    spec = make_spec(trials=1, epochs=12)  # it shall not have ended when it is killed
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[Any] = []
@@ -158,7 +158,7 @@ def test_a_killed_child_is_resumed_with_its_reports(
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
     assert len(study.trials()) == 1
-    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
+    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
 
 
 def test_a_child_killed_at_twenty_moments_loses_nothing(
@@ -336,7 +336,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     from search.study import create_or_resume
 
     store = open_store(postgres_url)
-    spec = make_spec(trials=1, epochs=3)
+    spec = make_spec(trials=1, epochs=12)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[Any] = []
@@ -363,7 +363,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     watcher = Patient(freeze)
     assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
     assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
-    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
+    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
     store.close()
 
 
@@ -424,7 +424,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     from search.study import create_or_resume
 
     store = open_store(postgres_url)
-    spec = make_spec(trials=1, epochs=4)
+    spec = make_spec(trials=1, epochs=12)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     interrupt = Interrupt()
@@ -446,7 +446,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     assert time.monotonic() - began < 30
     assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0}
     assert Worker(study, data, tmp_path / "a", Silent(), Interrupt()).run()
-    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3, 4]
+    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
     store.close()
 
 

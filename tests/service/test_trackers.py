@@ -215,7 +215,10 @@ def test_a_resumed_trial_logs_each_epoch_once(
 ) -> None:
     from search import worker as worker_module
 
-    spec = make_spec(trials=1, epochs=3).model_copy(update={"trackers": ALL})
+    # long enough that it has not ended when it is killed, while trackers begin; no alarm ends it
+    spec = make_spec(trials=1, epochs=30)
+    calm = {"health.falling_epochs": 0, "health.dead_class_epochs": 0, "health.diverging": 0}
+    spec = spec.model_copy(update={"trackers": ALL, "space": {**spec.space, **calm}})
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[Any] = []
@@ -249,7 +252,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
         assert (run.status, run.tags["reason"]) == ("KILLED", "given back")
         assert serve(lambda report: None, Interrupt())
     assert len(children) == 2 and said(console) == []
-    assert [report["epoch"] for report in study.history(0)] == [1, 2, 3]
+    assert [report["epoch"] for report in study.history(0)] == [*range(1, 31)]
     check_kept(study, tmp_path / "a", 0)
     assert len(in_wandb(tmp_path / "a", 0)[0]) == 2  # one file an attempt
 
