@@ -9,18 +9,17 @@ are in the store, written by the workers' own code.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
-import platform
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.report import heading, parser, publish, spread, table
 
 SPEC = """\
 name: large
@@ -39,16 +38,13 @@ REFRESHES = 5
 
 def main() -> None:
     """Make the study, ask for it, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--to", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
+    command = parser(__doc__ or "")
+    command.add_argument("--trials", type=int, default=3000)
+    command.add_argument("--epochs", type=int, default=100)
+    given = command.parse_args()
     with tempfile.TemporaryDirectory(prefix="segtune-dashboard-") as folder:
         text = report(measure(Path(folder), given.trials, given.epochs), given.trials, given.epochs)
-    print(text)
-    if given.to is not None:
-        given.to.write_text(text)
+    publish(text, given.to)
 
 
 def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[float]]]:
@@ -255,22 +251,19 @@ def _get(app: Callable[..., Any], path: str, query: str = "") -> tuple[float, in
 def report(found: dict[str, dict[str, list[float]]], trials: int, epochs: int) -> str:
     """The figures as Markdown."""
     rows = [
-        f"| {name} | {f['first'][0]:.2f} s, {f['first'][1] / 1e6:.1f} MB | "
-        f"{statistics.median(f['refresh']):.2f} s ({min(f['refresh']):.2f} to "
-        f"{max(f['refresh']):.2f}), {f['refresh_bytes'][0] / 1e3:.0f} kB |"
+        [
+            name,
+            f"{f['first'][0]:.2f} s, {f['first'][1] / 1e6:.1f} MB",
+            f"{spread(f['refresh'], 2, 's')}, {f['refresh_bytes'][0] / 1e3:.0f} kB",
+        ]
         for name, f in found.items()
     ]
     return f"""\
-# The dashboard at {trials:,} trials of {epochs} epochs
+{heading(f"The dashboard at {trials:,} trials of {epochs} epochs", "dashboard")}
+Answers to the study page's request, embedded Postgres. The three answer side by side in one run; a
+refresh is the median of {REFRESHES}, each after a trial has reported and another has ended.
 
-Answers to the study page's request, embedded Postgres, {os.cpu_count()} cores
-({platform.machine()}), {datetime.date.today()}; `python -m benchmarks.dashboard`. The three answer
-side by side in one run; a refresh is the median of {REFRESHES}, each after a trial has reported and
-another has ended.
-
-| who answers | first data | refresh |
-|---|---|---|
-{chr(10).join(rows)}
+{table(["who answers", "first data", "refresh"], rows)}
 """
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from spaces.spec import load_run_config
 from spaces.text_detection import TextTrialConfig
 from trainers.dbnet.head import DBNet
@@ -26,11 +24,3 @@ def load_export(folder: Path) -> tuple[TextDetectionTask, DBNet, TextData]:
     task = TextDetectionTask(config, data, device, precision, free={})
     model = DBNet.from_pretrained(folder / "model").to(device)
     return task, model.to(memory_format=task.memory_format), data
-
-
-def device_line() -> str:
-    """What the figures were measured on."""
-    device = pick_device()
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

@@ -9,15 +9,13 @@ Time is for an image already in memory: resizing, network, boxes. Both use all c
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.text import device_line, load_export
+from benchmarks.report import heading, parser, publish, spread, table
+from benchmarks.text import load_export
 from trainers.dbnet.decode import Candidates
 from trainers.dbnet.score import Scores, sweep
 from trainers.text_detection import PageOutput
@@ -27,15 +25,10 @@ Row = tuple[str, Scores, list[float]]
 
 def main() -> None:
     """Print the table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="an exported text detector")
-    parser.add_argument("--to", type=Path, help="also write the table to this file")
-    given = parser.parse_args()
-    rows = [ours(given.folder), peer(given.folder)]
-    text = report(rows)
-    print(text)
-    if given.to is not None:
-        given.to.write_text(text)
+    command = parser(__doc__ or "")
+    command.add_argument("folder", type=Path, help="an exported text detector")
+    given = command.parse_args()
+    publish(report([ours(given.folder), peer(given.folder)]), given.to)
 
 
 def ours(folder: Path) -> Row:
@@ -87,22 +80,23 @@ def peer(folder: Path) -> Row:
 def report(rows: list[Row]) -> str:
     """The table as Markdown."""
     lines = [
-        "# Text detection beside an offline peer",
-        "",
-        f"SROIE val images, ICDAR score in image coordinates. {device_line()}, "
-        f"{datetime.date.today().isoformat()}. Measured by",
-        "`python -m benchmarks.text_detection FOLDER`, where FOLDER is what "
-        "`python -m benchmarks.sroie --to FOLDER` wrote.",
-        "",
-        "| detector | Hmean | precision | recall | s an image (median) |",
-        "|---|---|---|---|---|",
+        [
+            name,
+            f"{scores.hmean:.4f}",
+            f"{scores.precision:.4f}",
+            f"{scores.recall:.4f}",
+            spread(seconds),
+        ]
+        for name, scores, seconds in rows
     ]
-    for name, scores, seconds in rows:
-        lines.append(
-            f"| {name} | {scores.hmean:.4f} | {scores.precision:.4f} | {scores.recall:.4f} | "
-            f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) |"
-        )
-    return "\n".join(lines) + "\n"
+    columns = ["detector", "Hmean", "precision", "recall", "s an image (median, range)"]
+    return f"""\
+{heading("Text detection beside an offline peer", "text_detection FOLDER", gpu=True)}
+SROIE val images, ICDAR score in image coordinates. FOLDER is what `python -m benchmarks.sroie --to
+FOLDER` wrote.
+
+{table(columns, lines)}
+"""
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ that one has died, by the reaper of any other.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
+from search import trial_writer
 from search.store import Store, control_table, slot_table
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
@@ -59,6 +59,19 @@ class Result:
     value: float | None
     reason: str
     attrs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A study as the holder of its lock sees it.
+
+    Attributes:
+        connection: the transaction that ends with the lock.
+        trials: all of Optuna's trials, by number.
+    """
+
+    connection: sa.Connection
+    trials: Sequence[FrozenTrial]
 
 
 def new_owner() -> str:
@@ -120,30 +133,32 @@ class Budget:
             )
             return set(found.scalars())
 
-    def claim(self, ask: Callable[[int], int]) -> Claim | None:
+    def claim(self, ask: Callable[[int, Locked], int]) -> Claim | None:
         """Take the next open slot, or return None where there is none.
 
         Called again after a lost answer it returns the slot that the lost call has taken.
 
         Args:
-            ask: slot -> number of a new trial; called under the study's lock, so that no trial
-                is ever begun without a slot.
+            ask: begins a new trial for a slot within the study's lock, and the transaction that
+                holds it, so that no trial is ever begun without a slot; returns its number.
         """
         with self.store.locked(self.study_id) as connection:
-            if (held := self._held(connection)) is not None:
-                return held
-            orphan = self._reap(connection)
-            if self._closed(connection):
-                return None
+            running = self._running(connection)
+            for row in running:
+                if row.owner == self.owner:  # an answer was lost
+                    return Claim(row.slot, row.trial_number, row.attempt)
+            trials, orphan = self._reap(connection, running)
             while (row := self._next_open(connection)) is not None:
                 slot, trial_number, attempt = row
                 if attempt >= self.max_attempts:
                     failed = Result("FAILED", None, "crashed", {})
                     self._store_result(connection, slot, failed)
-                    self.tell(trial_number, failed)
+                    self.tell_in(connection, trial_number, failed)
                     continue
                 if trial_number is None:
-                    trial_number = orphan if orphan is not None else ask(slot)
+                    trial_number = orphan
+                if trial_number is None:
+                    trial_number = ask(slot, Locked(connection, trials))
                 self._set(
                     connection,
                     slot,
@@ -164,9 +179,12 @@ class Budget:
 
     def renew_in(self, connection: sa.Connection, claim: Claim) -> bool:
         """Prolong the lease as part of a transaction; False where the slot is no longer ours."""
-        return self._set(
-            connection, claim.slot, owned=True, lease_until=self.store.now() + LEASE_SECONDS
-        )
+        return connection.execute(self.renewal(claim)).rowcount == 1
+
+    def renewal(self, claim: Claim) -> sa.Update:
+        """The statement that prolongs the lease, where the slot is still ours."""
+        lease_until = self.store.now() + LEASE_SECONDS
+        return self._update(claim.slot, owned=True, lease_until=lease_until)
 
     def end(self, claim: Claim, result: Result) -> bool:
         """Store a trial's result with its slot, and tell Optuna.
@@ -208,77 +226,87 @@ class Budget:
 
     def tell(self, trial_number: int | None, result: Result) -> None:
         """End Optuna's trial with a result that its slot has; telling it again changes nothing."""
-        if trial_number is None:
-            return
-        trial = self._trial(trial_number)
-        if trial.state.is_finished():
-            return
-        storage = self.store.storage
-        state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
-        values = None if result.value is None else [result.value]
-        # another worker's reaper may be telling the same result
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            for name, value in {"reason": result.reason, **result.attrs}.items():
-                storage.set_trial_user_attr(trial._trial_id, name, value)
-            storage.set_trial_state_values(trial._trial_id, state, values)
+        with self.store.engine.begin() as connection:
+            self.tell_in(connection, trial_number, result)
+
+    def tell_in(self, connection: sa.Connection, trial_number: int | None, result: Result) -> None:
+        """`tell` as part of a transaction."""
+        if trial_number is not None:
+            state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
+            attrs = {"reason": result.reason, **result.attrs}
+            trial_writer.end(connection, self.study_id, trial_number, state, result.value, attrs)
 
     # ------------------------------------------------------------ within the study's lock
 
-    def _held(self, connection: sa.Connection) -> Claim | None:
-        """The slot that we hold already: an answer was lost."""
-        row = connection.execute(
-            sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt).where(
-                self._mine, slot_table.c.state == RUNNING, slot_table.c.owner == self.owner
-            )
-        ).first()
-        return None if row is None else Claim(*row)
-
-    def _closed(self, connection: sa.Connection) -> bool:
-        """Whether `segtune stop`, or a spent budget of hours, has closed the study."""
-        reason = connection.execute(
-            sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
-        ).scalar()
-        return bool(reason)
+    def _running(self, connection: sa.Connection) -> Sequence[Any]:
+        """The slots that run; `late` are those whose lease is over."""
+        return connection.execute(
+            sa.select(
+                slot_table.c.slot,
+                slot_table.c.trial_number,
+                slot_table.c.attempt,
+                slot_table.c.owner,
+                (slot_table.c.lease_until < self.store.now()).label("late"),
+            ).where(self._mine, slot_table.c.state == RUNNING)
+        ).all()
 
     def _next_open(self, connection: sa.Connection) -> tuple[int, int | None, int] | None:
-        """Interrupted slots first, then by number."""
+        """Interrupted slots first, then by number; none of a study that was stopped."""
+        stopped = sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
         row = connection.execute(
             sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt)
-            .where(self._mine, slot_table.c.state == OPEN)
+            .where(self._mine, slot_table.c.state == OPEN, stopped.scalar_subquery().is_(None))
             .order_by(slot_table.c.trial_number.is_(None), slot_table.c.slot)
             .limit(1)
         ).first()
         return None if row is None else (row[0], row[1], row[2])
 
-    def _reap(self, connection: sa.Connection) -> int | None:
+    def _reap(
+        self, connection: sa.Connection, running: Sequence[Any]
+    ) -> tuple[Sequence[FrozenTrial], int | None]:
         """Reopen slots whose worker is gone, and mend trials whose worker died half-way.
 
         Returns:
-            A whole trial that was begun for a slot whose claim was never stored, or None.
+            All of Optuna's trials, and a whole one that was begun for a slot whose claim was never
+            stored, or None.
         """
-        connection.execute(
-            sa.update(slot_table)
-            .where(
-                self._mine,
-                slot_table.c.state == RUNNING,
-                sa.or_(
-                    slot_table.c.lease_until < self.store.now(),
-                    slot_table.c.owner.in_(self._dead_owners(connection)),
-                ),
+        dead = [row.owner for row in running if is_dead(str(row.owner))]
+        if dead or any(row.late for row in running):
+            connection.execute(
+                sa.update(slot_table)
+                .where(
+                    self._mine,
+                    slot_table.c.state == RUNNING,
+                    sa.or_(
+                        slot_table.c.lease_until < self.store.now(), slot_table.c.owner.in_(dead)
+                    ),
+                )
+                .values(
+                    state=OPEN,
+                    owner=None,
+                    lease_until=None,
+                    seconds=self._seconds(),
+                    claimed_at=None,
+                )
             )
-            .values(
-                state=OPEN, owner=None, lease_until=None, seconds=self._seconds(), claimed_at=None
-            )
-        )
-        running = self._running_trials()
+        trials = self._trials()
+        known = {row.trial_number for row in running}
+        strays = [t for t in trials if t.state == TrialState.RUNNING and t.number not in known]
+        if not strays:
+            return trials, None
+        orphan = self._mend(connection, strays)
+        return self._trials(), orphan
+
+    def _mend(self, connection: sa.Connection, strays: Sequence[FrozenTrial]) -> int | None:
+        """Tell or discard trials that run in no slot; returns a whole one to be taken up."""
         rows = connection.execute(
             sa.select(slot_table.c.trial_number, slot_table.c.state, slot_table.c.result).where(
-                self._mine, slot_table.c.trial_number.in_([trial.number for trial in running])
+                self._mine, slot_table.c.trial_number.in_([trial.number for trial in strays])
             )
         )
         slots = {row.trial_number: row for row in rows}
         orphans = []
-        for trial in running:
+        for trial in strays:
             slot = slots.get(trial.number)
             if slot is None:
                 orphans.append(trial)
@@ -290,10 +318,8 @@ class Budget:
                 self._discard(trial)
         return whole[0].number if whole else None
 
-    def _running_trials(self) -> list[FrozenTrial]:
-        return self.store.storage.get_all_trials(
-            self.study_id, deepcopy=False, states=(TrialState.RUNNING,)
-        )
+    def _trials(self) -> list[FrozenTrial]:
+        return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
 
     def _discard(self, trial: FrozenTrial) -> None:
         """End a trial that was never claimed; a starting point goes back into the queue."""
@@ -307,31 +333,24 @@ class Budget:
             )
             self.store.storage.create_new_trial(self.study_id, template_trial=waiting)
 
-    def _dead_owners(self, connection: sa.Connection) -> list[str]:
-        """Owners on this host whose process is gone; no need to wait for their leases."""
-        owners = connection.execute(
-            sa.select(slot_table.c.owner)
-            .where(self._mine, slot_table.c.state == RUNNING)
-            .distinct()
-        ).scalars()
-        return [str(owner) for owner in owners if is_dead(str(owner))]
-
     # ------------------------------------------------------------ statements
+
+    def _update(self, slot: int, *, owned: bool = False, **values: object) -> sa.Update:
+        where = [self._mine, slot_table.c.slot == slot]
+        if owned:
+            where += [slot_table.c.state == RUNNING, slot_table.c.owner == self.owner]
+        return sa.update(slot_table).where(*where).values(**values)
 
     def _set(
         self, connection: sa.Connection, slot: int, *, owned: bool = False, **values: object
     ) -> bool:
-        where = [self._mine, slot_table.c.slot == slot]
-        if owned:
-            where += [slot_table.c.state == RUNNING, slot_table.c.owner == self.owner]
-        done = connection.execute(sa.update(slot_table).where(*where).values(**values))
-        return done.rowcount == 1
+        return connection.execute(self._update(slot, owned=owned, **values)).rowcount == 1
 
     def _store_result(
         self, connection: sa.Connection, slot: int, result: Result, *, owned: bool = False
     ) -> bool:
         assert result.state in ENDED, result.state
-        return self._set(
+        stored = self._set(
             connection,
             slot,
             owned=owned,
@@ -349,6 +368,15 @@ class Budget:
             seconds=self._seconds(),
             claimed_at=None,
         )
+        if stored:  # its row is locked until the end of the transaction: ends come one by one
+            ended = connection.execute(
+                sa.update(control_table)
+                .where(control_table.c.study_id == self.study_id)
+                .values(ended=control_table.c.ended + 1)
+                .returning(control_table.c.ended)
+            ).scalar_one()
+            self._set(connection, slot, ended_as=ended)
+        return stored
 
     def _ended_by_us(self, connection: sa.Connection, claim: Claim, result: Result) -> bool:
         """Whether an earlier `end`, whose answer was lost, has stored this result."""
@@ -363,12 +391,6 @@ class Budget:
         """Seconds that the slot has been held, this attempt included."""
         held = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
         return sa.func.coalesce(slot_table.c.seconds, 0.0) + held
-
-    def _trial(self, number: int) -> FrozenTrial:
-        storage = self.store.storage
-        return storage.get_trial(
-            storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
-        )
 
 
 def is_dead(owner: str) -> bool:

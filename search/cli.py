@@ -340,6 +340,36 @@ def report(
 
 
 @app.command()
+def replay(
+    study: StudyArgument,
+    store: StoreOption = None,
+    orders: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Random orders of the study's trials")
+    ] = 50,
+    workers: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Workers that train at once, simulated")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Show what each stopping rule would have saved of a study, and lost; trains nothing."""
+    import optuna
+
+    from search.savings import as_json as to_json
+    from search.savings import compare, read_curves, show
+    from search.study import open_study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _open(store) as opened:
+        opened_study = open_study(opened, study)
+        curves = read_curves(opened_study)
+        rows = compare(opened_study, curves, orders, workers)
+        if as_json:
+            typer.echo(to_json(curves, rows))
+        else:
+            show(opened_study, curves, rows, orders, _console())
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="An exported config.yaml", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],

@@ -124,7 +124,7 @@ class Facts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = optuna.importance.get_param_importances(
-                self.study.optuna(),
+                self.study.over(complete),
                 evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
             )
         return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -166,7 +166,7 @@ class Facts:
     @cached_property
     def histories(self) -> dict[int, list[dict[str, Any]]]:
         """{trial: every epoch's report} of the TOP best trials."""
-        return {t.number: self.study.history(t.number) for t in self.ranking[:TOP]}
+        return self.study.histories(t.number for t in self.ranking[:TOP])
 
     def config(self, trial: FrozenTrial) -> BaseTrialConfig:
         return self.study.config(trial)

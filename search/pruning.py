@@ -8,10 +8,12 @@ trial counts, a stopped one with the best value it reached.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
+import numpy as np
 import optuna
 
 from spaces.config import BaseTrialConfig
@@ -27,8 +29,15 @@ class Curve:
 
     def best_by(self, epoch: int) -> float | None:
         """Best metric of the first `epoch` epochs; a shorter curve keeps its last best."""
-        seen = [value for value in self.values[: max(epoch, 0)] if not math.isnan(value)]
-        return max(seen, default=None)
+        if epoch < 1 or not self.values:
+            return None
+        best = self._running_best[min(epoch, len(self.values)) - 1]
+        return None if best == -math.inf else best
+
+    @cached_property
+    def _running_best(self) -> tuple[float, ...]:
+        numbers = (-math.inf if math.isnan(value) else value for value in self.values)
+        return tuple(accumulate(numbers, max))
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,15 @@ class MedianRule:
         startup_trials: ended trials that must be there before any verdict.
         min_epochs: no verdict before this epoch.
         align_warmup: compare at equal epochs since the end of each trial's warm-up.
+        quantile: of the ended trials' bests, in (0, 1); 0.5 is the median.
+        margin: how far below the bar, in units of the metric, a trial may be.
     """
 
     startup_trials: int = 5
     min_epochs: int = 3
     align_warmup: bool = False
+    quantile: float = 0.5
+    margin: float = 0.0
 
     def bar(self, trial: Curve, ended: Iterable[Curve]) -> float | None:
         """Return the median that the trial is held against after its last epoch, or None."""
@@ -57,7 +70,8 @@ class MedianRule:
         known = [value for value in others if value is not None]
         if len(known) < max(1, self.startup_trials):
             return None
-        return statistics.median(known)
+        middle = np.median(known) if self.quantile == 0.5 else np.quantile(known, self.quantile)
+        return float(middle) - self.margin
 
     def stops(self, trial: Curve, ended: Iterable[Curve]) -> bool:
         """Tell whether the trial stops after its last epoch."""
@@ -85,13 +99,11 @@ def warmup_end(config: BaseTrialConfig) -> int:
 
 def optuna_pruner(spec: PrunerSpec, epochs: int) -> optuna.pruners.BasePruner:
     """Return Optuna's pruner of a study; `median` and `none` never prune there."""
-    first = min_epochs(spec, epochs)
+    first = min_epochs(spec, epochs)  # steps are epochs, from 1; the first that is judged
     if spec.name == "stock_median":
-        return optuna.pruners.MedianPruner(spec.startup_trials, max(0, first - 1))
+        return optuna.pruners.MedianPruner(spec.startup_trials, first)
     if spec.name == "percentile":
-        return optuna.pruners.PercentilePruner(
-            spec.percentile, spec.startup_trials, max(0, first - 1)
-        )
+        return optuna.pruners.PercentilePruner(spec.percentile, spec.startup_trials, first)
     if spec.name == "hyperband":
         return optuna.pruners.HyperbandPruner(max(1, first), max(epochs, first + 1))
     return optuna.pruners.NopPruner()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from optuna.trial import FrozenTrial
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
 from optuna_dashboard._note import (
     get_note_from_system_attrs,
@@ -40,18 +43,20 @@ class Publisher:
 
     Attributes:
         artifacts: folder of the trials' files; the pictures that are shown lie in it too.
+        stale: a trial has ended since the notes and graphs were refreshed.
     """
 
     study: Study
     artifacts: Path
+    stale: bool = False
     _refreshed: float = -float("inf")
-    _stale: bool = False
-    _best: int | None = None
+    _best: int | None = None  # trial, when the notes were refreshed last
+    _new_best: bool = False
     _attached: set[int] = field(default_factory=set)  # trials whose pictures were made here
 
     def is_among_best(self, number: int) -> bool:
         """Whether a trial is one of the study's keep_models best, whose pictures are shown."""
-        return number in self._best_numbers()
+        return number in self._best_numbers(self.study.trials())
 
     def show_pictures(self, number: int, pictures: Path) -> None:
         """Show a trial's pictures; those of trials that are no longer among the best go."""
@@ -61,62 +66,53 @@ class Publisher:
             attach(files, self.study, trial_id, path)
         self._remove_overtaken()
 
-    def trial_ended(self, *, last: bool) -> None:
-        """Refresh the notes and graphs where it is time; `last`: no trial is left to run."""
-        self._stale = True
-        age = time.monotonic() - self._refreshed
-        ranking = ranked(self.study.trials())
-        new_best = bool(ranking) and ranking[0].number != self._best
-        if last or age > REFRESH_SECONDS or (new_best and age > NEW_BEST_SECONDS):
-            self.refresh()
+    def trial_ended(self, best: int | None) -> None:
+        """Hear that a trial has ended, and which one is the best now; None: the same."""
+        self.stale = True
+        self._new_best |= best is not None and best != self._best
 
-    def refresh_if_stale(self) -> None:
-        """Bring notes and graphs up to date with the last trial that ended here."""
-        if self._stale:
-            self.refresh()
+    @property
+    def due(self) -> bool:
+        """Whether it is time to refresh the notes and graphs while trials run."""
+        age = time.monotonic() - self._refreshed
+        return self.stale and age > (NEW_BEST_SECONDS if self._new_best else REFRESH_SECONDS)
 
     def refresh(self) -> None:
         """Write the study's note and graphs, and the notes of trials that have none yet."""
-        facts = gather(self.study)
-        self._write_trial_notes(facts)
-        self._write_study_note(facts)
-        self._write_figures(facts)
-        self._refreshed, self._stale = time.monotonic(), False
+        facts, study_id = gather(self.study), self.study.study_id
+        before = self.study.store.study_attrs(study_id, "dashboard:note%", "dashboard:%:note_ver")
+        ours = [note_ver_key(None), note_str_key_prefix(None)]
+        ours += [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
+        attrs = self._trial_notes(facts, before) | self._study_note(facts, before)
+        for name, figure in study_figures(facts).items():
+            attrs |= split_plot_data(figure.to_json(), f"{SYSTEM_ATTR_PLOT_DATA}{name}:")
+        self.study.store.replace_study_attrs(study_id, ours, attrs)
+        self._refreshed, self.stale, self._new_best = time.monotonic(), False, False
         self._best = None if facts.best is None else facts.best.number
 
-    def _write_trial_notes(self, facts: Facts) -> None:
-        written = self.study.store.study_attrs(self.study.study_id, "dashboard:%:note_ver")
-        attrs: dict[str, object] = {}
+    def _trial_notes(self, facts: Facts, written: Mapping[str, Any]) -> dict[str, Any]:
+        """The notes of ended trials that have none."""
+        attrs: dict[str, Any] = {}
         for trial in facts.ended:
             if note_ver_key(trial._trial_id) in written or "reason" not in trial.user_attrs:
                 continue
             note = trial_note(trial, facts.config(trial), self.study.metric)
             attrs[note_ver_key(trial._trial_id)] = 1
             attrs |= split_body(to_markdown(note), trial._trial_id)
-        self.study.store.replace_study_attrs(self.study.study_id, (), attrs)
+        return attrs
 
-    def _write_study_note(self, facts: Facts) -> None:
-        before = self.study.store.study_attrs(self.study.study_id, "dashboard:note%")
+    def _study_note(self, facts: Facts, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The study's note, with what a user has written below ours."""
         earlier = get_note_from_system_attrs(before, None)
         _, found, kept = earlier["body"].partition(KEPT)
         body = to_markdown(study_note(facts)) + f"\n{KEPT}\n"
         body += kept.lstrip("\n") if found else "\n(What you write here stays.)\n"
-        attrs = {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
-        self.study.store.replace_study_attrs(
-            self.study.study_id, [note_ver_key(None), note_str_key_prefix(None)], attrs
-        )
-
-    def _write_figures(self, facts: Facts) -> None:
-        attrs: dict[str, object] = {}
-        for name, figure in study_figures(facts).items():
-            attrs |= split_plot_data(figure.to_json(), f"{SYSTEM_ATTR_PLOT_DATA}{name}:")
-        ours = [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
-        self.study.store.replace_study_attrs(self.study.study_id, ours, attrs)
+        return {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
 
     def _remove_overtaken(self) -> None:
-        files, best = artifact_files(self.artifacts), self._best_numbers()
-        shown = shown_trials(self.study)
-        for trial in self.study.trials():
+        trials, shown = self.study.trials(), shown_trials(self.study)
+        files, best = artifact_files(self.artifacts), self._best_numbers(trials)
+        for trial in trials:
             pictured = trial._trial_id in shown or trial.number in self._attached
             if trial.number in best or not pictured:
                 continue
@@ -126,6 +122,5 @@ class Publisher:
             )
             self._attached.discard(trial.number)
 
-    def _best_numbers(self) -> set[int]:
-        best = ranked(self.study.trials())[: self.study.spec.keep_models]
-        return {trial.number for trial in best}
+    def _best_numbers(self, trials: Sequence[FrozenTrial]) -> set[int]:
+        return {trial.number for trial in ranked(trials)[: self.study.spec.keep_models]}

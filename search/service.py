@@ -17,6 +17,7 @@ from rich.console import Console
 
 from search.budget import OPEN, RUNNING, is_dead, new_owner
 from search.launch import DONE, INTERRUPTED, preflight
+from search.processes import warm_up
 from search.progress import ProgressView
 from search.registry import Registration
 from search.retry import is_away, until_it_answers
@@ -63,6 +64,7 @@ class Service:
                 candidates = [i for i in open_ones if i not in self._refused]
                 if any(self._serve(study_id) for study_id in candidates):
                     continue
+                self._meanwhile(idle=True)
                 if self.until_idle and not self._patiently(self._unfinished):
                     return True
                 if time.monotonic() - seen > LOOK_SECONDS:
@@ -80,7 +82,7 @@ class Service:
         """Bring what is shown up to date and take our entry out, unless a user waits."""
         if self.interrupt.count < 2:
             for worker in self._workers.values():
-                worker.leave()
+                worker.aftermath.finish()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self.registration.leave()
 
@@ -104,7 +106,14 @@ class Service:
         if data.fingerprint != study.fingerprint:
             raise InputError(f"the data here are not those that study {study.spec.name} began with")
         view = self.watch(study)
-        return Worker(study, data, self.artifacts, view, self.interrupt, self.registration)
+        return Worker(
+            study, data, self.artifacts, view, self.interrupt, self.registration, self._meanwhile
+        )
+
+    def _meanwhile(self, *, idle: bool = False) -> None:
+        """Go on with what follows the trials that have ended here, of all studies."""
+        for worker in self._workers.values():
+            worker.aftermath.advance(idle=idle)
 
     def _refuse(self, study_id: int, message: str) -> None:
         self._refused.add(study_id)
@@ -181,6 +190,7 @@ def serve(
     if only is not None:
         open_study(store, only)  # its name must be right
     store.work_alone()
+    warm_up()
     interrupt = Interrupt()
     registration = Registration(store, new_owner(), _device())
     with interrupt.listen(), contextlib.ExitStack() as views:

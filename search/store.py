@@ -26,7 +26,7 @@ from search.trial_reader import BulkStorage
 from spaces.errors import InputError
 from spaces.paths import home
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 STUDY_LOCK = 0x5E68
 ATTRIBUTES_LOCK = 0x5E69
@@ -63,6 +63,9 @@ slot_table = sa.Table(
     sa.Column("result", sa.Text),  # budget.Result as JSON, of an ended slot
     sa.Column("claimed_at", sa.Double),
     sa.Column("seconds", sa.Double),  # that earlier attempts have held a device
+    sa.Column("ended_as", sa.Integer),  # control's `ended` then: those that ended later have more
+    sa.Index("segtune_slot_state", "study_id", "state"),
+    sa.Index("segtune_slot_ended", "study_id", "ended_as"),
 )
 
 control_table = sa.Table(
@@ -71,6 +74,9 @@ control_table = sa.Table(
     sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("stop", sa.String(16)),  # why no new trial begins; NULL = open
     sa.Column("opened_at", sa.Double, nullable=False),
+    sa.Column(
+        "ended", sa.Integer, nullable=False, server_default="0"
+    ),  # grows with each end of a slot
 )
 
 worker_table = sa.Table(
@@ -171,13 +177,14 @@ class Store:
                 "Leave --store away to use the embedded Postgres"
             ) from None
 
-    def study_attrs(self, study_id: int, like: str) -> dict[str, Any]:
-        """System attributes of a study whose key matches an SQL pattern (% stands for any text)."""
+    def study_attrs(self, study_id: int, *like: str) -> dict[str, Any]:
+        """System attributes of a study whose key is like one of the patterns (% is any text)."""
         table = cast(sa.Table, StudySystemAttributeModel.__table__)
         with self.engine.connect() as connection:
             rows = connection.execute(
                 sa.select(table.c.key, table.c.value_json).where(
-                    table.c.study_id == study_id, table.c.key.like(like)
+                    table.c.study_id == study_id,
+                    sa.or_(*(table.c.key.like(pattern) for pattern in like)),
                 )
             ).all()
         return {row.key: json.loads(row.value_json) for row in rows}
@@ -387,9 +394,12 @@ def _migrate(engine: sa.Engine, url: str) -> None:
                 connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
                 connection.commit()
             version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
-            if version == 1:
-                _from_version_1(connection)
-                version = SCHEMA_VERSION
+            for older, upgrade in ((1, _from_version_1), (2, _from_version_2)):
+                if version == older:
+                    upgrade(connection)
+                    version = older + 1
+                    connection.execute(sa.update(schema_table).values(version=version))
+                    connection.commit()
             if version > SCHEMA_VERSION:
                 raise InputError(
                     f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
@@ -407,16 +417,28 @@ def _migrate(engine: sa.Engine, url: str) -> None:
 
 def _from_version_1(connection: sa.Connection) -> None:
     """Add what version 2 has: results with their slots, control of studies, workers."""
-    for column in (slot_table.c.result, slot_table.c.claimed_at, slot_table.c.seconds):
-        kind = column.type.compile(connection.dialect)
-        connection.execute(
-            sa.text(f"ALTER TABLE {slot_table.name} ADD COLUMN {column.name} {kind}")
-        )
+    _add_columns(connection, slot_table.c.result, slot_table.c.claimed_at, slot_table.c.seconds)
     metadata.create_all(connection, [control_table, worker_table])
     opened = sa.select(study_table.c.study_id, _now(connection.dialect.name))
     connection.execute(control_table.insert().from_select(["study_id", "opened_at"], opened))
-    connection.execute(sa.update(schema_table).values(version=SCHEMA_VERSION))
-    connection.commit()
+
+
+def _from_version_2(connection: sa.Connection) -> None:
+    """Add what version 3 has: in which order slots have ended, so that new ones are found fast."""
+    _add_columns(connection, slot_table.c.ended_as)
+    if not any(c["name"] == "ended" for c in sa.inspect(connection).get_columns("segtune_control")):
+        _add_columns(connection, control_table.c.ended)  # else made with the table, from version 1
+    ended = slot_table.c.state.not_in(("OPEN", "RUNNING"))
+    connection.execute(sa.update(slot_table).where(ended).values(ended_as=1))
+    connection.execute(sa.update(control_table).values(ended=1))
+    for index in slot_table.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _add_columns(connection: sa.Connection, *columns: sa.Column[Any]) -> None:
+    for column in columns:
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
 def _now(dialect: str) -> sa.ColumnElement[Any]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
+from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import CONFIG, UNCLAIMED, Budget, Claim, drawn_config, new_owner
+from search import epochs, trial_writer
+from search.budget import CONFIG, UNCLAIMED, Budget, Claim, Locked, drawn_config, new_owner
+from search.draft import Draft
+from search.epochs import Stored
 from search.pruning import Curve, optuna_pruner, warmup_end
-from search.store import Store, control_table, epoch_table, study_table
+from search.store import Store, control_table, study_table
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
@@ -41,6 +44,8 @@ class Study:
     uid: str
     fingerprint: str
     owner: str = field(default_factory=new_owner)
+    _begun: FrozenTrial | None = None  # the trial that was begun here last
+    _ids: dict[int, int] = field(default_factory=dict)  # of trials, by number
 
     @property
     def budget(self) -> Budget:
@@ -58,28 +63,59 @@ class Study:
             study_name=self.spec.name,
             storage=self.store.storage,
             sampler=build_sampler(self.spec.sampler, self.spec.seed, slot),
-            pruner=optuna_pruner(self.spec.pruner, self.space.base.train.epochs),
+            pruner=_pruner(self),
         )
 
-    def ask(self, slot: int) -> int:
-        """Begin a new trial for a slot; its config is kept with it. Returns its number."""
-        trial = self.optuna(slot).ask()
-        config = self.space.sample(trial)
-        self.store.storage.set_trial_system_attr(trial._trial_id, CONFIG, config.flat())
-        return trial.number
+    def over(self, trials: Sequence[FrozenTrial]) -> OptunaStudy:
+        """Optuna's study with just these trials, for what only reads them: no look at the store."""
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, trials)
+        return draft.study(optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
+
+    def ask(self, slot: int, locked: Locked | None = None) -> int:
+        """Begin a new trial for a slot; its config is kept with it. Returns its number.
+
+        Args:
+            locked: the study as the holder of its lock sees it; None takes the lock.
+        """
+        if locked is None:
+            with self.store.locked(self.study_id) as connection:
+                return self.ask(slot, Locked(connection, self._all_trials()))
+        sampler = build_sampler(self.spec.sampler, self.spec.seed, slot)
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, locked.trials)
+        config = self.space.sample(draft.study(sampler, _pruner(self)).ask())
+        assert draft.trial is not None
+        attrs = {**draft.system_attrs, CONFIG: config.flat()}
+        begun = trial_writer.begin(locked.connection, self.study_id, draft.trial, attrs)
+        if begun is None:  # somebody who knows no slots has taken it from the queue
+            return self.ask(slot, Locked(locked.connection, self._all_trials()))
+        self._begun = draft.trial
+        self._begun.number, self._begun._trial_id = begun.number, begun.trial_id
+        self._begun.system_attrs |= attrs
+        self._ids[begun.number] = begun.trial_id
+        return begun.number
 
     def trial_id(self, number: int) -> int:
-        return self.store.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+        if number not in self._ids:
+            storage = self.store.storage
+            self._ids[number] = storage.get_trial_id_from_study_id_trial_number(
+                self.study_id, number
+            )
+        return self._ids[number]
 
     def trial(self, number: int) -> FrozenTrial:
         return self.store.storage.get_trial(self.trial_id(number))
 
+    def begun(self, number: int) -> FrozenTrial:
+        """A trial as it was begun: its parameters, its config; the last one needs no reading."""
+        if self._begun is None or self._begun.number != number:
+            self._begun = self.trial(number)
+        return self._begun
+
     def trials(self) -> list[FrozenTrial]:
         """All trials that have been begun for a slot, by number."""
-        trials = self.store.storage.get_all_trials(self.study_id, deepcopy=False)
         return [
             trial
-            for trial in trials
+            for trial in self._all_trials()
             if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
         ]
 
@@ -92,54 +128,61 @@ class Study:
             config = type(self.space.base)().replace(flat)
         return config.replace(trial.user_attrs.get("decode", {}))
 
-    def report(self, claim: Claim, report: Mapping[str, Any]) -> bool:
+    def report(self, claim: Claim, report: Mapping[str, Any]) -> Stored | None:
         """Store an epoch's report and prolong the lease; the same epoch again changes nothing.
 
         Returns:
-            False where the slot is another worker's by now: the report is not stored.
+            None where the slot is another worker's by now: the report is not stored.
         """
-        row = {
-            "study_id": self.study_id,
-            "trial_number": claim.trial_number,
-            "epoch": report["epoch"],
-            "metric": report["metric"],
-            "report": json.dumps(report),
-        }
-        insert = _insert(self.store)(epoch_table).values(row)
+        trial_id = self.trial_id(claim.trial_number)
         with self.store.engine.begin() as connection:
-            if not self.budget.renew_in(connection, claim):
-                return False
-            connection.execute(insert.on_conflict_do_nothing())
-        self.store.storage.set_trial_intermediate_value(
-            self.trial_id(claim.trial_number), report["epoch"], report["metric"]
-        )
-        return True
+            return epochs.store(connection, self.budget, claim, trial_id, report)
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """The reports of a trial, first epoch first."""
-        with self.store.engine.connect() as connection:
-            rows = connection.execute(
-                sa.select(epoch_table.c.report)
-                .where(
-                    epoch_table.c.study_id == self.study_id,
-                    epoch_table.c.trial_number == number,
-                )
-                .order_by(epoch_table.c.epoch)
-            ).scalars()
-            return [json.loads(row) for row in rows]
+        return self.histories([number])[number]
+
+    def histories(self, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+        """{trial: its reports, first epoch first}."""
+        return epochs.histories(self.store, self.study_id, numbers)
+
+    def last_epoch(self, number: int) -> int:
+        """The last epoch of a trial that is stored; 0 before its first."""
+        return epochs.last(self.store, self.study_id, number)
 
     def curve(self, number: int) -> Curve:
         """The metric of a trial by epoch."""
+        metrics = {report["epoch"]: report["metric"] for report in self.history(number)}
+        return Curve(epochs.values(metrics), warmup_end(self.config(self.trial(number))))
+
+    def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
+        """Curves of the trials that have ended COMPLETE or PRUNED since an earlier call.
+
+        Args:
+            ended: what that call returned first; 0 for all.
+            warmups: also read where each trial's warm-up ended; else that is 0.
+
+        Returns:
+            How far `ended` has grown, and {trial: its curve} of those that have reported an epoch.
+        """
         with self.store.engine.connect() as connection:
-            values = connection.execute(
-                sa.select(epoch_table.c.metric)
-                .where(
-                    epoch_table.c.study_id == self.study_id,
-                    epoch_table.c.trial_number == number,
-                )
-                .order_by(epoch_table.c.epoch)
-            ).scalars()
-            return Curve(tuple(values), warmup_end(self.config(self.trial(number))))
+            until, found = epochs.ended_after(connection, self.study_id, ended)
+            drawn = epochs.configs(connection, self.study_id, ended) if warmups and found else {}
+        ends: dict[int, int] = {}
+        for number in found if warmups else ():
+            if number in drawn:
+                config = type(self.space.base)().replace(drawn[number])
+            else:  # of a store of 0.1
+                config = self.config(self.trial(number))
+            ends[number] = warmup_end(config)
+        return until, {
+            number: Curve(epochs.values(metrics), ends.get(number, 0))
+            for number, metrics in found.items()
+        }
+
+    def _all_trials(self) -> list[FrozenTrial]:
+        """Optuna's, those that wait and those that nobody has claimed included."""
+        return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
 
     def workdir(self, artifacts: Path, number: int) -> Path:
         """The folder of a trial's files."""
@@ -251,6 +294,10 @@ def build_sampler(spec: SamplerSpec, seed: int, slot: int) -> optuna.samplers.Ba
     return optuna.samplers.RandomSampler(seed=mixed)
 
 
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    return optuna_pruner(study.spec.pruner, study.space.base.train.epochs)
+
+
 def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
@@ -287,14 +334,3 @@ def _clear_half_created(store: Store, name: str) -> None:
                 "yours another name"
             )
         store.storage.delete_study(summary._study_id)
-
-
-def _insert(store: Store) -> Any:
-    """The dialect's INSERT that knows ON CONFLICT."""
-    if store.postgres:
-        from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-        return postgres_insert
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return sqlite_insert

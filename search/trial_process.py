@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
-import multiprocessing
 import os
 import queue
 import signal
@@ -24,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from search.processes import context as context  # for trial_pictures, too
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
@@ -33,9 +33,6 @@ from trainers.train import TrialResult, train
 
 LOG = "trial.log"
 ALIVE_SECONDS = 30.0
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["search.trial_process"])
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Alive:
-    """Steps are being taken; said now and then, so that a long epoch is not taken for a hang."""
+    """Steps are being taken: said after the first one, and then now and then.
+
+    So a trial is known to train, and a long epoch is not taken for a hang.
+    """
 
 
 Message = Epoch | Done | Failed | Alive
@@ -199,7 +199,7 @@ class _Words:
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
         self.deadline = math.inf
-        self.said = time.monotonic()
+        self.said = -math.inf
 
     def reason(self) -> str | None:
         """Why to end now, or None; asked after every step."""

@@ -7,6 +7,7 @@ give the same trials (tests/service/test_trial_reader.py holds them equal).
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections import defaultdict
@@ -34,7 +35,7 @@ class BulkStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        trials = _table(models.TrialModel)
+        trials = table_of(models.TrialModel)
         older = {i for i in included_trial_ids if i <= trial_id_greater_than}
         floor = trial_id_greater_than
         if len(older) > MOST_IDS:
@@ -73,7 +74,7 @@ class _Parts:
 
     def __init__(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
         def read(model: Any, *columns: str, order: str | None = None) -> Iterable[Any]:
-            table, trials = _table(model), _table(models.TrialModel)
+            table, trials = table_of(model), table_of(models.TrialModel)
             chosen = [
                 sa.type_coerce(table.c[name], sa.String)
                 if name.endswith("_type")
@@ -125,8 +126,8 @@ class _Parts:
             state=state,
             value=None,
             values=None if values is None else [values[i] for i in sorted(values)],
-            datetime_start=row.datetime_start,
-            datetime_complete=row.datetime_complete,
+            datetime_start=_local(row.datetime_start),
+            datetime_complete=_local(row.datetime_complete),
             params=self.params.get(row.trial_id, {}),
             distributions=self.distributions.get(row.trial_id, {}),
             user_attrs=self.user.get(row.trial_id, {}),
@@ -136,11 +137,19 @@ class _Parts:
         )
 
 
+def _local(moment: datetime.datetime | None) -> datetime.datetime | None:
+    """Stored in UTC, shown in local time, both without saying so."""
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None)
+
+
 @lru_cache(maxsize=4096)
 def _distribution(text: str) -> BaseDistribution:
     """Distributions are never changed once made: equal ones are one object."""
     return json_to_distribution(text)
 
 
-def _table(model: Any) -> sa.Table:
+def table_of(model: Any) -> sa.Table:
+    """The table of one of Optuna's models."""
     return cast(sa.Table, model.__table__)

@@ -18,25 +18,25 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-from optuna.trial import TrialState
+import optuna
+from optuna.trial import FrozenTrial
 
-from search import results
-from search.budget import ENDED, FENCE_SECONDS, OPEN, RUNNING, Claim, Result
+from search.aftermath import Aftermath, per_class
+from search.budget import FENCE_SECONDS, Claim, Result
 from search.control import Limits, limits
-from search.facts import class_names
+from search.ended import EndedCurves
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
-from search.publish import PICTURES, Publisher
 from search.registry import Registration
+from search.results import ranked
 from search.retry import Backoff, is_away, until_it_answers
 from search.study import Study
-from search.trial_pictures import Drawing, draw
 from search.trial_process import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
 from spaces.config import BaseTrialConfig
 from spaces.paths import cache_dir
@@ -120,13 +120,20 @@ class Worker:
     watcher: Watcher
     interrupt: Interrupt
     registration: Registration | None = None
-    _ended: dict[int, Curve] = field(default_factory=dict)
+    meanwhile: Callable[[], None] | None = None  # done while trials run; None: our own aftermath
+    _ended: EndedCurves = field(default_factory=EndedCurves)
+    _ended_until: int = 0  # what `_ended` holds, as `Study.curves_ended_after` counts
+    _stock: tuple[int, optuna.Study] | None = None  # a slot, and Optuna's study for its pruner
     _tidied: set[int] = field(default_factory=set)  # ended trials that `_tidy` has seen
     _models: set[int] = field(default_factory=set)  # those of them that had a model then
     _failures: int = 0
 
     def __post_init__(self) -> None:
-        self._publisher = Publisher(self.study, self.artifacts)
+        self.aftermath = Aftermath(
+            self.study, self.data, self.artifacts, self.watcher, self.interrupt
+        )
+        if self.meanwhile is None:
+            self.meanwhile = self.aftermath.advance
 
     def run(self) -> bool:
         """Serve the study; True where nothing is left to claim, False where interrupted.
@@ -143,12 +150,14 @@ class Worker:
                     if not (self.interrupt.count and is_away(error)):
                         raise
         finally:
-            self.leave()
+            self.aftermath.finish()
         return False
 
     def serve_one(self) -> bool:
         """Claim a slot and run its trial; False where there was nothing to claim."""
-        self._patiently(lambda: limits(self.study))  # closes the study where its hours are spent
+        budget = self.study.spec.budget
+        if budget.hours is not None or budget.gpu_hours is not None:
+            self._patiently(lambda: limits(self.study))  # closes the study where they are spent
         claim = self._patiently(lambda: self.study.budget.claim(self.study.ask))
         if claim is None:
             return False
@@ -168,7 +177,7 @@ class Worker:
 
     def _serve(self, claim: Claim) -> None:
         number = claim.trial_number
-        config = self._patiently(lambda: self.study.config(self.study.trial(number)))
+        config = self._patiently(lambda: self.study.config(self.study.begun(number)))
         workdir = self.study.workdir(self.artifacts, number)
         self.watcher.trial_started(number, config, claim.attempt)
         child = TrialProcess(config, self.data, workdir, self.study.space.free())
@@ -180,11 +189,9 @@ class Worker:
             raise
         child.join()
         if isinstance(outcome, Done):
-            self._settle(claim, outcome.result, workdir, supervision.bar)
+            self._settle(claim, config, outcome.result, supervision.bar)
         elif isinstance(outcome, Failed):
             self._fail(claim, outcome, workdir)
-        if isinstance(outcome, Done | Failed):
-            self._show(claim, config, outcome)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Ask the store, and ask again while it is away; Ctrl-C ends the waiting."""
@@ -192,76 +199,43 @@ class Worker:
             call, give_up=lambda: bool(self.interrupt.count), on_wait=self.watcher.store_away
         )
 
-    def verdict(self, claim: Claim, config: BaseTrialConfig, values: list[float]) -> Verdict | None:
-        """Return the pruner's verdict where it stops the trial after its last epoch."""
+    def verdict(
+        self,
+        claim: Claim,
+        config: BaseTrialConfig,
+        values: list[float],
+        ended: int | None = None,
+    ) -> Verdict | None:
+        """Return the pruner's verdict where it stops the trial after its last epoch.
+
+        Args:
+            ended: what the store said when it took the last report; None to ask it.
+        """
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
             return None
         if spec.name == "median":
             rule = median_rule(spec, config.train.epochs)
-            curve, ended = Curve(tuple(values), warmup_end(config)), self._ended_curves()
-            stops = rule.stops(curve, ended)
-            return Verdict("median", rule.bar(curve, ended)) if stops else None
-        pruned = stock_verdict(self.study.optuna(claim.slot), claim.trial_number)
-        return Verdict(spec.name) if pruned else None
+            self._refresh_ended(ended, warmups=rule.align_warmup)
+            curve = Curve(tuple(values), warmup_end(config))
+            stops = rule.stops(curve, self._ended)
+            return Verdict("median", rule.bar(curve, self._ended)) if stops else None
+        if self._stock is None or self._stock[0] != claim.slot:
+            self._stock = claim.slot, self.study.optuna(claim.slot)
+        return Verdict(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
 
-    def _ended_curves(self) -> list[Curve]:
-        """Curves of all trials that ended COMPLETE or PRUNED; read again only for new ones."""
-        counts = self.study.budget.counts()
-        if sum(counts[state] for state in ENDED if state != "FAILED") != len(self._ended):
-            for trial in self.study.trials():
-                counted = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-                if counted and trial.number not in self._ended:
-                    self._ended[trial.number] = self.study.curve(trial.number)
-        return list(self._ended.values())
+    def _refresh_ended(self, ended: int | None, *, warmups: bool) -> None:
+        """Read the curves of trials that have ended since the last look, where there are any."""
+        if ended is None or ended > self._ended_until:
+            until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
+            for trial, curve in curves.items():
+                if trial not in self._ended:
+                    self._ended.add(trial, curve)
+            self._ended_until = until
 
-    def _show(self, claim: Claim, config: BaseTrialConfig, outcome: Done | Failed) -> None:
-        """Show what the trial came to; its result is stored already, whatever happens here."""
-        try:
-            if isinstance(outcome, Done) and outcome.result.model is not None:
-                self._show_pictures(claim.trial_number, config, outcome.result)
-            slots = self.study.budget.counts()
-            self._publisher.trial_ended(last=not slots[OPEN] and not slots[RUNNING])
-        except Exception as error:  # not even a bug in a graph may cost GPU time
-            self._say_not_shown(claim.trial_number, error)
-
-    def _say_not_shown(self, number: int | None, error: Exception) -> None:
-        if is_away(error):
-            self.watcher.store_away(error)
-        else:
-            self.watcher.not_shown(number, f"something: {type(error).__name__}: {error}")
-
-    def _show_pictures(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
-        assert result.model is not None
-        if self.interrupt.count or not self._publisher.is_among_best(number):
-            return
-        spec, to = self.study.spec, self.study.workdir(self.artifacts, number) / PICTURES
-        drawing = Drawing(
-            title=f"{spec.name}, trial {number}",
-            metric=self.study.metric,
-            config=config.replace(result.decode),
-            model=result.model,
-            history=result.history,
-            classes=class_names(spec),
-            per_class=_per_class(result),
-            ended=None if result.reason == "completed" else result.reason,
-        )
-        problem = draw(drawing, self.data, to, lambda: bool(self.interrupt.count))
-        if problem:
-            self.watcher.not_shown(number, f"its pictures: {problem}")
-        elif not self.interrupt.count:
-            self._publisher.show_pictures(number, to)
-
-    def leave(self) -> None:
-        """Bring what the dashboard shows up to date, unless the user wants to be gone."""
-        if self.interrupt.count > 1:
-            return
-        try:
-            self._publisher.refresh_if_stale()
-        except Exception as error:
-            self._say_not_shown(None, error)
-
-    def _settle(self, claim: Claim, result: TrialResult, workdir: Path, bar: float | None) -> None:
+    def _settle(
+        self, claim: Claim, config: BaseTrialConfig, result: TrialResult, bar: float | None
+    ) -> None:
         """Store a result, where the slot is still ours, and tidy up."""
         if result.reason in ("preempted", "orphaned"):
             self._give_back(claim, counts=False)
@@ -277,7 +251,7 @@ class Worker:
                 "best_epoch": result.best_epoch,
                 "seconds": round(sum(report["seconds"] for report in result.history), 3),
                 "decode": result.decode,
-                "per_class": _per_class(result),
+                "per_class": per_class(result),
                 "bar": bar,
                 "hardware": result.hardware,
                 "model_sha256": None if weights is None else file_digest(str(weights)),
@@ -289,7 +263,10 @@ class Worker:
         self.watcher.trial_ended(
             claim.trial_number, state, result.reason, result.value, len(result.history)
         )
-        self._patiently(lambda: self._tidy(claim.trial_number))
+        trials = self._patiently(self.study.trials)
+        ranking = ranked(trials)
+        self._tidy(claim.trial_number, trials, ranking)
+        self.aftermath.trial_ended(claim.trial_number, config, result, ranking)
 
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
         """A config that cannot run is PRUNED; a crash returns the slot until attempts run out."""
@@ -297,6 +274,7 @@ class Worker:
         if failure.unfit:
             unfit = Result("PRUNED", None, "unfit", {"error": failure.message})
             if self._patiently(lambda: budget.end(claim, unfit)):
+                self.aftermath.trial_failed()
                 self.watcher.trial_ended(number, "PRUNED", f"unfit: {failure.message}", None, 0)
             return
         if self.interrupt.count or failure.disk:
@@ -312,6 +290,7 @@ class Worker:
         self._failures += 1
         crashed = Result("FAILED", None, "crashed", {"error": failure.message})
         if self._patiently(lambda: budget.end(claim, crashed)):
+            self.aftermath.trial_failed()
             self.watcher.trial_ended(number, "FAILED", f"crashed: {message}", None, 0)
 
     def _give_back(self, claim: Claim, *, counts: bool) -> None:
@@ -338,27 +317,20 @@ class Worker:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _tidy(self, ended: int) -> None:
+    def _tidy(
+        self, ended: int, trials: Sequence[FrozenTrial], ranking: Sequence[FrozenTrial]
+    ) -> None:
         """Keep checkpoints of running trials and models of the best; drop the rest."""
         remove_last(self.study.workdir(self.artifacts, ended))
-        trials = self.study.trials()
         finished = {trial.number for trial in trials if trial.state.is_finished()}
         self._models |= finished - self._tidied
         self._tidied = finished
-        best = results.ranked(trials)[: self.study.spec.keep_models]
+        best = ranking[: self.study.spec.keep_models]
         for number in self._models - {trial.number for trial in best}:
             folder = self.study.workdir(self.artifacts, number)
             if folder.is_dir():
                 remove_models(folder, but=None)
             self._models.discard(number)
-
-
-def _per_class(result: TrialResult) -> list[float | None] | None:
-    """IoU of each class in the best epoch; None for a class that the validation split lacks."""
-    if result.best_epoch is None:
-        return None
-    found = result.history[result.best_epoch - 1].get("per_class")
-    return found and [None if iou != iou else round(iou, 4) for iou in found]
 
 
 class _Supervision:
@@ -372,6 +344,7 @@ class _Supervision:
         self.began = time.monotonic()
         self.looked = self.began
         self.last_sign = self.began
+        self.trains = False  # whether the child has taken a step
         self.longest_epoch = 0.0
         self.values: list[float] = []
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
@@ -393,10 +366,10 @@ class _Supervision:
                     message = Failed(unfit=False, message=death.how)
                 if isinstance(message, Done | Failed):
                     outcome = message
-                elif isinstance(message, Epoch):
-                    self._heard(message.report)
-                elif isinstance(message, Alive):
-                    self.last_sign = time.monotonic()
+                elif isinstance(message, Epoch | Alive):
+                    self.last_sign, self.trains = time.monotonic(), True
+                    if isinstance(message, Epoch):
+                        self._heard(message.report)
             elif self.outbox:
                 time.sleep(POLL_SECONDS)
             if self._due() and not self._with_store():
@@ -408,11 +381,12 @@ class _Supervision:
                 return outcome
             if outcome is None:
                 self._look_after_child()
+                if self.trains and self.worker.meanwhile is not None:
+                    self.worker.meanwhile()
 
     def _heard(self, report: dict[str, Any]) -> None:
         self.values.append(report["metric"])
         self.longest_epoch = max(self.longest_epoch, report["seconds"])
-        self.last_sign = time.monotonic()
         self.worker.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
 
@@ -429,17 +403,22 @@ class _Supervision:
         """
         try:
             if self.stored is None:
-                self.stored = len(self.study.curve(self.claim.trial_number).values)
+                self.stored = self.study.last_epoch(self.claim.trial_number)
             while self.outbox:
                 report = self.outbox[0]
-                if report["epoch"] > self.stored:  # a resumed child repeats what has been stored
-                    asked = time.monotonic()
-                    if not self.study.report(self.claim, report):
-                        return False
-                    self._renewed(asked)
+                if report["epoch"] <= self.stored:  # a resumed child repeats what has been stored
+                    self.outbox.popleft()
+                    continue
+                asked = time.monotonic()
+                stored = self.study.report(self.claim, report)
+                if stored is None:
+                    return False
+                self._renewed(asked)
                 self.outbox.popleft()
-                if report["epoch"] > self.stored and self.told is None and not self.outbox:
-                    verdict = self.worker.verdict(self.claim, self.config, self.values)
+                if self.told is None and not self.outbox:
+                    verdict = self.worker.verdict(
+                        self.claim, self.config, self.values, stored.ended
+                    )
                     if verdict is not None:
                         self.bar = verdict.bar
                         self._tell(verdict.name)

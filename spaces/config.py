@@ -187,8 +187,12 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     channels_last: bool = True
     """Memory layout of images and weights."""
+    compile: bool = False
+    """Run the network through torch.compile: faster steps after minutes of compiling, which later
+    trials of the same network and batch are spared."""
     workers: int | None = Field(None, ge=0, le=64)
-    """Loader processes; null = 0 on the CPU and up to 4 on a GPU."""
+    """Loader processes, for a split that is not in memory; null = 0 on the CPU and up to 4 on a
+    GPU."""
 
 
 class HealthConfig(Section):

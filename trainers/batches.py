@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +16,7 @@ from spaces.config import TrainConfig
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
 STD = (0.229, 0.224, 0.225)
+GPU_WORKERS = 4  # loader processes for a GPU, where nothing else is said
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:
@@ -27,32 +30,33 @@ def batch_sizes(samples: int, batch_size: int) -> list[int]:
     return sizes
 
 
-def epoch_loader(
-    dataset: Dataset[Any],
-    samples: int,
-    config: TrainConfig,
-    epoch: int,
-    device: torch.device,
-    collate: Callable[[list[Any]], Any] | None = None,
-    worker_init: Callable[[int], None] | None = None,
-) -> DataLoader[Any]:
-    """Return the loader of an epoch's shuffled batches; the data set is asked for (epoch, index).
+def epoch_batches(samples: int, config: TrainConfig, epoch: int) -> list[list[int]]:
+    """Return the indices of an epoch's shuffled batches.
 
     The order is a function of `config.seed` and the epoch, so that a resumed run sees it again.
     """
-    order = torch.randperm(
+    order: list[int] = torch.randperm(
         samples, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     ).tolist()
     sizes = batch_sizes(samples, config.batch_size)
-    batches = [
-        [(epoch, index) for index in order[end - size : end]]
-        for end, size in zip(accumulate(sizes), sizes, strict=True)
-    ]
+    return [order[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
+
+
+def loader(
+    dataset: Dataset[Any],
+    batches: Sequence[Sequence[Any]],
+    config: TrainConfig,
+    device: torch.device,
+    collate: Callable[[list[Any]], Any],
+    worker_init: Callable[[int], None] | None = None,
+) -> DataLoader[Any]:
+    """Return a loader of these batches of keys, pinned for a GPU and read ahead by its workers."""
     cuda = device.type == "cuda"
+    usual = min(GPU_WORKERS, len(os.sched_getaffinity(0))) if cuda else 0
     return DataLoader(
         dataset,
-        batch_sampler=batches,
-        num_workers=config.workers if config.workers is not None else (4 if cuda else 0),
+        batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists is one
+        num_workers=usual if config.workers is None else config.workers,
         pin_memory=cuda,
         collate_fn=collate,
         worker_init_fn=worker_init,
@@ -60,13 +64,22 @@ def epoch_loader(
 
 
 def normalise(images: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
-    """(B, 3, H, W) uint8 on the host -> float with ImageNet's mean 0 and deviation 1, on device."""
+    """(B, 3, H, W) in 0..255 -> float of ImageNet's mean 0 and deviation 1, on the device.
+
+    Floats on the device are changed in place.
+    """
     images = images.to(device, non_blocking=True).float().div_(255)
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    mean, std = _statistics(device)
     return images.sub_(mean).div_(std).contiguous(memory_format=layout)
 
 
 def layout(config: TrainConfig) -> torch.memory_format:
     """Memory layout of images and weights."""
     return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+@lru_cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD as (1, 3, 1, 1), copied once: each copy would wait for the device."""
+    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

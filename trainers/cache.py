@@ -1,32 +1,22 @@
-"""Decoded splits on disk: each is resized once for a resolution and then memory-mapped by all.
+"""Decoded segmentation splits: each is resized once for a resolution and then mapped by all.
 
 Decoding a JPEG costs more than a training step on it, and every trial of a study reads the same
-images; so the first trial at a resolution writes uint8 arrays, and the rest map them.
+images; so the first trial at a resolution writes uint8 arrays, and the rest map them. A split that
+the cache folder has no room for is decoded again in each epoch, to the same pixels.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from spaces.paths import cache_dir
+from trainers.cache_folder import Entry, Make, entry, split_key
 from trainers.data import SegmentationData, decode_image, decode_mask
-
-FREE_SHARE = 0.5  # a split may fill at most this share of what the disk has left
-
-_LAYOUT = 1  # raise it when the files' layout changes
 
 
 @dataclass(frozen=True)
@@ -35,48 +25,58 @@ class Arrays:
 
     Shape:
         images (N, H, W, 3) uint8; masks (N, H, W) uint8 at network size;
-        originals: N masks (h, w) uint8 at the images' own sizes.
+        originals: N masks (h, w) uint8 at the images' own sizes; none of the train split, which is
+        scored at network size only, so that they would double the cache for nothing.
     """
 
     images: np.ndarray
     masks: np.ndarray
     originals: list[np.ndarray]
+    entry: Entry
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes + self.masks.nbytes + sum(mask.nbytes for mask in self.originals)
 
-def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Arrays:
+    def __reduce__(self) -> tuple[Callable[[Entry], Arrays], tuple[Entry]]:
+        return _arrays, (self.entry,)  # mapped anew, not copied
+
+
+def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Arrays | None:
     """Return a split at (height, width), from the cache or after building it.
 
-    Built under a lock, by one process of the machine, into a temporary folder that is renamed
-    when it is complete; so a killed build leaves nothing that could be taken for a whole one.
+    None, and a line in the log, where the cache folder has no room for it.
 
     Raises:
-        OSError: the cache folder cannot hold the arrays.
+        InputError: $SEGTUNE_CACHE_BYTES is no size.
     """
     samples = data.split(split)
-    key = _key(data, split, size)
-    folder = cache_dir() / "arrays" / key
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.parent / f"{key}.lock"):
-            if not folder.exists():
-                _check_room(folder.parent, len(samples) * size[0] * size[1] * 4)
-                try:
-                    _build(data, split, size, folder)
-                except BaseException:
-                    shutil.rmtree(_half(folder), ignore_errors=True)
-                    raise
-    shapes = json.loads((folder / "sizes.json").read_text())
-    flat = np.load(folder / "originals.npy", mmap_mode="r")
-    ends = np.cumsum([height * width for height, width in shapes])
-    originals = [
-        flat[end - height * width : end].reshape(height, width)
-        for end, (height, width) in zip(ends, shapes, strict=True)
-    ]
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    return Arrays(images, np.load(folder / "masks.npy", mmap_mode="r"), originals)
+
+    def needed() -> int:
+        originals = 0 if split == "train" else sum(_pixels(sample.mask) for sample in samples)
+        return len(samples) * size[0] * size[1] * 4 + originals
+
+    found = entry(
+        "arrays",
+        split_key(data.fingerprint, split, size),
+        needed,
+        lambda make: _build(data, split, size, make),
+        f"the {split} split at {size[0]}x{size[1]}",
+    )
+    return None if found is None else _arrays(found)
+
+
+def decode(
+    data: SegmentationData, split: str, index: int, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a sample's image (H, W, 3) and mask (H, W) at network size, and its mask as it is."""
+    sample = data.split(split)[index]
+    image = resize_image(decode_image(sample.image, data.spec.max_pixels), size)
+    mask = decode_mask(sample.mask, data.spec)
+    return image, resize_mask(mask, size), mask
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -90,64 +90,50 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def _key(data: SegmentationData, split: str, size: tuple[int, int]) -> str:
-    parts = [_LAYOUT, data.fingerprint, split, size]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _build(data: SegmentationData, split: str, size: tuple[int, int], folder: Path) -> None:
-    samples = data.split(split)
-    temporary = _half(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    shape = (len(samples), *size)
-    images = np.lib.format.open_memmap(
-        temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(*shape, 3)
-    )
-    masks = np.lib.format.open_memmap(
-        temporary / "masks.npy", mode="w+", dtype=np.uint8, shape=shape
-    )
-
-    def fill(index: int) -> np.ndarray:
-        sample = samples[index]
-        images[index] = resize_image(decode_image(sample.image, data.spec.max_pixels), size)
-        mask = decode_mask(sample.mask, data.spec)
-        masks[index] = resize_mask(mask, size)
-        return mask
-
+def fill(count: int, one: Callable[[int], None]) -> None:
+    """Call `one` with 0..count-1 from as many threads as there are cores."""
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        originals = list(pool.map(fill, range(len(samples))))
-    # the train split is scored at network size only; its originals would double the cache
-    kept = [] if split == "train" else originals
-    np.save(
-        temporary / "originals.npy",
-        np.concatenate([mask.ravel() for mask in kept]) if kept else np.zeros(0, np.uint8),
-    )
-    (temporary / "sizes.json").write_text(json.dumps([mask.shape for mask in kept]))
-    images.flush()
-    masks.flush()
-    temporary.rename(folder)
+        for _ in pool.map(one, range(count)):
+            pass
 
 
-def _half(folder: Path) -> Path:
-    """Where this process builds what will be `folder`."""
-    return folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+def _build(data: SegmentationData, split: str, size: tuple[int, int], make: Make) -> None:
+    samples = data.split(split)
+    count = len(samples)
+    images = make("images", (count, *size, 3), np.uint8)
+    masks = make("masks", (count, *size), np.uint8)
+    if split == "train":
+        fill(count, lambda i: _put(decode(data, split, i, size)[:2], (images, masks), i))
+        return
+    ends = np.cumsum([_pixels(sample.mask) for sample in samples])
+    originals = make("originals", (int(ends[-1]),), np.uint8)
+    shapes = make("shapes", (count, 2), np.int64)
+
+    def one(index: int) -> None:
+        image, mask, original = decode(data, split, index, size)
+        _put((image, mask, original.shape), (images, masks, shapes), index)
+        originals[ends[index] - original.size : ends[index]] = original.ravel()
+
+    fill(count, one)
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > FREE_SHARE * free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the cache of this split needs {needed / 1e9:.1f} GB, but {folder} may use "
-            f"{FREE_SHARE * free / 1e9:.1f} GB; point SEGTUNE_HOME at a larger disk or lower "
-            "data.resolution",
-        )
+def _put(values: tuple[object, ...], arrays: tuple[np.ndarray, ...], index: int) -> None:
+    for value, array in zip(values, arrays, strict=True):
+        array[index] = value
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock among the processes of this machine."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _arrays(found: Entry) -> Arrays:
+    arrays, originals = found.arrays, []
+    if "shapes" in arrays:
+        ends = np.cumsum(arrays["shapes"].prod(axis=1))
+        originals = [
+            arrays["originals"][end - height * width : end].reshape(height, width)
+            for end, (height, width) in zip(ends, arrays["shapes"], strict=True)
+        ]
+    return Arrays(arrays["images"], arrays["masks"], originals, found)
+
+
+def _pixels(path: str) -> int:
+    """Pixels of an image file, from its header."""
+    with Image.open(path) as image:
+        return image.width * image.height

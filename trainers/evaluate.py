@@ -58,30 +58,29 @@ def evaluate_segmentation(
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
     """Yield (index, predicted classes (h, w), true classes (h, w)) at original size."""
-    index = 0
     with torch.no_grad():
         model.eval()
-        for logits, _, originals in task.predictions(model, split):
-            for resized, truth in at_original_size(logits, originals):
+        for indices, logits, _, originals in task.predictions(model, split):
+            for rows, resized, truth in at_original_size(logits, originals):
                 if task.binary:
                     probability = resized[:, 0].sigmoid()
                     predicted = (probability >= task.config.decode.threshold).long()
                 else:
                     predicted = class_map(resized)
-                for one, true in zip(predicted, truth, strict=True):
-                    yield index, one, true
-                    index += 1
+                for row, one, true in zip(rows, predicted, truth, strict=True):
+                    yield indices[row], one, true
 
 
 def _image_ious(task: SegmentationTask, model: torch.nn.Module, split: str) -> list[float]:
     """The metric of each image alone; an image without valid pixels counts as 1."""
-    values = []
-    for _, predicted, truth in _predictions(task, model, split):
+    values = [1.0] * len(task.data.split(split))
+    for index, predicted, truth in _predictions(task, model, split):
         matrix = ConfusionMatrix(task.data.classes, truth.device)
         matrix.update(predicted, truth)
         scores = matrix.compute()
         value = scores.per_class[1] if task.binary else scores.miou
-        values.append(1.0 if value != value else value)
+        if value == value:
+            values[index] = value
     return values
 
 

@@ -20,7 +20,7 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch: both (..., H, W) class indices; IGNORE in target is left out."""
         valid = target != IGNORE
-        pairs = target.long() * self.classes + prediction.long()
+        pairs = target.int() * self.classes + prediction.int()
         # ignored pixels go to one extra bin: no data-dependent shape, so no wait for the device
         pairs = torch.where(valid, pairs, self.classes * self.classes)
         counts = torch.bincount(pairs.flatten(), minlength=self.classes * self.classes + 1)
@@ -74,8 +74,8 @@ class ThresholdCurve:
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Add a batch: probability (B, H, W) fp32, target (B, H, W) of 0, 1, IGNORE."""
-        bins = torch.bucketize(probability, self.edges, right=True)
-        index = bins + self.bins * target.long()
+        bins = torch.bucketize(probability, self.edges, right=True, out_int32=True)
+        index = bins + self.bins * target.int()
         index = torch.where(target == IGNORE, 2 * self.bins, index)
         self.counts += torch.bincount(index.flatten(), minlength=2 * self.bins + 1)
 

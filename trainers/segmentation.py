@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from spaces.config import DataConfig, ModelConfig, TrialConfig
 from spaces.errors import InputError
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Free, Space
-from trainers.augment import augment_sample, build_augment
-from trainers.batches import batch_sizes, epoch_loader, layout, normalise
-from trainers.cache import Arrays, load_arrays
+from trainers.augment import augment, plan
+from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.data import SegmentationData
 from trainers.losses import SegmentationLoss
 from trainers.metrics import ConfusionMatrix, ThresholdCurve
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
+from trainers.samples import Samples, open_samples
 
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -31,6 +29,8 @@ SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
 
 class SegmentationTask:
     """Data, loss and score of one run."""
+
+    dynamic_shapes = False
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class SegmentationTask:
         self.logits = 1 if self.binary else data.classes
         self.loss = SegmentationLoss(config.loss, data.counts, binary=self.binary, device=device)
         self.samples = len(data.split("train"))
+        self._opened: dict[str, Samples] = {}
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
     @property
@@ -70,11 +71,16 @@ class SegmentationTask:
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
-        arrays = load_arrays(self.data, "train", self.config.data.size)
-        dataset = _Samples(arrays, self.config)
-        loader = epoch_loader(dataset, len(arrays), self.config.train, epoch, self.device)
-        for images, masks in loader:
-            yield self._to_device(images), masks.to(self.device, non_blocking=True).long()
+        batches = epoch_batches(self.samples, self.config.train, epoch)
+        order = [index for batch in batches for index in batch]
+        data = self.config.data
+        drawn = plan(data.augment, data.size, self.config.train.seed, epoch, order)
+        start = 0
+        for images, masks, _ in self._split("train").batches(batches):
+            stop = start + len(images)
+            pixels, target = augment(images, masks, drawn.part(start, stop, self.device))
+            yield normalise(pixels, self.device, self.memory_format), target
+            start = stop
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, C, H, W) at network size, under autocast."""
@@ -96,12 +102,12 @@ class SegmentationTask:
         curve = ThresholdCurve(self._thresholds(), self.device)
         totals: dict[str, Tensor] = {}
         count = 0
-        for logits, masks, originals in self.predictions(model, split):
+        for _, logits, masks, originals in self.predictions(model, split):
             _, parts = self.loss(logits, masks, learn=False)
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
             count += len(masks)
-            for resized, truth in at_original_size(logits, originals):
+            for _, resized, truth in at_original_size(logits, originals):
                 if self.binary:
                     curve.update(resized[:, 0].sigmoid(), truth)
                 else:
@@ -132,19 +138,26 @@ class SegmentationTask:
 
     def predictions(
         self, model: nn.Module, split: str
-    ) -> Iterator[tuple[Tensor, Tensor, list[np.ndarray]]]:
-        """Yield (logits fp32 (B, C, H, W), masks (B, H, W), original masks) in sample order."""
-        arrays = load_arrays(self.data, split, self.config.data.size)
-        start = 0
-        while start < len(arrays):
-            stop = min(start + self.val_batch, len(arrays))
-            images = torch.from_numpy(np.array(arrays.images[start:stop])).permute(0, 3, 1, 2)
-            logits = self._fitting_logits(model, images)
-            if logits is None:
-                continue  # with a smaller batch
-            masks = torch.from_numpy(np.array(arrays.masks[start:stop])).to(self.device).long()
-            yield logits, masks, arrays.originals[start:stop]
-            start = stop
+    ) -> Iterator[tuple[Sequence[int], Tensor, Tensor, list[Tensor]]]:
+        """Yield (indices, logits fp32 (B, C, H, W), masks (B, H, W), original masks).
+
+        Images of one size come together where the sizes are known. Of the train split there are no
+        original masks.
+        """
+        samples = self._split(split)
+        order, step = samples.order, self.val_batch
+        batches = [order[start : start + step] for start in range(0, len(order), step)]
+        for indices, (images, masks, originals) in zip(
+            batches, samples.batches(batches), strict=True
+        ):
+            start = 0
+            while start < len(indices):
+                part = slice(start, start + self.val_batch)
+                logits = self._fitting_logits(model, images[part])
+                if logits is None:
+                    continue  # with a smaller batch
+                yield indices[part], logits, masks[part].long(), originals[part]
+                start = part.stop
 
     def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
@@ -154,7 +167,7 @@ class SegmentationTask:
     def _fitting_logits(self, model: nn.Module, images: Tensor) -> Tensor | None:
         """Logits in fp32; None where memory ran out, and then `val_batch` is halved."""
         try:
-            batch = self._to_device(images)
+            batch = normalise(images, self.device, self.memory_format)
             logits = self.run(model, batch).float()
             if self.config.decode.tta == "hflip":
                 mirrored = self.run(model, batch.flip(3)).float().flip(3)
@@ -168,9 +181,12 @@ class SegmentationTask:
         self.val_batch = len(images) // 2
         return None
 
-    def _to_device(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the host -> normalised float on the device."""
-        return normalise(images, self.device, self.memory_format)
+    def _split(self, name: str) -> Samples:
+        if name not in self._opened:
+            self._opened[name] = open_samples(
+                self.data, name, self.config.data.size, self.config.train, self.device
+            )
+        return self._opened[name]
 
     def _thresholds(self) -> list[float]:
         sweep = self.free.get("decode.threshold")
@@ -188,31 +204,28 @@ def class_map(logits: Tensor) -> Tensor:
 
 
 def at_original_size(
-    logits: Tensor, originals: list[np.ndarray]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (logits resized bilinearly to the images' own size, masks (B, h, w)), same-size groups.
+    logits: Tensor, originals: list[Tensor]
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield (rows, their logits resized bilinearly, their masks (B, h, w)), one size at a time.
 
     Args:
         logits: (B, C, H, W) fp32 at network size.
-        originals: B masks (h, w) uint8 on the host.
+        originals: B masks (h, w) uint8 at the images' own sizes, on the same device.
     """
-    start = 0
-    while start < len(originals):
-        height, width = originals[start].shape
-        most = max(1, SCORE_ELEMENTS // (logits.shape[1] * height * width))
-        stop = start + 1
-        while (
-            stop < len(originals)
-            and originals[stop].shape == (height, width)
-            and stop - start < most
-        ):
-            stop += 1
-        resized = F.interpolate(
-            logits[start:stop], size=(height, width), mode="bilinear", align_corners=False
-        )
-        truth = torch.from_numpy(np.stack(originals[start:stop])).to(logits.device)
-        yield resized, truth.long()
-        start = stop
+    groups: dict[torch.Size, list[int]] = {}
+    for row, mask in enumerate(originals):
+        groups.setdefault(mask.shape, []).append(row)
+    for size, rows in groups.items():
+        most = max(1, SCORE_ELEMENTS // (logits.shape[1] * size.numel()))
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            chosen = logits if len(part) == len(logits) else _rows(logits, part)
+            resized = F.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
+            yield part, resized, torch.stack([originals[row] for row in part])
+
+
+def _rows(values: Tensor, rows: list[int]) -> Tensor:
+    return values.index_select(0, torch.tensor(rows).to(values.device, non_blocking=True))
 
 
 def check_segmentation_space(space: Space, data: SegmentationData) -> None:
@@ -255,21 +268,3 @@ def smallest_size(space: Space) -> tuple[int, int]:
 def sizes(space: Space) -> list[tuple[int, int]]:
     """(height, width) of every resolution in the space."""
     return [DataConfig(resolution=value).size for value in space.values("data.resolution")]
-
-
-class _Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented train samples, addressed by (epoch, index)."""
-
-    def __init__(self, arrays: Arrays, config: TrialConfig) -> None:
-        self.arrays = arrays
-        self.seed = config.train.seed
-        self.transform = build_augment(config.data.augment, config.data.size)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        image = torch.from_numpy(np.array(self.arrays.images[index])).permute(2, 0, 1)
-        mask = torch.from_numpy(np.array(self.arrays.masks[index]))
-        return augment_sample(self.transform, image, mask, (self.seed, epoch, index))

@@ -18,6 +18,7 @@ from spaces.data import AnyDataSpec, DataSpec
 from spaces.errors import InputError
 from spaces.space import Free, Space
 from spaces.text_detection import TextTrialConfig
+from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
 from trainers.segmentation import SegmentationTask, check_segmentation_space
@@ -98,6 +99,10 @@ class Task(Protocol):
     samples: int
     steps_per_epoch: int
     memory_format: torch.memory_format
+    val_batch: int
+    """Images at once in validation."""
+    dynamic_shapes: bool
+    """Whether batches are of many heights and widths."""
 
     @property
     def loss(self) -> Loss: ...
@@ -149,7 +154,12 @@ def make_task(
 
 
 def load_data(spec: AnyDataSpec) -> SegmentationData | TextData:
-    """Read and check every file of a data set; raises InputError for the first wrong one."""
+    """Read and check every file of a data set.
+
+    Raises:
+        InputError: for the first wrong one, or for a $SEGTUNE_CACHE_BYTES that is no size.
+    """
+    asked_bytes()  # here, where nothing has been started yet
     if isinstance(spec, DataSpec):
         return load_segmentation_data(spec)
     return load_text_data(spec)

@@ -18,7 +18,7 @@ from spaces.errors import InputError
 from spaces.space import Free, Space
 from spaces.text_detection import TextLossConfig, TextModelConfig, TextTrialConfig
 from trainers import schedules
-from trainers.batches import batch_sizes, epoch_loader, layout, normalise
+from trainers.batches import batch_sizes, epoch_batches, layout, loader, normalise
 from trainers.dbnet.decode import Candidates, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
@@ -26,8 +26,9 @@ from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
 from trainers.dbnet.score import Sweep, sweep
 from trainers.dbnet.targets import make_targets
 from trainers.models import explain, short_message
+from trainers.page_cache import Pages, load_pages
 from trainers.precision import autocast
-from trainers.text_augment import augment_page, resize_page
+from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
 
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -106,6 +107,8 @@ class TextDetectionTask:
     """Data, loss and score of one run."""
 
     min_batch = 1
+    val_batch = 1
+    dynamic_shapes = True
 
     def __init__(
         self,
@@ -123,6 +126,7 @@ class TextDetectionTask:
         self.memory_format = layout(config.train)
         self.loss = TextDetectionLoss(config.loss)
         self.samples = len(data.split("train"))
+        self._opened: dict[str, Pages] = {}
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
     @property
@@ -137,16 +141,14 @@ class TextDetectionTask:
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, BatchTarget]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
-        loader = epoch_loader(
-            _Pages(self.data, self.config),
-            self.samples,
-            self.config.train,
-            epoch,
-            self.device,
-            collate=pad_together,
-            worker_init=_one_thread,
-        )
-        for images, maps in loader:
+        keys = [
+            [(epoch, index) for index in batch]
+            for batch in epoch_batches(self.samples, self.config.train, epoch)
+        ]
+        dataset = _Pages(self._pages("train"), self.config)
+        for images, maps in loader(
+            dataset, keys, self.config.train, self.device, pad_together, _one_thread
+        ):
             yield normalise(images, self.device, self.memory_format), self._target(maps)
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -198,16 +200,18 @@ class TextDetectionTask:
     ) -> Iterator[tuple[PageOutput, dict[str, float]]]:
         """Yield what the network says of each page at network size, and its loss parts."""
         model.eval()
-        for page in self.data.split(split):
-            image, truth = self.data.image(page), self.data.truth(page)
-            logits, (height, width), scale = self.logits(model, image)
+        pages = self._pages(split)
+        for index, page in enumerate(self.data.split(split)):
+            truth = self.data.truth(page)
+            kept, (x_scale, y_scale) = pages.page(index)
+            logits, (height, width), (x_rest, y_rest) = self.logits(model, kept)
+            scale = (x_scale * x_rest, y_scale * y_rest)
             polygons = [polygon / scale for polygon in truth.polygons]
             maps = make_targets(polygons, truth.ignore, (height, width))
             targets = _padded(torch.from_numpy(np.stack(maps, dtype=np.float32)), logits)
             _, parts = self.loss(logits, self._target(targets), learn=False)
             probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
-            size = (image.shape[0], image.shape[1])
-            output = PageOutput(page, truth, size, scale, probability)
+            output = PageOutput(page, truth, self.data.sizes[page.image], scale, probability)
             yield output, {name: float(value) for name, value in parts.items()}
 
     def logits(
@@ -239,6 +243,15 @@ class TextDetectionTask:
     def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
         """No classes: text detection has no class that could be dead while others live."""
         return []
+
+    def _pages(self, split: str) -> Pages:
+        """The pages of a split, large enough for the largest random scale of the train split."""
+        if split not in self._opened:
+            data = self.config.data
+            scale = SCALES[data.augment][1] if split == "train" else 1.0
+            longest = round(data.resolution * scale)
+            self._opened[split] = load_pages(self.data, split, longest)
+        return self._opened[split]
 
     def _target(self, maps: Tensor) -> BatchTarget:
         """Maps (B, 4, H, W) on the host -> on the device, their hard negatives counted."""
@@ -335,18 +348,18 @@ def _padded(maps: Tensor, like: Tensor) -> Tensor:
 class _Pages(Dataset[tuple[Tensor, Tensor]]):
     """Augmented pages with their target maps, addressed by (epoch, index)."""
 
-    def __init__(self, data: TextData, config: TextTrialConfig) -> None:
-        self.data = data
+    def __init__(self, pages: Pages, config: TextTrialConfig) -> None:
+        self.pages = pages
         self.config = config
-        self.pages = data.split("train")
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
-        page = self.pages[index]
-        truth = self.data.truth(page)
+        data = self.pages.data
+        truth = data.truth(data.split(self.pages.split)[index])
+        page, scale = self.pages.page(index)
         image, polygons = augment_page(
-            self.data.image(page),
-            truth.polygons,
+            page,
+            [polygon / scale for polygon in truth.polygons],
             self.config.data.resolution,
             self.config.data.augment,
             (self.config.train.seed, epoch, index),

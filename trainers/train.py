@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from spaces.config import BaseTrialConfig
@@ -26,14 +27,16 @@ from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
+from trainers.compile import compile_model
 from trainers.memory import keep_freed_memory
 from trainers.optim import build_optimizer, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
 from trainers.tasks import Data, Task, make_task
+from trainers.watch import FiniteWatch
 
 Report = dict[str, Any]
 
-FINITE_CHECK_STEPS = 64  # steps between looks at the running loss; each look waits for the device
+FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ class _Run:
         self.history: list[Report] = []
         self.step = 0
         self._resume()
+        if config.train.compile:
+            compile_model(self.model, None if self.task.dynamic_shapes else self._usual)
 
     @property
     def epoch(self) -> int:
@@ -168,9 +173,13 @@ class _Run:
         self.task.loss.set_epoch(self.epoch)
         sums: dict[str, Tensor] = {}
         norms: list[Tensor] = []
+        watch = FiniteWatch()
         for index, (images, target) in enumerate(self.task.batches(self.epoch)):
             factor = schedules.lr_factor(
-                self.step, self.task.steps_per_epoch, self.config.train.epochs, self.config.optim
+                self.step + index,
+                self.task.steps_per_epoch,
+                self.config.train.epochs,
+                self.config.optim,
             )
             set_lr(self.optimizer, factor)
             outcome = self._fitting_step(images, target)
@@ -178,17 +187,21 @@ class _Run:
                 return "oom"
             parts, norm = outcome
             norms.append(norm)
-            for name, value in parts.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            if (index + 1) % FINITE_CHECK_STEPS == 0 and not bool(sums["total"].isfinite()):
+            sums = {name: sums[name] + value if sums else value for name, value in parts.items()}
+            if (index + 1) % FINITE_CHECK_STEPS == 0 and not watch.look(sums["total"]):
                 return "nonfinite"
             if (reason := should_stop()) is not None:
                 return reason
+        # the only place of an epoch where the host waits for the device
+        host = torch.stack([*sums.values(), *norms]).float().cpu()
         self.train_seconds = time.perf_counter() - self.started
-        self.losses = {name: float(value) / len(norms) for name, value in sums.items()}
-        self.norms = torch.stack(norms).float().cpu()
+        totals, self.norms = host[: len(sums)], host[len(sums) :]
+        self.losses = {
+            name: value / len(norms) for name, value in zip(sums, totals.tolist(), strict=True)
+        }
         if self.scaler.is_enabled():  # steps that the scaler skipped have no norm
             self.norms = self.norms[self.norms.isfinite()]
+        self.step += len(self.norms)  # and do not move the schedule, from the next epoch on
         finite = math.isfinite(self.losses["total"]) and bool(self.norms.isfinite().all())
         return None if finite else "nonfinite"
 
@@ -287,12 +300,18 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.optim.clip_norm or math.inf
         )
-        before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.get_scale() >= before:  # a skipped step does not move the schedule
-            self.step += 1
         return parts, norm.detach()
+
+    def _usual(self, images: Tensor) -> bool:
+        """Tell whether a batch is no odd last one, and so is worth compiling for."""
+        if not self.model.training:
+            return len(images) == self.task.val_batch
+        sizes = accumulate.split_sizes(
+            self.config.train.batch_size, self.micro_batch, self.task.min_batch
+        )
+        return len(images) in sizes
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -311,7 +330,7 @@ class _Run:
         state = checkpoint.load_last(self.workdir)
         if state is None:
             return
-        if state["config"] != self.config.model_dump(mode="json"):
+        if not _same_config(state["config"], self.config):
             raise InputError(
                 f"{self.workdir / checkpoint.LAST} is the checkpoint of another config; choose "
                 "another folder or delete it"
@@ -350,6 +369,14 @@ class _Run:
 
     def _memory_key(self) -> str:
         return f"{self.task.memory_key}/{self.precision}/{device_name(self.device)}"
+
+
+def _same_config(stored: dict[str, Any], config: BaseTrialConfig) -> bool:
+    """Whether a checkpoint is of this config; a setting that it does not know had its default."""
+    try:
+        return type(config).model_validate(stored) == config
+    except ValidationError:
+        return False
 
 
 def device_name(device: torch.device) -> str:

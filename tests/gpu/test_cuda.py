@@ -1,4 +1,4 @@
-"""What only a GPU can show: CUDA AMP in each precision, real out-of-memory, micro-batches."""
+"""What only a GPU can show: CUDA AMP in each precision, out of memory, resident data, waits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import torch
 from search.sample_data import CLASSES, write_streets
 from spaces.config import TrialConfig
 from spaces.data import DataSpec
+from trainers import samples
+from trainers.cache import load_arrays
 from trainers.data import SegmentationData
+from trainers.samples import Loaded, Resident, open_samples
+from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
-from trainers.train import TrialResult, probe_memory, train
+from trainers.train import TrialResult, _Run, probe_memory, train
+from trainers.watch import FiniteWatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -109,3 +114,97 @@ def test_a_resumed_run_goes_on(data: SegmentationData, tmp_path: Path) -> None:
     assert len(resumed.history) == config_epochs
     last, expected = resumed.history[-1]["train"]["pixel"], whole.history[-1]["train"]["pixel"]
     assert last == pytest.approx(expected, rel=0.1)  # cuDNN's sums are not bit-reproducible
+
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def test_a_split_lives_on_the_gpu_where_it_fits_and_is_carried_there_where_not(
+    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    size = config.data.size
+    resident = open_samples(data, "val", size, config.train, GPU)
+    assert isinstance(resident, Resident) and resident.images.is_cuda
+    monkeypatch.setattr(samples, "DEVICE_SHARE", 0.0)
+    carried = open_samples(data, "val", size, config.train, GPU)
+    assert isinstance(carried, Loaded)
+    arrays = load_arrays(data, "val", size)
+    assert arrays is not None
+    batches = [[3, 1, 6], [0, 2]]
+    for one, other, expected in zip(
+        resident.batches(batches),
+        carried.batches(batches),
+        Resident(arrays, CPU).batches(batches),
+        strict=True,
+    ):
+        for batch in (one, other):
+            assert batch.images.is_cuda and torch.equal(batch.images.cpu(), expected.images)
+            assert torch.equal(batch.masks.cpu(), expected.masks)
+            pairs = zip(batch.originals, expected.originals, strict=True)
+            assert all(torch.equal(mask.cpu(), same) for mask, same in pairs)
+
+
+@pytest.mark.parametrize("strength", ["none", "light", "medium", "strong"])
+def test_augmentation_is_the_cpus(strength: str, data: SegmentationData) -> None:
+    config = make_config(**{"data.augment": strength})
+    tasks = [SegmentationTask(config, data, device, "fp32", {}) for device in (GPU, CPU)]
+    pairs = list(zip(*(task.batches(1) for task in tasks), strict=True))
+    for (images, target), (others, truth) in pairs:
+        assert images.is_cuda and target.is_cuda
+        # a place between two pixels may be rounded to either
+        assert (target.cpu() != truth).float().mean() < 1e-3
+        assert ((images.cpu() - others).abs() > 1e-2).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("changes", [{}, {"train.micro_batch": 4}, {"data.augment": "strong"}])
+def test_no_step_waits_for_the_gpu(
+    precision: str, changes: dict[str, Any], data: SegmentationData, tmp_path: Path
+) -> None:
+    """torch raises at every wait between the first step and the last."""
+    config = make_config(**{"train.precision": precision, **changes})
+    run = _Run(config, data, tmp_path, {})
+    steps = 0
+
+    def after_step() -> None:
+        nonlocal steps
+        steps += 1
+        done = steps == run.task.steps_per_epoch
+        torch.cuda.set_sync_debug_mode("default" if done else "error")
+
+    try:
+        assert run.train_epoch(after_step) is None
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps == run.task.steps_per_epoch > 1
+
+
+def test_a_sum_that_is_not_finite_is_noticed_one_look_late() -> None:
+    watch = FiniteWatch()
+    sick = torch.tensor(float("nan"), device=GPU)
+    assert watch.look(torch.ones((), device=GPU))
+    torch.cuda.synchronize()
+    assert watch.look(sick)
+    torch.cuda.synchronize()
+    assert not watch.look(sick)
+
+
+def test_a_streamed_run_is_the_resident_one(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"train.precision": "fp32", "train.epochs": 1, "train.workers": 2}
+    resident = run(data, tmp_path / "resident", **changes)
+    monkeypatch.setenv("SEGTUNE_CACHE_BYTES", "10")
+    monkeypatch.setenv("SEGTUNE_HOME", str(tmp_path / "home"))
+    streamed = run(data, tmp_path / "streamed", **changes)
+    first, second = (result.history[0]["train"]["total"] for result in (resident, streamed))
+    assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_a_compiled_run_learns(data: SegmentationData, tmp_path: Path) -> None:
+    plain = run(data, tmp_path / "plain", **{"train.precision": "fp32", "train.epochs": 2})
+    changes = {"train.precision": "fp32", "train.epochs": 2, "train.compile": True}
+    compiled = run(data, tmp_path / "compiled", **changes)
+    for one, other in zip(plain.history, compiled.history, strict=True):
+        assert one["train"]["total"] == pytest.approx(other["train"]["total"], rel=0.02)

@@ -293,3 +293,12 @@ class Proxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def fresh_databases(embedded_url: str) -> Iterator[Callable[[], str]]:
+    """Makes the URLs of as many empty databases on the embedded Postgres as are asked for."""
+    with contextlib.ExitStack() as databases:
+        yield lambda: databases.enter_context(
+            contextlib.contextmanager(fresh_database)(embedded_url)
+        )

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from search import budget as budget_module
+from search import epochs as epochs_module
 from search import service as service_module
 from search import worker as worker_module
 from search.budget import Budget, new_owner
@@ -103,7 +104,7 @@ class Child:
         pass
 
 
-def before(owner: type, name: str, point: str, when: Any = lambda *a, **k: True) -> None:
+def before(owner: Any, name: str, point: str, when: Any = lambda *a, **k: True) -> None:
     """Die before the method does anything."""
     original = getattr(owner, name)
 
@@ -115,7 +116,7 @@ def before(owner: type, name: str, point: str, when: Any = lambda *a, **k: True)
     setattr(owner, name, patched)
 
 
-def after(owner: type, name: str, point: str, when: Any = lambda *a, **k: True) -> None:
+def after(owner: Any, name: str, point: str, when: Any = lambda *a, **k: True) -> None:
     """Die when the method has done everything."""
     original = getattr(owner, name)
 
@@ -135,7 +136,7 @@ before(Budget, "_set", "claim-not-stored", lambda *a, **k: k.get("state") == "RU
 after(Budget, "_set", "claim-not-committed", lambda *a, **k: k.get("state") == "RUNNING")
 after(Budget, "claim", "claimed")
 before(Study, "report", "before-report")
-after(Budget, "renew_in", "report-not-stored")
+after(epochs_module, "store", "report-not-committed")
 after(Study, "report", "reported")
 before(Budget, "end", "before-end")
 after(Budget, "_store_result", "result-not-committed")
@@ -146,7 +147,7 @@ before(Budget, "give_back", "before-give-back")
 after(Budget, "give_back", "after-give-back")
 after(Registration, "enter", "entered")
 before(Registration, "leave", "before-leave")
-before(Study, "curve", "before-first-look")
+before(Study, "last_epoch", "before-first-look")
 before(Registration, "works_on", "before-registration")
 after(Registration, "works_on", "registered")
 

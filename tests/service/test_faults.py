@@ -38,7 +38,7 @@ POINTS = (
     "registered",
     "mid-checkpoint",
     "before-report",
-    "report-not-stored",
+    "report-not-committed",
     "reported",
     "before-end",
     "result-not-committed",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from search.budget import Result
@@ -55,24 +56,46 @@ def test_a_dump_restores_studies_slots_and_reports(
     store.close()
 
 
-def test_a_store_of_version_1_is_upgraded_in_place(postgres_url: str, make_spec: MakeSpec) -> None:
-    store = open_store(postgres_url)
-    study = create_or_resume(store, make_spec(trials=2), "f" * 64, None)
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_store_is_upgraded_in_place(
+    version: int, store_url: str, make_spec: MakeSpec
+) -> None:
+    store = open_store(store_url)
+    study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
+    ended = study.budget.claim(study.ask)
+    assert ended and study.report(ended, {"epoch": 1, "metric": 0.25})
+    assert study.budget.end(ended, Result("COMPLETE", 0.25, "completed", {}))
     claim = study.budget.claim(study.ask)
     assert claim
-    with store.engine.begin() as connection:  # as version 1 had it
-        for column in ("result", "claimed_at", "seconds"):
-            connection.execute(sa.text(f"ALTER TABLE {slot_table.name} DROP COLUMN {column}"))
-        for table in ("segtune_control", "segtune_worker"):
-            metadata.tables[table].drop(connection)
-        connection.execute(sa.update(schema_table).values(version=1))
+    dropped = {2: ["ended_as"], 1: ["ended_as", "result", "claimed_at", "seconds"]}
+    with store.engine.begin() as connection:  # as that version had it
+        for index in slot_table.indexes:
+            index.drop(connection)
+        for column in dropped[version]:
+            connection.execute(sa.text(f"ALTER TABLE segtune_slot DROP COLUMN {column}"))
+        if version == 1:
+            for name in ("segtune_control", "segtune_worker"):
+                metadata.tables[name].drop(connection)
+        else:
+            connection.execute(sa.text("ALTER TABLE segtune_control DROP COLUMN ended"))
+        connection.execute(sa.update(schema_table).values(version=version))
     store.close()
-    store = open_store(postgres_url)
+    store = open_store(store_url)
     again = open_study(store, "small")
     assert again.budget.counts()["RUNNING"] == 1
+    until, curves = again.curves_ended_after(0, warmups=True)
+    assert {n: c.values for n, c in curves.items()} == {ended.trial_number: (0.25,)}
     with store.engine.begin() as connection:
         connection.execute(sa.update(slot_table).values(lease_until=store.now() - 1))
     taken = again.budget.claim(again.ask)
     assert taken and taken.trial_number == claim.trial_number
+    assert again.report(taken, {"epoch": 1, "metric": 0.5})
     assert again.budget.end(taken, Result("COMPLETE", 0.5, "completed", {}))
+    later, curves = again.curves_ended_after(until, warmups=False)
+    assert later > until and list(curves) == [taken.trial_number]
+    inspector = sa.inspect(store.engine)
+    assert {i["name"] for i in inspector.get_indexes("segtune_slot")} >= {
+        "segtune_slot_state",
+        "segtune_slot_ended",
+    }
     store.close()

@@ -104,24 +104,25 @@ def test_a_refresh_waits_for_its_time(
 ) -> None:
     store = open_store(postgres_url)
     study = create_or_resume(store, make_spec(trials=6), "f" * 64, None)
-    publisher, refreshed = Publisher(study, tmp_path), []
-    original = publisher.refresh
-    monkeypatch.setattr(publisher, "refresh", lambda: (refreshed.append(1), original()))
-    end(study, 0.5)
-    publisher.trial_ended(last=False)
-    assert len(refreshed) == 1  # the first one
+    publisher = Publisher(study, tmp_path)
+    assert not publisher.due
+    publisher.trial_ended(end(study, 0.5))
+    assert publisher.due  # the first one
+    publisher.refresh()
     end(study, 0.4)
-    publisher.trial_ended(last=False)
-    end(study, 0.6)  # the best, but too soon
-    publisher.trial_ended(last=False)
-    assert len(refreshed) == 1
+    publisher.trial_ended(0)
+    assert publisher.stale and not publisher.due
+    publisher.trial_ended(end(study, 0.6))  # the best, but too soon
+    assert not publisher.due
     monkeypatch.setattr("search.publish.NEW_BEST_SECONDS", 0)
-    publisher.trial_ended(last=False)
-    assert len(refreshed) == 2 and "trial 2" in note(study)
-    publisher.trial_ended(last=True)
-    assert len(refreshed) == 3
-    publisher.refresh_if_stale()
-    assert len(refreshed) == 3
+    publisher.trial_ended(None)  # a later one that failed
+    assert publisher.due
+    publisher.refresh()
+    assert "trial 2" in note(study) and not publisher.stale
+    publisher.trial_ended(2)  # the same
+    assert not publisher.due
+    monkeypatch.setattr("search.publish.REFRESH_SECONDS", 0)
+    assert publisher.due
     store.close()
 
 

@@ -26,7 +26,7 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
         create_or_resume(store, make_spec(), "f" * 64, None)
         assert study_names(store) == ["small"]
         with store.engine.connect() as connection:
-            assert connection.execute(sa.select(schema_table.c.version)).all() == [(2,)]
+            assert connection.execute(sa.select(schema_table.c.version)).all() == [(3,)]
         store.close()
 
 

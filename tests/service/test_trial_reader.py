@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import optuna
@@ -74,3 +75,21 @@ def test_a_study_that_is_not_there(
 ) -> None:
     with pytest.raises(KeyError):
         storages[0].get_all_trials(12345)
+
+
+def test_times_are_local(
+    storages: tuple[BulkStorage, Callable[[], RDBStorage]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna stores UTC and shows local time."""
+    ours, stock = storages
+    study_id = fill(stock())
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        theirs, found = stock().get_all_trials(study_id), ours.get_all_trials(study_id)
+        assert [(t.datetime_start, t.datetime_complete) for t in found] == [
+            (t.datetime_start, t.datetime_complete) for t in theirs
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()

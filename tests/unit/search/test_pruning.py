@@ -159,3 +159,19 @@ def test_no_verdict_before_a_fifth_of_the_run(epochs: int, first: int) -> None:
 )
 def test_every_pruner_of_the_study_file_exists(name: str, kind: type) -> None:
     assert isinstance(optuna_pruner(PrunerSpec(name=name), 15), kind)
+
+
+@pytest.mark.parametrize("name", ["stock_median", "percentile"])
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_optunas_pruners_judge_from_min_epochs_on_as_ours_does(name: str, first: int) -> None:
+    pruner = optuna_pruner(PrunerSpec(name=name, startup_trials=1, min_epochs=first), 15)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for value in (0.9, 0.1):
+        trial = study.ask()
+        judged = []
+        for epoch in range(1, 6):
+            trial.report(value, epoch)
+            judged.append(trial.should_prune())
+        if value == 0.9:
+            study.tell(trial, value)
+    assert judged == [epoch >= first for epoch in range(1, 6)]

@@ -26,12 +26,12 @@ def test_the_last_word_counts_and_a_fence_is_moved() -> None:
     childs.close()
 
 
-def test_a_long_epoch_says_now_and_then_that_it_is_alive() -> None:
+def test_a_trial_says_after_its_first_step_and_now_and_then_that_it_is_alive() -> None:
     ours, childs = multiprocessing.Pipe()
     words = _Words(childs)
     for _ in range(5):
         assert words.reason() is None
-    assert not ours.poll()
+    assert isinstance(ours.recv(), Alive) and not ours.poll()  # after the first step
     words.said -= ALIVE_SECONDS + 1
     for _ in range(5):
         assert words.reason() is None

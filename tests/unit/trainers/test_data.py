@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from PIL import Image
 
 from search.sample_data import CLASSES, write_streets
 from spaces.data import DataSpec
-from trainers import cache
 from trainers import data as data_module
-from trainers.cache import load_arrays
-from trainers.data import SegmentationData, decode_image, decode_mask, find_splits
+from trainers.data import decode_image, decode_mask, find_splits
 from trainers.losses import IGNORE
 from trainers.tasks import load_data
 
@@ -161,50 +158,3 @@ def test_counts_are_of_the_train_split_without_void(tmp_path: Path) -> None:
         expected += np.bincount(np.asarray(Image.open(sample.mask)).ravel(), minlength=256)
     assert data.counts == expected[:8].tolist()
     assert expected[255] > 0
-
-
-def test_arrays_are_built_once_and_equal_the_files(
-    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: list[str] = []
-    original = cache._build
-
-    def count(*args: Any) -> None:
-        built.append(args[1])
-        original(*args)
-
-    monkeypatch.setattr(cache, "_build", count)
-    arrays = [load_arrays(data, "val", (24, 32)) for _ in range(2)][1]
-    assert built == ["val"]
-    for index, sample in enumerate(data.split("val")):
-        image = decode_image(sample.image, 10**6)
-        assert np.array_equal(arrays.images[index], cache.resize_image(image, (24, 32)))
-        mask = decode_mask(sample.mask, data.spec)
-        assert np.array_equal(arrays.masks[index], cache.resize_mask(mask, (24, 32)))
-        assert np.array_equal(arrays.originals[index], mask)
-    assert isinstance(arrays.images, np.memmap)  # shared through the page cache, not copied
-
-
-def test_a_build_that_was_killed_is_done_again(data: SegmentationData, tmp_path: Path) -> None:
-    from spaces.paths import cache_dir
-
-    key = cache._key(data, "val", (24, 32))
-    half = cache_dir() / "arrays" / f"{key}.1.tmp"
-    half.mkdir(parents=True)
-    (half / "images.npy").write_bytes(b"half")
-    assert len(load_arrays(data, "val", (24, 32))) == 4
-
-
-def test_processes_that_build_at_once_get_the_same(data: SegmentationData) -> None:
-    with multiprocessing.get_context("forkserver").Pool(3) as pool:
-        found = pool.starmap(load_arrays, [(data, "train", (40, 40))] * 3, chunksize=1)
-    sums = {int(arrays.images.astype(int).sum()) for arrays in found}
-    assert sums == {int(load_arrays(data, "train", (40, 40)).images.astype(int).sum())}
-
-
-def test_a_split_that_does_not_fit_is_refused_before_it_is_built(
-    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "FREE_SHARE", 0.0)
-    with pytest.raises(OSError, match=r"lower data\.resolution"):
-        load_arrays(data, "train", (64, 64))

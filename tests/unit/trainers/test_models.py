@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -12,8 +11,6 @@ import torch
 from spaces.config import ModelConfig
 from spaces.errors import InputError
 from trainers import checkpoint
-from trainers.augment import augment_sample, build_augment
-from trainers.losses import IGNORE
 from trainers.models import build_model, check_model, forward
 
 PLAIN = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights=None)
@@ -109,45 +106,3 @@ def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_pa
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_last(tmp_path) is None
-
-
-@pytest.mark.parametrize("strength", ["light", "medium", "strong"])
-def test_a_sample_is_a_function_of_seed_epoch_and_index(strength: str) -> None:
-    transform = build_augment(strength, (32, 48))
-    image, mask = _scene()
-    before = torch.get_rng_state()
-    one = augment_sample(transform, image, mask, (0, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(123)  # whatever else has drawn numbers meanwhile
-    again = augment_sample(transform, image, mask, (0, 1, 2))
-    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
-    others = [augment_sample(transform, image, mask, (0, epoch, 2))[0] for epoch in range(2, 6)]
-    assert any(not torch.equal(one[0], other) for other in others)
-
-
-@pytest.mark.parametrize("strength", ["light", "medium", "strong"])
-def test_image_and_mask_move_together(strength: str) -> None:
-    """The image is bright where the mask is 1; so it is after any augmentation."""
-    transform = build_augment(strength, (32, 48))
-    image, mask = _scene()
-    for index in range(20):
-        moved, truth = augment_sample(transform, image, mask, (0, 0, index))
-        assert moved.shape == (3, 32, 48) and moved.dtype == torch.uint8
-        assert truth.shape == (32, 48) and truth.dtype == torch.uint8
-        assert set(np.unique(truth)) <= {0, 1, IGNORE}
-        grey = moved.float().mean(0)
-        if (truth == 1).sum() > 20 and (truth == 0).sum() > 20:
-            assert grey[truth == 1].mean() > grey[truth == 0].mean() + 20
-
-
-def test_no_augmentation_is_no_change() -> None:
-    image, mask = _scene()
-    same = augment_sample(build_augment("none", (32, 48)), image, mask, (0, 0, 0))
-    assert same[0] is image and same[1] is mask
-
-
-def _scene() -> tuple[torch.Tensor, torch.Tensor]:
-    mask = torch.zeros(32, 48, dtype=torch.uint8)
-    mask[8:20, 5:25] = 1
-    image = torch.where(mask == 1, 210, 40).to(torch.uint8).expand(3, 32, 48).contiguous()
-    return image, mask

@@ -17,7 +17,7 @@ from spaces.data import DataSpec
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers import train as train_module
-from trainers.checkpoint import load_model
+from trainers.checkpoint import LAST, load_model
 from trainers.data import SegmentationData
 from trainers.tasks import evaluate, load_data
 from trainers.train import TrialResult, train
@@ -215,6 +215,26 @@ def test_another_config_in_the_folder_is_refused(data: SegmentationData, tmp_pat
     run(data, tmp_path, **{"train.epochs": 1})
     with pytest.raises(InputError, match="checkpoint of another config"):
         run(data, tmp_path, **{"train.epochs": 2})
+
+
+def test_a_checkpoint_of_an_older_version_is_taken_up(
+    data: SegmentationData, tmp_path: Path
+) -> None:
+    """It does not know settings that have come since; what it does know must be the same."""
+    stopped: list[str | None] = [None]
+
+    def until_first(report: dict[str, Any]) -> None:
+        stopped[0] = "preempted"
+
+    config = small(**{"train.epochs": 2})
+    train(config, data, tmp_path, until_first, should_stop=lambda: stopped[0])
+    last = tmp_path / LAST
+    state = json.loads(last.read_text())
+    assert state["config"]["train"].pop("compile") is False
+    last.write_text(json.dumps(state))
+    reports: list[int] = []
+    train(config, data, tmp_path, lambda report: reports.append(report["epoch"]))
+    assert reports == [1, 2]
 
 
 def test_pooled_batch_norm_needs_two_images(data: SegmentationData, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Record real learning curves: random configs of the default space, trained in full by our trainer.
+
+    python -m benchmarks.record --configs 120 --workers 2       # about two hours on two cores
+
+Each line of the table (benchmarks/camvid_table.jsonl) is one config: its drawn parameters, the
+epoch at which its warm-up ended, and for every epoch the validation mIoU at original image size and
+the CPU seconds that it took in a process of one thread (so that what else the machine did does not
+count). Config i is the draw of seed i, and its weights and batches have seed i too. A run that is
+ended goes on where it was: configs that the table holds are not trained again.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import argparse
+import fcntl
+import json
+import math
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from spaces.space import Space
+from spaces.spec import StudySpec
+
+HERE = Path(__file__).resolve().parent
+SPEC, TABLE = HERE / "camvid_table.yaml", HERE / "camvid_table.jsonl"
+
+
+def main() -> None:
+    """Train what the table lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--configs", type=int, default=120)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    missing = sorted(set(range(args.configs)) - {row["config"] for row in read_table()})
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(args.workers, maxtasksperchild=4) as pool:
+        for row in pool.imap_unordered(record, missing):
+            best = max((value for value in row["metric"] if value is not None), default=math.nan)
+            print(f"config {row['config']}: best mIoU {best:.4f}", flush=True)
+
+
+def record(number: int) -> dict[str, Any]:
+    """Train config `number` and append its row to the table."""
+    import torch
+
+    from search.pruning import warmup_end
+    from trainers.tasks import load_data
+    from trainers.train import train
+
+    torch.set_num_threads(1)
+    spec = StudySpec.load(SPEC)
+    params, config = draw(spec.search_space(), number)
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(config, load_data(spec.data), Path(folder), clock.epoch)
+    row = {
+        "config": number,
+        "params": params,
+        "warmup": warmup_end(config),
+        "reason": result.reason,
+        "metric": [_finite(report["metric"]) for report in result.history],
+        "cpu_seconds": clock.seconds,
+    }
+    with open(TABLE, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
+def draw(space: Space, number: int) -> tuple[dict[str, Any], Any]:
+    """Return the parameters and the whole config of a random draw."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
+    trial = study.ask()
+    config = space.sample(trial)
+    return dict(trial.params), config.replace({"train.seed": number})
+
+
+def read_table() -> list[dict[str, Any]]:
+    """The rows that have been recorded, by config."""
+    if not TABLE.exists():
+        return []
+    rows = [json.loads(line) for line in TABLE.read_text().splitlines()]
+    return sorted(rows, key=lambda row: int(row["config"]))
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+class _Clock:
+    """CPU seconds of this process, epoch by epoch."""
+
+    def __init__(self) -> None:
+        self.last = time.process_time()
+        self.seconds: list[float] = []
+
+    def epoch(self, report: dict[str, Any]) -> None:
+        now = time.process_time()
+        self.seconds.append(round(now - self.last, 2))
+        self.last = now
+
+
+if __name__ == "__main__":
+    main()

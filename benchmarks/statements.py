@@ -1,0 +1,257 @@
+"""What a trial asks of the store, counted, with trials that train nothing.
+
+Everything but the training is real; the counts hold for any trial of as many epochs and parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from unittest import mock
+
+import optuna
+import sqlalchemy as sa
+
+from search import worker as worker_module
+from search.store import Store, control_table, slot_table
+from search.study import Study
+from search.trial_process import Done, Epoch
+from search.worker import Interrupt, Worker
+from spaces.spec import StudySpec
+from trainers.train import TrialResult
+
+EPOCHS, PARAMETERS = 30, 10
+SPACE = {
+    "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "optim.weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+    "optim.encoder_lr_ratio": {"low": 0.05, "high": 1.0, "log": True},
+    "optim.warmup_epochs": {"low": 0, "high": 3},
+    "loss.warmup_epochs": {"low": 0, "high": 5},
+    "loss.region_share": {"low": 0.0, "high": 0.8},
+    "loss.label_smoothing": {"low": 0.0, "high": 0.1},
+    "loss.region": ["dice", "tversky", "jaccard"],
+    "optim.schedule": ["cosine", "poly"],
+    "train.batch_size": [4, 8, 16],
+}
+
+
+def make_spec(
+    folder: Path, name: str, *, trials: int, sampler: str = "tpe", pruner: Any = "median"
+) -> StudySpec:
+    """A study of EPOCHS epochs and PARAMETERS parameters."""
+    assert len(SPACE) == PARAMETERS
+    tree = {
+        "name": name,
+        "task": "segmentation",
+        "data": {
+            split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
+            for split in ("train", "val")
+        }
+        | {"classes": ["road", "other"]},
+        "space": {"train.epochs": EPOCHS, **SPACE},
+        "use_default_space": False,
+        "use_starting_points": False,
+        "sampler": sampler,
+        "pruner": pruner,
+        "budget": {"trials": trials},
+    }
+    return StudySpec.of(tree)
+
+
+class Statements:
+    """Counts the statements of engines while it is entered, and the rows that they give.
+
+    Attributes:
+        texts: the statements, in order.
+        rows: rows returned or changed.
+    """
+
+    def __init__(self, *engines: sa.Engine) -> None:
+        self.engines = engines
+        self.texts: list[str] = []
+        self.rows = 0
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        """Of a store: our tables and Optuna's storage each have an engine."""
+        return cls(store.engine, store._optuna.engine)
+
+    def __enter__(self) -> Self:
+        for engine in self.engines:
+            sa.event.listen(engine, "before_cursor_execute", self._heard)
+            sa.event.listen(engine, "after_cursor_execute", self._answered)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for engine in self.engines:
+            sa.event.remove(engine, "before_cursor_execute", self._heard)
+            sa.event.remove(engine, "after_cursor_execute", self._answered)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def _heard(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        self.texts.append(statement)
+
+    def _answered(self, connection: Any, cursor: Any, *rest: Any) -> None:
+        self.rows += max(0, cursor.rowcount)
+
+
+class Scripted:
+    """Stands in for TrialProcess: epochs that cost nothing, with metrics given beforehand."""
+
+    pid = 0
+
+    def __init__(self, metrics: Sequence[float]) -> None:
+        self.metrics, self.sent = metrics, 0
+        self.word: str | None = None
+
+    def receive(self, timeout: float) -> Epoch | Done:
+        """The next epoch, or the result: after the last one, or where a word has come."""
+        if self.word is None and self.sent < len(self.metrics):
+            self.sent += 1
+            return Epoch(report(self.sent, self.metrics[self.sent - 1]))
+        return Done(result(self.metrics[: self.sent], self.word or "completed"))
+
+    def stop(self, word: str) -> None:
+        self.word = word
+
+    def fence(self, deadline: float) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+def report(epoch: int, metric: float) -> dict[str, Any]:
+    """As `trainers.train` reports an epoch."""
+    losses = {"total": 1 / epoch, "pixel": 0.5 / epoch, "region": 0.5 / epoch}
+    return {
+        "epoch": epoch,
+        "metric": metric,
+        "train": losses,
+        "val": losses,
+        "per_class": [metric, metric],
+        "images_per_s": 100.0,
+        "seconds": 1.0,
+    }
+
+
+def result(metrics: Sequence[float], reason: str) -> TrialResult:
+    """As `trainers.train` ends; no model, hence no pictures."""
+    history = [report(epoch, metric) for epoch, metric in enumerate(metrics, start=1)]
+    best = max(history, key=lambda r: r["metric"], default=None)
+    value, epoch = (None, None) if best is None else (best["metric"], best["epoch"])
+    return TrialResult(reason, value, epoch, {}, None, history, {"device": "cpu"})
+
+
+def curve(rng: random.Random, epochs: int = EPOCHS) -> list[float]:
+    """A learning curve: it rises and levels off, with noise."""
+    top, speed = rng.uniform(0.2, 0.8), rng.uniform(0.7, 0.95)
+    return [
+        round(max(0.0, top * (1 - speed ** (e + 1)) + rng.gauss(0, 0.01)), 6) for e in range(epochs)
+    ]
+
+
+@dataclass
+class Quiet:
+    """A watcher that says nothing; what goes wrong is raised."""
+
+    ended: list[tuple[int, str]] = field(default_factory=list)
+
+    def trial_started(self, number: int, config: Any, attempt: int) -> None: ...
+
+    def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
+
+    def trial_ended(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None:
+        self.ended.append((number, reason))
+
+    def store_away(self, error: BaseException) -> None:
+        raise error
+
+    def paused(self, message: str) -> None:
+        raise RuntimeError(message)
+
+    def not_shown(self, number: int | None, problem: str) -> None:
+        raise RuntimeError(problem)
+
+
+class NoData:
+    """Data that nobody looks at."""
+
+    splits: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    fingerprint = "f" * 64
+
+
+def new_worker(study: Study, artifacts: Path) -> Worker:
+    """A worker of trials that train nothing, within `scripted`."""
+    return Worker(study, NoData(), artifacts, Quiet(), Interrupt())  # type: ignore[arg-type]
+
+
+@contextmanager
+def scripted(script: Callable[[], Sequence[float]]) -> Iterator[None]:
+    """Let trials be `Scripted` ones, and leave out what the clock alone asks of the store."""
+    with (
+        mock.patch.object(worker_module, "TrialProcess", lambda *given: Scripted(script())),
+        mock.patch.object(worker_module, "LOOK_SECONDS", math.inf),
+    ):
+        yield
+
+
+def stock_trial(study: optuna.Study, metrics: Sequence[float]) -> None:
+    """The same trial by the loop that Optuna's documentation shows."""
+
+    def objective(trial: optuna.Trial) -> float:
+        for name, dim in SPACE.items():
+            if isinstance(dim, list):
+                trial.suggest_categorical(name, dim)
+            elif isinstance(dim["low"], int):
+                trial.suggest_int(name, dim["low"], dim["high"])
+            else:
+                trial.suggest_float(name, dim["low"], dim["high"], log=dim.get("log", False))
+        for step, metric in enumerate(metrics, start=1):
+            trial.report(metric, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return max(metrics)
+
+    study.optimize(objective, n_trials=1)
+
+
+def fill(study: Study, finished: int) -> None:
+    """Give a study of a fresh database ended trials of EPOCHS epochs, and a few running ones."""
+    from benchmarks.dashboard import RUNNING
+    from benchmarks.dashboard import fill as fill_tables
+
+    study.budget.extend(finished + RUNNING + 1000)
+    fill_tables(study, finished + RUNNING, EPOCHS)
+    ended = slot_table.c.state.in_(("COMPLETE", "PRUNED"))
+    with study.store.engine.begin() as connection:
+        connection.execute(
+            sa.update(slot_table)
+            .where(slot_table.c.study_id == study.study_id, ended)
+            .values(ended_as=slot_table.c.slot + 1)
+        )
+        connection.execute(
+            sa.update(control_table)
+            .where(control_table.c.study_id == study.study_id)
+            .values(ended=finished)
+        )
+        if study.store.postgres:  # the rows came with ids of their own
+            last = sa.text(
+                "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"
+            )
+            connection.execute(last)

@@ -1,0 +1,155 @@
+"""The reports of epochs: stored only for the holder of a slot, and read back as curves.
+
+A report costs one statement on Postgres, a verdict none until another trial has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+
+from search import trial_writer
+from search.budget import CONFIG, Budget, Claim
+from search.store import Store, control_table, epoch_table, slot_table
+from search.trial_reader import table_of
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A report has been stored.
+
+    Attributes:
+        ended: grows whenever a trial of the study ends; None where it was not asked for.
+    """
+
+    ended: int | None
+
+
+def store(
+    connection: sa.Connection,
+    budget: Budget,
+    claim: Claim,
+    trial_id: int,
+    report: Mapping[str, Any],
+) -> Stored | None:
+    """Insert a report, for Optuna too, and prolong the lease; None where the slot is not ours.
+
+    What is there already stays as it is.
+    """
+    row = {
+        "study_id": budget.study_id,
+        "trial_number": claim.trial_number,
+        "epoch": report["epoch"],
+        "metric": report["metric"],
+        "report": json.dumps(report),
+    }
+    rows = [(epoch_table, row), trial_writer.step(trial_id, report["epoch"], report["metric"])]
+    insert = trial_writer.insert_for(connection.dialect.name)
+    if connection.dialect.name != "postgresql":
+        if not budget.renew_in(connection, claim):
+            return None
+        for table, values in rows:
+            connection.execute(insert(table).values(values).on_conflict_do_nothing())
+        return Stored(None)
+    renewed = budget.renewal(claim).returning(slot_table.c.slot).cte("renewed")
+    ended = sa.select(control_table.c.ended).where(control_table.c.study_id == budget.study_id)
+    query = sa.select(
+        sa.select(sa.func.count()).select_from(renewed).scalar_subquery(), ended.scalar_subquery()
+    )
+    for table, values in rows:
+        literals = [
+            sa.cast(sa.literal(value, table.c[name].type), table.c[name].type)
+            for name, value in values.items()
+        ]
+        chosen = sa.select(*literals).select_from(renewed)
+        inserted = insert(table).from_select(list(values), chosen).on_conflict_do_nothing()
+        query = query.add_cte(inserted.cte(f"{table.name}_row"))
+    ours, count = connection.execute(query).one()
+    return Stored(count) if ours else None
+
+
+def histories(
+    store: Store, study_id: int, numbers: Iterable[int]
+) -> dict[int, list[dict[str, Any]]]:
+    """{trial: its reports, first epoch first}."""
+    found: dict[int, list[dict[str, Any]]] = {number: [] for number in numbers}
+    with store.engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(epoch_table.c.trial_number, epoch_table.c.report)
+            .where(epoch_table.c.study_id == study_id, epoch_table.c.trial_number.in_(found))
+            .order_by(epoch_table.c.trial_number, epoch_table.c.epoch)
+        ).all()
+    for row in rows:
+        found[row.trial_number].append(json.loads(row.report))
+    return found
+
+
+def last(store: Store, study_id: int, number: int) -> int:
+    """The last epoch of a trial that is stored; 0 before its first."""
+    with store.engine.connect() as connection:
+        epoch = connection.execute(
+            sa.select(sa.func.max(epoch_table.c.epoch)).where(
+                epoch_table.c.study_id == study_id, epoch_table.c.trial_number == number
+            )
+        ).scalar()
+    return int(epoch or 0)
+
+
+def ended_after(
+    connection: sa.Connection, study_id: int, ended: int
+) -> tuple[int, dict[int, dict[int, float]]]:
+    """How far `ended` has grown since, and {trial: {epoch: metric}} of those that ended then.
+
+    FAILED ones are left out.
+    """
+    reported = sa.and_(
+        epoch_table.c.study_id == slot_table.c.study_id,
+        epoch_table.c.trial_number == slot_table.c.trial_number,
+        slot_table.c.state != "FAILED",
+    )
+    rows = connection.execute(
+        sa.select(
+            slot_table.c.ended_as,
+            slot_table.c.trial_number,
+            epoch_table.c.epoch,
+            epoch_table.c.metric,
+        )
+        .join(epoch_table, reported, isouter=True)
+        .where(slot_table.c.study_id == study_id, slot_table.c.ended_as > ended)
+    ).all()
+    found: dict[int, dict[int, float]] = {}
+    for row in rows:
+        ended = max(ended, row.ended_as)
+        if row.epoch is not None:
+            found.setdefault(row.trial_number, {})[row.epoch] = row.metric
+    return ended, found
+
+
+def configs(connection: sa.Connection, study_id: int, ended: int) -> dict[int, dict[str, Any]]:
+    """{trial: the settings that it was begun with} of those that ended after `ended`."""
+    trials, attrs = table_of(models.TrialModel), table_of(models.TrialSystemAttributeModel)
+    same = sa.and_(
+        slot_table.c.study_id == trials.c.study_id, slot_table.c.trial_number == trials.c.number
+    )
+    rows = connection.execute(
+        sa.select(trials.c.number, attrs.c.value_json)
+        .join(attrs, attrs.c.trial_id == trials.c.trial_id)
+        .join(slot_table, same)
+        .where(
+            slot_table.c.study_id == study_id,
+            slot_table.c.ended_as > ended,
+            attrs.c.key == CONFIG,
+        )
+    )
+    return {row.number: json.loads(row.value_json) for row in rows}
+
+
+def values(metrics: Mapping[int, float]) -> tuple[float, ...]:
+    """{epoch: metric} as the values from epoch 1 to the last, NaN for those that are missing."""
+    return tuple(metrics.get(epoch, math.nan) for epoch in range(1, max(metrics, default=0) + 1))

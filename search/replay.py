@@ -1,0 +1,273 @@
+"""Searches replayed on recorded learning curves: what another stopping rule would have spent.
+
+Nothing is trained. Recorded runs begin as a sampler or an order says, their curves are told epoch
+by epoch in simulated time, and a rule may stop them. What counts are the epochs that a search
+spends, and whether it still finds what there was to find.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from search.pruning import Curve, MedianRule
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as it was recorded.
+
+    Attributes:
+        params: what was drawn, by parameter name.
+        metric: after each epoch, higher is better; NaN where it was no number.
+        seconds: of each epoch.
+        warmup: epochs until learning rate and loss had warmed up.
+    """
+
+    params: Mapping[str, Any]
+    metric: tuple[float, ...]
+    seconds: tuple[float, ...]
+    warmup: int = 0
+
+    @cached_property
+    def value(self) -> float:
+        """The best epoch's metric; -inf where there is none."""
+        return max((v for v in self.metric if not math.isnan(v)), default=-math.inf)
+
+
+# ---------------------------------------------------------------- stopping rules
+
+
+class Verdict(Enum):
+    """What becomes of a run after an epoch: it goes on, ends, or waits to be taken up again."""
+
+    GO = "go"
+    STOP = "stop"
+    PAUSE = "pause"
+
+
+@dataclass
+class Run:
+    """A run of a search, as far as it has come."""
+
+    trial: optuna.Trial
+    recorded: Recorded
+    epoch: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def curve(self) -> Curve:
+        return Curve(self.recorded.metric[: self.epoch], self.recorded.warmup)
+
+    @property
+    def ran_out(self) -> bool:
+        return self.epoch >= len(self.recorded.metric)
+
+
+NEW, WAIT = "new", "wait"
+
+
+class Rule(Protocol):
+    """Who stops runs, pauses them, and takes up paused ones. One object a search."""
+
+    def next(self, can_begin: bool) -> Run | str:
+        """A worker is free: the paused run that it takes up, NEW, or WAIT.
+
+        Args:
+            can_begin: whether there is a recorded run left to begin.
+        """
+        ...
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        """Judge a run after each epoch but its last."""
+        ...
+
+    def run_ended(self, run: Run) -> None:
+        """Hear of a run that has ended, by itself or stopped."""
+        ...
+
+
+class Unpruned:
+    """Every run goes to its last epoch; the base of rules that never pause."""
+
+    def next(self, can_begin: bool) -> Run | str:
+        return NEW if can_begin else WAIT
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        return Verdict.GO
+
+    def run_ended(self, run: Run) -> None: ...
+
+
+class OptunaRule(Unpruned):
+    """What the study's Optuna pruner says."""
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        return Verdict.STOP if run.trial.should_prune() else Verdict.GO
+
+
+@dataclass
+class OurMedian(Unpruned):
+    """Our median rule."""
+
+    rule: MedianRule
+    ended: list[Curve] = field(default_factory=list)
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        return Verdict.STOP if self.rule.stops(run.curve, self.ended) else Verdict.GO
+
+    def run_ended(self, run: Run) -> None:
+        self.ended.append(run.curve)
+
+
+# ---------------------------------------------------------------- the simulation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        solved: whether a run reached the target.
+        epochs: trained by all workers until then, or until nothing was left to do.
+        seconds: simulated time until then.
+        best: the highest metric that was seen.
+    """
+
+    solved: bool
+    epochs: int
+    seconds: float
+    best: float
+
+
+class Proposals(Protocol):
+    """Which recorded run begins next."""
+
+    @property
+    def sampler(self) -> optuna.samplers.BaseSampler:
+        """Of the Optuna study in which the runs are trials."""
+        ...
+
+    @property
+    def left(self) -> bool:
+        """Whether there is a run that has not begun."""
+        ...
+
+    def begin(self, study: optuna.Study) -> tuple[optuna.Trial, Recorded]:
+        """Begin a trial of the study, and say which run it stands for."""
+        ...
+
+
+class InOrder:
+    """The recorded runs in a given order, whatever their parameters are."""
+
+    def __init__(self, runs: Iterable[Recorded]) -> None:
+        self.sampler = optuna.samplers.RandomSampler(seed=0)  # nothing is drawn
+        self._waiting = deque(runs)
+
+    @property
+    def left(self) -> bool:
+        return bool(self._waiting)
+
+    def begin(self, study: optuna.Study) -> tuple[optuna.Trial, Recorded]:
+        return study.ask(), self._waiting.popleft()
+
+
+def replay(
+    proposals: Proposals,
+    rule: Rule,
+    epochs: int,
+    *,
+    target: float = math.inf,
+    workers: int = 1,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> Outcome:
+    """Replay one search until a run reaches the target or nothing is left to do.
+
+    Args:
+        epochs: of a run in full.
+        workers: how many train at once, in simulated time.
+        pruner: Optuna's, for `OptunaRule`.
+    """
+    return _Search(proposals, rule, epochs, target, workers, pruner).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        proposals: Proposals,
+        rule: Rule,
+        full: int,
+        target: float,
+        workers: int,
+        pruner: optuna.pruners.BasePruner | None,
+    ) -> None:
+        self.proposals, self.rule, self.full, self.target = proposals, rule, full, target
+        self.study = optuna.create_study(
+            study_name="replay",  # Hyperband draws brackets from the name
+            direction="maximize",
+            sampler=proposals.sampler,
+            pruner=pruner or optuna.pruners.NopPruner(),
+        )
+        self.idle = workers
+        self.epochs = 0
+        self.now = 0.0
+        self.best = -math.inf
+        self.due: list[tuple[float, int, Run]] = []  # (when its epoch ends, tie-break, run)
+        self.begun = 0
+
+    def run(self) -> Outcome:
+        self._employ()
+        while self.due:
+            self.now, _, run = heapq.heappop(self.due)
+            self.epochs += 1
+            run.epoch += 1
+            value = run.recorded.metric[run.epoch - 1]
+            run.trial.report(value, run.epoch)
+            if not math.isnan(value):
+                self.best = max(self.best, value)
+            if self.best >= self.target:
+                return Outcome(True, self.epochs, self.now, self.best)
+            verdict = Verdict.STOP if run.ran_out else self.rule.epoch_ended(run)
+            if verdict is Verdict.GO:
+                self._train(run)
+                continue
+            if verdict is Verdict.STOP:
+                self._end(run)
+            self.idle += 1
+            self._employ()
+        return Outcome(False, self.epochs, self.now, self.best)
+
+    def _employ(self) -> None:
+        """Give idle workers something to do."""
+        while self.idle:
+            chosen = self.rule.next(self.proposals.left)
+            if chosen == WAIT:
+                return
+            run = Run(*self.proposals.begin(self.study)) if chosen == NEW else chosen
+            assert isinstance(run, Run)
+            self.idle -= 1
+            self._train(run)
+
+    def _train(self, run: Run) -> None:
+        self.begun += 1
+        heapq.heappush(self.due, (self.now + run.recorded.seconds[run.epoch], self.begun, run))
+
+    def _end(self, run: Run) -> None:
+        best = run.curve.best_by(run.epoch)
+        full = run.epoch >= self.full and best is not None
+        state = TrialState.COMPLETE if full else TrialState.PRUNED
+        self.study.tell(run.trial, best if full else None, state=state)
+        self.rule.run_ended(run)

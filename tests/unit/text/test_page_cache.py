@@ -1,0 +1,105 @@
+"""Decoded pages: kept once, the same pixels with and without room for them."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spaces.paths import cache_dir
+from spaces.text_detection import TextTrialConfig
+from trainers.page_cache import load_pages
+from trainers.text_augment import resize_page
+from trainers.text_data import TextData
+from trainers.text_detection import TextDetectionTask
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("longest", [144, 288, 600])
+def test_pages_are_the_images_shrunk_and_never_enlarged(longest: int, receipts: TextData) -> None:
+    pages = load_pages(receipts, "train", longest)
+    assert pages.entry is not None
+    for index, sample in enumerate(receipts.split("train")):
+        image = receipts.image(sample)
+        page, scale = pages.page(index)
+        if longest >= 288:
+            assert np.array_equal(page, image) and scale == (1.0, 1.0)
+        else:
+            expected, expected_scale = resize_page(image, longest)
+            assert np.array_equal(page, expected) and scale == expected_scale
+
+
+def test_pages_are_decoded_once_for_all_trials(
+    receipts: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val"):
+        load_pages(receipts, split, 200)
+    monkeypatch.setattr(TextData, "image", lambda *args: pytest.fail("a page was decoded"))
+    for split in ("train", "val"):
+        pages = load_pages(receipts, split, 200)
+        assert isinstance(pages.page(0)[0], np.memmap)  # shared through the page cache
+        assert all(max(pages.page(i)[0].shape) == 200 for i in range(len(receipts.split(split))))
+
+
+@pytest.mark.parametrize("strength", ["none", "light", "medium", "strong"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_split_without_room_streams_the_same_batches(
+    strength: str,
+    workers: int,
+    receipts: TextData,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = config_of(**{"data.augment": strength, "train.workers": workers})
+    cached = list(task_of(config, receipts).batches(1))
+    assert (cache_dir() / "pages").is_dir() and not caplog.text
+    shutil.rmtree(cache_dir() / "pages")
+    monkeypatch.setenv("SEGTUNE_CACHE_BYTES", "10")
+    task = task_of(config, receipts)
+    for (images, target), (others, truth) in zip(cached, task.batches(1), strict=True):
+        assert torch.equal(images, others) and torch.equal(target.maps, truth.maps)
+        assert target.negatives == truth.negatives
+    assert caplog.text.count("streaming: the pages of the train split") == 1
+    list(task.batches(2))
+    assert caplog.text.count("streaming") == 1
+
+
+@pytest.mark.parametrize("resolution", [192, 352])
+def test_scores_do_not_know_where_pages_come_from(
+    resolution: int, receipts: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shrunk pages and enlarged ones: maps, sizes and scales as of the image itself."""
+    config = config_of(**{"data.resolution": resolution})
+    task = task_of(config, receipts)
+    torch.manual_seed(0)
+    model = task.build_model()
+    cached = list(task.outputs(model, "val"))
+    monkeypatch.setenv("SEGTUNE_CACHE_BYTES", "10")
+    shutil.rmtree(cache_dir() / "pages")
+    streamed = list(task_of(config, receipts).outputs(model, "val"))
+    for (one, losses), (other, same) in zip(cached, streamed, strict=True):
+        image = receipts.image(one.page)
+        resized, scale = resize_page(image, resolution)
+        assert one.probability.shape == resized.shape[:2] and one.size == image.shape[:2]
+        assert one.scale == pytest.approx(scale) and one.scale == other.scale
+        assert np.array_equal(one.probability, other.probability) and losses == same
+
+
+def config_of(**changes: Any) -> TextTrialConfig:
+    settings = {
+        "model.encoder_weights": None,
+        "model.inner": 16,
+        "model.out": 8,
+        "data.resolution": 224,
+        "train.batch_size": 2,
+        "train.precision": "fp32",
+    }
+    return TextTrialConfig().replace({**settings, **changes})
+
+
+def task_of(config: TextTrialConfig, data: TextData) -> TextDetectionTask:
+    return TextDetectionTask(config, data, CPU, "fp32", {})
