@@ -146,6 +146,7 @@ def launch(
 
     from search.launch import Crew
     from search.launch import launch as run_study
+    from search.processes import warm_up
     from search.team import place
     from spaces.paths import artifacts_dir
     from trainers.precision import gpu_count
@@ -155,6 +156,8 @@ def launch(
     crew = None
     if workers is not None or detach or gpus * per_gpu > 1:
         crew = Crew(place(workers, per_gpu, gpus), store, detach)
+    else:
+        warm_up()
     with _open(store, create=True) as opened:
         raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials, crew))
 

@@ -70,7 +70,7 @@ class ProgressView:
     def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
         self.running = {number: config}
         again = f", attempt {attempt}" if attempt > 1 else ""
-        settings = describe(self.study.trial(number).params)
+        settings = describe(self.study.begun(number).params)
         self.current = f"trial {number}{again}: {settings}"
         if self.live:
             self.epochs_bar.update(
@@ -97,7 +97,7 @@ class ProgressView:
             self.counts[state] += 1
             self.ended_here += 1
         if value is not None and (self.best is None or value > self.best[1]):
-            self.best = (number, value, describe(self.study.trial(number).params))
+            self.best = (number, value, describe(self.study.begun(number).params))
         shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
         line = f"trial {number} {state} ({reason}): {shown} in {epochs} epochs"
         if self.live:

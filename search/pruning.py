@@ -16,6 +16,7 @@ from itertools import accumulate
 import numpy as np
 import optuna
 
+from search.ended import EndedCurves, Floats
 from spaces.config import BaseTrialConfig
 from spaces.spec import PrunerSpec
 
@@ -64,10 +65,16 @@ class MedianRule:
         if epoch < self.min_epochs or (self.align_warmup and epoch <= trial.warmup):
             return None
         since = epoch - trial.warmup
-        others = [
-            curve.best_by(curve.warmup + since if self.align_warmup else epoch) for curve in ended
-        ]
-        known = [value for value in others if value is not None]
+        known: Sequence[float] | Floats
+        if isinstance(ended, EndedCurves):
+            by = since if self.align_warmup else epoch
+            known = ended.bests(by, after_warmup=self.align_warmup)
+        else:
+            others = [
+                curve.best_by(curve.warmup + since if self.align_warmup else epoch)
+                for curve in ended
+            ]
+            known = [value for value in others if value is not None]
         if len(known) < max(1, self.startup_trials):
             return None
         middle = np.median(known) if self.quantile == 0.5 else np.quantile(known, self.quantile)

@@ -72,10 +72,10 @@ def read_curves(study: Study) -> Curves:
         InputError: there are too few to judge a rule by.
     """
     runs, cut = [], 0
-    for trial in study.trials():
-        if not trial.state.is_finished():
-            continue
-        history = study.history(trial.number)
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    histories = study.histories(trial.number for trial in ended)
+    for trial in ended:
+        history = histories[trial.number]
         if not history:
             continue
         reason = str(trial.user_attrs.get("reason"))

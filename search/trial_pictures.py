@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.trial_process import LOG, context, log_to
+from search.processes import context
+from search.trial_process import LOG, log_to
 from spaces.config import BaseTrialConfig
 from trainers.tasks import Data, evaluate
 
@@ -64,6 +66,7 @@ def _draw(drawing: Drawing, data: Data, to: Path) -> None:
     from search.plots import plot_curves, plot_per_class
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(10)  # the next trial trains meanwhile
     log_to(to.parent / LOG)
     plot_curves(
         drawing.history,

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from search.processes import context as context  # for trial_pictures, too
+from search.processes import context
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError
 from spaces.space import Free

@@ -728,7 +728,7 @@ CASES = [
     Bad("hours-negative", line("budget: {hours: -1}"),
         "budget.hours: must be greater than 0, but got -1 (study.yaml line 17)"),
     Bad("store-newer", sql("UPDATE segtune_schema SET version = 99"),
-        "the store has schema 99, but this segtune knows 2; upgrade segtune", "status"),
+        "the store has schema 99, but this segtune knows 3; upgrade segtune", "status"),
     # text detection
     Bad("text-no-labels", remove(LABEL),
         "receipt_0000.png has no boxes; they must be in ", "launch words.yaml"),

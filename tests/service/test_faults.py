@@ -202,7 +202,7 @@ def test_two_studies_share_workers_fairly(
 ) -> None:
     store = open_store(postgres_url)
     one, two = (make(store, make_spec, name, trials=12) for name in ("one", "two"))
-    finish(start(postgres_url, tmp_path, "", seconds=0.05, crew=2))
+    finish(start(postgres_url, tmp_path, "", seconds=0.2, crew=2))  # long beside their starts
     with store.engine.connect() as connection:
         order = (
             connection.execute(sa.select(epoch_table.c.study_id).where(epoch_table.c.epoch == 1))
