@@ -102,7 +102,7 @@ def fill(study: Any, trials: int, epochs: int) -> None:
     from optuna.trial import TrialState
 
     from search.budget import CONFIG
-    from search.store import epoch_table, slot_table
+    from search.store import control_table, epoch_table, slot_table
 
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng, classes = random.Random(0), len(study.spec.data.names)
@@ -204,8 +204,17 @@ def fill(study: Any, trials: int, epochs: int) -> None:
             connection.execute(
                 sa.update(slot_table)
                 .where(slot_table.c.study_id == study.study_id, slot_table.c.slot.in_(chosen))
-                .values(state=state, trial_number=slot_table.c.slot)
+                .values(
+                    state=state,
+                    trial_number=slot_table.c.slot,
+                    ended_as=None if state == "RUNNING" else slot_table.c.slot + 1,
+                )
             )
+        connection.execute(
+            sa.update(control_table)
+            .where(control_table.c.study_id == study.study_id)
+            .values(ended=sum(slot["state"] != "RUNNING" for slot in slots))
+        )
 
 
 def _report(epoch: int, metric: float) -> dict[str, Any]:

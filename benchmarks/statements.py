@@ -19,7 +19,7 @@ import optuna
 import sqlalchemy as sa
 
 from search import worker as worker_module
-from search.store import Store, control_table, slot_table
+from search.store import Store
 from search.study import Study
 from search.trial_process import Done, Epoch
 from search.worker import Interrupt, Worker
@@ -238,20 +238,7 @@ def fill(study: Study, finished: int) -> None:
 
     study.budget.extend(finished + RUNNING + 1000)
     fill_tables(study, finished + RUNNING, EPOCHS)
-    ended = slot_table.c.state.in_(("COMPLETE", "PRUNED"))
-    with study.store.engine.begin() as connection:
-        connection.execute(
-            sa.update(slot_table)
-            .where(slot_table.c.study_id == study.study_id, ended)
-            .values(ended_as=slot_table.c.slot + 1)
-        )
-        connection.execute(
-            sa.update(control_table)
-            .where(control_table.c.study_id == study.study_id)
-            .values(ended=finished)
-        )
-        if study.store.postgres:  # the rows came with ids of their own
-            last = sa.text(
-                "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"
-            )
-            connection.execute(last)
+    if study.store.postgres:  # the rows came with ids of their own
+        last = "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"
+        with study.store.engine.begin() as connection:
+            connection.execute(sa.text(last))

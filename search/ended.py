@@ -6,8 +6,8 @@ column instead of ten thousand curves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,14 @@ class EndedCurves:
         # by epoch from the first: best so far, a shorter curve's last best carried on; NaN before
         self._bests: Floats = np.empty((0, 1))
         self._warmups = np.empty(0, dtype=np.int64)
+
+    @classmethod
+    def of(cls, curves: Iterable[Curve]) -> Self:
+        """The curves of trials 0, 1, ..."""
+        ended = cls()
+        for trial, curve in enumerate(curves):
+            ended.add(trial, curve)
+        return ended
 
     def add(self, trial: int, curve: Curve) -> None:
         """Add a trial's curve, once."""

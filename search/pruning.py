@@ -8,7 +8,7 @@ trial counts, a stopped one with the best value it reached.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 import optuna
 
-from search.ended import EndedCurves, Floats
+from search.ended import EndedCurves
 from spaces.config import BaseTrialConfig
 from spaces.spec import PrunerSpec
 
@@ -59,28 +59,19 @@ class MedianRule:
     quantile: float = 0.5
     margin: float = 0.0
 
-    def bar(self, trial: Curve, ended: Iterable[Curve]) -> float | None:
+    def bar(self, trial: Curve, ended: EndedCurves) -> float | None:
         """Return the median that the trial is held against after its last epoch, or None."""
         epoch = len(trial.values)
         if epoch < self.min_epochs or (self.align_warmup and epoch <= trial.warmup):
             return None
-        since = epoch - trial.warmup
-        known: Sequence[float] | Floats
-        if isinstance(ended, EndedCurves):
-            by = since if self.align_warmup else epoch
-            known = ended.bests(by, after_warmup=self.align_warmup)
-        else:
-            others = [
-                curve.best_by(curve.warmup + since if self.align_warmup else epoch)
-                for curve in ended
-            ]
-            known = [value for value in others if value is not None]
+        since = epoch - trial.warmup if self.align_warmup else epoch
+        known = ended.bests(since, after_warmup=self.align_warmup)
         if len(known) < max(1, self.startup_trials):
             return None
         middle = np.median(known) if self.quantile == 0.5 else np.quantile(known, self.quantile)
         return float(middle) - self.margin
 
-    def stops(self, trial: Curve, ended: Iterable[Curve]) -> bool:
+    def stops(self, trial: Curve, ended: EndedCurves) -> bool:
         """Tell whether the trial stops after its last epoch."""
         bar = self.bar(trial, ended)
         if bar is None:

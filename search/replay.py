@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
+from search.ended import EndedCurves
 from search.pruning import Curve, MedianRule
 
 
@@ -123,13 +124,13 @@ class OurMedian(Unpruned):
     """Our median rule."""
 
     rule: MedianRule
-    ended: list[Curve] = field(default_factory=list)
+    ended: EndedCurves = field(default_factory=EndedCurves)
 
     def epoch_ended(self, run: Run) -> Verdict:
         return Verdict.STOP if self.rule.stops(run.curve, self.ended) else Verdict.GO
 
     def run_ended(self, run: Run) -> None:
-        self.ended.append(run.curve)
+        self.ended.add(run.number, run.curve)
 
 
 # ---------------------------------------------------------------- the simulation
@@ -144,12 +145,18 @@ class Outcome:
         epochs: trained by all workers until then, or until nothing was left to do.
         seconds: simulated time until then.
         best: the highest metric that was seen.
+        rises: (epochs trained by then, new highest metric), in order.
     """
 
     solved: bool
     epochs: int
     seconds: float
     best: float
+    rises: tuple[tuple[int, float], ...] = ()
+
+    def epochs_to(self, target: float) -> int | None:
+        """Epochs until a run reached a metric, or None."""
+        return next((epochs for epochs, metric in self.rises if metric >= target), None)
 
 
 class Proposals(Protocol):
@@ -225,6 +232,7 @@ class _Search:
         self.epochs = 0
         self.now = 0.0
         self.best = -math.inf
+        self.rises: list[tuple[int, float]] = []
         self.due: list[tuple[float, int, Run]] = []  # (when its epoch ends, tie-break, run)
         self.begun = 0
 
@@ -236,10 +244,11 @@ class _Search:
             run.epoch += 1
             value = run.recorded.metric[run.epoch - 1]
             run.trial.report(value, run.epoch)
-            if not math.isnan(value):
-                self.best = max(self.best, value)
+            if value > self.best:
+                self.best = value
+                self.rises.append((self.epochs, value))
             if self.best >= self.target:
-                return Outcome(True, self.epochs, self.now, self.best)
+                return self._outcome(solved=True)
             verdict = Verdict.STOP if run.ran_out else self.rule.epoch_ended(run)
             if verdict is Verdict.GO:
                 self._train(run)
@@ -248,7 +257,10 @@ class _Search:
                 self._end(run)
             self.idle += 1
             self._employ()
-        return Outcome(False, self.epochs, self.now, self.best)
+        return self._outcome(solved=False)
+
+    def _outcome(self, *, solved: bool) -> Outcome:
+        return Outcome(solved, self.epochs, self.now, self.best, tuple(self.rises))
 
     def _employ(self) -> None:
         """Give idle workers something to do."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.facts import reason
 from search.pruning import median_rule, optuna_pruner, warmup_end
 from search.replay import InOrder, OptunaRule, OurMedian, Recorded, Rule, Unpruned, replay
 from search.study import Study
@@ -78,8 +79,8 @@ def read_curves(study: Study) -> Curves:
         history = histories[trial.number]
         if not history:
             continue
-        reason = str(trial.user_attrs.get("reason"))
-        cut += reason not in OWN_ENDS and not reason.startswith("health:")
+        why = reason(trial)
+        cut += why not in OWN_ENDS and not why.startswith("health:")
         runs.append(
             Recorded(
                 trial.params,
@@ -115,11 +116,8 @@ def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int =
             replay(InOrder(runs), make(), epochs, workers=workers, pruner=pruner())
             for runs in shuffled
         ]
-        near = [
-            replay(InOrder(runs), make(), epochs, target=target, workers=workers, pruner=pruner())
-            for runs in shuffled
-        ]
-        arrived = [outcome.epochs for outcome in near if outcome.solved]
+        arrivals = (outcome.epochs_to(target) for outcome in whole)
+        arrived = [epochs_ for epochs_ in arrivals if epochs_ is not None]
         rows.append(
             Row(
                 name,

@@ -150,11 +150,6 @@ class Study:
         """The last epoch of a trial that is stored; 0 before its first."""
         return epochs.last(self.store, self.study_id, number)
 
-    def curve(self, number: int) -> Curve:
-        """The metric of a trial by epoch."""
-        metrics = {report["epoch"]: report["metric"] for report in self.history(number)}
-        return Curve(epochs.values(metrics), warmup_end(self.config(self.trial(number))))
-
     def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
         """Curves of the trials that have ended COMPLETE or PRUNED since an earlier call.
 

@@ -126,7 +126,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
     assert 1 <= trial.user_attrs["epochs"] < 40
-    assert trial.value == max(study.curve(number).values)
+    assert trial.value == max(report["metric"] for report in study.history(number))
     store.close()
 
 
@@ -194,7 +194,7 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
     assert study.budget.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
     for trial in study.trials():
         assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
-        assert trial.value == max(study.curve(trial.number).values)
+        assert trial.value == max(report["metric"] for report in study.history(trial.number))
     store.close()
 
 

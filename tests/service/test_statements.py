@@ -134,16 +134,23 @@ def test_a_report_and_its_verdict(
     assert max(expected) <= 4 or not store.postgres
 
 
+def filled_studies(fresh_databases: Callable[[], str], folder: Path) -> Iterator[tuple[int, Study]]:
+    """A study of few ended trials, then one of many, each in a store of its own: (ended, study)."""
+    for finished in (20, 400):
+        store = open_store(fresh_databases())
+        study = make(store, folder, sampler="random")
+        fill(study, finished)
+        yield finished, study
+        store.close()
+
+
 def test_a_report_and_its_verdict_do_not_grow_with_the_study(
     fresh_databases: Callable[[], str], tmp_path: Path
 ) -> None:
     """Neither the statements nor the rows that they give or change."""
     found = []
-    for finished in (20, 400):
-        store = open_store(fresh_databases())
-        study = make(store, tmp_path, sampler="random")
-        fill(study, finished)
-        worker = new_worker(study, tmp_path)
+    for finished, study in filled_studies(fresh_databases, tmp_path):
+        store, worker = study.store, new_worker(study, tmp_path)
         claim = study.budget.claim(study.ask)
         assert claim
         config, values = study.config(study.begun(claim.trial_number)), RISING[:10]
@@ -154,7 +161,6 @@ def test_a_report_and_its_verdict_do_not_grow_with_the_study(
             assert stored and stored.ended == finished
             assert worker.verdict(claim, config, values, stored.ended) == verdict
         found.append((len(counted), counted.rows))
-        store.close()
     assert found == [(1, 1), (1, 1)]
 
 
@@ -162,15 +168,11 @@ def test_a_claim_does_not_grow_with_the_study(
     fresh_databases: Callable[[], str], tmp_path: Path
 ) -> None:
     found = []
-    for finished in (20, 400):
-        store = open_store(fresh_databases())
-        study = make(store, tmp_path, sampler="random")
-        fill(study, finished)
+    for _, study in filled_studies(fresh_databases, tmp_path):
         study.trials()  # a worker that is there already has read what has ended
-        with Statements.of(store) as counted:
+        with Statements.of(study.store) as counted:
             assert study.budget.claim(study.ask)
         found.append((len(counted), counted.rows))
-        store.close()
     assert found[0] == found[1] and found[0][0] <= 15, found
 
 

@@ -20,9 +20,7 @@ curves = st.builds(
 
 @given(st.lists(curves, max_size=80), st.integers(1, 14))
 def test_equal_to_asking_each_curve(found: list[Curve], epoch: int) -> None:
-    ended = EndedCurves()
-    for trial, curve in enumerate(found):
-        ended.add(trial, curve)
+    ended = EndedCurves.of(found)
     assert list(ended) == found and len(ended) == len(found)
     plain = [curve.best_by(epoch) for curve in found]
     aligned = [curve.best_by(curve.warmup + epoch) for curve in found]

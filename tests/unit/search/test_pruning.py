@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.ended import EndedCurves
 from search.pruning import Curve, MedianRule, median_rule, min_epochs, optuna_pruner
 from spaces.spec import PrunerSpec
 
@@ -36,7 +37,7 @@ def test_verdicts(
     values: tuple[float, ...], ended: list[tuple[float, ...]], stops: bool, why: str
 ) -> None:
     rule = MedianRule(startup_trials=3, min_epochs=3)
-    assert rule.stops(Curve(values), [Curve(curve) for curve in ended]) is stops, why
+    assert rule.stops(Curve(values), EndedCurves.of(map(Curve, ended))) is stops, why
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_verdicts(
     ],
 )
 def test_alignment_counts_from_the_end_of_the_warmup(epoch: int, warmup: int, stops: bool) -> None:
-    ended = [Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3
+    ended = EndedCurves.of([Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3)
     trial = Curve((0.3,) * epoch, warmup=warmup)
     rule = MedianRule(startup_trials=3, min_epochs=1, align_warmup=True)
     assert rule.stops(trial, ended) is stops
@@ -63,7 +64,8 @@ def test_equals_a_naive_implementation(
     trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int
 ) -> None:
     rule = MedianRule(startup_trials=startup, min_epochs=3)
-    assert rule.stops(Curve(trial), map(Curve, ended)) is _naive(trial, ended, startup)
+    stops = rule.stops(Curve(trial), EndedCurves.of(map(Curve, ended)))
+    assert stops is _naive(trial, ended, startup)
 
 
 def _naive(trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int) -> bool:
@@ -129,13 +131,13 @@ def _run_stock(drawn: np.ndarray) -> list[bool]:
 
 def _run_ours(drawn: np.ndarray) -> list[bool]:
     rule = MedianRule(startup_trials=5, min_epochs=3)
-    ended: list[Curve] = []
+    ended = EndedCurves()
     completed = []
-    for row in drawn:
+    for trial, row in enumerate(drawn):
         stop = next(
             (e for e in range(1, len(row)) if rule.stops(Curve(tuple(row[:e])), ended)), None
         )
-        ended.append(Curve(tuple(row[:stop])))
+        ended.add(trial, Curve(tuple(row[:stop])))
         completed.append(stop is None)
     return completed
 

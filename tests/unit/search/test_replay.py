@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import optuna
 import pytest
 
+from search.ended import EndedCurves
 from search.pruning import Curve, MedianRule
 from search.replay import (
     NEW,
@@ -153,5 +154,5 @@ def test_one_worker_does_what_a_loop_over_the_runs_would_do(seed: int) -> None:
     ],
 )
 def test_the_bar_moves_with_quantile_and_margin(rule: MedianRule, bar: float) -> None:
-    ended = [Curve((0.2,)), Curve((0.3,)), Curve((0.4,))]
+    ended = EndedCurves.of([Curve((0.2,)), Curve((0.3,)), Curve((0.4,))])
     assert rule.bar(Curve((0.1,)), ended) == pytest.approx(bar)
