@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from search.budget import ENDED, drawn_config
 from search.registry import workers
-from search.store import Store, epoch_table, open_store, slot_table
+from search.store import Store, open_store, slot_table
 from search.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
 
@@ -205,7 +205,11 @@ def test_two_studies_share_workers_fairly(
     finish(start(postgres_url, tmp_path, "", seconds=0.2, crew=2))  # long beside their starts
     with store.engine.connect() as connection:
         order = (
-            connection.execute(sa.select(epoch_table.c.study_id).where(epoch_table.c.epoch == 1))
+            connection.execute(
+                sa.select(slot_table.c.study_id)
+                .where(slot_table.c.study_id.in_((one.study_id, two.study_id)))
+                .order_by(slot_table.c.claimed_at)
+            )
             .scalars()
             .all()
         )
