@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spaces.config import OptimConfig
 
@@ -42,3 +45,42 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's rate to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+@contextmanager
+def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Show channels_last weights to a step on the CPU in the order in which they lie in memory.
+
+    Torch's fused kernels there walk through contiguous memory, and copy weights, gradients and
+    moments there and back at each step where they are in another order. Here they see views, with
+    nothing to copy, and come to the same numbers.
+    """
+    turned = [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+        and parameter.device.type == "cpu"
+        and parameter.ndim == 4
+        and not parameter.is_contiguous()
+    ]
+    _permute(optimizer, turned, (0, 2, 3, 1))
+    try:
+        yield
+    finally:
+        _permute(optimizer, turned, (0, 3, 1, 2))
+
+
+def _permute(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], order: tuple[int, ...]
+) -> None:
+    """Permute the weights, their gradients, and what the optimiser keeps of them, as views."""
+    for parameter in parameters:
+        gradient, parameter.grad = parameter.grad, None  # a gradient must have its weight's shape
+        parameter.data = parameter.data.permute(order)
+        assert gradient is not None
+        parameter.grad = gradient.permute(order)
+        state = optimizer.state[parameter]
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.ndim == 4:
+                state[name] = value.permute(order)

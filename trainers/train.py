@@ -29,7 +29,7 @@ from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
 from trainers.compile import compile_model
 from trainers.memory import keep_freed_memory
-from trainers.optim import build_optimizer, set_lr
+from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
 from trainers.tasks import Data, Task, make_task
 from trainers.watch import FiniteWatch
@@ -300,7 +300,8 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.optim.clip_norm or math.inf
         )
-        self.scaler.step(self.optimizer)
+        with memory_order(self.optimizer):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         return parts, norm.detach()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from spaces.config import HealthConfig, LossConfig, OptimConfig
 from spaces.errors import InputError
 from trainers.health import ALARMS, Vitals, alarm, out_of_patience
-from trainers.optim import build_optimizer, set_lr
+from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import resolve_precision
 from trainers.schedules import lr_factor, max_weight_ratio, region_share, smooth
 
@@ -150,6 +152,60 @@ def test_ratio_0_freezes_the_encoder() -> None:
     build_optimizer(model, OptimConfig(encoder_lr_ratio=0))
     assert not any(p.requires_grad for p in model.encoder.parameters())
     assert all(p.requires_grad for p in model.head.parameters())
+
+
+def channels_last_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shown: AbstractContextManager[None]
+) -> int:
+    """Take one step; return how often it copied what belongs to a convolution's weights."""
+    torch.manual_seed(0)
+    optimizer.zero_grad()
+    images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    model(images).square().mean().backward()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found, shown:
+        optimizer.step()
+    events = [event for event in found.events() or () if event.name == "aten::copy_"]
+    return sum(len(event.input_shapes[0]) == 4 for event in events)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_step_in_memory_order_copies_nothing_and_comes_to_the_same(name: Any) -> None:
+    def trained(in_order: bool) -> tuple[nn.Module, torch.optim.Optimizer, int]:
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, groups=2))
+        model = layers.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.01, momentum=0.9))
+        for _ in range(3):
+            shown = memory_order(optimizer) if in_order else nullcontext()
+            copies = channels_last_step(model, optimizer, shown)
+        return model, optimizer, copies
+
+    (ours, own, copies), (plain, reference, avoided) = trained(True), trained(False)
+    assert copies == 0
+    assert avoided > 0  # else torch has learnt it, and memory_order is to be deleted
+    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+        assert one.grad is not None and other.grad is not None
+        assert one.grad.stride() == other.grad.stride()
+        kept, known = own.state[one], reference.state[other]
+        assert kept.keys() == known.keys()
+        for key, value in known.items():
+            assert torch.equal(kept[key], value)
+            assert kept[key].stride() == value.stride()
+
+
+def test_memory_order_ends_where_a_step_fails() -> None:
+    model = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, OptimConfig())
+    model(torch.randn(1, 3, 8, 8)).sum().backward()
+    with pytest.raises(RuntimeError, match="halfway"), memory_order(optimizer):
+        assert model.weight.shape == (8, 3, 3, 3)
+        assert model.weight.is_contiguous()
+        raise RuntimeError("halfway")
+    assert model.weight.shape == (8, 3, 3, 3)
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.weight.grad is not None
 
 
 def test_precision() -> None:
