@@ -53,6 +53,7 @@ def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[
     from optuna.storages import RDBStorage, get_storage
     from optuna_dashboard import wsgi
 
+    from search.artifacts import Artifacts
     from search.dashboard_data import StudyData
     from search.publish import Publisher
     from search.sample_data import write_streets
@@ -65,7 +66,7 @@ def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[
     store = open_store()
     study = create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
     fill(study, trials, epochs)
-    Publisher(study, folder / "artifacts").refresh()
+    Publisher(study, Artifacts(folder / "artifacts")).refresh()
     url = store.engine.url.render_as_string(hide_password=False)
     ours = open_store(url)
     alone = RDBStorage(url)

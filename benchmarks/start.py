@@ -135,6 +135,7 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
 
     from benchmarks.statements import Quiet
     from search import worker as worker_module
+    from search.artifacts import Artifacts
     from search.trial_process import Alive, Done, TrialProcess
     from search.worker import Interrupt, Worker
 
@@ -149,7 +150,7 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
 
     study, data = _create(store, folder, "gaps", trials=trials + 1, epochs=3)
     with mock.patch.object(worker_module, "TrialProcess", Timed):
-        assert Worker(study, data, folder / "a", Quiet(), Interrupt()).run()
+        assert Worker(study, data, Artifacts(folder / "a"), Quiet(), Interrupt()).run()
     assert [kind for kind, _ in times] == ["Alive", "Done"] * (trials + 1), times
     ends, steps = times[1:-1:2], times[2::2]
     return [step - end for (_, end), (_, step) in zip(ends, steps, strict=True)]

@@ -30,6 +30,7 @@ def run_example(name: str, folder: Path) -> Outcome:
     os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from rich.console import Console
 
+    from search.artifacts import Artifacts
     from search.export import export_study
     from search.launch import launch
     from search.results import best_trial, summary
@@ -39,7 +40,7 @@ def run_example(name: str, folder: Path) -> Outcome:
     from trainers.tasks import evaluate, load_data
 
     spec = StudySpec.load(EXAMPLES / f"{name}.yaml")
-    artifacts = folder / "artifacts"
+    artifacts = Artifacts(folder / "artifacts")
     store = open_store()
     began = time.perf_counter()
     assert launch(spec, store, artifacts, Console(width=160)) == 0

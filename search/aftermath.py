@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
+from search.artifacts import Artifacts
 from search.facts import class_names
 from search.publish import PICTURES, Publisher
 from search.retry import Backoff, is_away
@@ -55,7 +56,7 @@ class Aftermath:
 
     study: Study
     data: Data
-    artifacts: Path
+    artifacts: Artifacts
     watcher: Watcher
     interrupt: Interrupt
     _waiting: deque[_Pictures] = field(default_factory=deque)
@@ -79,7 +80,7 @@ class Aftermath:
         best = {trial.number for trial in ranking[: self.study.spec.keep_models]}
         if result.model is None or number not in best:
             return
-        spec, folder = self.study.spec, self.study.workdir(self.artifacts, number)
+        spec, folder = self.study.spec, self.artifacts.workdir(self.study, number)
         drawing = Drawing(
             title=f"{spec.name}, trial {number}",
             metric=self.study.metric,

@@ -1,4 +1,4 @@
-"""Files that the dashboard shows with a study or a trial: pictures and charts.
+"""Where the files of trials are, and those of them that the dashboard shows: pictures and charts.
 
 Optuna's own upload registers a file before it writes it, and opens whatever a name leads to. Here a
 file is whole before its name is known, and nothing outside of the folder can be read.
@@ -7,6 +7,7 @@ file is whole before its name is known, and nothing outside of the folder can be
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import mimetypes
 import os
@@ -14,22 +15,106 @@ import re
 import shutil
 import stat
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from optuna.artifacts import ArtifactMeta
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from search.bucket import SCHEME, Bucket, open_bucket
 from search.study import Study
-from spaces.paths import unfinished
+from spaces.paths import artifacts_dir, unfinished
 
 FOLDER = "shown"  # within the artifacts folder
 _NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPACE = uuid.UUID("5e9d7a52-6f3b-4f0e-9a53-0b6a3f6f8c11")
 
 
-class ArtifactFiles:
+@dataclass(frozen=True)
+class Artifacts:
+    """Where the files of trials are kept.
+
+    Attributes:
+        folder: on this machine; where there is a bucket, what is needed of it here.
+        bucket: what all machines share, if there is one.
+    """
+
+    folder: Path
+    bucket: Bucket | None = None
+
+    @property
+    def name(self) -> str:
+        """As `--artifacts` takes it."""
+        return str(self.folder) if self.bucket is None else self.bucket.url
+
+    def workdir(self, study: Study, number: int) -> Path:
+        """The folder of a trial's files on this machine."""
+        return self.folder / self.key(study, number)
+
+    def key(self, study: Study, number: int) -> str:
+        """What a trial's files are under, in folder and bucket."""
+        return f"{study.spec.name}-{study.uid[:8]}/trial-{number:04d}"
+
+    @property
+    def shown(self) -> ShownFiles:
+        """The files that the dashboard shows."""
+        if self.bucket is not None:
+            return BucketFiles(self.bucket)
+        return FolderFiles(self.folder / FOLDER)
+
+
+def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts:
+    """Return where trial files are: `named`, $SEGTUNE_ARTIFACTS, or a folder in the home.
+
+    Args:
+        named: a folder, or s3://bucket/prefix.
+        write: a folder must be writable.
+
+    Raises:
+        InputError: it is no folder and cannot become one, or the bucket cannot be had.
+    """
+    given = named or os.environ.get("SEGTUNE_ARTIFACTS")
+    if given is None or "://" not in given:
+        return Artifacts(artifacts_dir(given, write=write))
+    bucket = open_bucket(given)
+    return Artifacts(artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix, bucket)
+
+
+class ShownFiles(Protocol):
+    """Optuna's artifact store protocol."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO: ...
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None: ...
+
+    def remove(self, artifact_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class BucketFiles:
+    """Optuna's artifact store protocol over objects of a bucket named by UUIDs."""
+
+    bucket: Bucket
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Return an object's content; raises ArtifactNotFound where there is none."""
+        with contextlib.closing(self.bucket.read(self._key(artifact_id))) as body:
+            return io.BytesIO(body.read())  # pictures and charts: about a megabyte
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Write an object, whole or not at all."""
+        self.bucket.write(self._key(artifact_id), content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete an object."""
+        self.bucket.remove([self._key(artifact_id)])
+
+    def _key(self, artifact_id: str) -> str:
+        return f"{FOLDER}/{_checked(artifact_id)}"
+
+
+class FolderFiles:
     """Optuna's artifact store protocol over one flat folder of files named by UUIDs."""
 
     def __init__(self, folder: Path) -> None:
@@ -70,17 +155,16 @@ class ArtifactFiles:
             raise ArtifactNotFound(artifact_id) from error
 
     def _path(self, artifact_id: str) -> Path:
-        if not _NAME.fullmatch(artifact_id):
-            raise ArtifactNotFound(artifact_id)
-        return self.folder / artifact_id
+        return self.folder / _checked(artifact_id)
 
 
-def artifact_files(artifacts: Path) -> ArtifactFiles:
-    """The files shown with the studies of an artifacts folder."""
-    return ArtifactFiles(artifacts / FOLDER)
+def _checked(artifact_id: str) -> str:
+    if not _NAME.fullmatch(artifact_id):
+        raise ArtifactNotFound(artifact_id)
+    return artifact_id
 
 
-def attach(files: ArtifactFiles, study: Study, trial_id: int | None, path: Path) -> str:
+def attach(files: ShownFiles, study: Study, trial_id: int | None, path: Path) -> str:
     """Show a file with a trial, or with its study where `trial_id` is None; returns its id.
 
     The same file name again takes the place of the earlier one. A trial that has ended takes no
@@ -97,13 +181,23 @@ def attach(files: ArtifactFiles, study: Study, trial_id: int | None, path: Path)
     return artifact_id
 
 
-def detach(files: ArtifactFiles, study: Study, trial_id: int) -> None:
+def detach(files: ShownFiles, study: Study, trial_id: int) -> None:
     """Show no file with a trial any more, and delete those that are here."""
     prefix = _prefix(trial_id)
     for key in study.store.study_attrs(study.study_id, f"{prefix}%"):
         with contextlib.suppress(ArtifactNotFound):  # on another machine, or removed by hand
             files.remove(key.removeprefix(prefix))
     study.store.replace_study_attrs(study.study_id, [prefix], {})
+
+
+def bring(files: ShownFiles, study: Study, trial_id: int, to: Path) -> None:
+    """Write the files that are shown with a trial into a folder."""
+    prefix = _prefix(trial_id)
+    for key, meta in study.store.study_attrs(study.study_id, f"{prefix}%").items():
+        name = Path(json.loads(meta)["filename"]).name
+        with contextlib.suppress(ArtifactNotFound), files.open_reader(key[len(prefix) :]) as body:
+            to.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes(body.read())
 
 
 def shown_trials(study: Study) -> set[int]:

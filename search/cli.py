@@ -61,7 +61,8 @@ ArtifactsOption = Annotated[
     str | None,
     typer.Option(
         "--artifacts",
-        help="Folder of trial files [default: $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME]",
+        help="Folder of trial files, or s3://bucket/prefix "
+        "[default: $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME]",
     ),
 ]
 SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]
@@ -79,14 +80,14 @@ def demo(
     """Draw sample data, run a small study, show its leaderboard, export the best config."""
     _known_task(task)
 
+    from search.artifacts import open_artifacts
     from search.demo import run_demo
-    from spaces.paths import artifacts_dir
 
     if to.exists() and not to.is_dir():
         raise InputError(f"--to {to} is a file; name a folder")
-    folder = artifacts_dir(artifacts)
+    kept = open_artifacts(artifacts)
     with _open(store, create=True) as opened:
-        raise typer.Exit(run_demo(task, to, trials, opened, folder, _console()))
+        raise typer.Exit(run_demo(task, to, trials, opened, kept, _console()))
 
 
 @app.command()
@@ -144,14 +145,14 @@ def launch(
 
     study_spec = StudySpec.load(spec)  # before anything slow or lasting
 
+    from search.artifacts import open_artifacts
     from search.launch import Crew
     from search.launch import launch as run_study
     from search.processes import warm_up
     from search.team import place
-    from spaces.paths import artifacts_dir
     from trainers.precision import gpu_count
 
-    folder = artifacts_dir(artifacts)
+    kept = open_artifacts(artifacts)
     gpus = gpu_count()
     crew = None
     if workers is not None or detach or gpus * per_gpu > 1:
@@ -159,7 +160,7 @@ def launch(
     else:
         warm_up()
     with _open(store, create=True) as opened:
-        raise typer.Exit(run_study(study_spec, opened, folder, _console(), trials, crew))
+        raise typer.Exit(run_study(study_spec, opened, kept, _console(), trials, crew))
 
 
 @app.command()
@@ -172,12 +173,12 @@ def worker(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Serve the open studies of a store until told to stop. Ctrl-C saves and returns the trial."""
+    from search.artifacts import open_artifacts
     from search.service import serve
-    from spaces.paths import artifacts_dir
 
-    folder = artifacts_dir(artifacts)
+    kept = open_artifacts(artifacts)
     with _open(store) as opened:
-        raise typer.Exit(serve(opened, folder, _console(), study, until_idle))
+        raise typer.Exit(serve(opened, kept, _console(), study, until_idle))
 
 
 @app.command()
@@ -279,13 +280,13 @@ def dashboard(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Show the studies in a browser, until stopped. Read-only, and for this machine, by default."""
+    from search.artifacts import open_artifacts
     from search.dashboard import Access, listen, read_password, serve
-    from spaces.paths import artifacts_dir
 
-    folder = artifacts_dir(artifacts, write=allow_writes)
+    kept = open_artifacts(artifacts, write=allow_writes)
     access = Access(host, tuple(allow_host or ()), read_password(password_file), allow_writes)
     with listen(host, port) as listener, _open(store) as opened:
-        raise typer.Exit(serve(opened, folder, _console(), listener, access))
+        raise typer.Exit(serve(opened, kept, _console(), listener, access))
 
 
 @app.command()
@@ -297,13 +298,13 @@ def export(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Write the best config, its weights, its provenance and its curves."""
+    from search.artifacts import open_artifacts
     from search.export import check_target, export_study
     from search.study import open_study
-    from spaces.paths import artifacts_dir
 
     check_target(to)
     with _open(store) as opened:
-        export_study(open_study(opened, study), artifacts_dir(artifacts), to, trial)
+        export_study(open_study(opened, study), open_artifacts(artifacts), to, trial)
     facts = json.loads((to / "provenance.json").read_text())
     typer.echo(
         f"wrote {to}: trial {facts['trial']}, {facts['metric']} {facts['value']:.4f}\n"
@@ -326,19 +327,19 @@ def report(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Write what a study has found into one file: HTML that opens offline, or Markdown."""
+    from search.artifacts import open_artifacts
     from search.report import check_target, report_text, write_report
     from search.study import open_study
-    from spaces.paths import artifacts_dir
 
     target = to or Path(f"{study}-report.{form or 'html'}")
     form = check_target(target, form)
-    folder = artifacts_dir(artifacts)
+    kept = open_artifacts(artifacts)
     with _open(store) as opened:
         found = open_study(opened, study)
         if str(target) == "-":
-            typer.echo(report_text(found, form, folder), nl=False)
+            typer.echo(report_text(found, form, kept), nl=False)
             return
-        size = write_report(found, target, form, folder)
+        size = write_report(found, target, form, kept)
     typer.echo(f"wrote {target} ({size / 1e6:.2f} MB)")
 
 

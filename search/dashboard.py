@@ -22,7 +22,7 @@ import waitress
 from rich.console import Console
 
 from search import guards
-from search.artifacts import ArtifactFiles, artifact_files
+from search.artifacts import Artifacts, ShownFiles
 from search.dashboard_data import StudyData
 from search.downloads import with_artifacts
 from search.login import Clock, Login
@@ -86,7 +86,7 @@ def read_password(file: Path | None) -> str | None:
 
 def make_app(
     store: Store,
-    artifacts: Path,
+    artifacts: Artifacts,
     *,
     password: str | None = None,
     allow_writes: bool = False,
@@ -97,12 +97,12 @@ def make_app(
     """The dashboard as a WSGI app with its guards.
 
     Args:
-        artifacts: folder of trial files.
+        artifacts: where trial files are.
         hosts: names under which it answers, beside those of the loopback.
         inner: what shows the studies, in place of `dashboard_app`.
         clock: seconds; measures sessions and failed sign-ins.
     """
-    files = artifact_files(artifacts)
+    files = artifacts.shown
     app = guards.adapted(inner or StudyData(dashboard_app(store, files), store))
     app = with_artifacts(app, store.storage, files)
     if not allow_writes:
@@ -117,7 +117,7 @@ def make_app(
     return guards.security_headers(app)
 
 
-def dashboard_app(store: Store, files: ArtifactFiles) -> WSGIApplication:
+def dashboard_app(store: Store, files: ShownFiles) -> WSGIApplication:
     """optuna-dashboard's own app over a store, unguarded."""
     app = optuna_dashboard.wsgi(store.storage, artifact_store=files)
     app.catchall = False  # else it writes tracebacks itself, where nothing takes passwords out
@@ -155,7 +155,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    store: Store, artifacts: Path, console: Console, listener: socket.socket, access: Access
+    store: Store, artifacts: Artifacts, console: Console, listener: socket.socket, access: Access
 ) -> int:
     """Serve the dashboard until SIGINT or SIGTERM. Returns 0: to be stopped is its normal end."""
     _log_without(_secrets(store, access))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.export import check_target, export_study
 from search.launch import DONE, launch
 from search.sample_data import write_streets
@@ -63,7 +64,7 @@ pruner: {{name: median, startup_trials: 4}}
 
 
 def run_demo(
-    task: str, to: Path, trials: int, store: Store, artifacts: Path, console: Console
+    task: str, to: Path, trials: int, store: Store, artifacts: Artifacts, console: Console
 ) -> int:
     """Draw data, launch the study, export the best trial; return the exit code."""
     check_target(to / "best")

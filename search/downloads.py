@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import BinaryIO
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from wsgiref.util import FileWrapper
@@ -18,7 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
 from optuna_dashboard.artifact import _backend
 
-from search.artifacts import ArtifactFiles
+from search.artifacts import ShownFiles
 from search.guards import READ_METHODS, answer
 
 INLINE = ("image/png", "image/jpeg", "application/json")  # may be shown in place
@@ -30,7 +31,7 @@ _PATH = re.compile(r"/artifacts/([0-9]{1,9})(?:/([0-9]{1,9}))?/([0-9a-f-]{36})")
 
 
 def with_artifacts(
-    app: WSGIApplication, storage: BaseStorage, files: ArtifactFiles
+    app: WSGIApplication, storage: BaseStorage, files: ShownFiles
 ) -> WSGIApplication:
     """Serve /artifacts/STUDY[/TRIAL]/ID in place of optuna-dashboard's own routes.
 
@@ -58,7 +59,7 @@ def with_artifacts(
             "200 OK",
             [
                 ("Content-Type", meta["mimetype"] if inline else "application/octet-stream"),
-                ("Content-Length", str(os.fstat(file.fileno()).st_size)),
+                ("Content-Length", str(_size(file))),
                 ("Content-Disposition", _disposition(meta["filename"], inline)),
                 ("Content-Security-Policy", POLICY),
             ],
@@ -70,6 +71,12 @@ def with_artifacts(
         return wrapper(file, BLOCK)  # type: ignore[no-any-return]
 
     return wrapped
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _artifact_meta(storage: BaseStorage, path: str) -> dict[str, str] | None:

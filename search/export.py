@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from search import results
+from search.artifacts import Artifacts
+from search.copies import fetch_model
 from search.plots import plot_curves
 from search.study import Study
 from search.versions import git_commit, versions
@@ -23,15 +25,17 @@ from trainers.checkpoint import WEIGHTS
 from trainers.data import file_digest
 
 
-def export_study(study: Study, artifacts: Path, to: Path, number: int | None = None) -> Path:
+def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
     Raises:
         InputError: nothing to export, the weights are not on this machine, or `to` is in use.
     """
     trial = results.best_trial(study, number)
-    workdir = study.workdir(artifacts, trial.number)
+    workdir = artifacts.workdir(study, trial.number)
     model = workdir / f"model-{trial.user_attrs['best_epoch']}"
+    if artifacts.bucket is not None and not model.is_dir():
+        fetch_model(artifacts.bucket, artifacts.key(study, trial.number), model)
     if not model.is_dir():
         raise InputError(
             f"the weights of trial {trial.number} are not in {workdir}: they were made on another "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
 
 from search import team
+from search.artifacts import Artifacts
 from search.control import stopped
 from search.progress import ProgressView, leaderboard
 from search.store import Store, study_table
@@ -49,7 +49,7 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
 def launch(
     spec: StudySpec,
     store: Store,
-    artifacts: Path,
+    artifacts: Artifacts,
     console: Console,
     trials: int | None = None,
     crew: Crew | None = None,
@@ -103,7 +103,7 @@ class Crew:
     detach: bool
 
 
-def run_crew(study: Study, crew: Crew, artifacts: Path, console: Console) -> int:
+def run_crew(study: Study, crew: Crew, artifacts: Artifacts, console: Console) -> int:
     """Start workers for a study's open slots and watch them; return the exit code."""
     name, interrupt = study.spec.name, Interrupt()
     hints = f"watch: segtune status {name}\nstop:  segtune stop {name}"
@@ -133,7 +133,7 @@ def run_crew(study: Study, crew: Crew, artifacts: Path, console: Console) -> int
     return DONE
 
 
-def run(study: Study, data: Data, artifacts: Path, console: Console) -> int:
+def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int:
     """Run a study's open slots here; return the exit code."""
     name = study.spec.name
     interrupt = Interrupt()

@@ -7,13 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from search.artifacts import Artifacts, open_artifacts
 from search.facts import Facts, gather, reason
 from search.results import best_trial
 from search.store import Store, open_store
 from search.study import Study
 from search.study import open_study as open_in_store
 from spaces.errors import InputError, did_you_mean
-from spaces.paths import artifacts_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,17 +34,17 @@ def open_study(
 
     Args:
         store: URL, as of `--store`: else $SEGTUNE_STORE, else the embedded Postgres.
-        artifacts: folder of trial files, as of `--artifacts`: else $SEGTUNE_ARTIFACTS, else in
-            $SEGTUNE_HOME.
+        artifacts: folder of trial files or s3://bucket/prefix, as of `--artifacts`: else
+            $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME.
 
     Raises:
         InputError: the store cannot be reached, or has no study of that name; the message says
             the nearest one.
     """
-    folder = artifacts_dir(None if artifacts is None else str(artifacts))
+    kept = open_artifacts(None if artifacts is None else str(artifacts))
     opened = open_store(store, create=False)
     try:
-        return NotebookStudy(opened, open_in_store(opened, name), folder)
+        return NotebookStudy(opened, open_in_store(opened, name), kept)
     except BaseException:
         opened.close()
         raise
@@ -56,7 +56,7 @@ class NotebookStudy:
     Close it when done, or use it in a `with` block.
     """
 
-    def __init__(self, store: Store, study: Study, artifacts: Path) -> None:
+    def __init__(self, store: Store, study: Study, artifacts: Artifacts) -> None:
         self._store, self._study, self._artifacts = store, study, artifacts
 
     @property

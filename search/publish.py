@@ -23,7 +23,7 @@ from optuna_dashboard._note import (
     split_body,
 )
 
-from search.artifacts import artifact_files, attach, detach, shown_trials
+from search.artifacts import Artifacts, attach, detach, shown_trials
 from search.document import to_markdown
 from search.facts import Facts, gather
 from search.figures import FIGURES, study_figures
@@ -42,12 +42,12 @@ class Publisher:
     """Shows one study; each of its workers has one.
 
     Attributes:
-        artifacts: folder of the trials' files; the pictures that are shown lie in it too.
+        artifacts: where the trials' files are; the pictures that are shown are there too.
         stale: a trial has ended since the notes and graphs were refreshed.
     """
 
     study: Study
-    artifacts: Path
+    artifacts: Artifacts
     stale: bool = False
     _refreshed: float = -float("inf")
     _best: int | None = None  # trial, when the notes were refreshed last
@@ -60,7 +60,7 @@ class Publisher:
 
     def show_pictures(self, number: int, pictures: Path) -> None:
         """Show a trial's pictures; those of trials that are no longer among the best go."""
-        files, trial_id = artifact_files(self.artifacts), self.study.trial_id(number)
+        files, trial_id = self.artifacts.shown, self.study.trial_id(number)
         self._attached.add(number)
         for path in sorted(pictures.glob("*.png")):
             attach(files, self.study, trial_id, path)
@@ -111,14 +111,14 @@ class Publisher:
 
     def _remove_overtaken(self) -> None:
         trials, shown = self.study.trials(), shown_trials(self.study)
-        files, best = artifact_files(self.artifacts), self._best_numbers(trials)
+        files, best = self.artifacts.shown, self._best_numbers(trials)
         for trial in trials:
             pictured = trial._trial_id in shown or trial.number in self._attached
             if trial.number in best or not pictured:
                 continue
             detach(files, self.study, trial._trial_id)
             shutil.rmtree(
-                self.study.workdir(self.artifacts, trial.number) / PICTURES, ignore_errors=True
+                self.artifacts.workdir(self.study, trial.number) / PICTURES, ignore_errors=True
             )
             self._attached.discard(trial.number)
 

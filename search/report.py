@@ -18,6 +18,7 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from search import landscape
+from search.artifacts import Artifacts, bring
 from search.document import (
     Block,
     Code,
@@ -79,12 +80,12 @@ PAGE = """\
 """
 
 
-def write_report(study: Study, to: Path, form: str, artifacts: Path) -> int:
+def write_report(study: Study, to: Path, form: str, artifacts: Artifacts) -> int:
     """Write the report of a study into a file, whole or not at all.
 
     Args:
         form: one of FORMATS.
-        artifacts: folder of the trials' files, where the best trial's pictures may be.
+        artifacts: where the trials' files are; the best trial's pictures may be among them.
 
     Returns:
         Its size in bytes.
@@ -107,7 +108,7 @@ def write_report(study: Study, to: Path, form: str, artifacts: Path) -> int:
     return len(content)
 
 
-def report_text(study: Study, form: str, artifacts: Path) -> str:
+def report_text(study: Study, form: str, artifacts: Artifacts) -> str:
     """Return the text of a study's report; arguments as of `write_report`."""
     facts = gather(study)
     if not facts.ended:
@@ -159,7 +160,7 @@ def check_target(to: Path, form: str | None) -> str:
     return form
 
 
-def report_blocks(facts: Facts, artifacts: Path, form: str = "html") -> list[Block]:
+def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> list[Block]:
     """What a report says, in its order; Markdown has no graphs and is shorter."""
     top, graphs = TOP[form], form == "html"
     title, *lines = headline(facts)
@@ -281,11 +282,15 @@ def health_alarms(facts: Facts, top: int) -> list[Block]:
     return blocks
 
 
-def best_trials(facts: Facts, figures: Mapping[str, go.Figure], artifacts: Path) -> list[Block]:
+def best_trials(
+    facts: Facts, figures: Mapping[str, go.Figure], artifacts: Artifacts
+) -> list[Block]:
     """Losses, classes and thresholds of the best trials; pictures of the best one."""
     if facts.best is None:
         return []
-    folder = facts.study.workdir(artifacts, facts.best.number) / PICTURES
+    folder = artifacts.workdir(facts.study, facts.best.number) / PICTURES
+    if artifacts.bucket is not None and not folder.is_dir():  # drawn on another machine
+        bring(artifacts.shown, facts.study, facts.best._trial_id, folder)
     pictures, left_out = thumbnails(folder, PICTURE_BYTES)
     blocks: list[Block] = [Heading("The best trials", 3)]
     for name in ("loss-parts", "per-class-iou", "box-thresh"):

@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.budget import OPEN, RUNNING, is_dead, new_owner
 from search.launch import DONE, INTERRUPTED, preflight
 from search.processes import warm_up
@@ -44,7 +44,7 @@ class Service:
     """
 
     store: Store
-    artifacts: Path
+    artifacts: Artifacts
     console: Console
     interrupt: Interrupt
     registration: Registration
@@ -82,7 +82,7 @@ class Service:
         """Bring what is shown up to date and take our entry out, unless a user waits."""
         if self.interrupt.count < 2:
             for worker in self._workers.values():
-                worker.aftermath.finish()
+                worker.finish()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self.registration.leave()
 
@@ -184,7 +184,7 @@ class Service:
 
 
 def serve(
-    store: Store, artifacts: Path, console: Console, only: str | None, until_idle: bool
+    store: Store, artifacts: Artifacts, console: Console, only: str | None, until_idle: bool
 ) -> int:
     """Run a worker here; return the exit code."""
     if only is not None:

@@ -6,7 +6,6 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -178,10 +177,6 @@ class Study:
     def _all_trials(self) -> list[FrozenTrial]:
         """Optuna's, those that wait and those that nobody has claimed included."""
         return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
-
-    def workdir(self, artifacts: Path, number: int) -> Path:
-        """The folder of a trial's files."""
-        return artifacts / f"{self.spec.name}-{self.uid[:8]}" / f"trial-{number:04d}"
 
 
 def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: int | None) -> Study:

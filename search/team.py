@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.budget import ENDED
 from search.control import stopped
 from search.progress import ProgressView
@@ -48,10 +49,15 @@ def place(workers: int | None, per_gpu: int, gpus: int) -> list[str | None]:
 
 
 def start(
-    study: str, places: Sequence[str | None], artifacts: Path, store: str | None, *, detach: bool
+    study: str,
+    places: Sequence[str | None],
+    artifacts: Artifacts,
+    store: str | None,
+    *,
+    detach: bool,
 ) -> list[Member]:
     """Start one `segtune worker` a place, for one study; each logs into the artifacts folder."""
-    logs = artifacts / "workers"
+    logs = artifacts.folder / "workers"
     logs.mkdir(parents=True, exist_ok=True)
     members = []
     for index, gpu in enumerate(places):
@@ -66,7 +72,7 @@ def start(
         log = logs / f"{study}-{time.strftime('%Y%m%d-%H%M%S')}-{index}.log"
         command = [
             sys.executable, "-m", "search.cli", "worker",
-            "--study", study, "--until-idle", "--artifacts", str(artifacts),
+            "--study", study, "--until-idle", "--artifacts", artifacts.name,
         ]  # fmt: skip
         with open(log, "wb") as output:
             process = subprocess.Popen(

@@ -11,11 +11,11 @@ import queue
 import re
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.study import Study
 from search.trackers import TRACKERS, TrackedTrial, Tracker, flatten
 from search.worker import Interrupt, Watcher
@@ -34,7 +34,7 @@ class Tracked:
     def __init__(
         self,
         study: Study,
-        artifacts: Path,
+        artifacts: Artifacts,
         watcher: Watcher,
         console: Console,
         interrupt: Interrupt,
@@ -62,7 +62,8 @@ class Tracked:
     def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
         self.watcher.trial_started(number, config, attempt)
         name, metric = self.study.spec.name, self.study.metric
-        trial = TrackedTrial(name, self.study.uid, number, config.flat(), metric, self.artifacts)
+        folder = self.artifacts.folder
+        trial = TrackedTrial(name, self.study.uid, number, config.flat(), metric, folder)
         self._feed("start", trial)
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,10 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.aftermath import Aftermath, per_class
+from search.artifacts import Artifacts
 from search.budget import FENCE_SECONDS, Claim, Result
 from search.control import Limits, limits
+from search.copies import Copies, fetch_checkpoint
 from search.ended import EndedCurves
 from search.pruning import Curve, median_rule, stock_verdict, warmup_end
 from search.registry import Registration
@@ -52,6 +55,8 @@ LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user h
 STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
 ROOM_SECONDS, ROOM_BYTES = 60.0, 2_000_000  # how long a full disk is waited for; what is more room
 FAILURES_IN_A_ROW = 3  # then something is wrong that the next trial will meet too
+HANDOVER_SECONDS = 20.0  # how long a returned slot waits for its copy; well within the lease
+SETTLE_SECONDS = 60.0  # how long a worker that ends waits for its last copies
 WATCHDOG_SECONDS = 3600.0  # a child that has taken no step and ended no epoch for so long hangs
 
 
@@ -116,7 +121,7 @@ class Worker:
 
     study: Study
     data: Data
-    artifacts: Path
+    artifacts: Artifacts
     watcher: Watcher
     interrupt: Interrupt
     registration: Registration | None = None
@@ -132,6 +137,8 @@ class Worker:
         self.aftermath = Aftermath(
             self.study, self.data, self.artifacts, self.watcher, self.interrupt
         )
+        bucket = self.artifacts.bucket
+        self.copies = None if bucket is None else Copies(bucket, self.watcher.paused)
         if self.meanwhile is None:
             self.meanwhile = self.aftermath.advance
 
@@ -150,8 +157,14 @@ class Worker:
                     if not (self.interrupt.count and is_away(error)):
                         raise
         finally:
-            self.aftermath.finish()
+            self.finish()
         return False
+
+    def finish(self) -> None:
+        """Do what is left to do after the last trial."""
+        self.aftermath.finish()
+        if self.copies is not None and not self.copies.settle(SETTLE_SECONDS):
+            self.watcher.not_shown(None, "not everything was copied into the bucket")
 
     def serve_one(self) -> bool:
         """Claim a slot and run its trial; False where there was nothing to claim."""
@@ -178,8 +191,10 @@ class Worker:
     def _serve(self, claim: Claim) -> None:
         number = claim.trial_number
         config = self._patiently(lambda: self.study.config(self.study.begun(number)))
-        workdir = self.study.workdir(self.artifacts, number)
+        workdir = self.artifacts.workdir(self.study, number)
         self.watcher.trial_started(number, config, claim.attempt)
+        if not self._fetch(claim, workdir):
+            return
         child = TrialProcess(config, self.data, workdir, self.study.space.free())
         try:
             supervision = _Supervision(self, claim, config, child)
@@ -193,11 +208,43 @@ class Worker:
         elif isinstance(outcome, Failed):
             self._fail(claim, outcome, workdir)
 
+    def _fetch(self, claim: Claim, workdir: Path) -> bool:
+        """Bring a trial's checkpoint from the bucket, the lease kept; False where the slot is lost.
+
+        A bucket that cannot be reached makes the trial wait: it must not begin anew.
+        """
+        bucket = self.artifacts.bucket
+        if bucket is None:
+            return True
+        key, backoff, looked = self.artifacts.key(self.study, claim.trial_number), Backoff(), 0.0
+        with ThreadPoolExecutor(1) as pool:
+            while True:
+                fetched = pool.submit(fetch_checkpoint, bucket, key, workdir)
+                while not wait([fetched], POLL_SECONDS).done:
+                    if time.monotonic() - looked > LOOK_SECONDS:
+                        if not self._patiently(lambda: self.study.budget.renew(claim)):
+                            return False
+                        looked = time.monotonic()
+                error = fetched.exception()
+                if error is None:
+                    return True
+                if self.interrupt.count:
+                    self._give_back(claim, counts=False)
+                    return False
+                self.watcher.paused(f"{bucket.url}: {type(error).__name__}: {error}")
+                time.sleep(backoff.next())
+
     def _patiently(self, call: Callable[[], T]) -> T:
         """Ask the store, and ask again while it is away; Ctrl-C ends the waiting."""
         return until_it_answers(
             call, give_up=lambda: bool(self.interrupt.count), on_wait=self.watcher.store_away
         )
+
+    def copy_checkpoint(self, claim: Claim) -> None:
+        """Copy the last checkpoint of our trial into the bucket, if there is one."""
+        if self.copies is not None:
+            workdir = self.artifacts.workdir(self.study, claim.trial_number)
+            self.copies.checkpoint(self.artifacts.key(self.study, claim.trial_number), workdir)
 
     def verdict(
         self,
@@ -266,6 +313,11 @@ class Worker:
         trials = self._patiently(self.study.trials)
         ranking = ranked(trials)
         self._tidy(claim.trial_number, trials, ranking)
+        if self.copies is not None:
+            key = self.artifacts.key(self.study, claim.trial_number)
+            if result.model is not None and result.model.is_dir():
+                self.copies.model(key, result.model)
+            self.copies.forget_checkpoints(key)
         self.aftermath.trial_ended(claim.trial_number, config, result, ranking)
 
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
@@ -274,6 +326,7 @@ class Worker:
         if failure.unfit:
             unfit = Result("PRUNED", None, "unfit", {"error": failure.message})
             if self._patiently(lambda: budget.end(claim, unfit)):
+                self._drop_checkpoints(number)
                 self.aftermath.trial_failed()
                 self.watcher.trial_ended(number, "PRUNED", f"unfit: {failure.message}", None, 0)
             return
@@ -290,11 +343,23 @@ class Worker:
         self._failures += 1
         crashed = Result("FAILED", None, "crashed", {"error": failure.message})
         if self._patiently(lambda: budget.end(claim, crashed)):
+            self._drop_checkpoints(number)
             self.aftermath.trial_failed()
             self.watcher.trial_ended(number, "FAILED", f"crashed: {message}", None, 0)
 
+    def _drop_checkpoints(self, number: int) -> None:
+        """Delete a trial's copies in the bucket, which nobody will resume from."""
+        if self.copies is not None:
+            self.copies.forget_checkpoints(self.artifacts.key(self.study, number))
+
     def _give_back(self, claim: Claim, *, counts: bool) -> None:
-        """Return a slot; where the store is away and we must go, its lease returns it."""
+        """Return a slot; where the store is away and we must go, its lease returns it.
+
+        Its last checkpoint is in the bucket then, where another machine looks for it, unless that
+        takes too long.
+        """
+        if self.copies is not None:
+            self.copies.settle(HANDOVER_SECONDS)
         try:
             self._patiently(lambda: self.study.budget.give_back(claim, counts=counts))
         except Exception as error:
@@ -321,15 +386,17 @@ class Worker:
         self, ended: int, trials: Sequence[FrozenTrial], ranking: Sequence[FrozenTrial]
     ) -> None:
         """Keep checkpoints of running trials and models of the best; drop the rest."""
-        remove_last(self.study.workdir(self.artifacts, ended))
+        remove_last(self.artifacts.workdir(self.study, ended))
         finished = {trial.number for trial in trials if trial.state.is_finished()}
         self._models |= finished - self._tidied
         self._tidied = finished
         best = ranking[: self.study.spec.keep_models]
         for number in self._models - {trial.number for trial in best}:
-            folder = self.study.workdir(self.artifacts, number)
+            folder = self.artifacts.workdir(self.study, number)
             if folder.is_dir():
                 remove_models(folder, but=None)
+            if self.copies is not None:
+                self.copies.forget_models(self.artifacts.key(self.study, number))
             self._models.discard(number)
 
 
@@ -415,6 +482,7 @@ class _Supervision:
                     return False
                 self._renewed(asked)
                 self.outbox.popleft()
+                self.worker.copy_checkpoint(self.claim)
                 if self.told is None and not self.outbox:
                     verdict = self.worker.verdict(
                         self.claim, self.config, self.values, stored.ended

@@ -23,8 +23,8 @@ def cache_dir() -> Path:
     return home() / "cache"
 
 
-def artifacts_dir(named: str | None = None, *, write: bool = True) -> Path:
-    """Return the folder of trial files: `named`, $SEGTUNE_ARTIFACTS, or one in the home.
+def artifacts_dir(given: str | None = None, *, write: bool = True) -> Path:
+    """Return the folder of trial files: the given one, else one in the home.
 
     Args:
         write: it must be writable.
@@ -32,9 +32,6 @@ def artifacts_dir(named: str | None = None, *, write: bool = True) -> Path:
     Raises:
         InputError: it cannot be a folder, or cannot be written.
     """
-    given = named or os.environ.get("SEGTUNE_ARTIFACTS")
-    if given and "://" in given:
-        raise InputError(f"--artifacts must be a folder of this machine, but got {given}")
     return _folder(given, "--artifacts", write=write) if given else home() / "artifacts"
 
 

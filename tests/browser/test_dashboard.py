@@ -95,7 +95,7 @@ from pathlib import Path
 import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import save_note, save_plotly_graph_object
-from search.artifacts import artifact_files
+from search.artifacts import Artifacts
 from search.store import open_store
 from spaces.paths import artifacts_dir
 
@@ -110,7 +110,7 @@ study.tell(trial, 1.0)
 save_note(study, f"{attack}\\n\\n[link](javascript:window.ran=1)\\n\\n<b onclick='x'>b</b>")
 save_note(trial, attack)
 save_plotly_graph_object(study, go.Figure(layout={"title": {"text": attack}}))
-files = artifact_files(artifacts_dir())
+files = Artifacts(artifacts_dir().shown)
 for index, name in enumerate((f"{attack}.html", "page.html", "drawing.svg")):
     i = f"00000000-0000-0000-0000-00000000000{index}"
     files.folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search.artifacts import Artifacts
 from search.report import write_report
 from search.store import open_store
 from search.study import open_study
@@ -38,7 +39,7 @@ def reports(
     for task, url in hostile_stores.items():
         store = open_store(url)
         files[task] = folder / f"{task}.html"
-        write_report(open_study(store, f"scripted-{task}"), files[task], "html", folder)
+        write_report(open_study(store, f"scripted-{task}"), files[task], "html", Artifacts(folder))
         store.close()
     return files
 

@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.sample_data import write_streets
 from search.store import Store, open_store, start_embedded
 from spaces.spec import StudySpec
@@ -126,7 +127,7 @@ def finished(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finishe
         patch.setenv("SEGTUNE_HOME", str(folder / "home"))
         store = open_store(found.url)
         quiet = Console(file=io.StringIO(), width=200)
-        assert launch(found.spec, store, found.artifacts, quiet) == DONE
+        assert launch(found.spec, store, Artifacts(found.artifacts), quiet) == DONE
         store.close()
     return found
 

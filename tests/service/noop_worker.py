@@ -24,6 +24,7 @@ from search import budget as budget_module
 from search import epochs as epochs_module
 from search import service as service_module
 from search import worker as worker_module
+from search.artifacts import Artifacts
 from search.budget import Budget, new_owner
 from search.registry import Registration
 from search.service import Service
@@ -190,7 +191,7 @@ def serve(study: str) -> int:
     store, interrupt = open_store(URL), Interrupt()
     service = Service(
         store,
-        ARTIFACTS,
+        Artifacts(ARTIFACTS),
         Console(file=io.StringIO()),
         interrupt,
         Registration(store, new_owner(), "cpu"),

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import statements
 from benchmarks.statements import Quiet, make_spec, new_worker, scripted
 from search import aftermath
-from search.artifacts import shown_trials
+from search.artifacts import Artifacts, shown_trials
 from search.publish import PICTURES
 from search.store import open_store
 from search.study import Study, create_or_resume
@@ -140,7 +140,7 @@ def test_what_is_overtaken_while_it_is_drawn_is_not_shown(
     with scripted(lambda: next(scripts)):
         assert worker.run()
     assert shown_trials(study) == {study.trial_id(1)} and not watcher.problems
-    folders = [study.workdir(tmp_path / "a", number) / PICTURES for number in (0, 1)]
+    folders = [Artifacts(tmp_path / "a").workdir(study, number) / PICTURES for number in (0, 1)]
     assert [folder.exists() for folder in folders][1]
 
 

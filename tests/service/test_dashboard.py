@@ -34,7 +34,7 @@ from optuna.artifacts import upload_artifact
 from optuna_dashboard import save_note
 from typer.testing import CliRunner
 
-from search.artifacts import FOLDER, artifact_files
+from search.artifacts import FOLDER, Artifacts
 from search.cli import app as command_line
 from search.dashboard import (
     Access,
@@ -164,7 +164,7 @@ class Site:
     artifacts: dict[str, str]  # file name -> id, of the study
 
     def client(self, **options: Any) -> Client:
-        return Client(make_app(self.store, self.folder, **options))
+        return Client(make_app(self.store, Artifacts(self.folder), **options))
 
     def snapshot(self) -> Any:
         """All that a write could change."""
@@ -197,7 +197,7 @@ def make_site(store: Store, folder: Path, work: Path) -> Site:
         study.tell(trial, value)
     study.ask()
     save_note(study, SCRIPT)
-    files, ids = artifact_files(folder), {}
+    files, ids = Artifacts(folder).shown, {}
     source = work / "upload"
     for name, (content, mimetype) in FILES.items():
         source.write_bytes(content)
@@ -253,7 +253,7 @@ class Reached:
 def routes(site: Site, reads: bool) -> list[tuple[str, str]]:
     """(method, path) of all of optuna-dashboard's routes, with parameters filled in."""
     found = []
-    for route in dashboard_app(site.store, artifact_files(site.folder)).routes:  # type: ignore[attr-defined]
+    for route in dashboard_app(site.store, Artifacts(site.folder).shown).routes:  # type: ignore[attr-defined]
         path = route.rule.replace("<:re:(/.*)?>", "")
         path = re.sub("<artifact_id[^>]*>", site.artifacts["page.html"], path)
         path = re.sub("<[a-z_]*:int>", "1", path)
@@ -533,7 +533,7 @@ def test_guesses_at_the_same_time_are_counted(site: Site) -> None:
         time.sleep(0.002)  # others come in between reading and counting, if they can
         return 0.0
 
-    app = make_app(site.store, site.folder, password=PASSWORD, clock=slow_clock)
+    app = make_app(site.store, Artifacts(site.folder), password=PASSWORD, clock=slow_clock)
     barrier = threading.Barrier(20, timeout=20)
 
     def guess(_: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna_dashboard
 import pytest
 
-from search.artifacts import artifact_files, attach
+from search.artifacts import Artifacts, attach
 from search.budget import Result
 from search.dashboard_data import StudyData
 from search.publish import Publisher
@@ -60,8 +60,8 @@ def study(store: Store, make_spec: MakeSpec, tmp_path: Path) -> Study:
     assert study.budget.claim(study.ask)  # one runs
     picture = tmp_path / "curves.png"
     picture.write_bytes(b"\x89PNG")
-    attach(artifact_files(tmp_path), study, study.trial_id(0), picture)
-    Publisher(study, tmp_path).refresh()
+    attach(Artifacts(tmp_path).shown, study, study.trial_id(0), picture)
+    Publisher(study, Artifacts(tmp_path)).refresh()
     return study
 
 

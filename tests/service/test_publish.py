@@ -21,6 +21,7 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.budget import Result
 from search.launch import DONE, launch
 from search.publish import KEPT, Publisher
@@ -58,7 +59,7 @@ def test_notes_and_graphs_tell_what_was_found(
         end(study, 0.1 + 0.05 * index, per_class=[0.5, None, 0.25, *[0.1] * 5])
     stopped = end(study, 0.05, "median", bar=0.3)
     alarmed = end(study, 0.04, "health:diverging")
-    publisher = Publisher(study, tmp_path)
+    publisher = Publisher(study, Artifacts(tmp_path))
     publisher.refresh()
     text = note(study)
     assert "**Best mIoU 0.5000**: trial 8, epoch 2" in text
@@ -82,7 +83,7 @@ def test_notes_and_graphs_tell_what_was_found(
 
 def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: Path) -> None:
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
-    publisher = Publisher(study, tmp_path)
+    publisher = Publisher(study, Artifacts(tmp_path))
     end(study, 0.2)
     publisher.refresh()
     body = note(study)
@@ -104,7 +105,7 @@ def test_a_refresh_waits_for_its_time(
 ) -> None:
     store = open_store(postgres_url)
     study = create_or_resume(store, make_spec(trials=6), "f" * 64, None)
-    publisher = Publisher(study, tmp_path)
+    publisher = Publisher(study, Artifacts(tmp_path))
     assert not publisher.due
     publisher.trial_ended(end(study, 0.5))
     assert publisher.due  # the first one
@@ -131,7 +132,7 @@ def test_pictures_of_the_best_are_shown_and_no_others(
 ) -> None:
     store = open_store(postgres_url)
     spec = make_spec(trials=4).model_copy(update={"keep_models": 2})
-    assert launch(spec, store, tmp_path / "a", Console(file=io.StringIO())) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), Console(file=io.StringIO())) == DONE
     study = open_study(store, "small")
     attrs = store.storage.get_study_system_attrs(study.study_id)
     shown = {
@@ -144,7 +145,7 @@ def test_pictures_of_the_best_are_shown_and_no_others(
         names = shown[trial.number]
         assert {"curves.png", "per-class.png"} < set(names)
         assert sum(n.startswith("best-") for n in names) == 2 == sum("worst-" in n for n in names)
-        folder = study.workdir(tmp_path / "a", trial.number) / "pictures"
+        folder = Artifacts(tmp_path / "a").workdir(study, trial.number) / "pictures"
         assert sorted(p.name for p in folder.iterdir()) == sorted(names)
     files = {path.name for path in (tmp_path / "a" / "shown").iterdir()}
     assert files == {

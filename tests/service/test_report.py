@@ -21,6 +21,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from typer.testing import CliRunner, Result
 
+from search.artifacts import Artifacts
 from search.cli import app
 from search.document import to_html
 from search.facts import Facts, gather
@@ -82,7 +83,7 @@ def study(request: pytest.FixtureRequest, hostile_stores: dict[str, str]) -> Ite
 
 @pytest.fixture(scope="module")
 def page(study: Study) -> tuple[str, Page]:
-    text = report_text(study, "html", Path("nowhere"))
+    text = report_text(study, "html", Artifacts(Path("nowhere")))
     return text, Page(text)
 
 
@@ -147,7 +148,7 @@ def test_the_leaderboard_and_the_savings_are_right(study: Study, page: tuple[str
 
 
 def test_markdown_is_what_github_renders(study: Study) -> None:
-    text = report_text(study, "md", Path("nowhere"))
+    text = report_text(study, "md", Artifacts(Path("nowhere")))
     assert len(text) < 20_000
     rendered = MarkdownIt("commonmark").enable("table").render(text)
     parsed = Page(rendered)
@@ -162,7 +163,7 @@ def test_markdown_is_what_github_renders(study: Study) -> None:
 
 
 def test_the_study_file_in_a_report_is_the_study(study: Study) -> None:
-    text = report_text(study, "md", Path("nowhere"))
+    text = report_text(study, "md", Artifacts(Path("nowhere")))
     stored = re.findall(r"```\n(name: .*?)\n```", text, re.DOTALL)
     assert StudySpec.of(yaml.safe_load(stored[-1])) == study.spec
 
@@ -172,7 +173,9 @@ def test_a_real_study_is_reported_with_its_pictures(
 ) -> None:
     store = open_store(finished.url)
     study = open_study(store, "my-study")
-    pictures = study.workdir(finished.artifacts, ranked(study.trials())[0].number) / "pictures"
+    pictures = (
+        Artifacts(finished.artifacts).workdir(study, ranked(study.trials())[0].number) / "pictures"
+    )
     pictures.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     for number in range(3):
@@ -225,7 +228,7 @@ def test_a_study_whose_trials_all_failed_is_reported(
     url = f"sqlite:///{tmp_path / 'store.db'}"
     study = scripted_study(url, "segmentation", endings=["crashed", "unfit", "oom"])
     for form in ("html", "md"):
-        text = report_text(study, form, tmp_path)
+        text = report_text(study, form, Artifacts(tmp_path))
         assert "No trial has ended with a value yet." in text
         assert "No trial has trained an epoch." in text and "crashed" in text
         assert "Leaderboard" not in text
@@ -235,7 +238,7 @@ def test_a_study_whose_trials_all_failed_is_reported(
 def test_one_trial_is_enough(tmp_path: Path, scripted_study: Callable[..., Study]) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     study = scripted_study(url, "text_detection", endings=["completed"], epochs=1)
-    text = report_text(study, "html", tmp_path)
+    text = report_text(study, "html", Artifacts(tmp_path))
     assert "1 of 1 trials with a value" in text and "Setting by setting" not in text
     study.store.close()
 
@@ -295,7 +298,7 @@ def test_a_report_is_written_whole_or_not_at_all(
 ) -> None:
     target = tmp_path / "report.md"
     target.write_text("the earlier one")
-    assert write_report(study, target, "md", tmp_path) == target.stat().st_size
+    assert write_report(study, target, "md", Artifacts(tmp_path)) == target.stat().st_size
     earlier = target.read_bytes()
 
     def refuse(self: Path, other: Path) -> Path:
@@ -303,7 +306,7 @@ def test_a_report_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(InputError, match=r"report\.md cannot be written: Permission denied"):
-        write_report(study, target, "md", tmp_path)
+        write_report(study, target, "md", Artifacts(tmp_path))
     assert [*tmp_path.iterdir()] == [target] and target.read_bytes() == earlier
 
 
@@ -359,7 +362,7 @@ def _long_history() -> list[dict[str, Any]]:
 
 def test_a_large_study_stays_small_and_quick(large: Facts, tmp_path: Path) -> None:
     began = time.monotonic()
-    body = to_html(report_blocks(large, tmp_path))
+    body = to_html(report_blocks(large, Artifacts(tmp_path)))
     seconds = time.monotonic() - began
     page = len(PAGE) + len(get_plotlyjs()) + 10_000  # and its style
     assert page + len(body.encode()) + 4 / 3 * PICTURE_BYTES < LIMIT

@@ -21,6 +21,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.budget import Result
 from search.export import export_study
 from search.launch import DONE, launch
@@ -79,30 +80,34 @@ def test_a_study_runs_to_its_budget_and_is_exported(
     store: Store, make_spec: MakeSpec, tmp_path: Path, quiet: Console
 ) -> None:
     spec = make_spec(trials=2)
-    assert launch(spec, store, tmp_path / "artifacts", quiet) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "artifacts"), quiet) == DONE
     study = open_study(store, "small")
     assert study.budget.counts()["COMPLETE"] == 2
     assert [t.user_attrs["reason"] for t in study.trials()] == ["completed"] * 2
     found = summary(study)
     assert found["epochs"] == 4 and found["epochs_saved"] == 0
     assert json.loads(json.dumps(found)) == found
-    to = export_study(study, tmp_path / "artifacts", tmp_path / "best")
+    to = export_study(study, Artifacts(tmp_path / "artifacts"), tmp_path / "best")
     best = best_trial(study)
     data, config = load_run_config(to / "config.yaml")
     assert config == study.config(best)
     assert data == spec.data
-    weights = study.workdir(tmp_path / "artifacts", best.number).glob("model-*/model.safetensors")
+    weights = (
+        Artifacts(tmp_path / "artifacts")
+        .workdir(study, best.number)
+        .glob("model-*/model.safetensors")
+    )
     with open(next(weights), "r+b") as file:  # a bit that fell over on disk
         file.seek(-1, os.SEEK_END)
         file.write(b"\x7f")
     with pytest.raises(InputError, match="are not what the trial has written"):
-        export_study(study, tmp_path / "artifacts", tmp_path / "again")
+        export_study(study, Artifacts(tmp_path / "artifacts"), tmp_path / "again")
     facts = json.loads((to / "provenance.json").read_text())
     assert (facts["trial"], facts["value"]) == (best.number, best.value)
     assert facts["data_fingerprint"] == load_data(spec.data).fingerprint
     assert (to / "curves.png").read_bytes().startswith(b"\x89PNG")
     # extending goes on where it ended
-    assert launch(spec, store, tmp_path / "artifacts", quiet, trials=3) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "artifacts"), quiet, trials=3) == DONE
     assert study.budget.counts()["COMPLETE"] == 3
 
 
@@ -121,7 +126,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     assert ended and study.report(ended, report)
     assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
-    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
     [(number, state, reason)] = watcher.ended
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
@@ -153,7 +158,7 @@ def test_a_killed_child_is_resumed_with_its_reports(
             os.kill(children[0].pid, signal.SIGKILL)
 
     watcher = Silent(kill_first)
-    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
     assert watcher.attempts == [1, 2]
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
@@ -186,7 +191,7 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
 
     watcher = Silent()
     monkeypatch.setattr(worker_module, "TrialProcess", mortal)
-    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
     for timer in timers:
         timer.join()
     retries = sum(state == "RETRY" for _, state, _ in watcher.ended)
@@ -203,11 +208,13 @@ def test_only_the_best_models_are_kept(
 ) -> None:
     store = open_store(postgres_url)
     spec = make_spec(trials=3, epochs=1).model_copy(update={"keep_models": 1})
-    launch(spec, store, tmp_path / "a", quiet)
+    launch(spec, store, Artifacts(tmp_path / "a"), quiet)
     study = open_study(store, "small")
     best = ranked(study.trials())[0]
     models = list((tmp_path / "a").glob("*/*/model-*"))
-    assert [path.parent for path in models] == [study.workdir(tmp_path / "a", best.number)]
+    assert [path.parent for path in models] == [
+        Artifacts(tmp_path / "a").workdir(study, best.number)
+    ]
     assert not [*(tmp_path / "a").glob("*/*/last.json"), *(tmp_path / "a").glob("*/*/state-*")]
     store.close()
 
@@ -284,7 +291,7 @@ def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
         ballast.unlink()
 
     watcher.on_pause = make_room
-    assert Worker(study, data, small_disk / "artifacts", watcher, Interrupt()).run()
+    assert Worker(study, data, Artifacts(small_disk / "artifacts"), watcher, Interrupt()).run()
     assert len(watcher.pauses) == 1 and "the disk is full" in watcher.pauses[0]
     assert halves == [[]]  # nothing half written stayed
     assert watcher.ended == [(0, "COMPLETE", "completed")] and watcher.attempts == [1, 1]
@@ -356,7 +363,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
             monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 3600.0)
 
     watcher = Patient(freeze)
-    assert Worker(study, data, tmp_path / "a", watcher, Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
     assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
     assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
     store.close()
@@ -384,7 +391,7 @@ def test_a_worker_needs_two_connections(
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
             seen.append(connection.execute(sa.text(query)).scalar_one())
 
-    assert Worker(study, data, tmp_path / "a", Silent(look), Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(look), Interrupt()).run()
     watching.dispose()
     assert seen and max(seen) <= 2, seen
     store.close()
@@ -438,10 +445,10 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
         interrupt.count = 2
 
     began = time.monotonic()
-    assert not Worker(study, data, tmp_path / "a", Silent(twice), interrupt).run()
+    assert not Worker(study, data, Artifacts(tmp_path / "a"), Silent(twice), interrupt).run()
     assert time.monotonic() - began < 30
     assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0}
-    assert Worker(study, data, tmp_path / "a", Silent(), Interrupt()).run()
+    assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt()).run()
     assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
     store.close()
 

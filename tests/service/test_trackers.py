@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from search import tracked, trackers
+from search.artifacts import Artifacts
 from search.launch import DONE, launch
 from search.store import Store, open_store
 from search.study import Study, create_or_resume, open_study
@@ -196,7 +197,7 @@ def test_the_epochs_of_a_study_are_logged(
     store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console, capfd: Any
 ) -> None:
     spec = make_spec(trials=2).model_copy(update={"trackers": ALL})
-    assert launch(spec, store, tmp_path / "a", console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
     study = open_study(store, "small")
     assert said(console) == [] and capfd.readouterr() == ("", "")
     for number in (0, 1):
@@ -232,8 +233,8 @@ def test_a_resumed_trial_logs_each_epoch_once(
 
     def serve(on_epoch: Callable[[dict[str, Any]], None], interrupt: Interrupt) -> bool:
         watcher = Silent(on_epoch)
-        with Tracked(study, tmp_path / "a", watcher, console, interrupt) as watching:
-            return Worker(study, data, tmp_path / "a", watching, interrupt).run()
+        with Tracked(study, Artifacts(tmp_path / "a"), watcher, console, interrupt) as watching:
+            return Worker(study, data, Artifacts(tmp_path / "a"), watching, interrupt).run()
 
     interrupt = Interrupt()
 
@@ -261,10 +262,10 @@ def test_a_later_launch_may_have_other_trackers(
     store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console
 ) -> None:
     spec = make_spec(trials=1, epochs=1)
-    assert launch(spec, store, tmp_path / "a", console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
     assert not (tmp_path / "a" / "tensorboard").exists()
     spec = spec.model_copy(update={"trackers": ["tensorboard"]})
-    assert launch(spec, store, tmp_path / "a", console, trials=2) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, trials=2) == DONE
     assert open_study(store, "small").spec.trackers == ["tensorboard"]  # so workers see them
     assert len(in_tensorboard(tmp_path / "a", 1)["mIoU"]) == 1
     assert len(list((tmp_path / "a" / "tensorboard").glob("*/*"))) == 1
@@ -308,7 +309,7 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(
     monkeypatch.setenv("WANDB_API_KEY", "key-123")
     spec = make_spec(trials=2, epochs=1)
     spec = spec.model_copy(update={"trackers": ["wandb", "tensorboard"]})
-    assert launch(spec, store, tmp_path / "a", console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
     assert said(console) == [
         "tracker wandb failed in trial 0: https://***@host said no to ***; training goes on, and "
         "the next trial tries it again"
@@ -338,7 +339,7 @@ def test_a_tracker_that_hangs_holds_nothing_up(
     monkeypatch.setattr(tracked, "SLOW_SECONDS", 0.01)
     monkeypatch.setattr(tracked, "DRAIN_SECONDS", 0.5)
     spec = make_spec(trials=2, epochs=1).model_copy(update={"trackers": ["mlflow"]})
-    assert launch(spec, store, tmp_path / "a", console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
     assert open_study(store, "small").budget.counts()["COMPLETE"] == 2 and Hanging.told == []
     slow, lost = said(console)
     assert "has not answered" in slow and "is given up" in lost
@@ -358,7 +359,7 @@ def test_a_trial_whose_slot_was_given_back_is_closed(
     spec = make_spec().model_copy(update={"trackers": ["wandb"]})
     study: Any = SimpleNamespace(spec=spec, uid="0" * 32, metric="mIoU")
     report = {"epoch": 1, "metric": 0.5}
-    with Tracked(study, tmp_path, Silent(), console, Interrupt()) as watcher:
+    with Tracked(study, Artifacts(tmp_path), Silent(), console, Interrupt()) as watcher:
         config = spec.search_space().base
         watcher.trial_started(0, config, 1)
         watcher.epoch_ended(0, report)
@@ -382,5 +383,5 @@ def test_a_missing_package_is_said_before_anything_begins(
     monkeypatch.setitem(sys.modules, trackers.TRACKERS[name].needs, None)
     spec = make_spec().model_copy(update={"trackers": [name]})
     with pytest.raises(InputError, match=rf"pip install 'segtune\[{name}\]'"):
-        launch(spec, store, tmp_path / "a", console)
+        launch(spec, store, Artifacts(tmp_path / "a"), console)
     assert not store.storage.get_all_studies() and not (tmp_path / "a").exists()

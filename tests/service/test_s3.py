@@ -1,0 +1,352 @@
+"""Trial files in a bucket, over HTTP: a real server that speaks S3's protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+from optuna.artifacts.exceptions import ArtifactNotFound
+from werkzeug.test import Client
+
+from search.artifacts import Artifacts, attach, detach, open_artifacts
+from search.bucket import Bucket, open_bucket
+from search.copies import Copies, fetch_checkpoint, fetch_model, latest
+from search.dashboard import make_app
+from search.export import export_study
+from search.report import report_text
+from search.store import open_store
+from search.study import create_or_resume, open_study
+from search.worker import Interrupt, Worker
+from spaces.errors import InputError
+from spaces.spec import StudySpec
+from trainers.tasks import load_data
+
+MakeSpec = Callable[..., StudySpec]
+UUID = "0" * 8 + "-0000-0000-0000-" + "0" * 12
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server on a free port of 127.0.0.1."""
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The usual variables; returns the server's address."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-the-tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    return server
+
+
+@pytest.fixture
+def bucket(aws: str, request: pytest.FixtureRequest) -> Bucket:
+    """An empty bucket of its own for each test."""
+    import boto3
+
+    name = f"t{abs(hash(request.node.name)) % 10**12}"
+    boto3.client("s3").create_bucket(
+        Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    return open_bucket(f"s3://{name}/team/a")
+
+
+def write_checkpoint(workdir: Path, epoch: int, best: int) -> None:
+    """What trainers/checkpoint.py leaves behind after an epoch."""
+    workdir.mkdir(exist_ok=True)
+    (workdir / f"state-{epoch}.pt").write_bytes(b"state %d" % epoch)
+    (workdir / f"model-{best}").mkdir(exist_ok=True)
+    (workdir / f"model-{best}" / "model.safetensors").write_bytes(b"weights %d" % best)
+    (workdir / "last.json").write_text(json.dumps({"epoch": epoch, "best_epoch": best}))
+
+
+def files(folder: Path) -> dict[str, str]:
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def copies(bucket: Bucket) -> Copies:
+    def said(problem: str) -> None:
+        raise AssertionError(problem)
+
+    return Copies(bucket, said)
+
+
+def test_objects_lie_under_the_prefix_alone(bucket: Bucket) -> None:
+    bucket.write("x/1", io.BytesIO(b"one"))
+    bucket.write("x/2", io.BytesIO(b"two"))
+    other = open_bucket(f"s3://{bucket.name}/team/b")
+    other.write("x/1", io.BytesIO(b"other"))
+    assert sorted(bucket.keys("x/")) == ["x/1", "x/2"]
+    assert bucket.read("x/1").read() == b"one"
+    bucket.remove(["x/1", "x/never"])
+    assert list(bucket.keys("")) == ["x/2"]
+    assert list(open_bucket(f"s3://{bucket.name}").keys("team/b")) == ["team/b/x/1"]
+    with pytest.raises(ArtifactNotFound):
+        bucket.read("x/1")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://", "must be a folder or s3://bucket/prefix"),
+        ("s3:///prefix", "must be a folder or s3://bucket/prefix"),
+        ("gs://bucket/a", "must be a folder or s3://bucket/prefix"),
+        ("s3://UPPER_CASE/a", "must be a folder or s3://bucket/prefix"),
+        ("s3://bucket/a?b=c", "the prefix must be a plain path"),
+        ("s3://bucket/a/../b", "the prefix must be a plain path"),
+        ("s3://no-such-bucket/a", "no such bucket"),
+    ],
+)
+def test_what_is_no_bucket_is_refused(aws: str, url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_artifacts(url)
+
+
+def test_a_server_that_is_away_and_absent_credentials_are_said(
+    aws: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import search.bucket
+
+    monkeypatch.setattr(search.bucket, "TRIES", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL_S3"):
+        open_bucket("s3://bucket/a")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
+        open_bucket("s3://bucket/a")
+
+
+def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(InputError, match=r"pip install 'segtune\[s3\]'"):
+        open_artifacts("s3://bucket/a")
+
+
+def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert not fetch_checkpoint(bucket, "study/trial-0001", there)
+    thread = copies(bucket)
+    for epoch, best in ((1, 1), (2, 2), (3, 2)):
+        write_checkpoint(here, epoch, best)
+        for old in (*here.glob("state-*"), *here.glob("model-*/*")):
+            if old.name != f"state-{epoch}.pt" and old.parent.name != f"model-{best}":
+                old.unlink()
+        thread.checkpoint("study/trial-0001", here)
+    assert thread.settle(30)
+    epoch, key = latest(bucket, "study/trial-0001") or (0, "")
+    assert epoch == 3
+    assert fetch_checkpoint(bucket, "study/trial-0001", there)
+    assert files(there) == {
+        "last.json": (here / "last.json").read_text(),
+        "state-3.pt": "state 3",
+        "model-2/model.safetensors": "weights 2",
+    }
+    assert not fetch_checkpoint(bucket, "study/trial-0001", there)  # it is here now
+    kept = {name.split("/")[3] for name in bucket.keys("study/trial-0001/checkpoint/")}
+    assert kept == {key.rpartition("/")[2]}  # older ones are gone
+    thread.forget_checkpoints("study/trial-0001")
+    assert thread.settle(30) and list(bucket.keys("")) == []
+
+
+def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> None:
+    """A worker that has lost its slot may still be copying, or have died half-way."""
+    holder, stale, there = tmp_path / "holder", tmp_path / "stale", tmp_path / "there"
+    write_checkpoint(holder, 7, 6)
+    write_checkpoint(stale, 4, 4)
+    thread = copies(bucket)
+    thread.checkpoint("s/t", holder)
+    assert thread.settle(30)
+    thread.checkpoint("s/t", stale)  # late, and of an earlier epoch
+    assert thread.settle(30)
+    bucket.write("s/t/checkpoint/000009-0000abcd/state-9.pt", io.BytesIO(b"half"))
+    assert fetch_checkpoint(bucket, "s/t", there)
+    assert json.loads((there / "last.json").read_text())["epoch"] == 7
+    write_checkpoint(holder, 8, 6)
+    thread.checkpoint("s/t", holder)
+    assert thread.settle(30)
+    assert sorted({name.split("/")[3][:6] for name in bucket.keys("s/t/")}) == ["000008", "000009"]
+    write_checkpoint(there, 12, 12)  # what is here is later than what is there
+    assert not fetch_checkpoint(bucket, "s/t", there)
+
+
+def test_a_bucket_that_is_away_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "w", 1, 1)
+    problems: list[str] = []
+    away = Bucket(bucket.name, bucket.prefix, Refusing(bucket.client, times=2))
+    thread = Copies(away, problems.append)
+    thread.checkpoint("s/t", tmp_path / "w")
+    assert thread.settle(30)
+    assert len(problems) == 2 and "the server is away" in problems[0]
+    assert latest(bucket, "s/t") is not None
+
+
+class Refusing:
+    """A client whose first uploads fail."""
+
+    def __init__(self, client: Any, times: int) -> None:
+        self.client, self.times = client, times
+
+    def upload_fileobj(self, *args: Any) -> None:
+        if self.times:
+            self.times -= 1
+            raise ConnectionError("the server is away")
+        self.client.upload_fileobj(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+
+class Notes:
+    """A watcher that takes notes of epochs."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.attempts: list[int] = []
+
+    def trial_started(self, number: int, config: Any, attempt: int) -> None:
+        self.attempts.append(attempt)
+
+    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+
+    def trial_ended(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None: ...
+
+    def store_away(self, error: BaseException) -> None:
+        raise AssertionError(error)
+
+    def not_shown(self, number: int | None, problem: str) -> None:
+        raise AssertionError(problem)
+
+    def paused(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+@pytest.mark.timeout(300)
+def test_another_machine_resumes_what_a_killed_worker_has_copied(
+    bucket: Bucket, tcp_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Worker A is killed; B, whose disk is empty, takes its trial up; C exports it."""
+    store = open_store(tcp_url)
+    spec = make_spec(trials=1, epochs=12)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    elsewhere = Artifacts(tmp_path / "b", bucket)
+    key = elsewhere.key(study, 0)
+    a = subprocess.Popen(
+        [sys.executable, "-m", "search.cli", "worker", "--study", "small", "--until-idle"],
+        env={
+            **os.environ,
+            "SEGTUNE_HOME": str(tmp_path / "a"),
+            "SEGTUNE_STORE": tcp_url,
+            "SEGTUNE_ARTIFACTS": bucket.url,
+        },
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while (latest(bucket, key) or (0, ""))[0] < 3:
+            assert a.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(a.pid, signal.SIGKILL)
+        a.wait()
+    known = study.history(0)
+    resumed, _ = latest(bucket, key) or (0, "")
+    assert 3 <= resumed <= len(known) < 12
+
+    notes = Notes()
+    assert Worker(study, data, elsewhere, notes, Interrupt()).run()
+    assert notes.attempts == [2]
+    assert [report["epoch"] for report in notes.reports] == [*range(1, 13)]
+    # what A has trained is repeated, not trained anew: to the microsecond as long
+    assert notes.reports[:resumed] == known[:resumed]
+    assert [report["epoch"] for report in study.history(0)] == [*range(1, 13)]
+    assert not list(bucket.keys(f"{key}/checkpoint/"))
+
+    c = Artifacts(tmp_path / "c", bucket)
+    to = export_study(study, c, tmp_path / "best")
+    assert json.loads((to / "provenance.json").read_text())["value"] == study.trial(0).value
+    assert "Pictures of trial 0" in report_text(study, "html", c)
+    served = dashboard_files(store, c)
+    assert served and all(body.startswith(b"\x89PNG") for body in served)
+    store.close()
+
+
+def dashboard_files(store: Any, artifacts: Artifacts) -> list[bytes]:
+    """What the dashboard answers where a page asks for a trial's pictures."""
+    client = Client(make_app(store, artifacts))
+    study = open_study(store, "small")
+    trial = study.trial_id(0)
+    found = []
+    for key in store.study_attrs(study.study_id, f"dashboard:artifacts:{trial}:%"):
+        name = key.rpartition(":")[2]
+        answer = client.get(f"http://127.0.0.1/artifacts/{study.study_id}/{trial}/{name}")
+        assert answer.status_code == 200
+        assert answer.content_length == len(answer.data)
+        found.append(answer.data)
+    return found
+
+
+def test_models_of_overtaken_trials_leave_the_bucket(
+    bucket: Bucket, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    spec = make_spec(trials=3, epochs=1).model_copy(update={"keep_models": 1})
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    artifacts = Artifacts(tmp_path / "a", bucket)
+    assert Worker(study, data, artifacts, Notes(), Interrupt()).run()
+    best = max(study.trials(), key=lambda trial: trial.value or 0)
+    folders = {name.split("/")[1] for name in bucket.keys(artifacts.key(study, 0)[:8])}
+    assert folders == {f"trial-{best.number:04d}"}
+    model = tmp_path / "fetched" / f"model-{best.user_attrs['best_epoch']}"
+    assert fetch_model(bucket, artifacts.key(study, best.number), model)
+    assert sorted(path.name for path in model.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert not fetch_model(bucket, artifacts.key(study, best.number), model.with_name("model-99"))
+    store.close()
+
+
+def test_shown_files_come_and_go(
+    bucket: Bucket, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    shown = Artifacts(tmp_path, bucket).shown
+    picture = tmp_path / "curves.png"
+    picture.write_bytes(b"png")
+    name = attach(shown, study, 0, picture)
+    with contextlib.closing(shown.open_reader(name)) as body:
+        assert body.read() == b"png"
+    for wrong in ("../x", "x", name.upper(), UUID):
+        with pytest.raises(ArtifactNotFound):
+            shown.open_reader(wrong)
+    detach(shown, study, 0)
+    assert list(bucket.keys("")) == []
+    store.close()
