@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from search.store import Store
     from spaces.config import BaseTrialConfig
+    from spaces.spec import StudySpec
 
 
 class _Group(TyperGroup):
@@ -131,11 +132,20 @@ def launch(
         int | None,
         typer.Option(
             min=0,
-            help="Worker processes [default: this process; with GPUs one each]; 0 leaves the study "
-            "to the workers that serve the store",
+            help="Workers [default: the file's, else this process; with GPUs one each]; 0 leaves "
+            "the study to the workers that serve the store",
         ),
     ] = None,
-    per_gpu: Annotated[int, typer.Option(min=1, help="Workers that share a GPU")] = 1,
+    per_gpu: Annotated[
+        int | None, typer.Option(min=1, help="Workers that share a GPU [default: the file's, or 1]")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Who runs the workers: local, slurm or ray")
+    ] = None,
+    worker_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Another setting of `workers:`, as in partition=gpu (repeatable)"),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave the workers running")] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
@@ -144,23 +154,25 @@ def launch(
     from spaces.spec import StudySpec
 
     study_spec = StudySpec.load(spec)  # before anything slow or lasting
+    given = {"on": on, "count": workers, "per_gpu": per_gpu}
+    study_spec = _with_workers(study_spec, given, worker_option or [])
 
     from search.artifacts import open_artifacts
-    from search.launch import Crew
     from search.launch import launch as run_study
+    from search.launchers import Order
     from search.processes import warm_up
-    from search.team import place
     from trainers.precision import gpu_count
 
     kept = open_artifacts(artifacts)
-    gpus = gpu_count()
-    crew = None
-    if workers is not None or detach or gpus * per_gpu > 1:
-        crew = Crew(place(workers, per_gpu, gpus), store, detach)
+    options = study_spec.workers
+    elsewhere = options.on != "local" or options.count is not None or detach
+    order = None
+    if elsewhere or gpu_count() * options.per_gpu > 1:
+        order = Order(study_spec.name, kept, store, options, detach)
     else:
         warm_up()
     with _open(store, create=True) as opened:
-        raise typer.Exit(run_study(study_spec, opened, kept, _console(), trials, crew))
+        raise typer.Exit(run_study(study_spec, opened, kept, _console(), trials, order))
 
 
 @app.command()
@@ -191,10 +203,14 @@ def stop(
 ) -> None:
     """Let no new trial of a study begin; running ones end as they would."""
     from search.control import AFTER, NOW, close
+    from search.launchers import cancel_waiting
     from search.study import open_study
 
     with _open(store) as opened:
-        close(opened, open_study(opened, study).study_id, NOW if now else AFTER)
+        found = open_study(opened, study)
+        close(opened, found.study_id, NOW if now else AFTER)
+        for problem in cancel_waiting(found):
+            typer.echo(f"jobs that wait could not be taken back: {problem}", err=True)
     typer.echo(f"study {study} stopped; reopen it with: segtune resume {study}")
 
 
@@ -478,6 +494,37 @@ def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialCon
             f"--set {'.'.join(map(str, error.errors()[0]['loc']))}: "
             f"{pydantic_message(error.errors()[0])}"
         ) from None
+
+
+def _with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) -> StudySpec:
+    """Put what the command line says of workers in place of what the file says."""
+    import yaml
+    from pydantic import ValidationError
+
+    from spaces.errors import did_you_mean, pydantic_message
+    from spaces.spec import WorkersSpec
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in WorkersSpec.model_fields:
+            hint = did_you_mean(name, WorkersSpec.model_fields)
+            known = hint or f"; known: {', '.join(WorkersSpec.model_fields)}"
+            raise InputError(f"--worker-option {setting}: must be name=value{known}")
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--worker-option {setting}: {value} is not YAML") from None
+    before = spec.workers.model_dump(exclude_defaults=True)
+    if changes.get("on", spec.workers.on) != spec.workers.on:
+        before = {"count": spec.workers.count}  # the rest is another engine's
+    try:
+        workers = WorkersSpec.model_validate(before | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("workers", *first["loc"])))
+        raise InputError(f"{where}: {pydantic_message(first)}") from None
+    return spec.model_copy(update={"workers": workers})
 
 
 class _open:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from rich.console import Console
 
-from search import team
 from search.artifacts import Artifacts
+from search.budget import ENDED
 from search.control import stopped
+from search.launchers import Member, Order, launcher, remember
 from search.progress import ProgressView, leaderboard
+from search.retry import until_it_answers
 from search.store import Store, study_table
 from search.study import Study, create_or_resume
 from search.tracked import Tracked
@@ -24,6 +26,7 @@ from trainers.precision import pick_device, resolve_precision
 from trainers.tasks import Data, check_space, load_data
 from trainers.text_data import TextData
 
+LOOK_SECONDS = 1.0
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes
 
 
@@ -52,23 +55,22 @@ def launch(
     artifacts: Artifacts,
     console: Console,
     trials: int | None = None,
-    crew: Crew | None = None,
+    order: Order | None = None,
 ) -> int:
     """Create or resume a study and run it to its budget; return the exit code.
 
     Args:
         trials: total budget, where it differs from the file's.
-        crew: workers in processes of their own; None runs the trials from this process.
+        order: workers in processes of their own; None runs the trials from this process.
     """
-    data = preflight(spec, trains_here=crew is None or bool(crew.places))
-    if crew is not None and not store.postgres:
-        raise InputError(
-            f"--workers and --detach need Postgres, but the store is {store.shown}, which serves "
-            "one worker; leave --store away to use the embedded Postgres"
-        )
+    on = "here" if order is None else order.options.on
+    starts_none = order is not None and order.options.count == 0
+    data = preflight(spec, trains_here=on in ("here", "local") and not starts_none)
+    if order is not None:
+        _check_reach(order, store)
     store.work_alone()
     study = create_or_resume(store, spec, data.fingerprint, trials)
-    _take_trackers(study, spec)
+    _take_settings(study, spec)
     if reason := stopped(study):
         raise InputError(
             f"study {spec.name} was stopped ({reason}); reopen it with: segtune resume {spec.name}"
@@ -83,54 +85,82 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    if crew is not None:
-        return run_crew(study, crew, artifacts, console)
+    if order is not None:
+        return run_crew(study, order, console)
     return run(study, data, artifacts, console)
 
 
-@dataclass(frozen=True)
-class Crew:
-    """How many workers to start, and where.
-
-    Attributes:
-        places: CUDA_VISIBLE_DEVICES of each; None on a CPU machine.
-        store: the store's URL as the user gave it, if at all.
-        detach: leave them running.
-    """
-
-    places: Sequence[str | None]
-    store: str | None
-    detach: bool
-
-
-def run_crew(study: Study, crew: Crew, artifacts: Artifacts, console: Console) -> int:
+def run_crew(study: Study, order: Order, console: Console) -> int:
     """Start workers for a study's open slots and watch them; return the exit code."""
     name, interrupt = study.spec.name, Interrupt()
     hints = f"watch: segtune status {name}\nstop:  segtune stop {name}"
-    if not crew.places:
+    if order.options.count == 0:
         console.print(f"left to the workers of this store\n{hints}", highlight=False)
         return DONE
-    members = team.start(name, crew.places, artifacts, crew.store, detach=crew.detach)
-    console.print(f"{len(members)} workers started; logs: {members[0].log.parent}", soft_wrap=True)
-    if crew.detach:
+    members = launcher(order.options).start(order)
+    remember(study, order.options, members)
+    console.print(
+        f"{len(members)} workers started ({order.options.on}): {members[0].job}"
+        f"{' ...' if len(members) > 1 else ''}; logs: {members[0].log}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if order.detach:
         console.print(hints, highlight=False)
         return DONE
     with interrupt.listen():
-        finished = team.follow(study, members, console, interrupt)
-    for member in team.failed(members):
-        console.print(
-            f"a worker ended with code {member.process.returncode}; see {member.log}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        finished = follow(study, members, console, interrupt)
+    for member in members:
+        if (failure := member.failure()) is not None:
+            console.print(
+                f"worker {member.job} ended with {failure}; see {member.log}",
+                highlight=False,
+                soft_wrap=True,
+            )
     if not finished:
         console.print(f"study {name} interrupted; everything is saved. The same command resumes it")
         return INTERRUPTED
-    if not team.finished(study):
+    if not _finished(study):
         return FAILED
     console.print(leaderboard(study))
     console.print(f"next: segtune export {name} --to best/", highlight=False)
     return DONE
+
+
+def follow(study: Study, members: Sequence[Member], console: Console, interrupt: Interrupt) -> bool:
+    """Show trials as they end, until the workers have; False where interrupted."""
+    known = {trial.number for trial in study.trials() if trial.state.is_finished()}
+    with ProgressView(study, console) as view:
+        told = 0
+        while any(member.runs() for member in members):
+            if interrupt.count > told:
+                told = interrupt.count
+                for member in members:
+                    member.stop()
+            _show_ended(study, known, view, interrupt)
+            time.sleep(LOOK_SECONDS)
+        _show_ended(study, known, view, interrupt)
+    return not interrupt.count
+
+
+def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: Interrupt) -> None:
+    trials = until_it_answers(
+        study.trials, give_up=lambda: interrupt.count > 1, on_wait=view.store_away
+    )
+    for trial in trials:
+        if not trial.state.is_finished() or trial.number in known:
+            continue
+        known.add(trial.number)
+        facts = trial.user_attrs
+        state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
+        reason, epochs = facts.get("reason", "?"), facts.get("epochs", 0)
+        view.trial_ended(trial.number, state, reason, trial.value, epochs)
+
+
+def _finished(study: Study) -> bool:
+    """Whether every slot of the study has ended, or it was stopped."""
+    counts = study.budget.counts()
+    return sum(counts[state] for state in ENDED) == sum(counts.values()) or bool(stopped(study))
 
 
 def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int:
@@ -163,11 +193,26 @@ def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int
     return DONE
 
 
-def _take_trackers(study: Study, spec: StudySpec) -> None:
-    """Store this launch's trackers with the study, where its workers look for them."""
-    if study.spec.trackers == spec.trackers:
+def _check_reach(order: Order, store: Store) -> None:
+    """Raise InputError where the workers of an order could not reach the store."""
+    if not store.postgres:
+        raise InputError(
+            f"workers and --detach need Postgres, but the store is {store.shown}, which serves "
+            "one worker; leave --store away to use the embedded Postgres"
+        )
+    if order.options.on != "local" and not store.engine.url.host:
+        raise InputError(
+            f"workers.on: {order.options.on} needs a Postgres server that its machines reach, but "
+            f"the store is {store.shown}; name one with --store or $SEGTUNE_STORE"
+        )
+
+
+def _take_settings(study: Study, spec: StudySpec) -> None:
+    """Store what this launch may change: trackers, where the workers look for them; workers."""
+    update = {"trackers": spec.trackers, "workers": spec.workers}
+    if all(getattr(study.spec, name) == value for name, value in update.items()):
         return
-    study.spec = study.spec.model_copy(update={"trackers": spec.trackers})
+    study.spec = study.spec.model_copy(update=update)
     with study.store.engine.begin() as connection:
         connection.execute(
             sa.update(study_table)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from search.budget import LEASE_SECONDS, is_dead
 from search.store import Store, worker_table
 
+JOB = "SEGTUNE_JOB"  # where an engine runs this worker, as in `slurm 4711_2`
 FORGET_SECONDS = 24 * 3600.0  # a worker that was lost so long ago is no longer shown
 
 
@@ -38,6 +39,7 @@ class Registration:
                     host=socket.gethostname(),
                     pid=os.getpid(),
                     device=self.device,
+                    job=os.environ.get(JOB),
                     started_at=self.store.now(),
                     seen_at=self.store.now(),
                 )
@@ -75,6 +77,7 @@ def workers(store: Store) -> list[dict[str, Any]]:
                 worker_table.c.host,
                 worker_table.c.pid,
                 worker_table.c.device,
+                worker_table.c.job,
                 worker_table.c.study,
                 worker_table.c.trial_number,
                 (now - worker_table.c.since).label("for_seconds"),

@@ -67,13 +67,24 @@ def show_workers(workers: list[dict[str, Any]], console: Console) -> None:
     if not workers:
         return
     table = Table(title="workers", title_justify="left")
-    for column in ("host", "pid", "device", "state", "study", "trial", "for", "last seen"):
+    for column in (
+        "host",
+        "pid",
+        "device",
+        "job",
+        "state",
+        "study",
+        "trial",
+        "for",
+        "last seen",
+    ):
         table.add_column(column)
     for row in workers:
         table.add_row(
             row["host"],
             str(row["pid"]),
             row["device"],
+            row["job"] or "-",
             row["state"],
             row["study"] or "-",
             "-" if row["trial_number"] is None else str(row["trial_number"]),

@@ -26,7 +26,7 @@ from search.trial_reader import BulkStorage
 from spaces.errors import InputError
 from spaces.paths import home
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 STUDY_LOCK = 0x5E68
 ATTRIBUTES_LOCK = 0x5E69
@@ -86,6 +86,7 @@ worker_table = sa.Table(
     sa.Column("host", sa.String(200), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("device", sa.String(200), nullable=False),
+    sa.Column("job", sa.String(200)),  # the engine that runs it, and its name there
     sa.Column("study", sa.String(100)),
     sa.Column("trial_number", sa.Integer),
     sa.Column("since", sa.Double),
@@ -394,7 +395,7 @@ def _migrate(engine: sa.Engine, url: str) -> None:
                 connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
                 connection.commit()
             version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
-            for older, upgrade in ((1, _from_version_1), (2, _from_version_2)):
+            for older, upgrade in UPGRADES:
                 if version == older:
                     upgrade(connection)
                     version = older + 1
@@ -433,6 +434,15 @@ def _from_version_2(connection: sa.Connection) -> None:
     connection.execute(sa.update(control_table).values(ended=1))
     for index in slot_table.indexes:
         index.create(connection, checkfirst=True)
+
+
+def _from_version_3(connection: sa.Connection) -> None:
+    """Add what version 4 has: which engine runs a worker."""
+    if not any(c["name"] == "job" for c in sa.inspect(connection).get_columns(worker_table.name)):
+        _add_columns(connection, worker_table.c.job)  # else made with the table, from version 1
+
+
+UPGRADES = ((1, _from_version_1), (2, _from_version_2), (3, _from_version_3))
 
 
 def _add_columns(connection: sa.Connection, *columns: sa.Column[Any]) -> None:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from spaces import segmentation, text_detection
 from spaces.config import BaseTrialConfig, Section, TrialConfig, parameter_types, unflatten
@@ -66,6 +73,58 @@ class PrunerSpec(Section):
     """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
 
 
+class WorkersSpec(Section):
+    """Who runs the trials: processes of this machine, jobs of Slurm, or actors of Ray."""
+
+    on: Literal["local", "slurm", "ray"] = "local"
+    count: int | None = Field(None, ge=0, le=10_000)
+    """Workers; null: local, one a GPU, or one; slurm and ray, one. 0: none are started."""
+    per_gpu: int = Field(1, ge=1)
+    """local: workers that share a GPU."""
+    cpus: int = Field(1, ge=1)
+    """slurm, ray: cores of each worker."""
+    gpus: float = Field(1.0, ge=0)
+    """slurm, ray: GPUs of each worker; with ray also a fraction."""
+    memory_gb: int | None = Field(None, ge=1)
+    """slurm, ray: memory of each worker in GB."""
+    partition: str | None = None
+    """slurm: the partition; null = the cluster's default."""
+    minutes: int = Field(24 * 60, ge=20)
+    """slurm: time limit of a job; before it ends the trial is returned and the job requeued."""
+    array: bool = True
+    """slurm: one job array; false = one job a worker."""
+    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    """slurm: further options of sbatch by their long names, as in {account: vision, qos: high}."""
+    address: str | None = None
+    """ray: the cluster's, as in 10.0.0.1:6379 or ray://10.0.0.1:10001; null = this machine's."""
+    max_restarts: int = Field(3, ge=-1)
+    """ray: how often a worker whose node is lost is started again; -1 = always."""
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> WorkersSpec:
+        for name, engines in _OF_ENGINE.items():
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if self.on not in engines and getattr(self, name) != default:
+                raise ValueError(f"{name}: counts with on: {' or '.join(engines)} only")
+        if self.on == "slurm" and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: Slurm gives out whole GPUs, but got {self.gpus:g}")
+        return self
+
+
+_OF_ENGINE = {
+    "per_gpu": ("local",),
+    "cpus": ("slurm", "ray"),
+    "gpus": ("slurm", "ray"),
+    "memory_gb": ("slurm", "ray"),
+    "partition": ("slurm",),
+    "minutes": ("slurm",),
+    "array": ("slurm",),
+    "sbatch": ("slurm",),
+    "address": ("ray",),
+    "max_restarts": ("ray",),
+}
+
+
 class StudySpec(Section):
     """A study file; each task has a subclass with its own `data`."""
 
@@ -88,6 +147,8 @@ class StudySpec(Section):
         default_factory=list, json_schema_extra={"uniqueItems": True}
     )
     """Where the epochs of all trials are logged too; each needs the extra of its name."""
+    workers: WorkersSpec = WorkersSpec()
+    """Where the trials run; changes no result."""
 
     @field_validator("trackers")
     @classmethod
@@ -224,9 +285,9 @@ def check_study_name(name: str) -> None:
 def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     """Return a unified diff of two specs as YAML, or an empty string where they are the same.
 
-    Trackers change no result, so they may differ.
+    Trackers and workers change no result, so they may differ.
     """
-    given = given.model_copy(update={"trackers": stored.trackers})
+    given = given.model_copy(update={"trackers": stored.trackers, "workers": stored.workers})
     if stored.to_json() == given.to_json():
         return ""
     before, after = (

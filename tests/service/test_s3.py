@@ -328,7 +328,11 @@ def test_models_of_overtaken_trials_leave_the_bucket(
     assert folders == {f"trial-{best.number:04d}"}
     model = tmp_path / "fetched" / f"model-{best.user_attrs['best_epoch']}"
     assert fetch_model(bucket, artifacts.key(study, best.number), model)
-    assert sorted(path.name for path in model.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert not fetch_model(bucket, artifacts.key(study, best.number), model.with_name("model-99"))
     store.close()
 

@@ -1,0 +1,201 @@
+"""Who places workers: this machine's processes, Slurm's jobs, or Ray's actors.
+
+All run the same command, `segtune worker`, and meet in the store alone. An engine starts workers,
+says whether they run, and ends them; trials, leases and results are none of its business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.artifacts import Artifacts
+from search.registry import JOB
+from search.study import Study
+from spaces.errors import InputError
+from spaces.spec import WorkersSpec
+
+JOBS = "segtune:jobs"  # a study's attribute: the jobs that were submitted for it
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to start.
+
+    Attributes:
+        study: name of the study that the workers serve.
+        store: its URL as the user gave it, if at all; it may hold a password.
+        detach: the workers outlive the launch.
+    """
+
+    study: str
+    artifacts: Artifacts
+    store: str | None
+    options: WorkersSpec
+    detach: bool
+
+    @property
+    def command(self) -> list[str]:
+        """What a worker runs; no secret stands in it."""
+        return [
+            sys.executable, "-m", "search.cli", "worker",
+            "--study", self.study, "--until-idle", "--artifacts", self.artifacts.name,
+        ]  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a worker needs beside the environment of its machine."""
+        passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_")
+        found = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+        if self.store is not None:
+            found["SEGTUNE_STORE"] = self.store
+        return found
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the workers' logs, made here."""
+        folder = self.artifacts.folder / "workers"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+class Member(Protocol):
+    """A worker of a launch."""
+
+    @property
+    def job(self) -> str:
+        """The engine's name and its own for the worker, as in `slurm 4711`."""
+        ...
+
+    @property
+    def log(self) -> str:
+        """Where what it prints can be read."""
+        ...
+
+    def runs(self) -> bool:
+        """Whether it waits for its place, runs, or will run again."""
+        ...
+
+    def stop(self) -> None:
+        """Let it return its trial and end; what has not begun is taken back."""
+        ...
+
+    def failure(self) -> str | None:
+        """What went wrong, once it has ended; None where nothing did."""
+        ...
+
+
+class Launcher(Protocol):
+    """An engine; its constructor raises InputError where it cannot be used here."""
+
+    def start(self, order: Order) -> list[Member]:
+        """Start the workers of an order.
+
+        Raises:
+            InputError: the engine refuses them; none has been started.
+        """
+        ...
+
+    def cancel_waiting(self, jobs: Sequence[str]) -> None:
+        """Take back those jobs that wait for their place; those that run end by themselves."""
+        ...
+
+
+def launcher(options: WorkersSpec) -> Launcher:
+    """Return the engine of some options.
+
+    Raises:
+        InputError: its package is not installed, or the engine is not here.
+    """
+    if options.on == "slurm":
+        from search.launchers.slurm import Slurm
+
+        return Slurm(options)
+    if options.on == "ray":
+        from search.launchers.ray import Ray
+
+        return Ray(options)
+    from search.launchers.local import Local
+
+    return Local(options)
+
+
+def needs_extra(package: str, extra: str, error: ImportError) -> InputError:
+    """What to say where an engine's package is absent."""
+    return InputError(
+        f"workers.on: {extra} needs {package} ({error}); install it with: "
+        f"pip install 'segtune[{extra}]'"
+    )
+
+
+# ---------------------------------------------------------------- a worker's process in a job
+
+
+def begin_worker(
+    command: Sequence[str], environment: Mapping[str, str], job: str
+) -> subprocess.Popen[bytes]:
+    """Start a worker inside of an engine's job, whose end it hears of."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment, JOB: job},
+        preexec_fn=_in_a_job,
+    )
+
+
+def _in_a_job() -> None:
+    """In the worker: the job's own signal is not for it, and it returns its trial if the job dies.
+
+    Both are inherited by what it starts, or taken back by it (prctl(2): PR_SET_PDEATHSIG is 1).
+    """
+    import ctypes
+
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def end_worker(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Let a worker return its trial; kill it where that takes too long."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# ---------------------------------------------------------------- the jobs of a study
+
+
+def remember(study: Study, options: WorkersSpec, members: Sequence[Member]) -> None:
+    """Store the jobs of a study, so that `segtune stop` finds those that wait."""
+    entry = {"workers": options.model_dump(mode="json"), "jobs": [m.job for m in members]}
+    entries = [*_remembered(study), entry][-100:]
+    study.store.storage.set_study_system_attr(study.study_id, JOBS, json.dumps(entries))
+
+
+def cancel_waiting(study: Study) -> list[str]:
+    """Take back jobs of a study that have not begun; returns what could not be done, in words."""
+    problems = []
+    for entry in _remembered(study):
+        try:
+            launcher(WorkersSpec.model_validate(entry["workers"])).cancel_waiting(entry["jobs"])
+        except InputError as error:
+            problems.append(str(error))
+    if not problems:
+        study.store.storage.set_study_system_attr(study.study_id, JOBS, json.dumps([]))
+    return problems
+
+
+def _remembered(study: Study) -> list[dict[str, Any]]:
+    found = study.store.study_attrs(study.study_id, JOBS).get(JOBS, "[]")
+    entries: list[dict[str, Any]] = json.loads(found)
+    return entries

@@ -1,0 +1,87 @@
+"""Workers as processes of this machine, watched or left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.launchers import Member, Order
+from search.registry import JOB
+from spaces.spec import WorkersSpec
+
+
+def place(workers: int | None, per_gpu: int, gpus: int) -> list[str | None]:
+    """Return the GPU of each worker, as CUDA_VISIBLE_DEVICES wants it; None on a CPU machine.
+
+    Args:
+        workers: how many; None for one a GPU (times `per_gpu`), or one.
+        per_gpu: workers that share a GPU.
+        gpus: GPUs of this machine.
+    """
+    count = workers if workers is not None else max(1, gpus * per_gpu)
+    if gpus == 0:
+        return [None] * count
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(gpus)]
+    return [names[(i // per_gpu) % len(names)] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A worker process of this launch."""
+
+    job: str
+    log: str
+    process: subprocess.Popen[bytes]
+
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        if self.runs():
+            self.process.send_signal(signal.SIGTERM)
+
+    def failure(self) -> str | None:
+        code = self.process.returncode
+        return None if code in (0, 130) else f"code {code}"
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes of this machine: one a GPU, or as many as asked for."""
+
+    options: WorkersSpec
+
+    def start(self, order: Order) -> list[Member]:
+        from trainers.precision import gpu_count
+
+        places = place(self.options.count, self.options.per_gpu, gpu_count())
+        members: list[Member] = []
+        for index, gpu in enumerate(places):
+            environment = {**os.environ, **order.environment, JOB: "local"}
+            if gpu is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = gpu
+            else:  # processes that all take every core slow each other several times
+                share = max(1, (os.cpu_count() or 1) // len(places))
+                environment.setdefault("OMP_NUM_THREADS", str(share))
+            log = order.logs / f"{order.study}-{time.strftime('%Y%m%d-%H%M%S')}-{index}.log"
+            with open(log, "wb") as output:
+                process = subprocess.Popen(
+                    order.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches them through us, once
+                )
+            members.append(_Process(f"local {process.pid}", str(log), process))
+            if not order.detach:
+                time.sleep(0.1)
+        return members
+
+    def cancel_waiting(self, jobs: Sequence[str]) -> None:
+        """Nothing waits here."""

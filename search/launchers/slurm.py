@@ -1,0 +1,156 @@
+"""Workers as jobs of Slurm, submitted by submitit: one job a worker, or one job array.
+
+Before its time limit, and where it is preempted, Slurm signals a job. The worker then returns its
+trial, whose checkpoint is durable, and the job is put back into the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.launchers import Member, Order, begin_worker, end_worker, needs_extra
+from spaces.errors import InputError
+from spaces.spec import WorkersSpec
+
+SIGNAL_SECONDS = 90  # before its time limit a job is signalled
+RETURN_SECONDS = 60.0  # that a worker then has for returning its trial
+REQUEUES = 10_000  # times that a job may run into its limit
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
+RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
+
+
+class _Serve:
+    """What a job runs; submitit stores it and calls it, again after a requeue."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.command, self.environment = command, environment
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Serve until the worker ends; returns its exit code."""
+        self.process = begin_worker(self.command, self.environment, f"slurm {_own_id()}")
+        return self.process.wait()
+
+    def checkpoint(self) -> Any:
+        """Return the trial; called by submitit where the job must go, which is then requeued."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            end_worker(self.process, RETURN_SECONDS)
+        return DelayedSubmission(_Serve(self.command, self.environment))
+
+
+def _own_id() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "?")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job of this launch."""
+
+    job: str
+    log: str
+
+    @property
+    def id(self) -> str:
+        return self.job.partition(" ")[2]
+
+    def runs(self) -> bool:
+        return _state(self.id) in (*WAITING, *RUNNING)
+
+    def stop(self) -> None:
+        _scancel([self.id])
+
+    def failure(self) -> str | None:
+        state = _state(self.id)
+        return None if state in ("COMPLETED", "CANCELLED", None) else state
+
+
+class Slurm:
+    """The cluster of the machine's `sbatch`."""
+
+    def __init__(self, options: WorkersSpec) -> None:
+        try:
+            import submitit  # noqa: F401
+        except ImportError as error:
+            raise needs_extra("submitit", "slurm", error) from None
+        missing = [name for name in ("sbatch", "scontrol", "scancel") if shutil.which(name) is None]
+        if missing:
+            raise InputError(
+                f"workers.on: slurm needs Slurm's commands, but {missing[0]} is not here; launch "
+                "from a machine of the cluster"
+            )
+        self.options = options
+
+    def start(self, order: Order) -> list[Member]:
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        options = self.options
+        folder = order.logs / "slurm"
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
+        settings: dict[str, Any] = {
+            "job_name": f"segtune-{order.study}",
+            "time": options.minutes,
+            "ntasks_per_node": 1,
+            "cpus_per_task": options.cpus,
+            "signal_delay_s": SIGNAL_SECONDS,
+            "stderr_to_stdout": True,
+            "additional_parameters": {"requeue": True, **options.sbatch},
+        }
+        if options.partition is not None:
+            settings["partition"] = options.partition
+        if options.memory_gb is not None:
+            settings["mem"] = f"{options.memory_gb}GB"
+        if options.gpus:
+            settings["gpus_per_node"] = int(options.gpus)
+        executor.update_parameters(**settings)
+        serve = _Serve(order.command, order.environment)
+        count = options.count or 1
+        os.umask(0o077)  # what submitit stores may hold the store's password
+        try:
+            if options.array and count > 1:
+                with executor.batch():
+                    jobs = [executor.submit(serve) for _ in range(count)]
+            else:
+                jobs = [executor.submit(serve) for _ in range(count)]
+        except (FailedJobError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", None) or str(error)
+            raise InputError(f"Slurm refuses the jobs: {_last_line(reason)}") from None
+        return [_Job(f"slurm {job.job_id}", str(job.paths.stdout)) for job in jobs]
+
+    def cancel_waiting(self, jobs: Sequence[str]) -> None:
+        """Take back pending jobs."""
+        ids = [job.partition(" ")[2] for job in jobs]
+        if ids:
+            _scancel(["--state=PENDING", *ids])
+
+
+def _state(job: str) -> str | None:
+    """A job's state as `scontrol` says it, which needs no database; None once it is forgotten."""
+    found = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True
+    )
+    if found.returncode:
+        if "Invalid job id" in found.stderr:
+            return None
+        return "RUNNING"  # the controller is away: nothing is known, so nothing is given up
+    facts: Mapping[str, str] = dict(
+        pair.split("=", 1) for pair in found.stdout.split() if "=" in pair
+    )
+    return facts.get("JobState")
+
+
+def _scancel(arguments: Sequence[str]) -> None:
+    subprocess.run(["scancel", *arguments], capture_output=True, text=True)
+
+
+def _last_line(text: str | bytes) -> str:
+    lines = (text.decode() if isinstance(text, bytes) else text).strip().splitlines()
+    return lines[-1] if lines else "no reason given"

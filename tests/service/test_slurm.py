@@ -1,0 +1,326 @@
+"""A real Slurm of two nodes on this machine: jobs cancelled, requeued, preempted, orphaned."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.budget import ENDED
+from search.registry import workers
+from search.store import open_store
+from search.study import Study, open_study
+
+MakeSpec = Callable[..., Any]
+pytestmark = pytest.mark.timeout(600)
+
+CONF = """\
+ClusterName=segtune-tests
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={ctld}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SrunPortRange={first}-{last}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+SlurmdParameters=config_overrides
+KillWait=2
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
+NodeName=n0 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n0} CPUs={cpus} State=UNKNOWN
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n1} CPUs={cpus} State=UNKNOWN
+PartitionName=low Nodes=n0,n1 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=5
+PartitionName=high Nodes=n0,n1 MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
+"""
+
+
+class Cluster:
+    """munged, slurmctld and two slurmd on free ports of 127.0.0.1, with files of their own."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="segtune-slurm-"))
+        self.folder.chmod(0o711)
+        self.conf = self.folder / "slurm.conf"
+        self.daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        for name in ("state", "spool-n0", "spool-n1"):
+            (self.folder / name).mkdir()
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        ports = dict(zip(("ctld", "n0", "n1"), free_ports(3), strict=True))
+        first = free_ports(1)[0]
+        self.conf.write_text(
+            CONF.format(folder=self.folder, first=first, last=first + 40, cpus=4, **ports)
+        )
+        names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+        files = [f"--{n}={self.folder}/munge.{n.partition('-')[0]}" for n in names]
+        self._run(["munged", "--foreground", "--force", *files])
+        wait_for(lambda: (self.folder / "munge.socket").exists(), 20)
+        self._run(["slurmctld", "-D", "-i", "-f", str(self.conf)])
+        for node in ("n0", "n1"):
+            self._run(["slurmd", "-D", "-N", node, "-f", str(self.conf)])
+        wait_for(lambda: set(self.ask("sinfo", "-hN", "-o", "%T").split()) == {"idle"}, 30)
+
+    def _run(self, command: list[str]) -> None:
+        log = self.folder / f"{Path(command[0]).name}-{len(self.daemons)}.out"
+        with open(log, "wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=self.environment
+            )
+        self.daemons.append(process)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SLURM_CONF": str(self.conf)}
+
+    def ask(self, *command: str) -> str:
+        found = subprocess.run(command, capture_output=True, text=True, env=self.environment)
+        return found.stdout
+
+    def jobs(self) -> dict[str, str]:
+        """{id: state} of all jobs that Slurm remembers."""
+        text = self.ask("scontrol", "--oneliner", "show", "job")
+        facts = [
+            dict(p.split("=", 1) for p in line.split() if "=" in p) for line in text.split("\n")
+        ]
+        return {
+            f"{f['ArrayJobId']}_{f['ArrayTaskId']}" if "ArrayTaskId" in f else f["JobId"]: f[
+                "JobState"
+            ]
+            for f in facts
+            if "JobId" in f
+        }
+
+    def stop(self) -> None:
+        self.ask("scancel", "--signal=KILL", "-u", "root")
+        for process in reversed(self.daemons):
+            process.terminate()
+        for process in self.daemons:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    missing = [n for n in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(n) is None]
+    if missing or os.geteuid() != 0:
+        reason = f"needs root and Slurm (apt-get install slurm-wlm munge); missing: {missing}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    found = Cluster()
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def launched(
+    cluster: Cluster, tcp_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> Iterator[Callable[..., Launched]]:
+    """Launches a study on the cluster and gives it its end."""
+    begun: list[Launched] = []
+
+    def launch(*options: str, count: int = 3, trials: int = 12, epochs: int = 8) -> Launched:
+        make_spec(trials=trials, epochs=epochs)
+        run = Launched(cluster, tcp_url, tmp_path, count, options)
+        begun.append(run)
+        return run
+
+    yield launch
+    for run in begun:
+        run.close()
+
+
+class Launched:
+    """`segtune launch` of the study small.yaml with workers on Slurm."""
+
+    def __init__(
+        self, cluster: Cluster, url: str, folder: Path, count: int, options: tuple[str, ...]
+    ) -> None:
+        self.cluster, self.url, self.folder = cluster, url, folder
+        self.environment = {
+            **cluster.environment,
+            "SEGTUNE_STORE": url,
+            "SEGTUNE_HOME": str(folder / "home"),
+            "OMP_NUM_THREADS": "1",
+        }
+        settings = [f"--worker-option={o}" for o in ("gpus=0", "minutes=30", *options)]
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "search.cli", "launch", str(folder / "small.yaml"),
+                "--on", "slurm", "--workers", str(count), *settings,
+            ],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        self.store = open_store(url)
+
+    @property
+    def study(self) -> Study:
+        return open_study(self.store, "small")
+
+    def running(self, most: int = 1000) -> dict[str, int]:
+        """{job: trial that has trained at least two epochs, and at most so many}."""
+        found = {}
+        for row in workers(self.store):
+            number = row["trial_number"]
+            if row["state"] == "running" and 2 <= self.study.last_epoch(number) <= most:
+                found[row["job"].removeprefix("slurm ")] = number
+        return found
+
+    def finish(self, seconds: float = 300) -> str:
+        out, _ = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, out
+        return out
+
+    def segtune(self, *command: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "search.cli", *command],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        self.store.close()
+
+
+def check(study: Study, trials: int, epochs: int) -> None:
+    """Exactly the budget; every trial trained in full, each epoch once."""
+    counts = study.budget.counts()
+    assert counts["COMPLETE"] == trials == sum(counts.values()), counts
+    assert sum(counts[state] for state in ENDED) == trials
+    for trial in study.trials():
+        history = study.history(trial.number)
+        assert [report["epoch"] for report in history] == [*range(1, epochs + 1)]
+        # of a trial that had begun anew, the child's epochs would not be those first reported
+        assert trial.user_attrs["seconds"] == round(sum(r["seconds"] for r in history), 3)
+
+
+def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
+    launched: Callable[..., Launched],
+) -> None:
+    run = launched(epochs=16)
+    jobs = wait_for(lambda: len(found := run.running()) == 3 and found, 120)
+    table = run.segtune("status", "small")
+    for job in jobs:
+        assert f"slurm {job}" in table
+    (requeued, resumed), (cancelled, _) = wait_for(
+        lambda: len(found := run.running(most=8)) >= 2 and list(found.items())[:2], 120
+    )
+    run.cluster.ask("scancel", cancelled)
+    run.cluster.ask("scontrol", "requeue", requeued)
+    assert run.study.trial(resumed).state.name == "RUNNING"
+    out = run.finish()
+    check(run.study, trials=12, epochs=16)
+    states = run.cluster.jobs()
+    assert states[cancelled] == "CANCELLED" and states[requeued] == "COMPLETED", states
+    assert "12" in out
+
+
+def test_a_preempted_job_returns_its_trial_and_comes_back(
+    launched: Callable[..., Launched],
+) -> None:
+    """Slurm's user signal: the trial is returned, submitit requeues the job."""
+    run = launched(count=1, trials=2, epochs=30)
+    job = next(iter(wait_for(run.running, 120)))
+    run.cluster.ask("scancel", "--signal=USR2", job)
+    run.finish()
+    check(run.study, trials=2, epochs=30)
+    log = next((run.folder / "home" / "artifacts" / "workers" / "slurm").glob(f"{job}_*log.out"))
+    assert re.search(r"this job is preempted", log.read_text()), log.read_text()
+    assert run.cluster.jobs()[job] == "COMPLETED"
+
+
+def test_stop_takes_back_jobs_that_wait(launched: Callable[..., Launched]) -> None:
+    run = launched("cpus=4", "array=false", count=4, trials=4, epochs=200)  # two run, two wait
+    wait_for(lambda: len(run.running()) == 2, 120)
+    run.segtune("stop", "small", "--now")
+    run.process.wait(timeout=120)
+    states = sorted(run.cluster.jobs().values())
+    assert states.count("CANCELLED") >= 2, states
+    counts = run.study.budget.counts()
+    assert counts["OPEN"] == 4 and counts["RUNNING"] == 0, counts
+
+
+def test_what_slurm_refuses_is_said(launched: Callable[..., Launched]) -> None:
+    run = launched("partition=no-such-partition")
+    out, _ = run.process.communicate(timeout=120)
+    assert run.process.returncode == 2
+    assert "Slurm refuses the jobs" in out and "partition" in out
+
+
+def test_an_orphan_of_a_dead_node_doubles_nothing(launched: Callable[..., Launched]) -> None:
+    """The node's daemons are killed, the worker runs on; Slurm starts its job again elsewhere."""
+    run = launched(count=1, trials=3, epochs=20)
+    job, _ = next(iter(wait_for(run.running, 120).items()))
+    node = next(
+        line.split("BatchHost=")[1].split()[0]
+        for line in run.cluster.ask("scontrol", "--oneliner", "show", "job", job).split("\n")
+        if "BatchHost=" in line
+    )
+    run.cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    run.finish()
+    check(run.study, trials=3, epochs=20)
+    run.cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")

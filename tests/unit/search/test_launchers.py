@@ -1,0 +1,89 @@
+"""Where the workers of a launch go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from search.artifacts import Artifacts
+from search.launchers import Order, launcher
+from search.launchers.local import place
+from spaces.errors import InputError
+from spaces.spec import WorkersSpec
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "gpus", "visible", "places"),
+    [
+        (None, 1, 0, None, [None]),
+        (3, 1, 0, None, [None] * 3),
+        (None, 1, 4, None, ["0", "1", "2", "3"]),
+        (None, 2, 2, None, ["0", "0", "1", "1"]),
+        (3, 1, 2, None, ["0", "1", "0"]),
+        (None, 1, 2, "5,7", ["5", "7"]),  # a scheduler has given us these two
+        (None, 1, 1, "GPU-8c1f", ["GPU-8c1f"]),
+    ],
+)
+def test_one_worker_a_gpu_unless_told_otherwise(
+    workers: int | None,
+    per_gpu: int,
+    gpus: int,
+    visible: str | None,
+    places: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert place(workers, per_gpu, gpus) == places
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"on": "kubernetes"}, "local"),
+        ({"on": "slurm", "gpus": 0.5}, "Slurm gives out whole GPUs"),
+        ({"on": "local", "partition": "gpu"}, "partition: counts with on: slurm only"),
+        ({"on": "ray", "minutes": 60}, "minutes: counts with on: slurm only"),
+        ({"on": "slurm", "minutes": 10}, "20"),  # submitit takes a preemption for a time-out then
+        ({"on": "slurm", "address": "10.0.0.1:6379"}, "address: counts with on: ray only"),
+        ({"on": "slurm", "per_gpu": 2}, "per_gpu: counts with on: local only"),
+        ({"count": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_options_of_another_engine_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        WorkersSpec.model_validate(given)
+
+
+def test_options_survive_the_store() -> None:
+    given = WorkersSpec.model_validate({"on": "ray", "gpus": 0.5, "address": "10.0.0.1:6379"})
+    assert WorkersSpec.model_validate(given.model_dump(mode="json")) == given
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_absent_extra_is_named(
+    engine: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"pip install 'segtune\[{engine}\]'"):
+        launcher(WorkersSpec(on=engine))
+
+
+def test_slurm_without_its_commands_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(InputError, match="sbatch is not here"):
+        launcher(WorkersSpec(on="slurm"))
+
+
+def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
+    url = "postgresql://me:s3cr3t@db/x"
+    order = Order("small", Artifacts(tmp_path), url, WorkersSpec(), detach=False)
+    assert "s3cr3t" not in " ".join(order.command)
+    assert order.environment["SEGTUNE_STORE"] == url
