@@ -16,7 +16,7 @@ import multiprocessing
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
@@ -35,15 +35,25 @@ from benchmarks.one_epoch import TopK
 from benchmarks.record import SPEC, read_table
 from benchmarks.report import heading, parser, publish, table
 from benchmarks.table import Nearest, Table
-from search.pruning import MedianRule, median_rule
-from search.replay import OptunaRule, OurMedian, Outcome, Recorded, Rule, Unpruned, replay
+from search.pruning import QuantileRule, quantile_rule
+from search.replay import (
+    OptunaRule,
+    OurRule,
+    Outcome,
+    Recorded,
+    Rule,
+    Run,
+    Unpruned,
+    Verdict,
+    replay,
+)
 from search.study import build_sampler
 from spaces.spec import PrunerSpec, SamplerSpec, StudySpec
 
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived
 SAMPLERS = ("random", "tpe")
 WORKERS = (1, 8)
-OURS, STOCK, NONE = "segtune median (default)", "Optuna MedianPruner", "unpruned"
+OURS, STOCK, NONE = "segtune quantile (default)", "Optuna MedianPruner", "unpruned"
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,10 @@ def entries(epochs: int) -> dict[str, Entry]:
 
     return {
         NONE: Entry(lambda seed: Unpruned()),
-        OURS: _ours(median_rule(PrunerSpec(), epochs)),
-        "segtune median, align: warmup": _ours(median_rule(PrunerSpec(align="warmup"), epochs)),
+        OURS: _ours(PrunerSpec(), epochs),
+        "segtune quantile, align: warmup": _ours(PrunerSpec(align="warmup"), epochs),
+        "segtune median": _ours(PrunerSpec(name="median"), epochs),
+        "segtune median, align: warmup": _ours(PrunerSpec(name="median", align="warmup"), epochs),
         STOCK: of_optuna(MedianPruner),
         "Optuna MedianPruner(n_warmup_steps=5)": of_optuna(lambda: MedianPruner(5, 5)),
         "Optuna PatientPruner(MedianPruner(), 3)": of_optuna(
@@ -92,30 +104,46 @@ def entries(epochs: int) -> dict[str, Entry]:
 def variants(epochs: int) -> dict[str, Entry]:
     """Our rule with other settings than its defaults."""
     found = {NONE: Entry(lambda seed: Unpruned()), OURS: entries(epochs)[OURS]}
-    settings: list[MedianRule] = []
-    for first in (1, 2, 3, 4, 5, 7):
-        for quantile in (0.3, 0.5, 0.65, 0.8):
-            settings.append(MedianRule(5, first, False, quantile))
+    default = quantile_rule(PrunerSpec(), epochs)
+    for quantile in (0.3, 0.5, 0.65, 0.8, 0.9):
+        for first in (1, 2, 3, 5):
+            found |= _variant(replace(default, quantile=quantile, min_epochs=first))
     for margin in (0.01, 0.02, 0.04):
-        settings += [MedianRule(5, first, False, 0.5, margin) for first in (1, 2, 3)]
-    for startup in (3, 10):
-        settings += [MedianRule(startup, first) for first in (2, 3)]
-    settings += [MedianRule(5, first, True, q) for first in (1, 3) for q in (0.5, 0.65)]
-    for rule in settings:
-        found[_shown(rule)] = _ours(rule)
+        found |= _variant(replace(default, margin=margin))
+    for startup in (1, 2, 3, 10):
+        found |= _variant(replace(default, startup_trials=startup))
+    for first in (1, 3):
+        found |= _variant(replace(default, min_epochs=first, align_warmup=True, running=False))
+    found |= _variant(replace(default, running=False))
+    for rungs in ((1, 4), (1, 3, 9), (1, 2, 4, 8), (3, 9)):
+        found |= _variant(default, rungs)
     return found
 
 
-def _ours(rule: MedianRule) -> Entry:
-    return Entry(lambda seed: OurMedian(rule))
-
-
-def _shown(rule: MedianRule) -> str:
-    start = "warm-up" if rule.align_warmup else "start"
-    return (
-        f"quantile {rule.quantile}, from epoch {rule.min_epochs}, margin {rule.margin}, after "
-        f"{rule.startup_trials} trials, aligned at {start}"
+def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
+    judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {rule.min_epochs}"
+    name = (
+        f"quantile {rule.quantile}, margin {rule.margin}, {judged}, after {rule.startup_trials} "
+        f"trials{'' if rule.running else ', ended ones only'}"
+        f"{', aligned at warm-up' if rule.align_warmup else ''}"
     )
+    return {name: Entry(lambda seed: OnRungs(rule, rungs))}
+
+
+class OnRungs(OurRule):
+    """Our rule, asked after some epochs only, or after all where none are given."""
+
+    def __init__(self, rule: QuantileRule, rungs: tuple[int, ...]) -> None:
+        super().__init__(rule)
+        self.rungs = rungs
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        verdict = super().epoch_ended(run)
+        return verdict if not self.rungs or run.epoch in self.rungs else Verdict.GO
+
+
+def _ours(spec: PrunerSpec, epochs: int) -> Entry:
+    return Entry(lambda seed: OurRule(quantile_rule(spec, epochs)))
 
 
 class Task(NamedTuple):
