@@ -164,9 +164,10 @@ class Task(NamedTuple):
 def main() -> None:
     """Replay every search and write the report."""
     given = parser(__doc__)
-    given.add_argument("--seeds", type=int, default=50, help="searches a row")
+    given.add_argument("--seeds", type=int, default=30, help="searches a row")
     given.add_argument("--processes", type=int, default=2)
     given.add_argument("--variants", action="store_true", help="settings of our own rule instead")
+    given.add_argument("--without", type=int, default=0, help="leave out so many of the best runs")
     given.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
     args = given.parse_args()
     runs = recorded(args.without)
