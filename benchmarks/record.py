@@ -1,6 +1,6 @@
 """Record real learning curves: random configs of the default space, trained in full by our trainer.
 
-    python -m benchmarks.record --configs 120 --workers 2       # about two hours on two cores
+    python -m benchmarks.record --configs 100 --workers 2       # about 90 minutes on two cores
 
 Each line of the table (benchmarks/camvid_table.jsonl) is one config: its drawn parameters, the
 epoch at which its warm-up ended, and for every epoch the validation mIoU at original image size and
@@ -37,7 +37,7 @@ SPEC, TABLE = HERE / "camvid_table.yaml", HERE / "camvid_table.jsonl"
 def main() -> None:
     """Train what the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--configs", type=int, default=120)
+    parser.add_argument("--configs", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.search --to benchmarks/search.md        # about 20 minutes on two cores
     python -m benchmarks.search --variants --to FILE             # ours with other settings
+    python -m benchmarks.search --without 1 --to FILE            # the best run left out
 
 Replays the recorded curves of benchmarks/camvid_table.jsonl (`python -m benchmarks.record`), see
 search/replay.py. Each row is many searches that differ in their seed alone; row by row the seeds
@@ -16,7 +17,7 @@ import multiprocessing
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
@@ -35,15 +36,25 @@ from benchmarks.one_epoch import TopK
 from benchmarks.record import SPEC, read_table
 from benchmarks.report import heading, parser, publish, table
 from benchmarks.table import Nearest, Table
-from search.pruning import MedianRule, median_rule
-from search.replay import OptunaRule, OurMedian, Outcome, Recorded, Rule, Unpruned, replay
+from search.pruning import QuantileRule, quantile_rule
+from search.replay import (
+    OptunaRule,
+    OurRule,
+    Outcome,
+    Recorded,
+    Rule,
+    Run,
+    Unpruned,
+    Verdict,
+    replay,
+)
 from search.study import build_sampler
 from spaces.spec import PrunerSpec, SamplerSpec, StudySpec
 
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived
 SAMPLERS = ("random", "tpe")
 WORKERS = (1, 8)
-OURS, STOCK, NONE = "segtune median (default)", "Optuna MedianPruner", "unpruned"
+OURS, STOCK, NONE = "segtune quantile (default)", "Optuna MedianPruner", "unpruned"
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,10 @@ def entries(epochs: int) -> dict[str, Entry]:
 
     return {
         NONE: Entry(lambda seed: Unpruned()),
-        OURS: _ours(median_rule(PrunerSpec(), epochs)),
-        "segtune median, align: warmup": _ours(median_rule(PrunerSpec(align="warmup"), epochs)),
+        OURS: _ours(PrunerSpec(), epochs),
+        "segtune quantile, align: warmup": _ours(PrunerSpec(align="warmup"), epochs),
+        "segtune median": _ours(PrunerSpec(name="median"), epochs),
+        "segtune median, align: warmup": _ours(PrunerSpec(name="median", align="warmup"), epochs),
         STOCK: of_optuna(MedianPruner),
         "Optuna MedianPruner(n_warmup_steps=5)": of_optuna(lambda: MedianPruner(5, 5)),
         "Optuna PatientPruner(MedianPruner(), 3)": of_optuna(
@@ -91,31 +104,49 @@ def entries(epochs: int) -> dict[str, Entry]:
 
 def variants(epochs: int) -> dict[str, Entry]:
     """Our rule with other settings than its defaults."""
-    found = {NONE: Entry(lambda seed: Unpruned()), OURS: entries(epochs)[OURS]}
-    settings: list[MedianRule] = []
-    for first in (1, 2, 3, 4, 5, 7):
-        for quantile in (0.3, 0.5, 0.65, 0.8):
-            settings.append(MedianRule(5, first, False, quantile))
+    known = entries(epochs)
+    found = {name: known[name] for name in (NONE, OURS, STOCK)}
+    default = quantile_rule(PrunerSpec(), epochs)
+    for quantile in (0.5, 0.65, 0.75, 0.8, 0.9):
+        for first in (1, 2, 3, 5):
+            rule = replace(default, quantile=quantile, min_epochs=first)
+            found |= {} if rule == default else _variant(rule)
     for margin in (0.01, 0.02, 0.04):
-        settings += [MedianRule(5, first, False, 0.5, margin) for first in (1, 2, 3)]
-    for startup in (3, 10):
-        settings += [MedianRule(startup, first) for first in (2, 3)]
-    settings += [MedianRule(5, first, True, q) for first in (1, 3) for q in (0.5, 0.65)]
-    for rule in settings:
-        found[_shown(rule)] = _ours(rule)
+        found |= _variant(replace(default, margin=margin))
+    for startup in (1, 2, 5, 10):
+        found |= _variant(replace(default, startup_trials=startup))
+    for first in (1, 3):
+        found |= _variant(replace(default, min_epochs=first, align_warmup=True, running=False))
+    found |= _variant(replace(default, running=False))
+    for rungs in ((1, 4), (1, 3, 9), (1, 2, 4, 8), (3, 9)):
+        found |= _variant(replace(default, min_epochs=1), rungs)
     return found
 
 
-def _ours(rule: MedianRule) -> Entry:
-    return Entry(lambda seed: OurMedian(rule))
-
-
-def _shown(rule: MedianRule) -> str:
-    start = "warm-up" if rule.align_warmup else "start"
-    return (
-        f"quantile {rule.quantile}, from epoch {rule.min_epochs}, margin {rule.margin}, after "
-        f"{rule.startup_trials} trials, aligned at {start}"
+def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
+    judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {rule.min_epochs}"
+    name = (
+        f"quantile {rule.quantile}, margin {rule.margin}, {judged}, after {rule.startup_trials} "
+        f"trials{'' if rule.running else ', ended ones only'}"
+        f"{', aligned at warm-up' if rule.align_warmup else ''}"
     )
+    return {name: Entry(lambda seed: OnRungs(rule, rungs))}
+
+
+class OnRungs(OurRule):
+    """Our rule, asked after some epochs only, or after all where none are given."""
+
+    def __init__(self, rule: QuantileRule, rungs: tuple[int, ...]) -> None:
+        super().__init__(rule)
+        self.rungs = rungs
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        verdict = super().epoch_ended(run)
+        return verdict if not self.rungs or run.epoch in self.rungs else Verdict.GO
+
+
+def _ours(spec: PrunerSpec, epochs: int) -> Entry:
+    return Entry(lambda seed: OurRule(quantile_rule(spec, epochs)))
 
 
 class Task(NamedTuple):
@@ -126,24 +157,28 @@ class Task(NamedTuple):
     rule: str
     seed: int
     variants: bool
+    without: int = 0
+    """The best runs that are left out of the table."""
 
 
 def main() -> None:
     """Replay every search and write the report."""
     given = parser(__doc__)
-    given.add_argument("--seeds", type=int, default=50, help="searches a row")
+    given.add_argument("--seeds", type=int, default=30, help="searches a row")
     given.add_argument("--processes", type=int, default=2)
     given.add_argument("--variants", action="store_true", help="settings of our own rule instead")
+    given.add_argument("--without", type=int, default=0, help="leave out so many of the best runs")
     given.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
     args = given.parse_args()
-    rules = (variants if args.variants else entries)(recorded().epochs)
+    runs = recorded(args.without)
+    rules = (variants if args.variants else entries)(runs.epochs)
     installed = peers.available()
     missing = {
         entry.needs for entry in rules.values() if entry.needs and not installed[entry.needs]
     }
     names = [name for name, entry in rules.items() if entry.needs not in missing]
     tasks = [
-        Task(sampler, workers, name, seed, args.variants)
+        Task(sampler, workers, name, seed, args.variants, args.without)
         for sampler in args.samplers
         for workers in WORKERS
         for name in names
@@ -151,13 +186,19 @@ def main() -> None:
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         outcomes = dict(zip(tasks, pool.map(run, tasks, chunksize=5), strict=True))
-    command = "search --variants" if args.variants else "search"
-    publish(report(recorded(), names, outcomes, sorted(missing), command), args.to)
+    command = "search" + " --variants" * args.variants
+    if args.without:
+        command += f" --without {args.without}"
+    if args.seeds != given.get_default("seeds"):
+        command += f" --seeds {args.seeds}"
+    if args.samplers != SAMPLERS:
+        command += f" --samplers {' '.join(args.samplers)}"
+    publish(report(runs, names, outcomes, sorted(missing), command), args.to)
 
 
 @cache
-def recorded() -> Table:
-    """The recorded runs."""
+def recorded(without: int = 0) -> Table:
+    """The recorded runs, but for so many of the best."""
     rows = [
         Recorded(
             row["params"],
@@ -167,14 +208,15 @@ def recorded() -> Table:
         )
         for row in read_table()
     ]
-    return Table(StudySpec.load(SPEC).search_space(), rows)
+    kept = sorted(range(len(rows)), key=lambda row: -rows[row].value)[without:]
+    return Table(StudySpec.load(SPEC).search_space(), [rows[row] for row in sorted(kept)])
 
 
 def run(task: Task) -> Outcome:
     """Replay one search."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PatientPruner
-    runs = recorded()
+    runs = recorded(task.without)
     entry = (variants if task.variants else entries)(runs.epochs)[task.rule]
     return replay(
         Nearest(runs, build_sampler(SamplerSpec(name=task.sampler), task.seed, 0)),
@@ -211,7 +253,8 @@ default space, our trainer). Best val mIoU {runs.best:.4f}; runs within {NEAR} o
 {seeds} searches a row, the same seeds in every row, no recorded run twice in one search. Unsolved:
 every run that comes near the best had been stopped before it got there; such a search is charged
 with training the whole table, {runs.total_epochs} epochs. In brackets the 95 % interval of the
-mean (bootstrap) and of the share (Wilson).
+mean (bootstrap) and of the share (Wilson). Of stock: beside Optuna's MedianPruner(). Hours: in
+simulated time, of one-thread epochs.
 """
     if missing:
         text += f"\nNot installed, so their rows are missing: {', '.join(missing)}.\n"
@@ -221,7 +264,7 @@ mean (bootstrap) and of the share (Wilson).
                 name: [o for t, o in outcomes.items() if t[:3] == (sampler, workers, name)]
                 for name in names
             }
-            if block[NONE]:
+            if block.get(NONE):
                 noun = "worker" if workers == 1 else "workers"
                 text += f"\n## {sampler}, {workers} {noun}\n\n{_block(runs, block)}\n"
     return text
@@ -229,6 +272,8 @@ mean (bootstrap) and of the share (Wilson).
 
 def _block(runs: Table, block: dict[str, list[Outcome]]) -> str:
     unpruned = statistics.mean(spent(outcome, runs) for outcome in block[NONE])
+    stock = block.get(STOCK)
+    beside = statistics.mean(spent(outcome, runs) for outcome in stock) if stock else math.nan
     rows = []
     for name, found in block.items():
         epochs = [spent(outcome, runs) for outcome in found]
@@ -242,11 +287,12 @@ def _block(runs: Table, block: dict[str, list[Outcome]]) -> str:
                 f"{mean:.0f} ({low:.0f} to {high:.0f})",
                 f"{statistics.median(epochs):.0f}",
                 f"{mean / unpruned:.2f}",
+                f"{mean / beside:.2f}" if stock else "",
                 f"{lost} of {len(found)} ({least:.0%} to {most:.0%})",
                 f"{hours:.2f}",
             ]
         )
-    columns = ["rule", "epochs, mean", "median", "of unpruned", "unsolved", "simulated hours"]
+    columns = ["rule", "epochs, mean", "median", "of unpruned", "of stock", "unsolved", "hours"]
     return table(columns, rows)
 
 

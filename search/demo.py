@@ -35,7 +35,6 @@ space:
   optim.lr: {{low: 1e-4, high: 1e-2, log: true}}
   optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
 budget: {{trials: 12}}
-pruner: {{name: median, startup_trials: 4}}
 """
 
 TEXT_DETECTION = """\
@@ -59,7 +58,6 @@ space:
   optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
   # box_thresh and unclip_ratio are searched by default, in every trial, without training
 budget: {{trials: 12}}
-pruner: {{name: median, startup_trials: 4}}
 """
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 
 from search import trial_writer
-from search.budget import CONFIG, Budget, Claim
+from search.budget import CONFIG, RUNNING, Budget, Claim
 from search.store import Store, control_table, epoch_table, slot_table
 from search.trial_reader import table_of
 
@@ -26,9 +26,11 @@ class Stored:
 
     Attributes:
         ended: grows whenever a trial of the study ends; None where it was not asked for.
+        beside: best metric, by the same epoch, of each other trial that runs and has come as far.
     """
 
     ended: int | None
+    beside: tuple[float, ...] = ()
 
 
 def store(
@@ -40,7 +42,7 @@ def store(
 ) -> Stored | None:
     """Insert a report, for Optuna too, and prolong the lease; None where the slot is not ours.
 
-    What is there already stays as it is.
+    What is there already stays as it is. (sqlite serves one worker: no other trial runs there.)
     """
     row = {
         "study_id": budget.study_id,
@@ -60,7 +62,9 @@ def store(
     renewed = budget.renewal(claim).returning(slot_table.c.slot).cte("renewed")
     ended = sa.select(control_table.c.ended).where(control_table.c.study_id == budget.study_id)
     query = sa.select(
-        sa.select(sa.func.count()).select_from(renewed).scalar_subquery(), ended.scalar_subquery()
+        sa.select(sa.func.count()).select_from(renewed).scalar_subquery(),
+        ended.scalar_subquery(),
+        _beside(budget.study_id, claim.trial_number, report["epoch"]),
     )
     for table, values in rows:
         literals = [
@@ -70,8 +74,34 @@ def store(
         chosen = sa.select(*literals).select_from(renewed)
         inserted = insert(table).from_select(list(values), chosen).on_conflict_do_nothing()
         query = query.add_cte(inserted.cte(f"{table.name}_row"))
-    ours, count = connection.execute(query).one()
-    return Stored(count) if ours else None
+    ours, count, beside = connection.execute(query).one()
+    return Stored(count, tuple(beside or ())) if ours else None
+
+
+def _beside(study_id: int, trial_number: int, epoch: int) -> sa.ScalarSelect[Any]:
+    """Best metrics, by an epoch, of the other trials that run and have reported it, as an array."""
+    reported = epoch_table.c
+    number = sa.and_(reported.epoch <= epoch, reported.metric != math.nan)  # the largest in SQL
+    best = (
+        sa.select(sa.func.max(reported.metric).filter(number).label("best"))
+        .join(
+            slot_table,
+            sa.and_(
+                slot_table.c.study_id == reported.study_id,
+                slot_table.c.trial_number == reported.trial_number,
+            ),
+        )
+        .where(
+            reported.study_id == study_id,
+            slot_table.c.state == RUNNING,
+            slot_table.c.trial_number != trial_number,
+        )
+        .group_by(reported.trial_number)
+        .having(sa.func.max(reported.epoch) >= epoch)
+        .subquery()
+    )
+    known = best.c.best.is_not(None)
+    return sa.select(sa.func.array_agg(best.c.best).filter(known)).scalar_subquery()
 
 
 def histories(

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
 from search.facts import TOP, Facts, class_names, reason, seconds
+from search.pruning import OURS
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def study_figures(facts: Facts) -> dict[str, go.Figure]:
 
 
 def early_stopping(facts: Facts) -> go.Figure | None:
-    """Every trial's metric by epoch, where and why it ended, and the median it was held against."""
+    """Every trial's metric by epoch, where and why it ended, and what it was held against."""
     with_epochs = [trial for trial in facts.ended if trial.intermediate_values]
     trials = _some(with_epochs, facts)
     if not trials:
@@ -64,7 +65,7 @@ def early_stopping(facts: Facts) -> go.Figure | None:
             y=[trial.user_attrs["bar"] for trial in held],
             mode="markers",
             marker={"symbol": "line-ew", "size": 12, "line": {"width": 2, "color": "#222"}},
-            name="median at its end",
+            name="bar at its end",
             hovertemplate="held against %{y:.4f}<extra></extra>",
         )
     whole_steps(figure, max(max(trial.intermediate_values) for trial in trials))
@@ -228,7 +229,7 @@ def _rounded(value: float | None) -> float | None:
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """{reason: (colour, symbol)}, completed first."""
-    order = sorted(set(names), key=lambda name: (name != "completed", name != "median", name))
+    order = sorted(set(names), key=lambda name: (name != "completed", name not in OURS, name))
     return {
         name: (COLOURS[i % len(COLOURS)], SYMBOLS[i % len(SYMBOLS)]) for i, name in enumerate(order)
     }

@@ -1,4 +1,4 @@
-"""Early stopping: our median rule, and Optuna's pruners for comparison.
+"""Early stopping: our quantile rule, with the median as one of its settings, and Optuna's pruners.
 
 The stock median compares with COMPLETE trials only. Whoever it stops drops out of the comparison,
 so its bar can only rise, until good trials with an ordinary start are stopped too. Here every ended
@@ -42,15 +42,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class MedianRule:
-    """Stop a trial whose best so far is below the median of the ended trials' best by that epoch.
+class QuantileRule:
+    """Stop a trial whose best so far is below a quantile of the others' best by that epoch.
 
     Attributes:
-        startup_trials: ended trials that must be there before any verdict.
+        startup_trials: others that must be there before any verdict.
         min_epochs: no verdict before this epoch.
         align_warmup: compare at equal epochs since the end of each trial's warm-up.
-        quantile: of the ended trials' bests, in (0, 1); 0.5 is the median.
+        quantile: of the others' bests, in (0, 1); 0.5 is the median.
         margin: how far below the bar, in units of the metric, a trial may be.
+        running: compare also with trials that run and have come as far; else with ended ones alone.
     """
 
     startup_trials: int = 5
@@ -58,36 +59,62 @@ class MedianRule:
     align_warmup: bool = False
     quantile: float = 0.5
     margin: float = 0.0
+    running: bool = False
 
-    def bar(self, trial: Curve, ended: EndedCurves) -> float | None:
-        """Return the median that the trial is held against after its last epoch, or None."""
+    def bar(self, trial: Curve, ended: EndedCurves, beside: Sequence[float] = ()) -> float | None:
+        """Return what the trial is held against after its last epoch, or None.
+
+        Args:
+            beside: best metric, by that epoch, of each running trial that has come as far.
+        """
         epoch = len(trial.values)
         if epoch < self.min_epochs or (self.align_warmup and epoch <= trial.warmup):
             return None
         since = epoch - trial.warmup if self.align_warmup else epoch
         known = ended.bests(since, after_warmup=self.align_warmup)
+        if self.running and beside:
+            known = np.concatenate([known, beside])
         if len(known) < max(1, self.startup_trials):
             return None
         middle = np.median(known) if self.quantile == 0.5 else np.quantile(known, self.quantile)
         return float(middle) - self.margin
 
-    def stops(self, trial: Curve, ended: EndedCurves) -> bool:
+    def stops(self, trial: Curve, ended: EndedCurves, beside: Sequence[float] = ()) -> bool:
         """Tell whether the trial stops after its last epoch."""
-        bar = self.bar(trial, ended)
+        bar = self.bar(trial, ended, beside)
         if bar is None:
             return False
         best = trial.best_by(len(trial.values))
         return best is None or best < bar
 
 
-def median_rule(spec: PrunerSpec, epochs: int) -> MedianRule:
-    """Return the rule of a study."""
-    return MedianRule(spec.startup_trials, min_epochs(spec, epochs), spec.align == "warmup")
+OURS = ("quantile", "median")
+
+
+def quantile_rule(spec: PrunerSpec, epochs: int) -> QuantileRule:
+    """Return the rule of a study whose pruner is one of OURS."""
+    startup, first = startup_trials(spec), min_epochs(spec, epochs)
+    aligned = spec.align == "warmup"
+    if spec.name == "median":
+        return QuantileRule(startup, first, aligned)
+    assert spec.name == "quantile", spec.name
+    # whose warm-up ends when is known of ended trials only
+    return QuantileRule(startup, first, aligned, spec.quantile, spec.margin, running=not aligned)
+
+
+def startup_trials(spec: PrunerSpec) -> int:
+    """Return how many others must be there before any verdict."""
+    if spec.startup_trials is not None:
+        return spec.startup_trials
+    return 3 if spec.name == "quantile" else 5
 
 
 def min_epochs(spec: PrunerSpec, epochs: int) -> int:
-    """Return the first epoch that may end in a verdict: given, or max(3, 20 % of the run)."""
-    return spec.min_epochs if spec.min_epochs is not None else max(3, math.ceil(0.2 * epochs))
+    """Return the first epoch that may end in a verdict."""
+    if spec.min_epochs is not None:
+        return spec.min_epochs
+    least, share = (2, 0.1) if spec.name == "quantile" else (3, 0.2)
+    return max(least, math.ceil(share * epochs))
 
 
 def warmup_end(config: BaseTrialConfig) -> int:
@@ -96,12 +123,12 @@ def warmup_end(config: BaseTrialConfig) -> int:
 
 
 def optuna_pruner(spec: PrunerSpec, epochs: int) -> optuna.pruners.BasePruner:
-    """Return Optuna's pruner of a study; `median` and `none` never prune there."""
+    """Return Optuna's pruner of a study; OURS and `none` never prune there."""
     first = min_epochs(spec, epochs)  # steps are epochs, from 1; the first that is judged
     if spec.name == "stock_median":
-        return optuna.pruners.MedianPruner(spec.startup_trials, first)
+        return optuna.pruners.MedianPruner(startup_trials(spec), first)
     if spec.name == "percentile":
-        return optuna.pruners.PercentilePruner(spec.percentile, spec.startup_trials, first)
+        return optuna.pruners.PercentilePruner(spec.percentile, startup_trials(spec), first)
     if spec.name == "hyperband":
         return optuna.pruners.HyperbandPruner(max(1, first), max(epochs, first + 1))
     return optuna.pruners.NopPruner()

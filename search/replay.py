@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.ended import EndedCurves
-from search.pruning import Curve, MedianRule
+from search.pruning import Curve, QuantileRule
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,27 @@ class OptunaRule(Unpruned):
 
 
 @dataclass
-class OurMedian(Unpruned):
-    """Our median rule."""
+class OurRule(Unpruned):
+    """Our quantile rule."""
 
-    rule: MedianRule
+    rule: QuantileRule
     ended: EndedCurves = field(default_factory=EndedCurves)
+    _running: dict[int, Run] = field(default_factory=dict)
 
     def epoch_ended(self, run: Run) -> Verdict:
-        return Verdict.STOP if self.rule.stops(run.curve, self.ended) else Verdict.GO
+        self._running[run.number] = run
+        stops = self.rule.stops(run.curve, self.ended, self._beside(run))
+        return Verdict.STOP if stops else Verdict.GO
 
     def run_ended(self, run: Run) -> None:
+        self._running.pop(run.number, None)
         self.ended.add(run.number, run.curve)
+
+    def _beside(self, run: Run) -> list[float]:
+        """Best metric, by the run's epoch, of the others that have come as far."""
+        others = (r for n, r in self._running.items() if n != run.number and r.epoch >= run.epoch)
+        bests = (other.curve.best_by(run.epoch) for other in others)
+        return [best for best in bests if best is not None]
 
 
 # ---------------------------------------------------------------- the simulation

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.facts import reason
-from search.pruning import median_rule, optuna_pruner, warmup_end
-from search.replay import InOrder, OptunaRule, OurMedian, Recorded, Rule, Unpruned, replay
+from search.pruning import OURS, optuna_pruner, quantile_rule, warmup_end
+from search.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
 from search.study import Study
 from spaces.errors import InputError
 from spaces.spec import PrunerSpec
@@ -182,7 +182,8 @@ def _rules(
     """(name, rule, Optuna's pruner) of each rule; the study's own settings where it is its rule."""
     known = [
         PrunerSpec(),
-        PrunerSpec(align="warmup"),
+        PrunerSpec(name="median"),
+        PrunerSpec(name="median", align="warmup"),
         PrunerSpec(name="stock_median"),
         PrunerSpec(name="percentile"),
         PrunerSpec(name="hyperband"),
@@ -201,8 +202,8 @@ def _title(spec: PrunerSpec) -> str:
 
 
 def _maker(spec: PrunerSpec, epochs: int) -> Callable[[], Rule]:
-    if spec.name == "median":
-        return lambda: OurMedian(median_rule(spec, epochs))
+    if spec.name in OURS:
+        return lambda: OurRule(quantile_rule(spec, epochs))
     return OptunaRule
 
 

@@ -18,6 +18,7 @@ MOST_ALARMS = 20  # in a list of them
 REASONS: Mapping[str, str] = {
     "completed": "all epochs trained",
     "patience": "no better for train.patience epochs",
+    "quantile": "below the best of the trials beside and before it",
     "median": "below the median of the trials before it",
     "stock_median": "below the median of the completed trials",
     "percentile": "below the percentile of the completed trials",
@@ -157,7 +158,7 @@ def trial_note(trial: FrozenTrial, config: BaseTrialConfig, metric: str) -> list
         value += f" at epoch {facts['best_epoch']} of {facts['epochs']}"
     lines = [f"**{why}**: {explained(why)}", value, f"{clock(seconds(trial))} of device time"]
     if facts.get("bar") is not None:
-        lines.insert(1, f"held against a median of {facts['bar']:.4f}")
+        lines.insert(1, f"held against {facts['bar']:.4f}")
     if facts.get("error"):
         lines.append(f"error: {literal(facts['error'])}")
     if facts.get("origin"):

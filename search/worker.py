@@ -4,7 +4,7 @@ It alone talks to the database, and training never waits for it: while the store
 queue up here. What ends a trial, and how that is stored:
 
     completed, patience            COMPLETE
-    median and Optuna's pruners    PRUNED
+    quantile, median, Optuna's     PRUNED
     health:<alarm>, nonfinite      PRUNED
     timeout, stopped               PRUNED, with the value of the best epoch so far
     oom, unfit                     PRUNED, without a value where no epoch was finished
@@ -35,7 +35,8 @@ from search.budget import FENCE_SECONDS, Claim, Result
 from search.control import Limits, limits
 from search.copies import Copies, fetch_checkpoint
 from search.ended import EndedCurves
-from search.pruning import Curve, median_rule, stock_verdict, warmup_end
+from search.epochs import Stored
+from search.pruning import OURS, Curve, quantile_rule, stock_verdict, warmup_end
 from search.registry import Registration
 from search.results import ranked
 from search.retry import Backoff, is_away, until_it_answers
@@ -49,6 +50,8 @@ from trainers.tasks import Data
 from trainers.train import TrialResult
 
 T = TypeVar("T")
+
+NOTHING_SAID = Stored(None)
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user has asked for
@@ -251,22 +254,23 @@ class Worker:
         claim: Claim,
         config: BaseTrialConfig,
         values: list[float],
-        ended: int | None = None,
+        said: Stored = NOTHING_SAID,
     ) -> Verdict | None:
         """Return the pruner's verdict where it stops the trial after its last epoch.
 
         Args:
-            ended: what the store said when it took the last report; None to ask it.
+            said: by the store, when it took the last report.
         """
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
             return None
-        if spec.name == "median":
-            rule = median_rule(spec, config.train.epochs)
-            self._refresh_ended(ended, warmups=rule.align_warmup)
+        if spec.name in OURS:
+            rule = quantile_rule(spec, config.train.epochs)
+            self._refresh_ended(said.ended, warmups=rule.align_warmup)
             curve = Curve(tuple(values), warmup_end(config))
-            stops = rule.stops(curve, self._ended)
-            return Verdict("median", rule.bar(curve, self._ended)) if stops else None
+            if not rule.stops(curve, self._ended, said.beside):
+                return None
+            return Verdict(spec.name, rule.bar(curve, self._ended, said.beside))
         if self._stock is None or self._stock[0] != claim.slot:
             self._stock = claim.slot, self.study.optuna(claim.slot)
         return Verdict(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
@@ -484,9 +488,7 @@ class _Supervision:
                 self.outbox.popleft()
                 self.worker.copy_checkpoint(self.claim)
                 if self.told is None and not self.outbox:
-                    verdict = self.worker.verdict(
-                        self.claim, self.config, self.values, stored.ended
-                    )
+                    verdict = self.worker.verdict(self.claim, self.config, self.values, stored)
                     if verdict is not None:
                         self.bar = verdict.bar
                         self._tell(verdict.name)

@@ -62,13 +62,21 @@ class SamplerSpec(Section):
 class PrunerSpec(Section):
     """Who stops a trial early, beside patience and health."""
 
-    name: Literal["median", "stock_median", "percentile", "hyperband", "none"] = "median"
-    startup_trials: int = Field(5, ge=0)
-    """Trials that must have ended before any is stopped."""
+    name: Literal["quantile", "median", "stock_median", "percentile", "hyperband", "none"] = (
+        "quantile"
+    )
+    startup_trials: int | None = Field(None, ge=0)
+    """Trials that must be there to compare with before any is stopped; null = 3 (quantile) or 5."""
     min_epochs: int | None = Field(None, ge=0)
-    """Epochs that every trial may run; null = max(3, 20 % of train.epochs)."""
+    """First epoch that may end in a verdict; null = max(2, 10 % of the run) (quantile), or
+    max(3, 20 %)."""
+    quantile: float = Field(0.75, gt=0, lt=1)
+    """quantile: a trial stops below this quantile of the others' bests; at 0.75 a quarter goes
+    on."""
+    margin: float = Field(0.0, ge=0, lt=1)
+    """quantile: how far below it a trial may be, in units of the metric."""
     align: Literal["start", "warmup"] = "start"
-    """median: compare at equal epochs, or at equal epochs since the end of the warm-up."""
+    """quantile, median: compare at equal epochs, or at equal epochs after the warm-up."""
     percentile: float = Field(25.0, gt=0, lt=100)
     """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
 

@@ -70,12 +70,12 @@ def test_notes_and_graphs_tell_what_was_found(
     assert "| `optim.lr` | 0.0001 .. 0.01, log |" in text  # what is searched
     assert "Sampler random, early stopping none, at most 4 epochs a trial" in text
     found = note(study, stopped)
-    assert "**median**: below the median" in found and "held against a median of 0.3000" in found
+    assert "**median**: below the median" in found and "held against 0.3000" in found
     assert "\noptim.lr: " in found and "\nmodel.encoder: mobilenet_v2\n" in found
     attrs = store.storage.get_study_system_attrs(study.study_id)
     graphs = {k: plotly.io.from_json(v) for k, v in get_plotly_graph_objects(attrs).items()}
     assert set(graphs) == {"early-stopping", "value-against-cost", "per-class-iou", "loss-parts"}
-    held = [t for t in graphs["early-stopping"].data if t.name == "median at its end"]
+    held = [t for t in graphs["early-stopping"].data if t.name == "bar at its end"]
     assert list(held[0].y) == [0.3] and list(held[0].x) == [2]
     boxes = [trace for trace in graphs["per-class-iou"].data if trace.type == "box"]
     assert [set(box.y) for box in boxes[:3]] == [{0.5}, {None}, {0.25}]

@@ -121,7 +121,7 @@ def test_a_report_and_its_verdict(
         values.append(0.9)
         with Statements.of(store) as counted:
             stored = study.report(claim, report(len(values), values[-1]))
-            assert stored and worker.verdict(claim, config, values, stored.ended) is None
+            assert stored and worker.verdict(claim, config, values, stored) is None
         return len(counted)
 
     # sqlite: the lease, two rows, and it always looks for new curves
@@ -159,7 +159,7 @@ def test_a_report_and_its_verdict_do_not_grow_with_the_study(
         with Statements.of(store) as counted:
             stored = study.report(claim, report(10, values[-1]))
             assert stored and stored.ended == finished
-            assert worker.verdict(claim, config, values, stored.ended) == verdict
+            assert worker.verdict(claim, config, values, stored) == verdict
         found.append((len(counted), counted.rows))
     assert found == [(1, 1), (1, 1)]
 

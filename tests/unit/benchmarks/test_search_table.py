@@ -158,7 +158,7 @@ def test_intervals() -> None:
 
 def test_the_recorded_table_is_of_whole_runs() -> None:
     rows = record.read_table()
-    assert rows and len({row["config"] for row in rows}) == len(rows)
+    assert len({row["config"] for row in rows}) == len(rows) >= 100
     space = StudySpec.load(record.SPEC).search_space()
     for row in rows:
         params, _ = record.draw(space, row["config"])

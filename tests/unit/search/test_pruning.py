@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.ended import EndedCurves
-from search.pruning import Curve, MedianRule, median_rule, min_epochs, optuna_pruner
+from search.pruning import Curve, QuantileRule, min_epochs, optuna_pruner, quantile_rule
 from spaces.spec import PrunerSpec
 
 ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # medians .2 .3 .4 .5
@@ -36,7 +36,7 @@ ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # me
 def test_verdicts(
     values: tuple[float, ...], ended: list[tuple[float, ...]], stops: bool, why: str
 ) -> None:
-    rule = MedianRule(startup_trials=3, min_epochs=3)
+    rule = QuantileRule(startup_trials=3, min_epochs=3)
     assert rule.stops(Curve(values), EndedCurves.of(map(Curve, ended))) is stops, why
 
 
@@ -50,7 +50,7 @@ def test_verdicts(
 def test_alignment_counts_from_the_end_of_the_warmup(epoch: int, warmup: int, stops: bool) -> None:
     ended = EndedCurves.of([Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3)
     trial = Curve((0.3,) * epoch, warmup=warmup)
-    rule = MedianRule(startup_trials=3, min_epochs=1, align_warmup=True)
+    rule = QuantileRule(startup_trials=3, min_epochs=1, align_warmup=True)
     assert rule.stops(trial, ended) is stops
     if stops:
         assert rule.bar(trial, ended) == 0.5  # epoch 2 + 1, not epoch 5
@@ -63,7 +63,7 @@ curves = st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=8).map(tuple
 def test_equals_a_naive_implementation(
     trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int
 ) -> None:
-    rule = MedianRule(startup_trials=startup, min_epochs=3)
+    rule = QuantileRule(startup_trials=startup, min_epochs=3)
     stops = rule.stops(Curve(trial), EndedCurves.of(map(Curve, ended)))
     assert stops is _naive(trial, ended, startup)
 
@@ -130,7 +130,7 @@ def _run_stock(drawn: np.ndarray) -> list[bool]:
 
 
 def _run_ours(drawn: np.ndarray) -> list[bool]:
-    rule = MedianRule(startup_trials=5, min_epochs=3)
+    rule = QuantileRule(startup_trials=5, min_epochs=3)
     ended = EndedCurves()
     completed = []
     for trial, row in enumerate(drawn):
@@ -143,15 +143,35 @@ def _run_ours(drawn: np.ndarray) -> list[bool]:
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(5, 3), (15, 3), (16, 4), (50, 10), (100, 20)])
-def test_no_verdict_before_a_fifth_of_the_run(epochs: int, first: int) -> None:
-    assert min_epochs(PrunerSpec(), epochs) == first
-    assert min_epochs(PrunerSpec(min_epochs=1), epochs) == 1
-    assert median_rule(PrunerSpec(), epochs) == MedianRule(5, first, align_warmup=False)
+def test_the_median_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> None:
+    median = PrunerSpec(name="median")
+    assert min_epochs(median, epochs) == first
+    assert min_epochs(median.model_copy(update={"min_epochs": 1}), epochs) == 1
+    assert quantile_rule(median, epochs) == QuantileRule(5, first, align_warmup=False)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(1, 2), (15, 2), (20, 2), (21, 3), (50, 5)])
+def test_the_default_waits_for_a_tenth_of_the_run(epochs: int, first: int) -> None:
+    rule = quantile_rule(PrunerSpec(), epochs)
+    assert rule == QuantileRule(3, first, quantile=0.75, running=True)
+    given = PrunerSpec(startup_trials=1, min_epochs=1, quantile=0.9, margin=0.02, align="warmup")
+    assert quantile_rule(given, epochs) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
+
+
+def test_running_trials_count_where_they_have_come_as_far() -> None:
+    trial, ended = Curve((0.1, 0.3)), EndedCurves.of([Curve((0.2, 0.2))])
+    rule = QuantileRule(startup_trials=3, min_epochs=2, quantile=0.75, running=True)
+    assert rule.bar(trial, ended, [0.4]) is None  # two others
+    assert rule.bar(trial, ended, [0.4, 0.6]) == pytest.approx(0.5)
+    assert rule.stops(trial, ended, [0.4, 0.6])
+    alone = QuantileRule(startup_trials=1, min_epochs=2, quantile=0.75)
+    assert alone.bar(trial, ended, [0.4, 0.6]) == 0.2  # ended ones only
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
+        ("quantile", optuna.pruners.NopPruner),
         ("median", optuna.pruners.NopPruner),
         ("none", optuna.pruners.NopPruner),
         ("stock_median", optuna.pruners.MedianPruner),

@@ -10,13 +10,13 @@ import optuna
 import pytest
 
 from search.ended import EndedCurves
-from search.pruning import Curve, MedianRule
+from search.pruning import Curve, QuantileRule
 from search.replay import (
     NEW,
     WAIT,
     InOrder,
     OptunaRule,
-    OurMedian,
+    OurRule,
     Recorded,
     Run,
     Unpruned,
@@ -52,9 +52,9 @@ def test_every_epoch_of_an_unpruned_search_counts_until_the_target() -> None:
     assert (short_of.solved, short_of.epochs, short_of.best) == (False, 12, 0.9)
 
 
-def test_the_median_rule_stops_the_late_starter_for_good() -> None:
+def test_the_quantile_rule_stops_the_late_starter_for_good() -> None:
     """After two ended runs the bar at epoch 2 is 0.3: the third, 0.06 there, stops."""
-    rule = OurMedian(MedianRule(startup_trials=2, min_epochs=2))
+    rule = OurRule(QuantileRule(startup_trials=2, min_epochs=2))
     found = replay(InOrder(RUNS), rule, 3, target=0.9)
     assert (found.solved, found.epochs, found.best) == (False, 3 + 3 + 2 + 3, 0.6)
     assert [curve.values for curve in rule.ended][2] == (0.05, 0.06)
@@ -80,7 +80,7 @@ def test_an_optuna_pruner_judges_the_epochs_as_in_a_study() -> None:
 def test_no_number_is_no_progress_and_no_crash() -> None:
     runs = [run_of(NAN, NAN), run_of(0.1, NAN), run_of(0.2, 0.3)]
     for rule, pruner in (
-        (OurMedian(MedianRule(startup_trials=1, min_epochs=1)), None),
+        (OurRule(QuantileRule(startup_trials=1, min_epochs=1)), None),
         (OptunaRule(), optuna.pruners.MedianPruner(1)),
     ):
         found = replay(InOrder(runs), rule, 2, pruner=pruner)
@@ -138,7 +138,7 @@ def naive_median(
 def test_one_worker_does_what_a_loop_over_the_runs_would_do(seed: int) -> None:
     generator = random.Random(seed)
     runs = [run_of(*(generator.random() for _ in range(6))) for _ in range(25)]
-    rule = OurMedian(MedianRule(startup_trials=4, min_epochs=2))
+    rule = OurRule(QuantileRule(startup_trials=4, min_epochs=2))
     found = replay(InOrder(runs), rule, 6)
     assert (found.epochs, found.best) == naive_median(runs, 4, 2)
     assert found.epochs < 25 * 6
@@ -147,12 +147,12 @@ def test_one_worker_does_what_a_loop_over_the_runs_would_do(seed: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "bar"),
     [
-        (MedianRule(1, 1), 0.3),
-        (MedianRule(1, 1, quantile=0.25), 0.25),
-        (MedianRule(1, 1, margin=0.05), 0.25),
-        (MedianRule(1, 1, quantile=1.0), 0.4),
+        (QuantileRule(1, 1), 0.3),
+        (QuantileRule(1, 1, quantile=0.25), 0.25),
+        (QuantileRule(1, 1, margin=0.05), 0.25),
+        (QuantileRule(1, 1, quantile=1.0), 0.4),
     ],
 )
-def test_the_bar_moves_with_quantile_and_margin(rule: MedianRule, bar: float) -> None:
+def test_the_bar_moves_with_quantile_and_margin(rule: QuantileRule, bar: float) -> None:
     ended = EndedCurves.of([Curve((0.2,)), Curve((0.3,)), Curve((0.4,))])
     assert rule.bar(Curve((0.1,)), ended) == pytest.approx(bar)
