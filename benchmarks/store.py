@@ -187,7 +187,7 @@ class Ours:
         self.values.append(2.0)  # above every median
         stored = self.study.report(self.claim, report(epoch, 2.0))
         assert stored is not None
-        assert self.worker.verdict(self.claim, self.config, self.values, stored.ended) is None
+        assert self.worker.verdict(self.claim, self.config, self.values, stored) is None
 
     def close(self) -> None: ...
 
