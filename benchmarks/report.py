@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import platform
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ def parser(doc: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--to", type=Path, help="also write the report to this file")
     return made
+
+
+def called(name: str) -> str:
+    """Return a benchmark's name with the options that it was called with, but for `--to`."""
+    _, options = parser("").parse_known_args()
+    return shlex.join([name, *options])
 
 
 def publish(text: str, to: Path | None) -> None:

@@ -1,6 +1,6 @@
 """Epochs that a search spends until it is within 0.01 of the best config: rules and samplers.
 
-    python -m benchmarks.search --to benchmarks/search.md        # about 20 minutes on two cores
+    python -m benchmarks.search --to benchmarks/search.md        # about 10 minutes on two cores
     python -m benchmarks.search --variants --to FILE             # ours with other settings
     python -m benchmarks.search --without 1 --to FILE            # the best run left out
 
@@ -34,7 +34,7 @@ from optuna.pruners import (
 from benchmarks import peers
 from benchmarks.one_epoch import TopK
 from benchmarks.record import SPEC, read_table
-from benchmarks.report import heading, parser, publish, table
+from benchmarks.report import called, heading, parser, publish, table
 from benchmarks.table import Nearest, Table
 from search.pruning import QuantileRule, quantile_rule
 from search.replay import (
@@ -186,14 +186,8 @@ def main() -> None:
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         outcomes = dict(zip(tasks, pool.map(run, tasks, chunksize=5), strict=True))
-    command = "search" + " --variants" * args.variants
-    if args.without:
-        command += f" --without {args.without}"
-    if args.seeds != given.get_default("seeds"):
-        command += f" --seeds {args.seeds}"
-    if args.samplers != SAMPLERS:
-        command += f" --samplers {' '.join(args.samplers)}"
-    publish(report(runs, names, outcomes, sorted(missing), command), args.to)
+    text = report(runs, names, outcomes, sorted(missing), called("search"))
+    publish(text, args.to)
 
 
 @cache

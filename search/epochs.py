@@ -26,7 +26,8 @@ class Stored:
 
     Attributes:
         ended: grows whenever a trial of the study ends; None where it was not asked for.
-        beside: best metric, by the same epoch, of each other trial that runs and has come as far.
+        beside: best metric, by the same epoch, of each other trial that runs and has come as far;
+            empty where it was not asked for.
     """
 
     ended: int | None
@@ -39,10 +40,15 @@ def store(
     claim: Claim,
     trial_id: int,
     report: Mapping[str, Any],
+    *,
+    beside: bool,
 ) -> Stored | None:
     """Insert a report, for Optuna too, and prolong the lease; None where the slot is not ours.
 
-    What is there already stays as it is. (sqlite serves one worker: no other trial runs there.)
+    What is there already stays as it is.
+
+    Args:
+        beside: ask for running trials too (not on sqlite: it serves one worker).
     """
     row = {
         "study_id": budget.study_id,
@@ -64,7 +70,7 @@ def store(
     query = sa.select(
         sa.select(sa.func.count()).select_from(renewed).scalar_subquery(),
         ended.scalar_subquery(),
-        _beside(budget.study_id, claim.trial_number, report["epoch"]),
+        _beside(budget.study_id, claim.trial_number, report["epoch"]) if beside else sa.null(),
     )
     for table, values in rows:
         literals = [
@@ -74,8 +80,8 @@ def store(
         chosen = sa.select(*literals).select_from(renewed)
         inserted = insert(table).from_select(list(values), chosen).on_conflict_do_nothing()
         query = query.add_cte(inserted.cte(f"{table.name}_row"))
-    ours, count, beside = connection.execute(query).one()
-    return Stored(count, tuple(beside or ())) if ours else None
+    ours, count, bests = connection.execute(query).one()
+    return Stored(count, tuple(bests or ())) if ours else None
 
 
 def _beside(study_id: int, trial_number: int, epoch: int) -> sa.ScalarSelect[Any]:

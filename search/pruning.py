@@ -98,8 +98,16 @@ def quantile_rule(spec: PrunerSpec, epochs: int) -> QuantileRule:
     if spec.name == "median":
         return QuantileRule(startup, first, aligned)
     assert spec.name == "quantile", spec.name
-    # whose warm-up ends when is known of ended trials only
-    return QuantileRule(startup, first, aligned, spec.quantile, spec.margin, running=not aligned)
+    running = asks_running(spec)
+    return QuantileRule(startup, first, aligned, spec.quantile, spec.margin, running)
+
+
+def asks_running(spec: PrunerSpec) -> bool:
+    """Tell whether a study's rule compares with running trials too.
+
+    Whose warm-up ends when is known of ended trials only.
+    """
+    return spec.name == "quantile" and spec.align == "start"
 
 
 def startup_trials(spec: PrunerSpec) -> int:

@@ -17,7 +17,7 @@ from search import epochs, trial_writer
 from search.budget import CONFIG, UNCLAIMED, Budget, Claim, Locked, drawn_config, new_owner
 from search.draft import Draft
 from search.epochs import Stored
-from search.pruning import Curve, optuna_pruner, warmup_end
+from search.pruning import Curve, asks_running, optuna_pruner, warmup_end
 from search.store import Store, control_table, study_table
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
@@ -135,7 +135,8 @@ class Study:
         """
         trial_id = self.trial_id(claim.trial_number)
         with self.store.engine.begin() as connection:
-            return epochs.store(connection, self.budget, claim, trial_id, report)
+            beside = asks_running(self.spec.pruner)
+            return epochs.store(connection, self.budget, claim, trial_id, report, beside=beside)
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """The reports of a trial, first epoch first."""

@@ -51,8 +51,6 @@ from trainers.train import TrialResult
 
 T = TypeVar("T")
 
-NOTHING_SAID = Stored(None)
-
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user has asked for
 STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
@@ -254,7 +252,7 @@ class Worker:
         claim: Claim,
         config: BaseTrialConfig,
         values: list[float],
-        said: Stored = NOTHING_SAID,
+        said: Stored,
     ) -> Verdict | None:
         """Return the pruner's verdict where it stops the trial after its last epoch.
 

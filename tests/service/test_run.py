@@ -111,7 +111,7 @@ def test_a_study_runs_to_its_budget_and_is_exported(
     assert study.budget.counts()["COMPLETE"] == 3
 
 
-def test_the_quantile_rule_stops_a_trial_and_its_best_value_counts(
+def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     pruner = "{name: median, startup_trials: 1, min_epochs: 1}"

@@ -24,6 +24,7 @@ from benchmarks.statements import (
 )
 from search.budget import Result
 from search.control import limits
+from search.epochs import Stored
 from search.registry import Registration
 from search.store import Store, open_store
 from search.study import Study, create_or_resume
@@ -155,7 +156,7 @@ def test_a_report_and_its_verdict_do_not_grow_with_the_study(
         assert claim
         config, values = study.config(study.begun(claim.trial_number)), RISING[:10]
         # the first verdict reads all curves, once
-        verdict = worker.verdict(claim, config, values)
+        verdict = worker.verdict(claim, config, values, Stored(None))
         with Statements.of(store) as counted:
             stored = study.report(claim, report(10, values[-1]))
             assert stored and stored.ended == finished

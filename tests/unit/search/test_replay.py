@@ -52,7 +52,7 @@ def test_every_epoch_of_an_unpruned_search_counts_until_the_target() -> None:
     assert (short_of.solved, short_of.epochs, short_of.best) == (False, 12, 0.9)
 
 
-def test_the_quantile_rule_stops_the_late_starter_for_good() -> None:
+def test_the_median_rule_stops_the_late_starter_for_good() -> None:
     """After two ended runs the bar at epoch 2 is 0.3: the third, 0.06 there, stops."""
     rule = OurRule(QuantileRule(startup_trials=2, min_epochs=2))
     found = replay(InOrder(RUNS), rule, 3, target=0.9)
