@@ -19,6 +19,7 @@ import optuna
 import sqlalchemy as sa
 
 from search import worker as worker_module
+from search.artifacts import Artifacts
 from search.store import Store
 from search.study import Study
 from search.trial_process import Done, Epoch
@@ -198,7 +199,7 @@ class NoData:
 
 def new_worker(study: Study, artifacts: Path) -> Worker:
     """A worker of trials that train nothing, within `scripted`."""
-    return Worker(study, NoData(), artifacts, Quiet(), Interrupt())  # type: ignore[arg-type]
+    return Worker(study, NoData(), Artifacts(artifacts), Quiet(), Interrupt())  # type: ignore[arg-type]
 
 
 @contextmanager

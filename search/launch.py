@@ -11,7 +11,7 @@ from rich.console import Console
 from search.artifacts import Artifacts
 from search.budget import ENDED
 from search.control import stopped
-from search.launchers import Member, Order, launcher, remember
+from search.launchers import Launcher, Member, Order, launcher, remember
 from search.progress import ProgressView, leaderboard
 from search.retry import until_it_answers
 from search.store import Store, study_table
@@ -66,8 +66,12 @@ def launch(
     on = "here" if order is None else order.options.on
     starts_none = order is not None and order.options.count == 0
     data = preflight(spec, trains_here=on in ("here", "local") and not starts_none)
+    engine = None
     if order is not None:
         _check_reach(order, store)
+        if not starts_none:
+            engine = launcher(order.options)
+            engine.check()  # before anything exists
     store.work_alone()
     study = create_or_resume(store, spec, data.fingerprint, trials)
     _take_settings(study, spec)
@@ -86,18 +90,22 @@ def launch(
         soft_wrap=True,
     )
     if order is not None:
-        return run_crew(study, order, console)
+        return run_crew(study, order, engine, console)
     return run(study, data, artifacts, console)
 
 
-def run_crew(study: Study, order: Order, console: Console) -> int:
-    """Start workers for a study's open slots and watch them; return the exit code."""
+def run_crew(study: Study, order: Order, engine: Launcher | None, console: Console) -> int:
+    """Start workers for a study's open slots and watch them; return the exit code.
+
+    Args:
+        engine: None leaves the study to workers that others have started.
+    """
     name, interrupt = study.spec.name, Interrupt()
     hints = f"watch: segtune status {name}\nstop:  segtune stop {name}"
-    if order.options.count == 0:
+    if engine is None:
         console.print(f"left to the workers of this store\n{hints}", highlight=False)
         return DONE
-    members = launcher(order.options).start(order)
+    members = engine.start(order)
     remember(study, order.options, members)
     console.print(
         f"{len(members)} workers started ({order.options.on}): {members[0].job}"
@@ -131,19 +139,24 @@ def follow(study: Study, members: Sequence[Member], console: Console, interrupt:
     """Show trials as they end, until the workers have; False where interrupted."""
     known = {trial.number for trial in study.trials() if trial.state.is_finished()}
     with ProgressView(study, console) as view:
-        told = 0
+        told, withdrawn = 0, False
         while any(member.runs() for member in members):
             if interrupt.count > told:
                 told = interrupt.count
                 for member in members:
                     member.stop()
-            _show_ended(study, known, view, interrupt)
+            if _show_ended(study, known, view, interrupt) and not withdrawn and _finished(study):
+                withdrawn = True
+                for member in members:
+                    member.withdraw()
             time.sleep(LOOK_SECONDS)
         _show_ended(study, known, view, interrupt)
     return not interrupt.count
 
 
-def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: Interrupt) -> None:
+def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: Interrupt) -> bool:
+    """Show the trials that have ended since; False where none has."""
+    before = len(known)
     trials = until_it_answers(
         study.trials, give_up=lambda: interrupt.count > 1, on_wait=view.store_away
     )
@@ -155,6 +168,7 @@ def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: In
         state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
         reason, epochs = facts.get("reason", "?"), facts.get("epochs", 0)
         view.trial_ended(trial.number, state, reason, trial.value, epochs)
+    return len(known) > before
 
 
 def _finished(study: Study) -> bool:

@@ -87,6 +87,10 @@ class Member(Protocol):
         """Let it return its trial and end; what has not begun is taken back."""
         ...
 
+    def withdraw(self) -> None:
+        """Take it back where it waits for its place."""
+        ...
+
     def failure(self) -> str | None:
         """What went wrong, once it has ended; None where nothing did."""
         ...
@@ -94,6 +98,10 @@ class Member(Protocol):
 
 class Launcher(Protocol):
     """An engine; its constructor raises InputError where it cannot be used here."""
+
+    def check(self) -> None:
+        """Raise InputError where a worker with these options could never run."""
+        ...
 
     def start(self, order: Order) -> list[Member]:
         """Start the workers of an order.

@@ -45,6 +45,9 @@ class _Process:
         if self.runs():
             self.process.send_signal(signal.SIGTERM)
 
+    def withdraw(self) -> None:
+        """Nothing waits here."""
+
     def failure(self) -> str | None:
         code = self.process.returncode
         return None if code in (0, 130) else f"code {code}"
@@ -55,6 +58,9 @@ class Local:
     """Processes of this machine: one a GPU, or as many as asked for."""
 
     options: WorkersSpec
+
+    def check(self) -> None:
+        """Nothing can be asked for here that is not given."""
 
     def start(self, order: Order) -> list[Member]:
         from trainers.precision import gpu_count

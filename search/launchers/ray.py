@@ -20,7 +20,7 @@ from spaces.spec import WorkersSpec
 
 NAMESPACE = "segtune"
 RETURN_SECONDS = 60.0
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
 
 
 class _Worker:
@@ -86,18 +86,26 @@ class _Actor:
         except RayActorError as error:
             self._lost = str(error).strip().splitlines()[0]
         self._asked = None
-        self._ended = self._code is not None or self._lost is not None
+        if self._code is not None:
+            self._leave()
+        self._ended = self._ended or self._lost is not None
         return not self._ended
 
     def stop(self) -> None:
+        self.withdraw()
+        if not self._ended:
+            self.handle.stop.remote()
+
+    def withdraw(self) -> None:
+        if not self._ended and not _answers(self.handle):
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give the actor's room to others; without this it would keep it, or begin again."""
         import ray
 
-        if self._ended:
-            return
-        if self._asked is not None and not ray.wait([self._asked], timeout=ANSWER_SECONDS)[0]:
-            ray.kill(self.handle, no_restart=True)  # it has not begun
-        else:
-            self.handle.stop.remote()
+        ray.kill(self.handle, no_restart=True)
+        self._ended = True
 
     def failure(self) -> str | None:
         if self._lost is not None:
@@ -115,26 +123,42 @@ class Ray:
             raise needs_extra("ray", "ray", error) from None
         self.options = options
         address = options.address or "auto"
-        if ray.is_initialized():
-            return
         try:
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            if not ray.is_initialized():
+                ray.init(
+                    address=address,
+                    namespace=NAMESPACE,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(
                 f"workers.address: the Ray cluster at {address} cannot be joined "
                 f"({_first_line(error)}); start one with `ray start --head`, or name its address"
             ) from None
 
+    def check(self) -> None:
+        """Raise InputError where no node has what one worker needs: it would wait for ever."""
+        import ray
+
+        options = self.options
+        needed = {"CPU": float(options.cpus), "GPU": options.gpus}
+        if options.memory_gb is not None:
+            needed["memory"] = options.memory_gb * 2**30
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(k, 0) >= v for k, v in needed.items()) for node in nodes):
+            return
+        most = {k: max((node.get(k, 0) for node in nodes), default=0) for k in needed}
+        wanted = ", ".join(f"{value:g} {name}" for name, value in needed.items() if value)
+        found = ", ".join(f"{most[name]:g} {name}" for name, value in needed.items() if value)
+        raise InputError(
+            f"workers: no node of the Ray cluster has {wanted} (the most are {found}); ask for less"
+        )
+
     def start(self, order: Order) -> list[Member]:
         import ray
 
         options = self.options
-        self._check_room()
         wanted: dict[str, Any] = {
             "num_cpus": options.cpus,
             "num_gpus": options.gpus,
@@ -155,37 +179,31 @@ class Ray:
             members.append(_Actor(f"ray {name}", f"ray logs actor --name {name}", handle))
         return members
 
-    def _check_room(self) -> None:
-        """Raise InputError where no node has what one worker needs: it would wait for ever."""
-        import ray
-
-        options = self.options
-        needed = {"CPU": float(options.cpus), "GPU": options.gpus}
-        if options.memory_gb is not None:
-            needed["memory"] = options.memory_gb * 2**30
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if any(all(node.get(k, 0) >= v for k, v in needed.items()) for node in nodes):
-            return
-        most = {k: max((node.get(k, 0) for node in nodes), default=0) for k in needed}
-        wanted = ", ".join(f"{value:g} {name}" for name, value in needed.items() if value)
-        found = ", ".join(f"{most[name]:g} {name}" for name, value in needed.items() if value)
-        raise InputError(
-            f"workers: no node of the Ray cluster has {wanted} (the most are {found}); ask for less"
-        )
-
     def cancel_waiting(self, jobs: Sequence[str]) -> None:
-        """Take back detached actors that have not begun."""
+        """Take back actors that have not begun."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
 
         for job in jobs:
             try:
                 handle = ray.get_actor(job.partition(" ")[2], namespace=NAMESPACE)
-                ray.get(handle.code.remote(), timeout=ANSWER_SECONDS)
-            except GetTimeoutError:
-                ray.kill(handle, no_restart=True)
-            except (ValueError, RayActorError):
+            except ValueError:
                 continue  # has ended
+            if not _answers(handle):
+                ray.kill(handle, no_restart=True)
+
+
+def _answers(handle: Any) -> bool:
+    """Whether an actor has its place; one that has ended says so, which is an answer too."""
+    import ray
+    from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+
+    try:
+        ray.get(handle.code.remote(), timeout=ANSWER_SECONDS)
+    except (GetTimeoutError, ActorUnavailableError):
+        return False
+    except RayActorError:
+        return True
+    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,13 @@ class _Serve:
 
     def __call__(self) -> int:
         """Serve until the worker ends; returns its exit code."""
-        self.process = begin_worker(self.command, self.environment, f"slurm {_own_id()}")
-        return self.process.wait()
+        process = begin_worker(self.command, self.environment, f"slurm {_own_id()}")
+        self.process = process
+        # in a thread: `checkpoint` comes as a signal to this one, and two waits lock each other
+        waits = threading.Thread(target=process.wait)
+        waits.start()
+        waits.join()
+        return process.returncode
 
     def checkpoint(self) -> Any:
         """Return the trial; called by submitit where the job must go, which is then requeued."""
@@ -67,6 +73,9 @@ class _Job:
     def stop(self) -> None:
         _scancel([self.id])
 
+    def withdraw(self) -> None:
+        _scancel(["--state=PENDING", self.id])
+
     def failure(self) -> str | None:
         state = _state(self.id)
         return None if state in ("COMPLETED", "CANCELLED", None) else state
@@ -88,41 +97,65 @@ class Slurm:
             )
         self.options = options
 
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """A job's options by sbatch's long names, with underscores."""
+        options = self.options
+        found: dict[str, Any] = {
+            "time": options.minutes,
+            "ntasks_per_node": 1,
+            "cpus_per_task": options.cpus,
+        }
+        if options.partition is not None:
+            found["partition"] = options.partition
+        if options.memory_gb is not None:
+            found["mem"] = f"{options.memory_gb}GB"
+        if options.gpus:
+            found["gpus_per_node"] = int(options.gpus)
+        return found
+
+    def check(self) -> None:
+        """Raise InputError where Slurm would not take such a job, or could never run it."""
+        more = {"requeue": True, **self.options.sbatch}
+        wanted = [
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+            for name, value in {**self._settings, **more}.items()
+            if value is not False
+        ]
+        tried = subprocess.run(
+            ["sbatch", "--test-only", *wanted, "--wrap=true"], capture_output=True, text=True
+        )
+        if tried.returncode:
+            raise InputError(f"Slurm refuses the jobs: {_reason(tried.stderr)}")
+
     def start(self, order: Order) -> list[Member]:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        options = self.options
-        folder = order.logs / "slurm"
-        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
-        settings: dict[str, Any] = {
-            "job_name": f"segtune-{order.study}",
-            "time": options.minutes,
-            "ntasks_per_node": 1,
-            "cpus_per_task": options.cpus,
-            "signal_delay_s": SIGNAL_SECONDS,
-            "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, **options.sbatch},
-        }
-        if options.partition is not None:
-            settings["partition"] = options.partition
-        if options.memory_gb is not None:
-            settings["mem"] = f"{options.memory_gb}GB"
-        if options.gpus:
-            settings["gpus_per_node"] = int(options.gpus)
-        executor.update_parameters(**settings)
-        serve = _Serve(order.command, order.environment)
-        count = options.count or 1
-        os.umask(0o077)  # what submitit stores may hold the store's password
+        executor = submitit.SlurmExecutor(folder=order.logs / "slurm", max_num_timeout=REQUEUES)
+        executor.update_parameters(
+            job_name=f"segtune-{order.study}",
+            signal_delay_s=SIGNAL_SECONDS,
+            stderr_to_stdout=True,
+            additional_parameters={"requeue": True, **self.options.sbatch},
+            **self._settings,
+        )
+        # the cores that it was given: torch would take all of the node's
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.options.cpus))}
+        serve = _Serve(order.command, order.environment | threads)
+        count = self.options.count or 1
+        before = os.umask(0o077)  # what submitit stores may hold the store's password
         try:
-            if options.array and count > 1:
+            if self.options.array and count > 1:
                 with executor.batch():
                     jobs = [executor.submit(serve) for _ in range(count)]
             else:
                 jobs = [executor.submit(serve) for _ in range(count)]
         except (FailedJobError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", None) or str(error)
-            raise InputError(f"Slurm refuses the jobs: {_last_line(reason)}") from None
+            raise InputError(f"Slurm refuses the jobs: {_reason(reason)}") from None
+        finally:
+            os.umask(before)
         return [_Job(f"slurm {job.job_id}", str(job.paths.stdout)) for job in jobs]
 
     def cancel_waiting(self, jobs: Sequence[str]) -> None:
@@ -151,6 +184,7 @@ def _scancel(arguments: Sequence[str]) -> None:
     subprocess.run(["scancel", *arguments], capture_output=True, text=True)
 
 
-def _last_line(text: str | bytes) -> str:
+def _reason(text: str | bytes) -> str:
+    """What sbatch says, in one line."""
     lines = (text.decode() if isinstance(text, bytes) else text).strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+    return "; ".join(line.removeprefix("sbatch: error: ") for line in lines) or "no reason given"

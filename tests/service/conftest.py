@@ -8,6 +8,7 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rich.console import Console
 from search.artifacts import Artifacts
 from search.sample_data import write_streets
 from search.store import Store, open_store, start_embedded
+from search.study import Study
 from spaces.spec import StudySpec
 
 SPEC = """\
@@ -36,6 +38,8 @@ space:
   train.precision: fp32
   train.patience: 0
   health.grad_norm: 0
+  health.diverging: 0
+  health.falling_epochs: 0
   train.batch_size: 4
   data.resolution: 32x32
   data.augment: none
@@ -91,6 +95,38 @@ def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
         return StudySpec.load(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], Any], float], Any]:
+    """Asks again and again until the answer is true; returns it."""
+
+    def wait(condition: Callable[[], Any], seconds: float) -> Any:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if found := condition():
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"not within {seconds:.0f} s")
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def check_whole() -> Callable[[Study, int, int], None]:
+    """Exactly the budget: every trial trained in full, each of its epochs once."""
+
+    def check(study: Study, trials: int, epochs: int) -> None:
+        counts = study.budget.counts()
+        assert counts["COMPLETE"] == trials == sum(counts.values()), counts
+        assert [trial.number for trial in study.trials()] == [*range(trials)]
+        for trial in study.trials():
+            history = study.history(trial.number)
+            assert [report["epoch"] for report in history] == [*range(1, epochs + 1)]
+            # of a trial that had begun anew, the child's seconds would not be those first reported
+            assert trial.user_attrs["seconds"] == round(sum(r["seconds"] for r in history), 3)
+
+    return check
 
 
 @dataclass(frozen=True)

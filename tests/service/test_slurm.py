@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.budget import ENDED
 from search.registry import workers
 from search.store import open_store
-from search.study import Study, open_study
+from search.study import Study, open_study, study_names
 
 MakeSpec = Callable[..., Any]
+WaitFor = Callable[[Callable[[], Any], float], Any]
+Check = Callable[[Study, int, int], None]
 pytestmark = pytest.mark.timeout(600)
 
 CONF = """\
@@ -66,7 +67,8 @@ PartitionName=high Nodes=n0,n1 MaxTime=INFINITE State=UP PriorityTier=2 PreemptM
 class Cluster:
     """munged, slurmctld and two slurmd on free ports of 127.0.0.1, with files of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait_for: WaitFor) -> None:
+        self.wait_for = wait_for
         self.folder = Path(tempfile.mkdtemp(prefix="segtune-slurm-"))
         self.folder.chmod(0o711)
         self.conf = self.folder / "slurm.conf"
@@ -86,11 +88,11 @@ class Cluster:
         names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
         files = [f"--{n}={self.folder}/munge.{n.partition('-')[0]}" for n in names]
         self._run(["munged", "--foreground", "--force", *files])
-        wait_for(lambda: (self.folder / "munge.socket").exists(), 20)
+        self.wait_for(lambda: (self.folder / "munge.socket").exists(), 20)
         self._run(["slurmctld", "-D", "-i", "-f", str(self.conf)])
         for node in ("n0", "n1"):
             self._run(["slurmd", "-D", "-N", node, "-f", str(self.conf)])
-        wait_for(lambda: set(self.ask("sinfo", "-hN", "-o", "%T").split()) == {"idle"}, 30)
+        self.wait_for(lambda: set(self.ask("sinfo", "-hN", "-o", "%T").split()) == {"idle"}, 30)
 
     def _run(self, command: list[str]) -> None:
         log = self.folder / f"{Path(command[0]).name}-{len(self.daemons)}.out"
@@ -122,8 +124,26 @@ class Cluster:
             if "JobId" in f
         }
 
+    def fact(self, job: str, name: str) -> str:
+        """What Slurm says of a job."""
+        text = self.ask("scontrol", "--oneliner", "show", "job", job)
+        return dict(p.split("=", 1) for p in text.split() if "=" in p)[name]
+
+    def lose(self, node: str, job: str) -> None:
+        """Kill a node's daemon and the one of its job; the job's own processes live on."""
+        daemon = next(d for d in self.daemons if node in d.args)  # type: ignore[operator]
+        daemon.kill()
+        daemon.wait()
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if command.read_bytes().startswith(b"slurmstepd: [%s." % job.encode()):
+                    os.kill(int(command.parent.name), signal.SIGKILL)
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
     def stop(self) -> None:
-        self.ask("scancel", "--signal=KILL", "-u", "root")
+        self.ask("scancel", "-u", "root")
+        with contextlib.suppress(AssertionError):  # what is killed after KillWait is gone by then
+            self.wait_for(lambda: not self.ask("squeue", "-h"), 20)
         for process in reversed(self.daemons):
             process.terminate()
         for process in self.daemons:
@@ -143,24 +163,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds:.0f} s")
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(wait_for: WaitFor) -> Iterator[Cluster]:
     missing = [n for n in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(n) is None]
     if missing or os.geteuid() != 0:
         reason = f"needs root and Slurm (apt-get install slurm-wlm munge); missing: {missing}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    found = Cluster()
+    found = Cluster(wait_for)
     try:
         found.start()
         yield found
@@ -218,12 +229,20 @@ class Launched:
 
     def running(self, most: int = 1000) -> dict[str, int]:
         """{job: trial that has trained at least two epochs, and at most so many}."""
-        found = {}
-        for row in workers(self.store):
-            number = row["trial_number"]
-            if row["state"] == "running" and 2 <= self.study.last_epoch(number) <= most:
-                found[row["job"].removeprefix("slurm ")] = number
-        return found
+        return {
+            row["job"].removeprefix("slurm "): row["trial_number"]
+            for row in workers(self.store)
+            if row["state"] == "running" and 2 <= self.study.last_epoch(row["trial_number"]) <= most
+        }
+
+    def holders(self) -> dict[int, int]:
+        """{process: its trial} of the workers that have one."""
+        return {r["pid"]: r["trial_number"] for r in workers(self.store) if r["state"] == "running"}
+
+    def log(self, job: str) -> str:
+        """What a job has printed."""
+        folder = self.folder / "home" / "artifacts" / "workers" / "slurm"
+        return next(folder.glob(f"{job}_*log.out")).read_text()
 
     def finish(self, seconds: float = 300) -> str:
         out, _ = self.process.communicate(timeout=seconds)
@@ -240,26 +259,13 @@ class Launched:
         ).stdout
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        self.process.kill()
+        self.process.communicate()
         self.store.close()
 
 
-def check(study: Study, trials: int, epochs: int) -> None:
-    """Exactly the budget; every trial trained in full, each epoch once."""
-    counts = study.budget.counts()
-    assert counts["COMPLETE"] == trials == sum(counts.values()), counts
-    assert sum(counts[state] for state in ENDED) == trials
-    for trial in study.trials():
-        history = study.history(trial.number)
-        assert [report["epoch"] for report in history] == [*range(1, epochs + 1)]
-        # of a trial that had begun anew, the child's epochs would not be those first reported
-        assert trial.user_attrs["seconds"] == round(sum(r["seconds"] for r in history), 3)
-
-
 def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
-    launched: Callable[..., Launched],
+    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
 ) -> None:
     run = launched(epochs=16)
     jobs = wait_for(lambda: len(found := run.running()) == 3 and found, 120)
@@ -273,27 +279,43 @@ def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
     run.cluster.ask("scontrol", "requeue", requeued)
     assert run.study.trial(resumed).state.name == "RUNNING"
     out = run.finish()
-    check(run.study, trials=12, epochs=16)
+    check_whole(run.study, 12, 16)
     states = run.cluster.jobs()
     assert states[cancelled] == "CANCELLED" and states[requeued] == "COMPLETED", states
     assert "12" in out
 
 
 def test_a_preempted_job_returns_its_trial_and_comes_back(
-    launched: Callable[..., Launched],
+    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
 ) -> None:
-    """Slurm's user signal: the trial is returned, submitit requeues the job."""
+    """Slurm's user signal comes first: the trial is returned, submitit requeues the job."""
     run = launched(count=1, trials=2, epochs=30)
     job = next(iter(wait_for(run.running, 120)))
-    run.cluster.ask("scancel", "--signal=USR2", job)
+    node = run.cluster.fact(job, "BatchHost")
+    order = ("sbatch", "-p", "high", "-w", node, "-c", "4", "-o", "/dev/null", "--wrap", "sleep 2")
+    assert "Submitted" in run.cluster.ask(*order)
     run.finish()
-    check(run.study, trials=2, epochs=30)
-    log = next((run.folder / "home" / "artifacts" / "workers" / "slurm").glob(f"{job}_*log.out"))
-    assert re.search(r"this job is preempted", log.read_text()), log.read_text()
+    check_whole(run.study, 2, 30)
+    assert "this job is preempted" in run.log(job)
     assert run.cluster.jobs()[job] == "COMPLETED"
 
 
-def test_stop_takes_back_jobs_that_wait(launched: Callable[..., Launched]) -> None:
+def test_a_job_at_its_time_limit_comes_back(
+    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+) -> None:
+    run = launched(count=1, trials=1, epochs=60)
+    job = next(iter(wait_for(run.running, 120)))
+    run.cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=1")  # less than the 90 s
+    wait_for(lambda: run.cluster.fact(job, "Restarts") == "1", 120)
+    run.cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
+    run.finish()
+    check_whole(run.study, 1, 60)
+    assert "Caught signal SIGUSR2" in run.log(job)
+
+
+def test_stop_takes_back_jobs_that_wait(
+    launched: Callable[..., Launched], wait_for: WaitFor
+) -> None:
     run = launched("cpus=4", "array=false", count=4, trials=4, epochs=200)  # two run, two wait
     wait_for(lambda: len(run.running()) == 2, 120)
     run.segtune("stop", "small", "--now")
@@ -309,18 +331,24 @@ def test_what_slurm_refuses_is_said(launched: Callable[..., Launched]) -> None:
     out, _ = run.process.communicate(timeout=120)
     assert run.process.returncode == 2
     assert "Slurm refuses the jobs" in out and "partition" in out
+    assert study_names(run.store) == []
 
 
-def test_an_orphan_of_a_dead_node_doubles_nothing(launched: Callable[..., Launched]) -> None:
-    """The node's daemons are killed, the worker runs on; Slurm starts its job again elsewhere."""
-    run = launched(count=1, trials=3, epochs=20)
-    job, _ = next(iter(wait_for(run.running, 120).items()))
-    node = next(
-        line.split("BatchHost=")[1].split()[0]
-        for line in run.cluster.ask("scontrol", "--oneliner", "show", "job", job).split("\n")
-        if "BatchHost=" in line
-    )
-    run.cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+def test_an_orphan_of_a_dead_node_doubles_nothing(
+    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+) -> None:
+    """The node's daemons die, the job's script runs on; Slurm starts the job again elsewhere."""
+    run = launched(count=1, trials=6, epochs=24)
+    job = next(iter(wait_for(run.running, 120)))
+    orphan = next(row for row in workers(run.store) if row["job"] == f"slurm {job}")
+    node = run.cluster.fact(job, "BatchHost")
+    run.cluster.lose(node, job)
+    again = wait_for(lambda: [row for row in workers(run.store) if row["pid"] != orphan["pid"]], 60)
+    assert again[0]["job"] == f"slurm {job}"  # the same job, twice
+    assert run.cluster.fact(job, "Restarts") == "1"
+    both = wait_for(lambda: len(found := run.holders()) == 2 and found, 60)
+    assert orphan["pid"] in both and len(set(both.values())) == 2, both
     run.finish()
-    check(run.study, trials=3, epochs=20)
-    run.cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
+    check_whole(run.study, 6, 24)
+    # it ends by itself, once nothing is left to do
+    wait_for(lambda: not Path(f"/proc/{orphan['pid']}").exists(), 60)

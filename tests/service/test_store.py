@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.budget import Result
-from search.store import Store, open_store, schema_table
+from search.store import SCHEMA_VERSION, Store, open_store, schema_table
 from search.study import UnknownStudy, create_or_resume, open_study, study_names
 from spaces.errors import InputError
 from spaces.spec import StudySpec
@@ -26,7 +26,9 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
         create_or_resume(store, make_spec(), "f" * 64, None)
         assert study_names(store) == ["small"]
         with store.engine.connect() as connection:
-            assert connection.execute(sa.select(schema_table.c.version)).all() == [(3,)]
+            assert connection.execute(sa.select(schema_table.c.version)).all() == [
+                (SCHEMA_VERSION,)
+            ]
         store.close()
 
 
