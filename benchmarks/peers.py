@@ -30,6 +30,8 @@ def available() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in ("ray", "syne-tune"):
         try:
+            if name == "ray":
+                version("pyarrow")  # of Ray Tune: Ray alone is not enough
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None

@@ -249,25 +249,42 @@ def _private(store: Store) -> list[int]:
     return found
 
 
-def claim_times(folder: Path, ended: int) -> list[float]:
-    """Milliseconds of a worker's claims with a draw by TPE; the first one reads all there is."""
+def claim_times(folder: Path, ended: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of a worker's claims with a draw by TPE, and of their locks on the study.
+
+    The first claim reads all that there is, later ones what is new.
+    """
+    from unittest import mock
+
     from benchmarks import statements as s
     from benchmarks import store
     from search.budget import Result
     from search.study import create_or_resume
 
-    found = []
+    whole: list[float] = []
+    held: list[float] = []
     with store.opened(folder) as fresh:
         study = create_or_resume(fresh, s.make_spec(folder, "claims", trials=1000), "f" * 64, None)
         if ended:
             s.fill(study, ended)
+        locked = fresh.locked
+
+        @contextlib.contextmanager
+        def timed(study_id: int) -> Iterator[Any]:
+            with locked(study_id) as connection:
+                start = time.perf_counter()
+                yield connection
+                held.append(1000 * (time.perf_counter() - start))
+
         for _ in range(CLAIMS + 1):
             start = time.perf_counter()
-            claim = study.budget.claim(study.ask)
-            found.append(1000 * (time.perf_counter() - start))
+            with mock.patch.object(fresh, "locked", timed):
+                claim = study.budget.claim(study.ask)
+            whole.append(1000 * (time.perf_counter() - start))
             assert claim is not None
             assert study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
-    return found
+    assert len(held) == len(whole)
+    return whole, held
 
 
 def report(given: argparse.Namespace, loads: Sequence[Load], claims: dict[int, list[float]]) -> str:
@@ -294,8 +311,13 @@ def report(given: argparse.Namespace, loads: Sequence[Load], claims: dict[int, l
         "trials begun",
     )
     claimed = [
-        (f"{ended:,}", f"{first:,.0f} ms", spread(later, 0, "ms"))
-        for ended, (first, *later) in claims.items()
+        (
+            f"{ended:,}",
+            f"{whole[0]:,.0f} ms ({held[0]:,.0f} ms)",
+            f"{spread(whole[1:], 0, 'ms')}",
+            f"{spread(held[1:], 0, 'ms')}",
+        )
+        for ended, (whole, held) in claims.items()
     ]
     return "\n".join(
         [
@@ -309,10 +331,11 @@ def report(given: argparse.Namespace, loads: Sequence[Load], claims: dict[int, l
             "",
             table(columns, rows),
             "",
-            f"A claim with its draw (TPE, 10 parameters; embedded server), which the workers of "
-            f"one study make one after another; {CLAIMS} later ones, whose trials end at once:",
+            f"Claims of one worker, with a draw by TPE of 10 parameters, embedded server; {CLAIMS} "
+            "later ones, whose trials end at",
+            "once. While the lock is held no other worker of the study can claim.",
             "",
-            table(("ended trials", "a worker's first claim", "a later one"), claimed),
+            table(("ended trials", "first claim (lock held)", "a later one", "lock held"), claimed),
             "",
         ]
     )

@@ -40,6 +40,7 @@ space:
   health.grad_norm: 0
   health.diverging: 0
   health.falling_epochs: 0
+  health.dead_class_epochs: 0
   train.batch_size: 4
   data.resolution: 32x32
   data.augment: none

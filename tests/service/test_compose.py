@@ -241,10 +241,23 @@ def test_images_hold_what_they_copy_and_nothing_else() -> None:
 def test_the_dashboard_image_lists_direct_dependencies_with_a_pinned_version() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(Requirement(line).name) for line in constraints if line}
     assert listed() <= declared and listed() <= pinned
+
+
+def test_the_workers_image_can_log_to_all_trackers_and_keep_files_in_a_bucket() -> None:
+    text = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", "")
+    code = re.search(r"RUN python -c '(.*?)'", text)
+    assert code is not None
+    printed = subprocess.run(
+        [sys.executable, "-c", code[1]], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    names = {canonicalize_name(Requirement(line).name) for line in printed.stdout.splitlines()}
+    assert names > {"torch", "boto3", "tensorboard", "wandb", "mlflow-skinny"}
+    assert not names & {"pytest", "moto", "ray", "submitit"}
 
 
 def test_docker_compose_accepts_the_file() -> None:
