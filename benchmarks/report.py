@@ -22,9 +22,15 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def called(name: str) -> str:
-    """Return a benchmark's name with the options that it was called with, but for `--to`."""
-    _, options = parser("").parse_known_args()
-    return shlex.join([name, *options])
+    """Return a benchmark's name with the options that it was called with, but for `--to`.
+
+    A store's URL is nobody's business; it stands there as URL.
+    """
+    known = parser("")
+    known.add_argument("--store")
+    given, options = known.parse_known_args()
+    server = [] if given.store is None else ["--store", "URL"]
+    return shlex.join([name, *options, *server])
 
 
 def publish(text: str, to: Path | None) -> None:

@@ -20,6 +20,8 @@ from search.ended import EndedCurves
 from spaces.config import BaseTrialConfig
 from spaces.spec import PrunerSpec
 
+STARTUP_TRIALS = 5
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -112,9 +114,7 @@ def asks_running(spec: PrunerSpec) -> bool:
 
 def startup_trials(spec: PrunerSpec) -> int:
     """Return how many others must be there before any verdict."""
-    if spec.startup_trials is not None:
-        return spec.startup_trials
-    return 3 if spec.name == "quantile" else 5
+    return STARTUP_TRIALS if spec.startup_trials is None else spec.startup_trials
 
 
 def min_epochs(spec: PrunerSpec, epochs: int) -> int:

@@ -66,12 +66,12 @@ class PrunerSpec(Section):
         "quantile"
     )
     startup_trials: int | None = Field(None, ge=0)
-    """Trials that must be there to compare with before any is stopped; null = 3 (quantile) or 5."""
+    """Trials that must be there to compare with before any is stopped; null = 5."""
     min_epochs: int | None = Field(None, ge=0)
     """First epoch that may end in a verdict; null = max(2, 10 % of the run) (quantile), or
     max(3, 20 %)."""
-    quantile: float = Field(0.75, gt=0, lt=1)
-    """quantile: a trial stops below this quantile of the others' bests; at 0.75 a quarter goes
+    quantile: float = Field(0.65, gt=0, lt=1)
+    """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
     on."""
     margin: float = Field(0.0, ge=0, lt=1)
     """quantile: how far below it a trial may be, in units of the metric."""

@@ -144,9 +144,19 @@ def test_one_epoch_selection_trains_the_best_of_each_batch() -> None:
 
 
 def test_an_unsolved_search_is_charged_with_the_whole_table() -> None:
-    table = Table(SPACE, GRID)
-    assert spent(Outcome(False, 3, 1.0, 0.1), table) == 10
-    assert spent(Outcome(True, 3, 1.0, 0.1), table) == 3
+    task = Task("random", 1, OURS, 0, False)
+    assert spent(task, Outcome(False, 3, 1.0, 0.1)) == recorded().total_epochs == 1500
+    assert spent(task, Outcome(True, 3, 1.0, 0.1)) == 3
+    half = task._replace(halves=True)
+    assert spent(half, Outcome(False, 3, 1.0, 0.1)) == half.runs.total_epochs < 800
+
+
+def test_halves_are_of_a_seed_and_the_same_for_every_rule() -> None:
+    tables = [Task("random", 1, OURS, seed, False, halves=True).runs for seed in range(12)]
+    assert {len(table.runs) for table in tables} == {len(recorded().runs) // 2}
+    assert len({table.best for table in tables}) > 2
+    again = Task("tpe", 8, "unpruned", 3, False, halves=True).runs
+    assert [run.params for run in again.runs] == [run.params for run in tables[3].runs]
 
 
 def test_intervals() -> None:

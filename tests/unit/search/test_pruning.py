@@ -153,7 +153,7 @@ def test_the_median_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> Non
 @pytest.mark.parametrize(("epochs", "first"), [(1, 2), (15, 2), (20, 2), (21, 3), (50, 5)])
 def test_the_default_waits_for_a_tenth_of_the_run(epochs: int, first: int) -> None:
     rule = quantile_rule(PrunerSpec(), epochs)
-    assert rule == QuantileRule(3, first, quantile=0.75, running=True)
+    assert rule == QuantileRule(5, first, quantile=0.65, running=True)
     given = PrunerSpec(startup_trials=1, min_epochs=1, quantile=0.9, margin=0.02, align="warmup")
     assert quantile_rule(given, epochs) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
 
