@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 EPOCH_SECONDS, EPOCHS = 10.0, 30
 CLAIMS = 15
+SPREAD, SETTLE = 20.0, 5.0  # seconds over which workers begin; until what they ask is counted
 ENDED = (0, 1000, 10_000)
 
 
@@ -111,6 +112,7 @@ def load(store: Store, folder: Path, count: int, given: argparse.Namespace) -> L
         process.start()
         crew.append((process, ours))
     ready.wait(timeout=120)
+    time.sleep(SPREAD + SETTLE)
     begun_before = len(study.trials())
     before = _server(store)
     begin.set()
@@ -169,13 +171,19 @@ def _serve(
         asked[connection] = time.perf_counter()
 
     def after(connection: Any, *rest: Any) -> None:
-        counted[0] += 1
-        counted[1] += time.perf_counter() - asked.pop(connection)
+        if begin.is_set():
+            counted[0] += 1
+            counted[1] += time.perf_counter() - asked[connection]
+
+    class Patient(s.Quiet):
+        """A watcher that lets the worker ask again."""
+
+        def store_away(self, error: BaseException) -> None: ...
 
     class Paced(s.Scripted):
         """A trial whose epochs take their time."""
 
-        due = time.monotonic() + rng.uniform(0, EPOCH_SECONDS / faster)  # they are out of step
+        due = 0.0
 
         def receive(self, timeout: float) -> Any:
             if end.is_set():
@@ -191,18 +199,18 @@ def _serve(
     registration = Registration(store, new_owner(), "cpu")
     registration.enter()
     supervisor = s.new_worker(open_study(store, name), folder)
-    supervisor.registration = registration
+    supervisor.registration, supervisor.watcher = registration, Patient()
     with (
         mock.patch.object(worker, "TrialProcess", lambda *given: Paced(s.curve(rng, EPOCHS))),
         mock.patch.object(worker, "LOOK_SECONDS", worker.LOOK_SECONDS / faster),
         mock.patch.object(publish, "REFRESH_SECONDS", publish.REFRESH_SECONDS / faster),
         mock.patch.object(publish, "NEW_BEST_SECONDS", publish.NEW_BEST_SECONDS / faster),
     ):
-        ready.wait(timeout=120)
-        begin.wait()
         for engine in (store.engine, store._optuna.engine):
             sa.event.listen(engine, "before_cursor_execute", before)
             sa.event.listen(engine, "after_cursor_execute", after)
+        ready.wait(timeout=120)
+        time.sleep(rng.uniform(0, SPREAD))  # they are out of step
         while not end.is_set():
             supervisor.serve_one()
     pipe.send(tuple(counted))
