@@ -22,6 +22,7 @@ from search.study import Study
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 
+ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
 JOBS = "segtune:jobs"  # a study's attribute: the jobs that were submitted for it
 
 
@@ -52,7 +53,7 @@ class Order:
     @property
     def environment(self) -> dict[str, str]:
         """What a worker needs beside the environment of its machine."""
-        passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_")
+        passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_", "HF_", "PG")
         found = {name: value for name, value in os.environ.items() if name.startswith(passed)}
         if self.store is not None:
             found["SEGTUNE_STORE"] = self.store

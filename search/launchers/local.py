@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.launchers import Member, Order
+from search.launchers import ENDED_WELL, Member, Order
 from search.registry import JOB
 from spaces.spec import WorkersSpec
 
@@ -50,7 +50,7 @@ class _Process:
 
     def failure(self) -> str | None:
         code = self.process.returncode
-        return None if code in (0, 130) else f"code {code}"
+        return None if code in ENDED_WELL else f"code {code}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.launchers import Member, Order, begin_worker, end_worker, needs_extra
+from search.launchers import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 
@@ -110,7 +110,7 @@ class _Actor:
     def failure(self) -> str | None:
         if self._lost is not None:
             return self._lost
-        return None if self._code in (0, 130, None) else f"code {self._code}"
+        return None if self._code in (*ENDED_WELL, None) else f"code {self._code}"
 
 
 class Ray:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.launchers import Member, Order, begin_worker, end_worker, needs_extra
+from search.launchers import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 
@@ -33,13 +33,19 @@ class _Serve:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Serve until the worker ends; returns its exit code."""
+        """Serve until the worker ends; returns its exit code.
+
+        Raises:
+            RuntimeError: it could not serve; the job is FAILED then.
+        """
         process = begin_worker(self.command, self.environment, f"slurm {_own_id()}")
         self.process = process
         # in a thread: `checkpoint` comes as a signal to this one, and two waits lock each other
         waits = threading.Thread(target=process.wait)
         waits.start()
         waits.join()
+        if process.returncode not in ENDED_WELL:
+            raise RuntimeError(f"the worker ended with code {process.returncode}; see above")
         return process.returncode
 
     def checkpoint(self) -> Any:

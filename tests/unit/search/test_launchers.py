@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from search.artifacts import Artifacts
 from search.launchers import Order, launcher
 from search.launchers.local import place
+from search.launchers.slurm import _Serve
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 
@@ -87,3 +88,19 @@ def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
     order = Order("small", Artifacts(tmp_path), url, WorkersSpec(), detach=False)
     assert "s3cr3t" not in " ".join(order.command)
     assert order.environment["SEGTUNE_STORE"] == url
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_job_whose_worker_was_told_to_end_is_completed(code: int) -> None:
+    assert _Serve([sys.executable, "-c", f"raise SystemExit({code})"], {})() == code
+
+
+def test_a_job_whose_worker_could_not_serve_fails() -> None:
+    with pytest.raises(RuntimeError, match="ended with code 2"):
+        _Serve([sys.executable, "-c", "raise SystemExit(2)"], {})()
+
+
+def test_a_worker_is_told_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    code = "import os, sys; sys.exit(os.environ['SEGTUNE_JOB'] != 'slurm ?')"
+    assert _Serve([sys.executable, "-c", code], {})() == 0
