@@ -104,7 +104,7 @@ class WorkersSpec(Section):
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
     """slurm: further options of sbatch by their long names, as in {account: vision, qos: high}."""
     address: str | None = None
-    """ray: the cluster's, as in 10.0.0.1:6379 or ray://10.0.0.1:10001; null = this machine's."""
+    """ray: the cluster's, as in 10.0.0.1:6379; null = this machine's."""
     max_restarts: int = Field(3, ge=-1)
     """ray: how often a worker whose node is lost is started again; -1 = always."""
 
