@@ -110,7 +110,7 @@ study.tell(trial, 1.0)
 save_note(study, f"{attack}\\n\\n[link](javascript:window.ran=1)\\n\\n<b onclick='x'>b</b>")
 save_note(trial, attack)
 save_plotly_graph_object(study, go.Figure(layout={"title": {"text": attack}}))
-files = Artifacts(artifacts_dir().shown)
+files = Artifacts(artifacts_dir()).shown
 for index, name in enumerate((f"{attack}.html", "page.html", "drawing.svg")):
     i = f"00000000-0000-0000-0000-00000000000{index}"
     files.folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from search.budget import Result
 from search.cli import app
 from search.sample_data import write_streets
 from search.sample_receipts import write_receipts
-from search.store import open_store
+from search.store import SCHEMA_VERSION, open_store
 from search.study import Study, create_or_resume
 from spaces.config import TrialConfig
 from spaces.spec import StudySpec, dump_run_config
@@ -663,8 +663,8 @@ CASES = [
     Bad("artifacts-file", nothing,
         "--artifacts must be a folder, but", "launch study.yaml --artifacts study.yaml"),
     Bad("artifacts-s3", nothing,
-        "a folder of this machine, but got s3://bucket",
-        "launch study.yaml --artifacts s3://bucket"),
+        "--artifacts must be a folder or s3://bucket/prefix, but got s3://My_Bucket",
+        "launch study.yaml --artifacts s3://My_Bucket"),
     Bad("home-file", env("SEGTUNE_HOME", "study.yaml"), "SEGTUNE_HOME must be a folder, but"),
     Bad("store-closed-port", nothing,
         "failed: Connection refused",
@@ -721,14 +721,15 @@ CASES = [
     Bad("resume-unknown", nothing, "no study ghost in sqlite:///", "resume ghost"),
     Bad("worker-unknown", nothing, "no study spirit in sqlite:///", "worker --study spirit"),
     Bad("workers-on-sqlite", nothing,
-        "--workers and --detach need Postgres, but the store is sqlite:///",
+        "workers and --detach need Postgres, but the store is sqlite:///",
         "launch study.yaml --workers 2"),
     Bad("launch-stopped", both(launched, sql("UPDATE segtune_control SET stop = 'after'")),
         "study small was stopped (after); reopen it with: segtune resume small"),
     Bad("hours-negative", line("budget: {hours: -1}"),
         "budget.hours: must be greater than 0, but got -1 (study.yaml line 17)"),
     Bad("store-newer", sql("UPDATE segtune_schema SET version = 99"),
-        "the store has schema 99, but this segtune knows 3; upgrade segtune", "status"),
+        f"the store has schema 99, but this segtune knows {SCHEMA_VERSION}; upgrade segtune",
+        "status"),
     # text detection
     Bad("text-no-labels", remove(LABEL),
         "receipt_0000.png has no boxes; they must be in ", "launch words.yaml"),

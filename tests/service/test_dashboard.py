@@ -953,9 +953,10 @@ class NoTorch:
 sys.meta_path.insert(0, NoTorch())
 import search.cli
 from pathlib import Path
+from search.artifacts import Artifacts
 from search.dashboard import make_app
 from search.store import open_store
-app = make_app(open_store(sys.argv[1]), Path(sys.argv[2]))
+app = make_app(open_store(sys.argv[1]), Artifacts(Path(sys.argv[2])))
 for path in sys.argv[3:]:
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "localhost",
                "QUERY_STRING": "", "wsgi.errors": sys.stderr, "wsgi.url_scheme": "http"}
