@@ -98,7 +98,6 @@ class Budget:
         self.study_id = study_id
         self.owner = owner
         self._mine = slot_table.c.study_id == study_id
-        self._has_read = False
 
     def extend(self, total: int) -> None:
         """Make it `total` slots in all; never fewer than there are."""
@@ -143,9 +142,6 @@ class Budget:
             ask: begins a new trial for a slot within the study's lock, and the transaction that
                 holds it, so that no trial is ever begun without a slot; returns its number.
         """
-        if not self._has_read:  # all there is, before others wait for it; later on what is new
-            self._trials()
-            self._has_read = True
         with self.store.locked(self.study_id) as connection:
             running = self._running(connection)
             for row in running:

@@ -133,6 +133,7 @@ class Worker:
     _tidied: set[int] = field(default_factory=set)  # ended trials that `_tidy` has seen
     _models: set[int] = field(default_factory=set)  # those of them that had a model then
     _failures: int = 0
+    _has_read: bool = False
 
     def __post_init__(self) -> None:
         self.aftermath = Aftermath(
@@ -172,6 +173,9 @@ class Worker:
         budget = self.study.spec.budget
         if budget.hours is not None or budget.gpu_hours is not None:
             self._patiently(lambda: limits(self.study))  # closes the study where they are spent
+        if not self._has_read:  # all that has ended, before a lock makes others wait for it
+            self._patiently(self.study.trials)
+            self._has_read = True
         claim = self._patiently(lambda: self.study.budget.claim(self.study.ask))
         if claim is None:
             return False
