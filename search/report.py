@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import yaml
 from plotly.offline import get_plotlyjs
 
 from search import landscape
@@ -43,6 +42,7 @@ from search.thumbnails import thumbnails
 from search.versions import versions
 from spaces.errors import InputError, did_you_mean
 from spaces.paths import unfinished
+from spaces.yamlfile import dump_yaml
 
 FORMATS = ("html", "md")
 TOP = {"html": 20, "md": 10}  # rows of the leaderboard, and of the alarms
@@ -312,9 +312,7 @@ def best_trials(
 def reproduce(facts: Facts) -> list[Block]:
     """Study file, data, software and commands."""
     study, name = facts.study, facts.study.spec.name
-    spec = yaml.safe_dump(
-        study.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=90
-    )
+    spec = dump_yaml(study.spec.model_dump(mode="json"), width=90)
     lines = [
         f"data fingerprint `{study.fingerprint}`: SHA-256 over every file, split and class; "
         "launching on other data under this name is refused",

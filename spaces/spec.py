@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -28,7 +27,7 @@ from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.space import EntryError, Space, build_space
 from spaces.starting import StartingPoint
 from spaces.text_detection import TextTrialConfig
-from spaces.yamlfile import Document, Key, read_yaml
+from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -299,7 +298,7 @@ def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     if stored.to_json() == given.to_json():
         return ""
     before, after = (
-        yaml.safe_dump(json.loads(spec.to_json()), sort_keys=True).splitlines()
+        dump_yaml(json.loads(spec.to_json()), sort_keys=True).splitlines()
         for spec in (stored, given)
     )
     return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
@@ -341,7 +340,7 @@ def dump_run_config(data: AnyDataSpec, config: BaseTrialConfig) -> str:
         "data": data.model_dump(mode="json", exclude_none=True),
         "trial": unflatten(config.flat()),
     }
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return dump_yaml(tree)
 
 
 def study_schema() -> dict[str, Any]:

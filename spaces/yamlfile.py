@@ -31,6 +31,39 @@ _SCALAR_TAGS = {
     for kind in ("null", "bool", "int", "float", "str", "timestamp", "value", "merge")
 }
 _SPECIAL = {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
+_BOOLEANS = ("true", "false")
+
+
+def dump_yaml(data: Any, **options: Any) -> str:
+    """Return plain data as YAML that is read back here as it was.
+
+    PyYAML alone leaves texts bare that are numbers here, as in 08 or 1e-5.
+
+    Args:
+        options: those of `yaml.dump`, as in `width=90`.
+    """
+    given = {"sort_keys": False, "allow_unicode": True, **options}
+    text: str = yaml.dump(data, Dumper=_Dumper, **given)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that would not be read as one."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    bare = text.lower()
+    other = (
+        bare in _SPECIAL
+        or bare in _BOOLEANS
+        or len(text) > MAX_DIGITS
+        or _INT.fullmatch(text)
+        or _FLOAT.fullmatch(text)
+    )
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if other else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 @dataclass
@@ -143,7 +176,7 @@ class _Reader:
             return text
         if text in ("", "~", "null", "Null", "NULL"):
             return None
-        if text.lower() in ("true", "false"):
+        if text.lower() in _BOOLEANS:
             return text.lower() == "true"
         if text.lower() in _SPECIAL:
             return _SPECIAL[text.lower()]

@@ -8,7 +8,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +20,7 @@ from spaces.spec import (
     spec_difference,
     study_schema,
 )
-from spaces.yamlfile import parse_yaml
+from spaces.yamlfile import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -115,7 +114,7 @@ plain: Any = st.recursive(
     | st.booleans()
     | st.integers(-(10**9), 10**9)
     | st.floats(allow_nan=False, allow_infinity=False, width=32)
-    | st.text("abcxyz 0123456789:#-'", max_size=12),
+    | st.text("abcexyz 0123456789:#-'._+Ttrufl", max_size=12),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(st.text("abcxyz.", min_size=1, max_size=6), inner, max_size=4)
@@ -127,7 +126,17 @@ plain: Any = st.recursive(
 @settings(deadline=None)
 @given(data=plain)
 def test_plain_data_survive_yaml(data: Any) -> None:
-    assert parse_yaml(yaml.safe_dump(data), "x").data == data
+    assert parse_yaml(dump_yaml(data), "x").data == data
+
+
+@pytest.mark.parametrize(
+    "text", ["08", "010", "1e-5", "1E3", ".5", "1_000", "tRUE", ".NaN", "no", "9" * 500]
+)
+def test_a_text_that_looks_like_a_number_stays_one(text: str) -> None:
+    assert parse_yaml(dump_yaml({"key": text, "list": [text]}), "x").data == {
+        "key": text,
+        "list": [text],
+    }
 
 
 @pytest.mark.parametrize(
