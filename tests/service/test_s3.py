@@ -79,7 +79,9 @@ def write_checkpoint(workdir: Path, epoch: int, best: int) -> None:
     (workdir / f"state-{epoch}.pt").write_bytes(b"state %d" % epoch)
     (workdir / f"model-{best}").mkdir(exist_ok=True)
     (workdir / f"model-{best}" / "model.safetensors").write_bytes(b"weights %d" % best)
-    (workdir / "last.json").write_text(json.dumps({"epoch": epoch, "best_epoch": best}))
+    half = workdir / "last.json.tmp"  # as there: `copies` may be reading the one before
+    half.write_text(json.dumps({"epoch": epoch, "best_epoch": best}))
+    half.replace(workdir / "last.json")
 
 
 def files(folder: Path) -> dict[str, str]:
