@@ -2,17 +2,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DEV := .venv/.dev
 
 .PHONY: demo test check bench
 
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
 
-test: $(INSTALLED) .venv/.cleval
+test: $(DEV) .venv/.cleval
 	$(BIN)/python -m pytest
 
 # before each commit: style, types, the direction of imports, unit tests
-check: $(INSTALLED)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -25,12 +26,17 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sroie
 
 # a part of CLEval is C without wheels: without a compiler its test is skipped
-.venv/.cleval: $(INSTALLED)
+.venv/.cleval: $(DEV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cleval]' \
 		|| echo "CLEval could not be built; its test will be skipped"
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# what tests and checks need beside it: every extra, and the engines' packages
+$(DEV): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

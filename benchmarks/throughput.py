@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 
 from benchmarks import sharing
 from benchmarks.loops import (
@@ -45,6 +44,7 @@ from spaces.config import parse_resolution
 from spaces.data import DataSpec
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from spaces.yamlfile import dump_yaml
 from trainers.data import SegmentationData
 from trainers.tasks import load_data
 
@@ -128,7 +128,7 @@ def study_spec(folder: Path | None, home: Path) -> DataSpec:
         }
         tree = {"data": {**splits, "classes": str(root / "classes.json")}}
         path = home / "study.yaml"
-        path.write_text(yaml.safe_dump({"name": "throughput", "task": "segmentation", **tree}))
+        path.write_text(dump_yaml({"name": "throughput", "task": "segmentation", **tree}))
     spec = StudySpec.load(path).data
     assert isinstance(spec, DataSpec)
     if spec.binary or spec.palette is not None:

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -33,9 +33,15 @@ _EPOCH = re.compile(r"(\d{6})-[0-9a-f]{8}/(.+)")
 
 def latest(bucket: Bucket, key: str) -> tuple[int, str] | None:
     """(epoch, key) of the latest whole checkpoint of a trial, or None."""
+    under = f"{key}/{CHECKPOINT}/"
+    return _latest(bucket.keys(under), under)
+
+
+def _latest(names: Iterable[str], under: str) -> tuple[int, str] | None:
+    """The same among these names, all of which begin with `under`."""
     found = []
-    for name in bucket.keys(f"{key}/{CHECKPOINT}/"):
-        match = _EPOCH.fullmatch(name.removeprefix(f"{key}/{CHECKPOINT}/"))
+    for name in names:
+        match = _EPOCH.fullmatch(name.removeprefix(under))
         if match and match[2] == LAST:
             found.append((int(match[1]), name.rpartition("/")[0]))
     return max(found, default=None)
@@ -166,15 +172,15 @@ class Copies:
             if found is None:
                 return  # the trial has ended meanwhile
             epoch, files = found
-            there = latest(self.bucket, key)
+            under = f"{key}/{CHECKPOINT}/"
+            before = list(self.bucket.keys(under))
+            there = _latest(before, under)
             if there is not None and there[0] >= epoch:
                 return
-            folder = f"{key}/{CHECKPOINT}/{epoch:06d}-{uuid.uuid4().hex[:8]}"
+            folder = f"{under}{epoch:06d}-{uuid.uuid4().hex[:8]}"
             for name, file in files:  # last.json comes last
                 self.bucket.write(f"{folder}/{name}", file)
-        under = f"{key}/{CHECKPOINT}/"
-        found_keys = list(self.bucket.keys(under))
-        self.bucket.remove(k for k in found_keys if _epoch_of(k.removeprefix(under)) < epoch)
+        self.bucket.remove(k for k in before if _epoch_of(k.removeprefix(under)) < epoch)
 
     def _copy_model(self, key: str, folder: Path) -> None:
         if not folder.is_dir():

@@ -31,7 +31,6 @@ _SCALAR_TAGS = {
     for kind in ("null", "bool", "int", "float", "str", "timestamp", "value", "merge")
 }
 _SPECIAL = {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
-_BOOLEANS = ("true", "false")
 
 
 def dump_yaml(data: Any, **options: Any) -> str:
@@ -52,18 +51,26 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    bare = text.lower()
-    other = (
-        bare in _SPECIAL
-        or bare in _BOOLEANS
-        or len(text) > MAX_DIGITS
-        or _INT.fullmatch(text)
-        or _FLOAT.fullmatch(text)
-    )
+    other = len(text) > MAX_DIGITS or not isinstance(_bare(text), str)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if other else None)
 
 
 _Dumper.add_representer(str, _text)
+
+
+def _bare(text: str) -> Any:
+    """What a text of at most MAX_DIGITS means that stands without quotes."""
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.lower() in _SPECIAL:
+        return _SPECIAL[text.lower()]
+    if _INT.fullmatch(text):
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
 
 
 @dataclass
@@ -174,21 +181,11 @@ class _Reader:
         text = str(node.value)
         if node.style in ("'", '"', "|", ">"):
             return text
-        if text in ("", "~", "null", "Null", "NULL"):
-            return None
-        if text.lower() in _BOOLEANS:
-            return text.lower() == "true"
-        if text.lower() in _SPECIAL:
-            return _SPECIAL[text.lower()]
         if len(text) > MAX_DIGITS:
             if set(text) <= set("0123456789_.eE+-"):
                 raise self._error(node, f"a number of {len(text)} digits; at most {MAX_DIGITS}")
             return text
-        if _INT.fullmatch(text):
-            return int(text.replace("_", ""))
-        if _FLOAT.fullmatch(text):
-            return float(text.replace("_", ""))
-        return text
+        return _bare(text)
 
     def _check_tag(self, node: yaml.Node, expected: str) -> None:
         if node.tag != expected:

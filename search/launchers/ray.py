@@ -86,9 +86,9 @@ class _Actor:
         except RayActorError as error:
             self._lost = str(error).strip().splitlines()[0]
         self._asked = None
-        if self._code is not None:
-            self._leave()
-        self._ended = self._ended or self._lost is not None
+        if self._code is not None:  # its room goes to others; else it would keep it, or begin anew
+            ray.kill(self.handle, no_restart=True)
+        self._ended = self._code is not None or self._lost is not None
         return not self._ended
 
     def stop(self) -> None:
@@ -97,15 +97,7 @@ class _Actor:
             self.handle.stop.remote()
 
     def withdraw(self) -> None:
-        if not self._ended and not _answers(self.handle):
-            self._leave()
-
-    def _leave(self) -> None:
-        """Give the actor's room to others; without this it would keep it, or begin again."""
-        import ray
-
-        ray.kill(self.handle, no_restart=True)
-        self._ended = True
+        self._ended = self._ended or _withdraw(self.handle)
 
     def failure(self) -> str | None:
         if self._lost is not None:
@@ -188,22 +180,22 @@ class Ray:
                 handle = ray.get_actor(job.partition(" ")[2], namespace=NAMESPACE)
             except ValueError:
                 continue  # has ended
-            if not _answers(handle):
-                ray.kill(handle, no_restart=True)
+            _withdraw(handle)
 
 
-def _answers(handle: Any) -> bool:
-    """Whether an actor has its place; one that has ended says so, which is an answer too."""
+def _withdraw(handle: Any) -> bool:
+    """Take an actor back that has no place yet; False where it runs, or has ended."""
     import ray
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
     try:
         ray.get(handle.code.remote(), timeout=ANSWER_SECONDS)
     except (GetTimeoutError, ActorUnavailableError):
-        return False
-    except RayActorError:
+        ray.kill(handle, no_restart=True)
         return True
-    return True
+    except RayActorError:
+        pass
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -120,12 +120,16 @@ class Slurm:
             found["gpus_per_node"] = int(options.gpus)
         return found
 
+    @property
+    def _more(self) -> dict[str, Any]:
+        """Those that submitit does not name."""
+        return {"requeue": True, **self.options.sbatch}
+
     def check(self) -> None:
         """Raise InputError where Slurm would not take such a job, or could never run it."""
-        more = {"requeue": True, **self.options.sbatch}
         wanted = [
             f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-            for name, value in {**self._settings, **more}.items()
+            for name, value in {**self._settings, **self._more}.items()
             if value is not False
         ]
         tried = subprocess.run(
@@ -143,7 +147,7 @@ class Slurm:
             job_name=f"segtune-{order.study}",
             signal_delay_s=SIGNAL_SECONDS,
             stderr_to_stdout=True,
-            additional_parameters={"requeue": True, **self.options.sbatch},
+            additional_parameters=self._more,
             **self._settings,
         )
         # the cores that it was given: torch would take all of the node's
