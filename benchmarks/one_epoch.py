@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from search.replay import NEW, WAIT, Run, Unpruned, Verdict
+from search.pruning import Verdict
+from search.replay import NEW, WAIT, Run, Unpruned
 
 
 @dataclass

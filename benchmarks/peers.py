@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from search.replay import NEW, WAIT, Run, Unpruned, Verdict
+from search.pruning import Verdict
+from search.replay import NEW, WAIT, Run, Unpruned
 
 METRIC, EPOCH, LENGTH = "metric", "epoch", "epochs"
 

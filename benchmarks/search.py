@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -37,7 +37,7 @@ from benchmarks.one_epoch import TopK
 from benchmarks.record import SPEC, read_table
 from benchmarks.report import called, heading, parser, publish, table
 from benchmarks.table import Nearest, Table
-from search.pruning import QuantileRule, quantile_rule
+from search.pruning import QuantileRule, Verdict, quantile_rule
 from search.replay import (
     OptunaRule,
     OurRule,
@@ -46,7 +46,6 @@ from search.replay import (
     Rule,
     Run,
     Unpruned,
-    Verdict,
     replay,
 )
 from search.study import build_sampler
@@ -69,11 +68,19 @@ class Entry:
     """Library that must be installed."""
 
 
-def entries(epochs: int) -> dict[str, Entry]:
-    """The rules of the report, for runs of this many epochs."""
+def entries(runs: Table) -> dict[str, Entry]:
+    """The rules of the report, for searches among these runs."""
+    epochs = runs.epochs
 
     def of_optuna(pruner: Callable[[], BasePruner]) -> Entry:
         return Entry(lambda seed: OptunaRule(), pruner)
+
+    def ours(**settings: Any) -> Entry:
+        rule = quantile_rule(PrunerSpec(**settings), epochs, len(runs.runs))
+        return Entry(lambda seed: OurRule(rule))
+
+    def clairvoyant(first: int) -> Entry:
+        return Entry(lambda seed: Clairvoyant(runs.best - NEAR, first))
 
     def ray(grace: int, factor: int) -> Entry:
         return Entry(lambda seed: peers.RayAsha(epochs, seed, grace, factor), needs="ray")
@@ -83,10 +90,11 @@ def entries(epochs: int) -> dict[str, Entry]:
 
     return {
         NONE: Entry(lambda seed: Unpruned()),
-        OURS: _ours(PrunerSpec(), epochs),
-        "segtune quantile, align: warmup": _ours(PrunerSpec(align="warmup"), epochs),
-        "segtune median": _ours(PrunerSpec(name="median"), epochs),
-        "segtune median, align: warmup": _ours(PrunerSpec(name="median", align="warmup"), epochs),
+        OURS: ours(),
+        "segtune quantile, pause_below: null": ours(pause_below=None),
+        "segtune quantile, align: warmup": ours(align="warmup"),
+        "segtune median": ours(name="median"),
+        "segtune median, align: warmup": ours(name="median", align="warmup"),
         STOCK: of_optuna(MedianPruner),
         "Optuna MedianPruner(n_warmup_steps=5)": of_optuna(lambda: MedianPruner(5, 5)),
         "Optuna PatientPruner(MedianPruner(), 3)": of_optuna(
@@ -98,40 +106,61 @@ def entries(epochs: int) -> dict[str, Entry]:
         "Ray Tune ASHA, grace 3, factor 3": ray(3, 3),
         "Syne Tune ASHA": syne_tune("ASHA"),
         "Syne Tune PASHA": syne_tune("PASHA"),
+        "(clairvoyant, after 1)": clairvoyant(1),
+        "(clairvoyant, after 2)": clairvoyant(2),
         "one epoch, best 4 of 16": Entry(lambda seed: TopK(16, 4)),
         "one epoch, best 8 of 32": Entry(lambda seed: TopK(32, 8)),
     }
 
 
-def variants(epochs: int) -> dict[str, Entry]:
+def variants(runs: Table) -> dict[str, Entry]:
     """Our rule with other settings than its defaults."""
-    known = entries(epochs)
+    known = entries(runs)
     found = {name: known[name] for name in (NONE, OURS, STOCK)}
-    default = quantile_rule(PrunerSpec(), epochs)
-    for quantile in (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9):
-        for first in (1, 2, 3, 5):
-            rule = replace(default, quantile=quantile, min_epochs=first)
+    default = quantile_rule(PrunerSpec(), runs.epochs, len(runs.runs))
+    for pause_below in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, None):
+        for first in (1, 2, 3):
+            rule = replace(default, pause_below=pause_below, min_epochs=first)
             found |= {} if rule == default else _variant(rule)
+    for quantile in (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
+        found |= _variant(replace(default, quantile=quantile))
     for margin in (0.01, 0.02, 0.04):
         found |= _variant(replace(default, margin=margin))
     for startup in (1, 2, 3, 10):
         found |= _variant(replace(default, startup_trials=startup))
+    never = replace(default, pause_below=None)
     for first in (1, 3):
-        found |= _variant(replace(default, min_epochs=first, align_warmup=True, running=False))
-    found |= _variant(replace(default, running=False))
+        found |= _variant(replace(never, min_epochs=first, align_warmup=True, running=False))
+    found |= _variant(replace(never, running=False))
     for rungs in ((1, 4), (1, 3, 9), (1, 2, 4, 8), (3, 9)):
-        found |= _variant(replace(default, min_epochs=1), rungs)
+        found |= _variant(replace(never, min_epochs=1), rungs)
     return found
 
 
 def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
     judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {rule.min_epochs}"
+    pauses = "never paused" if rule.pause_below is None else f"paused below {rule.pause_below}"
     name = (
-        f"quantile {rule.quantile}, margin {rule.margin}, {judged}, after {rule.startup_trials} "
-        f"trials{'' if rule.running else ', ended ones only'}"
+        f"quantile {rule.quantile}, {pauses}, margin {rule.margin}, {judged}, "
+        f"after {rule.startup_trials} trials{'' if rule.running else ', ended ones only'}"
         f"{', aligned at warm-up' if rule.align_warmup else ''}"
     )
     return {name: Entry(lambda seed: OnRungs(rule, rungs))}
+
+
+@dataclass
+class Clairvoyant(Unpruned):
+    """Knows which runs come near the best, and stops all others after so many epochs.
+
+    No rule that keeps its workers busy, and judges no sooner, spends less.
+    """
+
+    target: float
+    first: int
+
+    def epoch_ended(self, run: Run) -> Verdict:
+        lost = run.recorded.value < self.target and run.epoch >= self.first
+        return Verdict.STOP if lost else Verdict.GO
 
 
 class OnRungs(OurRule):
@@ -144,10 +173,6 @@ class OnRungs(OurRule):
     def epoch_ended(self, run: Run) -> Verdict:
         verdict = super().epoch_ended(run)
         return verdict if not self.rungs or run.epoch in self.rungs else Verdict.GO
-
-
-def _ours(spec: PrunerSpec, epochs: int) -> Entry:
-    return Entry(lambda seed: OurRule(quantile_rule(spec, epochs)))
 
 
 class Task(NamedTuple):
@@ -178,7 +203,7 @@ def main() -> None:
     given.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
     args = given.parse_args()
     runs = recorded()
-    rules = (variants if args.variants else entries)(runs.epochs)
+    rules = (variants if args.variants else entries)(runs)
     installed = peers.available()
     missing = {
         entry.needs for entry in rules.values() if entry.needs and not installed[entry.needs]
@@ -220,7 +245,7 @@ def run(task: Task) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PatientPruner
     runs = task.runs
-    entry = (variants if task.variants else entries)(runs.epochs)[task.rule]
+    entry = (variants if task.variants else entries)(runs)[task.rule]
     return replay(
         Nearest(runs, build_sampler(SamplerSpec(name=task.sampler), task.seed, 0)),
         entry.make(task.seed),

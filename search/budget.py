@@ -1,7 +1,8 @@
 """The budget: exactly N slots, each claimed, renewed and ended by one statement or transaction.
 
 A slot is OPEN, RUNNING under a lease, or ended (COMPLETE, PRUNED, FAILED). An interrupted trial
-returns its slot, which keeps its trial and is claimed again before any new one is begun. Our table
+returns its slot, which keeps its trial and is claimed again before any new one is begun. So does
+a paused one (reason: paused), which is claimed again when the study's rule says so. Our table
 decides: a result counts when `end` has stored it with the slot, in one statement that only the
 holder of the lease can carry out; Optuna's trial is told afterwards, by the same worker or, where
 that one has died, by the reaper of any other.
@@ -14,7 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from search import trial_writer
+from search.control import SPENT
+from search.pruning import Review
 from search.store import Store, control_table, slot_table
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
@@ -31,17 +34,27 @@ MAX_ATTEMPTS = 3
 
 CONFIG = "segtune:config"
 OPEN, RUNNING = "OPEN", "RUNNING"
+PAUSED = "paused"  # reason of an open slot whose trial waits for its rule
 UNCLAIMED = "unclaimed"  # reason of a trial whose worker died before a slot was its own
 ENDED = ("COMPLETE", "PRUNED", "FAILED")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A slot that this process runs."""
+    """A slot that this process runs.
+
+    Attributes:
+        bar: of the study's rule, where the trial was found below it while it was paused: it ends.
+        spent: the study's hours are over: the trial, which was paused, ends.
+        may_pause: False where it was taken up because nothing new was left to begin.
+    """
 
     slot: int
     trial_number: int
     attempt: int
+    bar: float | None = None
+    spent: bool = False
+    may_pause: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,33 +136,42 @@ class Budget:
         found: dict[str, int] = {str(state): int(count) for state, count in rows}
         return {state: found.get(state, 0) for state in (OPEN, RUNNING, *ENDED)}
 
-    def waiting(self) -> set[int]:
-        """Numbers of the trials that were interrupted and wait to be resumed."""
+    def waiting(self) -> dict[int, str]:
+        """{trial: INTERRUPTED or PAUSED} of those that wait to be taken up again."""
         with self.store.engine.connect() as connection:
             found = connection.execute(
-                sa.select(slot_table.c.trial_number).where(
+                sa.select(slot_table.c.trial_number, slot_table.c.reason).where(
                     self._mine, slot_table.c.state == OPEN, slot_table.c.trial_number.is_not(None)
                 )
             )
-            return set(found.scalars())
+            return {
+                number: "PAUSED" if reason == PAUSED else "INTERRUPTED" for number, reason in found
+            }
 
-    def claim(self, ask: Callable[[int, Locked], int]) -> Claim | None:
+    def claim(
+        self, ask: Callable[[int, Locked], int], review: Review | None = None
+    ) -> Claim | None:
         """Take the next open slot, or return None where there is none.
 
-        Called again after a lost answer it returns the slot that the lost call has taken.
+        Interrupted trials come first, then paused ones that end or go on, then new ones, then
+        paused ones that wait. Called again after a lost answer it returns the slot that the lost
+        call has taken.
 
         Args:
+            review: what becomes of the paused trials.
             ask: begins a new trial for a slot within the study's lock, and the transaction that
                 holds it, so that no trial is ever begun without a slot; returns its number.
         """
         with self.store.locked(self.study_id) as connection:
-            running = self._running(connection)
-            for row in running:
+            begun = self._begun(connection)
+            for row in begun:
                 if row.owner == self.owner:  # an answer was lost
                     return Claim(row.slot, row.trial_number, row.attempt)
-            trials, orphan = self._reap(connection, running)
-            while (row := self._next_open(connection)) is not None:
-                slot, trial_number, attempt = row
+            trials, orphan = self._reap(connection, begun)
+            paused = {row.trial_number: row for row in begun if row.reason == PAUSED}
+            while (chosen := self._next_open(connection, paused, review or Review())) is not None:
+                slot, trial_number, attempt = chosen.slot, chosen.trial_number, chosen.attempt
+                paused.pop(trial_number, None)
                 if attempt >= self.max_attempts:
                     failed = Result("FAILED", None, "crashed", {})
                     self._store_result(connection, slot, failed)
@@ -163,13 +185,14 @@ class Budget:
                     connection,
                     slot,
                     state=RUNNING,
+                    reason=None,
                     trial_number=trial_number,
                     attempt=attempt + 1,
                     owner=self.owner,
                     lease_until=self.store.now() + LEASE_SECONDS,
                     claimed_at=self.store.now(),
                 )
-                return Claim(slot, trial_number, attempt + 1)
+                return replace(chosen, trial_number=trial_number, attempt=attempt + 1)
         return None
 
     def renew(self, claim: Claim) -> bool:
@@ -200,8 +223,12 @@ class Budget:
         self.tell(claim.trial_number, result)
         return True
 
-    def give_back(self, claim: Claim, *, counts: bool) -> bool:
-        """Return the slot with its trial, to be resumed; `counts` uses up the attempt."""
+    def give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> bool:
+        """Return the slot with its trial, to be resumed; `counts` uses up the attempt.
+
+        Args:
+            paused: by the study's rule, which says when it is taken up again.
+        """
         attempt = claim.attempt if counts else claim.attempt - 1
         with self.store.engine.begin() as connection:
             return self._set(
@@ -209,6 +236,7 @@ class Budget:
                 claim.slot,
                 owned=True,
                 state=OPEN,
+                reason=PAUSED if paused else None,
                 attempt=attempt,
                 owner=None,
                 lease_until=None,
@@ -238,31 +266,64 @@ class Budget:
 
     # ------------------------------------------------------------ within the study's lock
 
-    def _running(self, connection: sa.Connection) -> Sequence[Any]:
-        """The slots that run; `late` are those whose lease is over."""
+    def _begun(self, connection: sa.Connection) -> Sequence[Any]:
+        """The slots that run, and those that wait with a trial; `late`: whose lease is over."""
         return connection.execute(
             sa.select(
                 slot_table.c.slot,
                 slot_table.c.trial_number,
                 slot_table.c.attempt,
                 slot_table.c.owner,
+                slot_table.c.reason,
                 (slot_table.c.lease_until < self.store.now()).label("late"),
-            ).where(self._mine, slot_table.c.state == RUNNING)
+            ).where(
+                self._mine,
+                slot_table.c.state.in_((OPEN, RUNNING)),
+                slot_table.c.trial_number.is_not(None),
+            )
         ).all()
 
-    def _next_open(self, connection: sa.Connection) -> tuple[int, int | None, int] | None:
-        """Interrupted slots first, then by number; none of a study that was stopped."""
-        stopped = sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
+    def _next_open(
+        self, connection: sa.Connection, paused: Mapping[int, Any], review: Review
+    ) -> Claim | None:
+        """The slot to take, as it is; of a study that was stopped at most a paused one."""
+        stop = sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
         row = connection.execute(
-            sa.select(slot_table.c.slot, slot_table.c.trial_number, slot_table.c.attempt)
-            .where(self._mine, slot_table.c.state == OPEN, stopped.scalar_subquery().is_(None))
-            .order_by(slot_table.c.trial_number.is_(None), slot_table.c.slot)
+            sa.select(
+                slot_table.c.slot,
+                slot_table.c.trial_number,
+                slot_table.c.attempt,
+                slot_table.c.reason,
+                stop.scalar_subquery().label("stop"),
+            )
+            .where(self._mine, slot_table.c.state == OPEN, claimable(stop.scalar_subquery()))
+            .order_by(
+                sa.func.coalesce(slot_table.c.reason, "") == PAUSED,
+                slot_table.c.trial_number.is_(None),
+                slot_table.c.slot,
+            )
             .limit(1)
         ).first()
-        return None if row is None else (row[0], row[1], row[2])
+        if row is None:
+            return None
+        new, last = row.trial_number is None, row.reason == PAUSED
+        spent = row.stop is not None
+        if new or last:
+            for number in (*review.stops, *review.goes, *(review.waits if last else ())):
+                if (its := paused.get(number)) is not None:
+                    row = its
+                    break
+        return Claim(
+            row.slot,
+            row.trial_number,
+            row.attempt,
+            bar=review.stops.get(row.trial_number),
+            spent=spent,
+            may_pause=not last,
+        )
 
     def _reap(
-        self, connection: sa.Connection, running: Sequence[Any]
+        self, connection: sa.Connection, begun: Sequence[Any]
     ) -> tuple[Sequence[FrozenTrial], int | None]:
         """Reopen slots whose worker is gone, and mend trials whose worker died half-way.
 
@@ -270,6 +331,7 @@ class Budget:
             All of Optuna's trials, and a whole one that was begun for a slot whose claim was never
             stored, or None.
         """
+        running = [row for row in begun if row.owner is not None]
         dead = [row.owner for row in running if is_dead(str(row.owner))]
         if dead or any(row.late for row in running):
             connection.execute(
@@ -290,7 +352,7 @@ class Budget:
                 )
             )
         trials = self._trials()
-        known = {row.trial_number for row in running}
+        known = {row.trial_number for row in begun}
         strays = [t for t in trials if t.state == TrialState.RUNNING and t.number not in known]
         if not strays:
             return trials, None
@@ -391,6 +453,15 @@ class Budget:
         """Seconds that the slot has been held, this attempt included."""
         held = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
         return sa.func.coalesce(slot_table.c.seconds, 0.0) + held
+
+
+def claimable(stop: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Whether an open slot may be claimed: of an open study; where its hours are spent, if paused.
+
+    Args:
+        stop: why the study was stopped.
+    """
+    return sa.or_(stop.is_(None), sa.and_(stop.in_(SPENT), slot_table.c.reason == PAUSED))
 
 
 def is_dead(owner: str) -> bool:

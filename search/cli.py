@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from spaces.errors import InputError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from rich.console import Console
 
     from search.store import Store
@@ -475,7 +476,7 @@ def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialCon
     """Apply `--set decode.name=value`; only what acts after the network may be changed."""
     from pydantic import ValidationError
 
-    from spaces.errors import did_you_mean, pydantic_message
+    from spaces.errors import did_you_mean
 
     changes: dict[str, Any] = {}
     known = [name for name in config.flat() if name.startswith("decode.")]
@@ -490,19 +491,24 @@ def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialCon
     try:
         return config.replace(changes)
     except ValidationError as error:
-        raise InputError(
-            f"--set {'.'.join(map(str, error.errors()[0]['loc']))}: "
-            f"{pydantic_message(error.errors()[0])}"
-        ) from None
+        raise InputError(f"--set {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError, *within: str) -> str:
+    """The first thing that pydantic found, as `name: what must hold, but got this`."""
+    from spaces.errors import pydantic_message
+
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, (*within, *first['loc'])))}: {pydantic_message(first)}"
 
 
 def _with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) -> StudySpec:
     """Put what the command line says of workers in place of what the file says."""
-    import yaml
     from pydantic import ValidationError
 
-    from spaces.errors import did_you_mean, pydantic_message
+    from spaces.errors import did_you_mean
     from spaces.spec import WorkersSpec
+    from spaces.yamlfile import parse_yaml
 
     changes = {name: value for name, value in given.items() if value is not None}
     for setting in settings:
@@ -511,19 +517,14 @@ def _with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) -
             hint = did_you_mean(name, WorkersSpec.model_fields)
             known = hint or f"; known: {', '.join(WorkersSpec.model_fields)}"
             raise InputError(f"--worker-option {setting}: must be name=value{known}")
-        try:
-            changes[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--worker-option {setting}: {value} is not YAML") from None
+        changes[name] = parse_yaml(value, f"--worker-option {setting}").data
     before = spec.workers.model_dump(exclude_defaults=True)
     if changes.get("on", spec.workers.on) != spec.workers.on:
         before = {"count": spec.workers.count}  # the rest is another engine's
     try:
         workers = WorkersSpec.model_validate(before | changes)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("workers", *first["loc"])))
-        raise InputError(f"{where}: {pydantic_message(first)}") from None
+        raise InputError(_first_problem(error, "workers")) from None
     return spec.model_copy(update={"workers": workers})
 
 

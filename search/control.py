@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 AFTER, NOW = "after", "now"  # what a user asks for; else the spent limit stands there
 HOURS, GPU_HOURS = "hours", "gpu_hours"
+SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def limits(study: Study) -> Limits:
             stop = GPU_HOURS if used > budget.gpu_hours * 3600 else None
         if stop:
             close(study.store, study.study_id, stop)
-    word = {NOW: "preempted", HOURS: "stopped", GPU_HOURS: "stopped"}.get(stop or "")
+    word = "preempted" if stop == NOW else "stopped" if stop in SPENT else None
     seconds = None if budget.trial_hours is None else budget.trial_hours * 3600
     return Limits(word, seconds)
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 
 from search import trial_writer
-from search.budget import CONFIG, RUNNING, Budget, Claim
+from search.budget import CONFIG, OPEN, PAUSED, RUNNING, Budget, Claim
 from search.store import Store, control_table, epoch_table, slot_table
 from search.trial_reader import table_of
 
@@ -26,8 +26,8 @@ class Stored:
 
     Attributes:
         ended: grows whenever a trial of the study ends; None where it was not asked for.
-        beside: best metric, by the same epoch, of each other trial that runs and has come as far;
-            empty where it was not asked for.
+        beside: best metric, by the same epoch, of each other trial that is paused, or runs and has
+            come as far; empty where it was not asked for.
     """
 
     ended: int | None
@@ -48,7 +48,7 @@ def store(
     What is there already stays as it is.
 
     Args:
-        beside: ask for running trials too (not on sqlite: it serves one worker).
+        beside: ask for paused and running trials too.
     """
     row = {
         "study_id": budget.study_id,
@@ -64,13 +64,18 @@ def store(
             return None
         for table, values in rows:
             connection.execute(insert(table).values(values).on_conflict_do_nothing())
-        return Stored(None)
+        if not beside:
+            return Stored(None)
+        bests = _beside(budget.study_id, claim.trial_number, report["epoch"])
+        return Stored(None, tuple(connection.execute(bests).scalars()))
     renewed = budget.renewal(claim).returning(slot_table.c.slot).cte("renewed")
     ended = sa.select(control_table.c.ended).where(control_table.c.study_id == budget.study_id)
     query = sa.select(
         sa.select(sa.func.count()).select_from(renewed).scalar_subquery(),
         ended.scalar_subquery(),
-        _beside(budget.study_id, claim.trial_number, report["epoch"]) if beside else sa.null(),
+        _array(_beside(budget.study_id, claim.trial_number, report["epoch"]))
+        if beside
+        else sa.null(),
     )
     for table, values in rows:
         literals = [
@@ -84,10 +89,18 @@ def store(
     return Stored(count, tuple(bests or ())) if ours else None
 
 
-def _beside(study_id: int, trial_number: int, epoch: int) -> sa.ScalarSelect[Any]:
-    """Best metrics, by an epoch, of the other trials that run and have reported it, as an array."""
+def _array(values: sa.Select[Any]) -> sa.ScalarSelect[Any]:
+    """The rows of a query of one column, as one array."""
+    rows = values.subquery()
+    return sa.select(sa.func.array_agg(rows.c[0])).scalar_subquery()
+
+
+def _beside(study_id: int, trial_number: int, epoch: int) -> sa.Select[Any]:
+    """Best metrics, by an epoch, of the others that are paused, or run and have reported it."""
     reported = epoch_table.c
-    number = sa.and_(reported.epoch <= epoch, reported.metric != math.nan)  # the largest in SQL
+    # NaN is the largest number to Postgres, and null to sqlite
+    number = sa.and_(reported.epoch <= epoch, reported.metric < math.inf)
+    paused = sa.and_(slot_table.c.state == OPEN, slot_table.c.reason == PAUSED)
     best = (
         sa.select(sa.func.max(reported.metric).filter(number).label("best"))
         .join(
@@ -99,15 +112,14 @@ def _beside(study_id: int, trial_number: int, epoch: int) -> sa.ScalarSelect[Any
         )
         .where(
             reported.study_id == study_id,
-            slot_table.c.state == RUNNING,
+            sa.or_(slot_table.c.state == RUNNING, paused),
             slot_table.c.trial_number != trial_number,
         )
-        .group_by(reported.trial_number)
-        .having(sa.func.max(reported.epoch) >= epoch)
+        .group_by(reported.trial_number, slot_table.c.reason)
+        .having(sa.or_(sa.func.max(reported.epoch) >= epoch, slot_table.c.reason == PAUSED))
         .subquery()
     )
-    known = best.c.best.is_not(None)
-    return sa.select(sa.func.array_agg(best.c.best).filter(known)).scalar_subquery()
+    return sa.select(best.c.best).where(best.c.best.is_not(None))
 
 
 def histories(
@@ -165,6 +177,35 @@ def ended_after(
         if row.epoch is not None:
             found.setdefault(row.trial_number, {})[row.epoch] = row.metric
     return ended, found
+
+
+def begun(
+    connection: sa.Connection, study_id: int
+) -> tuple[int, dict[int, dict[int, float]], set[int]]:
+    """How far `ended` has grown, {trial: {epoch: metric}} of those not ended, the paused ones."""
+    control = sa.select(control_table.c.ended).where(control_table.c.study_id == study_id)
+    rows = connection.execute(
+        sa.select(
+            slot_table.c.trial_number,
+            slot_table.c.reason,
+            epoch_table.c.epoch,
+            epoch_table.c.metric,
+            control.scalar_subquery().label("ended"),
+        )
+        .join(
+            epoch_table,
+            sa.and_(
+                epoch_table.c.study_id == slot_table.c.study_id,
+                epoch_table.c.trial_number == slot_table.c.trial_number,
+            ),
+        )
+        .where(slot_table.c.study_id == study_id, slot_table.c.state.in_((OPEN, RUNNING)))
+    ).all()
+    found: dict[int, dict[int, float]] = {}
+    for row in rows:
+        found.setdefault(row.trial_number, {})[row.epoch] = row.metric
+    paused = {row.trial_number for row in rows if row.reason == PAUSED}
+    return rows[0].ended if rows else 0, found, paused
 
 
 def configs(connection: sa.Connection, study_id: int, ended: int) -> dict[int, dict[str, Any]]:

@@ -103,7 +103,7 @@ class NotebookStudy:
             attrs, settings = trial.user_attrs, facts.settings(trial)
             row = {
                 "number": trial.number,
-                "state": "INTERRUPTED" if trial.number in waiting else trial.state.name,
+                "state": waiting.get(trial.number, trial.state.name),
                 "reason": reason(trial) if trial.state.is_finished() else None,
                 "value": trial.value,
                 "best_epoch": attrs.get("best_epoch"),

@@ -38,6 +38,7 @@ class ProgressView:
         self.current = self.last_pause = ""
         self.warned = -60.0  # when the store was last said to be away
         self.running: dict[int, BaseTrialConfig] = {}
+        self.seen: dict[int, int] = {}  # the last epoch of each trial that ran here
         self.trials_bar = Progress(
             TextColumn("trials"),
             BarColumn(),
@@ -76,14 +77,20 @@ class ProgressView:
             self.epochs_bar.update(
                 self.epochs_task, completed=0, total=config.train.epochs, note=""
             )
-        self._say(f"trial {number} started{again}: {settings}")
+        epoch = self.seen.setdefault(number, 0)
+        self._say(
+            f"trial {number} goes on{again} after epoch {epoch}"
+            if epoch
+            else f"trial {number} started{again}: {settings}"
+        )
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
         value, speed = report["metric"], report["images_per_s"]
         note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
         if self.live:
             self.epochs_bar.update(self.epochs_task, completed=report["epoch"], note=note)
-        else:
+        elif report["epoch"] > self.seen[number]:  # a resumed trial repeats its reports
+            self.seen[number] = report["epoch"]
             total = self.running[number].train.epochs
             self._say(
                 f"trial {number} epoch {report['epoch']}/{total}: {self.study.metric} {value:.4f}, "

@@ -12,7 +12,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.ended import EndedCurves
-from search.pruning import Curve, QuantileRule
+from search.pruning import Curve, QuantileRule, Review, Verdict
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,6 @@ class Recorded:
 # ---------------------------------------------------------------- stopping rules
 
 
-class Verdict(Enum):
-    """What becomes of a run after an epoch: it goes on, ends, or waits to be taken up again."""
-
-    GO = "go"
-    STOP = "stop"
-    PAUSE = "pause"
-
-
 @dataclass
 class Run:
     """A run of a search, as far as it has come."""
@@ -77,14 +68,21 @@ class Run:
         return self.epoch >= len(self.recorded.metric)
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """A paused run that ends now."""
+
+    run: Run
+
+
 NEW, WAIT = "new", "wait"
 
 
 class Rule(Protocol):
     """Who stops runs, pauses them, and takes up paused ones. One object a search."""
 
-    def next(self, can_begin: bool) -> Run | str:
-        """A worker is free: the paused run that it takes up, NEW, or WAIT.
+    def next(self, can_begin: bool) -> Run | Stopped | str:
+        """A worker is free: the paused run that it takes up or that ends, NEW, or WAIT.
 
         Args:
             can_begin: whether there is a recorded run left to begin.
@@ -103,7 +101,7 @@ class Rule(Protocol):
 class Unpruned:
     """Every run goes to its last epoch; the base of rules that never pause."""
 
-    def next(self, can_begin: bool) -> Run | str:
+    def next(self, can_begin: bool) -> Run | Stopped | str:
         return NEW if can_begin else WAIT
 
     def epoch_ended(self, run: Run) -> Verdict:
@@ -126,20 +124,50 @@ class OurRule(Unpruned):
     rule: QuantileRule
     ended: EndedCurves = field(default_factory=EndedCurves)
     _running: dict[int, Run] = field(default_factory=dict)
+    _paused: dict[int, Run] = field(default_factory=dict)
+    _last: set[int] = field(default_factory=set)
+    """Runs that were taken up because nothing new was left to begin."""
+
+    def next(self, can_begin: bool) -> Run | Stopped | str:
+        review = self._review()
+        if review.stops:
+            return Stopped(self._paused[next(iter(review.stops))])
+        if review.goes:
+            return self._take_up(review.goes[0])
+        if can_begin:
+            return NEW
+        if review.waits:
+            self._last.add(review.waits[0])
+            return self._take_up(review.waits[0])
+        return WAIT
 
     def epoch_ended(self, run: Run) -> Verdict:
         self._running[run.number] = run
-        stops = self.rule.stops(run.curve, self.ended, self._beside(run))
-        return Verdict.STOP if stops else Verdict.GO
+        verdict = self.rule.verdict(
+            run.curve, self.ended, self._beside(run), may_pause=run.number not in self._last
+        )
+        if verdict is Verdict.PAUSE:
+            self._paused[run.number] = self._running.pop(run.number)
+        return verdict
 
     def run_ended(self, run: Run) -> None:
         self._running.pop(run.number, None)
+        self._paused.pop(run.number, None)
         self.ended.add(run.number, run.curve)
 
+    def _take_up(self, number: int) -> Run:
+        run = self._running[number] = self._paused.pop(number)
+        return run
+
+    def _review(self) -> Review:
+        paused = {number: run.curve for number, run in self._paused.items()}
+        running = {number: run.curve for number, run in self._running.items()}
+        return self.rule.review(paused, running, self.ended)
+
     def _beside(self, run: Run) -> list[float]:
-        """Best metric, by the run's epoch, of the others that have come as far."""
-        others = (r for n, r in self._running.items() if n != run.number and r.epoch >= run.epoch)
-        bests = (other.curve.best_by(run.epoch) for other in others)
+        """Best metric, by the run's epoch, of paused runs and of those that have come as far."""
+        others = [r for n, r in self._running.items() if n != run.number and r.epoch >= run.epoch]
+        bests = (r.curve.best_by(run.epoch) for r in (*others, *self._paused.values()))
         return [best for best in bests if best is not None]
 
 
@@ -276,6 +304,9 @@ class _Search:
         """Give idle workers something to do."""
         while self.idle:
             chosen = self.rule.next(self.proposals.left)
+            if isinstance(chosen, Stopped):
+                self._end(chosen.run)
+                continue
             if chosen == WAIT:
                 return
             run = Run(*self.proposals.begin(self.study)) if chosen == NEW else chosen

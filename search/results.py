@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -75,7 +75,11 @@ def summary(study: Study) -> dict[str, Any]:
         "metric": study.metric,
         "slots": study.budget.counts(),
         "stopped": stopped(study),
-        "reasons": dict(Counter(t.user_attrs.get("reason", "running") for t in trials)),
+        "reasons": dict(
+            Counter(
+                t.user_attrs.get("reason", waiting.get(t.number, "running").lower()) for t in trials
+            )
+        ),
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
@@ -84,10 +88,10 @@ def summary(study: Study) -> dict[str, Any]:
     }
 
 
-def _row(trial: FrozenTrial, waiting: set[int]) -> dict[str, Any]:
+def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "state": "INTERRUPTED" if trial.number in waiting else trial.state.name,
+        "state": waiting.get(trial.number, trial.state.name),
         "value": trial.value,
         "reason": trial.user_attrs.get("reason"),
         "error": trial.user_attrs.get("error"),

@@ -110,7 +110,7 @@ def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int =
         random.Random(f"{seed}/{number}").shuffle(runs)
     target = curves.best - LOST
     rows = []
-    for name, make, pruner in _rules(study.spec.pruner, epochs):
+    for name, make, pruner in _rules(study.spec.pruner, epochs, len(curves.runs)):
         as_it_was = replay(InOrder(curves.runs), make(), epochs, workers=workers, pruner=pruner())
         whole = [
             replay(InOrder(runs), make(), epochs, workers=workers, pruner=pruner())
@@ -177,7 +177,7 @@ def as_json(curves: Curves, rows: Sequence[Row]) -> str:
 
 
 def _rules(
-    own: PrunerSpec, epochs: int
+    own: PrunerSpec, epochs: int, trials: int
 ) -> list[tuple[str, Callable[[], Rule], Callable[[], optuna.pruners.BasePruner]]]:
     """(name, rule, Optuna's pruner) of each rule; the study's own settings where it is its rule."""
     known = [
@@ -193,7 +193,10 @@ def _rules(
         specs[f"{own.name}, as this study has it"] = own
     return [
         ("none", Unpruned, optuna.pruners.NopPruner),
-        *((name, _maker(spec, epochs), _pruner(spec, epochs)) for name, spec in specs.items()),
+        *(
+            (name, _maker(spec, epochs, trials), _pruner(spec, epochs))
+            for name, spec in specs.items()
+        ),
     ]
 
 
@@ -201,9 +204,9 @@ def _title(spec: PrunerSpec) -> str:
     return spec.name if spec.align == PrunerSpec().align else f"{spec.name}, align: {spec.align}"
 
 
-def _maker(spec: PrunerSpec, epochs: int) -> Callable[[], Rule]:
+def _maker(spec: PrunerSpec, epochs: int, trials: int) -> Callable[[], Rule]:
     if spec.name in OURS:
-        return lambda: OurRule(quantile_rule(spec, epochs))
+        return lambda: OurRule(quantile_rule(spec, epochs, trials))
     return OptunaRule
 
 

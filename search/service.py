@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from search.artifacts import Artifacts
-from search.budget import OPEN, RUNNING, is_dead, new_owner
+from search.budget import OPEN, RUNNING, claimable, is_dead, new_owner
 from search.launch import DONE, INTERRUPTED, preflight
 from search.processes import warm_up
 from search.progress import ProgressView
@@ -132,7 +132,7 @@ class Service:
             )
             .join(control_table, control_table.c.study_id == slot_table.c.study_id)
             .where(
-                control_table.c.stop.is_(None),
+                claimable(control_table.c.stop),
                 slot_table.c.state.in_((OPEN, RUNNING)),
                 *self._chosen(slot_table.c.study_id),
             )
@@ -141,18 +141,18 @@ class Service:
         with self.store.engine.connect() as connection:
             rows = connection.execute(query).all()
         running: Counter[int] = Counter()
-        claimable = set()
+        found = set()
         for row in rows:
             if row.state == OPEN or row.late or is_dead(row.owner):
-                claimable.add(row.study_id)
+                found.add(row.study_id)
             else:
                 running[row.study_id] += 1
-        return sorted(claimable, key=lambda study_id: (running[study_id], study_id))
+        return sorted(found, key=lambda study_id: (running[study_id], study_id))
 
     def _unfinished(self) -> bool:
         """Whether a slot is running anywhere, or open in a study that we may serve."""
         query = (
-            sa.select(slot_table.c.study_id, slot_table.c.state, control_table.c.stop)
+            sa.select(slot_table.c.study_id, slot_table.c.state, claimable(control_table.c.stop))
             .join(control_table, control_table.c.study_id == slot_table.c.study_id)
             .where(slot_table.c.state.in_((OPEN, RUNNING)), *self._chosen(slot_table.c.study_id))
             .distinct()
@@ -160,8 +160,8 @@ class Service:
         with self.store.engine.connect() as connection:
             rows = connection.execute(query).all()
         return any(
-            state == RUNNING or (stop is None and study_id not in self._refused)
-            for study_id, state, stop in rows
+            state == RUNNING or (is_open and study_id not in self._refused)
+            for study_id, state, is_open in rows
         )
 
     def _chosen(self, column: sa.ColumnElement[int]) -> list[sa.ColumnElement[bool]]:

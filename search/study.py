@@ -150,6 +150,21 @@ class Study:
         """The last epoch of a trial that is stored; 0 before its first."""
         return epochs.last(self.store, self.study_id, number)
 
+    def curves_begun(self) -> tuple[int, dict[int, Curve], dict[int, Curve]]:
+        """Curves of the trials that have not ended, but have reported an epoch.
+
+        Returns:
+            How far `ended` has grown (0 where there are none), {trial: curve} of those that are
+            paused, and of the others.
+        """
+        with self.store.engine.connect() as connection:
+            until, found, paused = epochs.begun(connection, self.study_id)
+        waits: dict[int, Curve] = {}
+        runs: dict[int, Curve] = {}
+        for number, metrics in found.items():
+            (waits if number in paused else runs)[number] = Curve(epochs.values(metrics))
+        return until, waits, runs
+
     def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
         """Curves of the trials that have ended COMPLETE or PRUNED since an earlier call.
 

@@ -74,6 +74,8 @@ class Tracked:
         self, number: int, state: str, reason: str, value: float | None, epochs: int
     ) -> None:
         self.watcher.trial_ended(number, state, reason, value, epochs)
+        if state == "PAUSED":  # its run goes on later
+            state, reason, value = "RETRY", "paused", None
         self._feed("end", state, reason, value)
 
     def store_away(self, error: BaseException) -> None:

@@ -9,11 +9,12 @@ queue up here. What ends a trial, and how that is stored:
     timeout, stopped               PRUNED, with the value of the best epoch so far
     oom, unfit                     PRUNED, without a value where no epoch was finished
     crashed                        the slot returns; FAILED after budget.max_attempts
-    preempted                      the slot returns and does not count as an attempt
+    preempted, paused              the slot returns and does not count as an attempt
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -36,7 +37,17 @@ from search.control import Limits, limits
 from search.copies import Copies, fetch_checkpoint
 from search.ended import EndedCurves
 from search.epochs import Stored
-from search.pruning import OURS, Curve, quantile_rule, stock_verdict, warmup_end
+from search.pruning import (
+    OURS,
+    Curve,
+    QuantileRule,
+    Review,
+    Verdict,
+    quantile_rule,
+    rule_pauses,
+    stock_verdict,
+    warmup_end,
+)
 from search.registry import Registration
 from search.results import ranked
 from search.retry import Backoff, is_away, until_it_answers
@@ -104,10 +115,14 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A pruner's name, and the value that it held the trial against, where there is one."""
+class Word:
+    """What a child is told, and the value that a pruner held its trial against, where there is one.
 
-    name: str
+    Attributes:
+        reason: a pruner's name, `paused`, `preempted`, `stopped`, `timeout`.
+    """
+
+    reason: str
     bar: float | None = None
 
 
@@ -132,6 +147,7 @@ class Worker:
     _stock: tuple[int, optuna.Study] | None = None  # a slot, and Optuna's study for its pruner
     _tidied: set[int] = field(default_factory=set)  # ended trials that `_tidy` has seen
     _models: set[int] = field(default_factory=set)  # those of them that had a model then
+    _slots: int | None = None  # of the study, at the first look
     _failures: int = 0
     _has_read: bool = False
 
@@ -176,7 +192,8 @@ class Worker:
         if not self._has_read:  # all that has ended, before a lock makes others wait for it
             self._patiently(self.study.trials)
             self._has_read = True
-        claim = self._patiently(lambda: self.study.budget.claim(self.study.ask))
+        review = self._patiently(self._review)
+        claim = self._patiently(lambda: self.study.budget.claim(self.study.ask, review))
         if claim is None:
             return False
         self._register(claim.trial_number)
@@ -257,8 +274,8 @@ class Worker:
         config: BaseTrialConfig,
         values: list[float],
         said: Stored,
-    ) -> Verdict | None:
-        """Return the pruner's verdict where it stops the trial after its last epoch.
+    ) -> Word | None:
+        """Return what the trial is told after its last epoch, where it does not go on.
 
         Args:
             said: by the store, when it took the last report.
@@ -266,16 +283,39 @@ class Worker:
         spec = self.study.spec.pruner
         if spec.name == "none" or len(values) >= config.train.epochs:
             return None
-        if spec.name in OURS:
-            rule = quantile_rule(spec, config.train.epochs)
+        if (rule := self._rule) is not None:
             self._refresh_ended(said.ended, warmups=rule.align_warmup)
             curve = Curve(tuple(values), warmup_end(config))
-            if not rule.stops(curve, self._ended, said.beside):
+            verdict = rule.verdict(curve, self._ended, said.beside, may_pause=claim.may_pause)
+            if verdict is Verdict.GO:
                 return None
-            return Verdict(spec.name, rule.bar(curve, self._ended, said.beside))
+            if verdict is Verdict.PAUSE:
+                return Word("paused")
+            return Word(spec.name, rule.bar(curve, self._ended, said.beside))
         if self._stock is None or self._stock[0] != claim.slot:
             self._stock = claim.slot, self.study.optuna(claim.slot)
-        return Verdict(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
+        return Word(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
+
+    @property
+    def _rule(self) -> QuantileRule | None:
+        """The study's rule where it is one of OURS."""
+        pruner = self.study.spec.pruner
+        if pruner.name not in OURS:
+            return None
+        if self._slots is None and rule_pauses(pruner):
+            self._slots = sum(self.study.budget.counts().values())
+        return quantile_rule(pruner, self.study.space.base.train.epochs, self._slots or 0)
+
+    def _review(self) -> Review | None:
+        """Judge the paused trials again; None where the study pauses none."""
+        rule = self._rule
+        if rule is None or rule.pause_below is None:
+            return None
+        ended, paused, running = self.study.curves_begun()
+        if not paused:
+            return Review()
+        self._refresh_ended(ended, warmups=False)
+        return rule.review(paused, running, self._ended)
 
     def _refresh_ended(self, ended: int | None, *, warmups: bool) -> None:
         """Read the curves of trials that have ended since the last look, where there are any."""
@@ -293,6 +333,12 @@ class Worker:
         if result.reason in ("preempted", "orphaned"):
             self._give_back(claim, counts=False)
             return
+        epochs = len(result.history)
+        if result.reason == "paused":
+            self._give_back(claim, counts=False, paused=True)
+            waits = "goes on when it is among the best, or nothing new is left to begin"
+            self.watcher.trial_ended(claim.trial_number, "PAUSED", waits, result.value, epochs)
+            return
         weights = None if result.model is None else result.model / WEIGHTS
         state = "COMPLETE" if result.reason in ("completed", "patience") else "PRUNED"
         stored = Result(
@@ -300,7 +346,7 @@ class Worker:
             result.value,
             result.reason,
             {
-                "epochs": len(result.history),
+                "epochs": epochs,
                 "best_epoch": result.best_epoch,
                 "seconds": round(sum(report["seconds"] for report in result.history), 3),
                 "decode": result.decode,
@@ -313,9 +359,7 @@ class Worker:
         if not self._patiently(lambda: self.study.budget.end(claim, stored)):
             return  # the lease ran out and another worker has the slot: this result is not counted
         self._failures = 0
-        self.watcher.trial_ended(
-            claim.trial_number, state, result.reason, result.value, len(result.history)
-        )
+        self.watcher.trial_ended(claim.trial_number, state, result.reason, result.value, epochs)
         trials = self._patiently(self.study.trials)
         ranking = ranked(trials)
         self._tidy(claim.trial_number, trials, ranking)
@@ -358,7 +402,7 @@ class Worker:
         if self.copies is not None:
             self.copies.forget_checkpoints(self.artifacts.key(self.study, number))
 
-    def _give_back(self, claim: Claim, *, counts: bool) -> None:
+    def _give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> None:
         """Return a slot; where the store is away and we must go, its lease returns it.
 
         Its last checkpoint is in the bucket then, where another machine looks for it, unless that
@@ -367,7 +411,9 @@ class Worker:
         if self.copies is not None:
             self.copies.settle(HANDOVER_SECONDS)
         try:
-            self._patiently(lambda: self.study.budget.give_back(claim, counts=counts))
+            self._patiently(
+                lambda: self.study.budget.give_back(claim, counts=counts, paused=paused)
+            )
         except Exception as error:
             if not is_away(error):
                 raise
@@ -417,7 +463,8 @@ class _Supervision:
         self.began = time.monotonic()
         self.looked = self.began
         self.last_sign = self.began
-        self.trains = False  # whether the child has taken a step
+        self.trains = False  # whether the child has sent an epoch, or taken a step
+        self.first_step = math.inf  # when it said that it had taken one
         self.longest_epoch = 0.0
         self.values: list[float] = []
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
@@ -441,6 +488,8 @@ class _Supervision:
                     outcome = message
                 elif isinstance(message, Epoch | Alive):
                     self.last_sign, self.trains = time.monotonic(), True
+                    if isinstance(message, Alive):
+                        self.first_step = min(self.first_step, self.last_sign)
                     if isinstance(message, Epoch):
                         self._heard(message.report)
             elif self.outbox:
@@ -490,10 +539,9 @@ class _Supervision:
                 self.outbox.popleft()
                 self.worker.copy_checkpoint(self.claim)
                 if self.told is None and not self.outbox:
-                    verdict = self.worker.verdict(self.claim, self.config, self.values, stored)
-                    if verdict is not None:
-                        self.bar = verdict.bar
-                        self._tell(verdict.name)
+                    word = self.worker.verdict(self.claim, self.config, self.values, stored)
+                    if word is not None:
+                        self._tell(word)
             if (asked := time.monotonic()) - self.looked > LOOK_SECONDS:
                 if not self.budget.renew(self.claim):
                     return False
@@ -520,20 +568,33 @@ class _Supervision:
         now, interrupted = time.monotonic(), self.worker.interrupt.count
         if self.told is None:
             if interrupted:
-                self._tell("preempted")
+                self._tell(Word("preempted"))
             elif self.limits.now:
-                self._tell(self.limits.now)
+                self._tell(Word(self.limits.now))
             elif self.limits.trial_seconds and now - self.began > self.limits.trial_seconds:
-                self._tell("timeout")
-        late = self.told is not None and now - self.told[1] > STOP_SECONDS + self.longest_step
+                self._tell(Word("timeout"))
+            elif self.trains and self._ends:
+                self._tell(self._ends)
+        since = math.inf if self.told is None else self.told[1]
+        if self._ends and not interrupted:  # no word is heeded before a step, which may compile
+            since = max(since, self.first_step)
+        late = now - since > STOP_SECONDS + self.longest_step
         if interrupted > 1 or late or now - self.last_sign > WATCHDOG_SECONDS:
             self.child.kill()
+
+    @property
+    def _ends(self) -> Word | None:
+        """Why a trial that was paused is taken up only to end."""
+        if self.claim.bar is not None:
+            return Word(self.study.spec.pruner.name, self.claim.bar)
+        return Word("stopped") if self.claim.spent else None
 
     @property
     def longest_step(self) -> float:
         """Seconds that a child may need to come to the end of its step."""
         return 0.0 if self.worker.interrupt.count else self.longest_epoch
 
-    def _tell(self, word: str) -> None:
-        self.child.stop(word)
-        self.told = (word, time.monotonic())
+    def _tell(self, word: Word) -> None:
+        self.child.stop(word.reason)
+        self.bar = word.bar
+        self.told = (word.reason, time.monotonic())

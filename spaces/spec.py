@@ -72,12 +72,29 @@ class PrunerSpec(Section):
     quantile: float = Field(0.65, gt=0, lt=1)
     """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
     on."""
+    pause_below: float | None = Field(0.9, gt=0, lt=1)
+    """quantile: a trial below this quantile that does not stop is paused until it is among the best
+    or nothing new is left to begin; null = never."""
     margin: float = Field(0.0, ge=0, lt=1)
     """quantile: how far below it a trial may be, in units of the metric."""
     align: Literal["start", "warmup"] = "start"
     """quantile, median: compare at equal epochs, or at equal epochs after the warm-up."""
     percentile: float = Field(25.0, gt=0, lt=100)
     """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
+
+    @model_validator(mode="after")
+    def _check_pause(self) -> PrunerSpec:
+        bar = self.pause_below
+        if bar is None or bar == type(self).model_fields["pause_below"].default:
+            return self  # a study in the store names all fields
+        if self.name != "quantile" or self.align != "start":
+            raise ValueError("pause_below: counts with name: quantile and align: start only")
+        if bar < self.quantile:
+            raise ValueError(
+                f"pause_below: must be at least quantile, {self.quantile:g}, below which a trial "
+                f"stops, but got {bar:g}; null pauses none"
+            )
+        return self
 
 
 class WorkersSpec(Section):

@@ -447,7 +447,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     began = time.monotonic()
     assert not Worker(study, data, Artifacts(tmp_path / "a"), Silent(twice), interrupt).run()
     assert time.monotonic() - began < 30
-    assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0}
+    assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0: "INTERRUPTED"}
     assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt()).run()
     assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
     store.close()

@@ -59,26 +59,43 @@ def end_one(study: Study, metrics: list[float]) -> None:
     assert other.end(claim, Result("COMPLETE", max(metrics), "completed", {}))
 
 
-def test_a_whole_trial(on_postgres: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pruner", "before", "whole"),
+    [
+        ("median", 10 + 1, 54),  # claim 10, curves that ended since 1
+        ("quantile", 1 + 14, 58),  # what is paused 1, claim 14: paused trials are read anew
+    ],
+)
+def test_a_whole_trial(
+    pruner: str,
+    before: int,
+    whole: int,
+    on_postgres: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """30 epochs, 10 parameters: from the claim to the result that everybody sees."""
     for name in ("REFRESH_SECONDS", "NEW_BEST_SECONDS"):
         monkeypatch.setattr(f"search.publish.{name}", math.inf)  # else the clock decides
-    study = make(on_postgres, tmp_path)
+    study = make(on_postgres, tmp_path, pruner=pruner)
     worker, rng = new_worker(study, tmp_path), random.Random(0)
     with scripted(lambda: curve(rng)):
         for _ in range(12):
             assert worker.serve_one()
-    best = [1.0 + value for value in RISING]  # never below a median
+        while (found := worker._review()) and (found.goes or found.stops):
+            assert worker.serve_one()  # the next one shall be new
+    assert ("PAUSED" in study.budget.waiting().values()) is (pruner == "quantile")
+    best = [1.0 + value for value in RISING]  # never below others
     with scripted(lambda: best), Statements.of(on_postgres) as counted:
         assert worker.serve_one()
     trial = study.trials()[-1]
     assert len(trial.intermediate_values) == EPOCHS and len(trial.params) == 10
-    # claim 10; where it begins 1; a report for each epoch; curves that ended since 1; end 3,
-    # telling Optuna 3, reading what has been found 6
-    assert len(counted) == 10 + 1 + EPOCHS + 1 + 3 + 3 + 6 == 54, counted.texts
+    # where it begins 1; a report for each epoch; end 3, telling Optuna 3, reading what has been
+    # found 6
+    assert len(counted) == before + 1 + EPOCHS + 3 + 3 + 6 == whole, counted.texts
     with Statements.of(on_postgres) as refresh:  # of notes and graphs, at most every minute
         worker.aftermath.publisher.refresh()
-    assert len(refresh) == 9, refresh.texts
+    assert len(refresh) == 9 + (4 if pruner == "quantile" else 0), refresh.texts
     assert len(counted) + len(refresh) <= 150  # the stock loop: about 370
 
 

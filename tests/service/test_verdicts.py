@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,20 +45,20 @@ def test_equal_to_a_naive_implementation(
     numbers = [study.ask(slot) for slot in range(TRIALS)]
     configs = {number: study.config(study.trial(number)) for number in numbers}
     assert len({warmup_end(config) for config in configs.values()}) > 3
-    rng, stopped, bars = random.Random(0), 0, 0
-    beside = 0
+    rng, seen, beside = random.Random(0), Counter[str](), 0
     for _ in range(HISTORIES // 4):  # of each rule and alignment
         pruner = spec.pruner.model_copy(
             update={
                 "align": align,
                 "startup_trials": rng.randint(0, 4),
                 "min_epochs": rng.choice([None, 1, 3, 5]),
-                "quantile": rng.choice([0.3, 0.5, 0.8]),
+                "quantile": rng.choice([0.1, 0.3, 0.5, 0.8]),
                 "margin": rng.choice([0.0, 0.1]),
+                "pause_below": rng.choice([None, 0.95, 0.95, 0.95]),
             }
         )
         study.spec = spec.model_copy(update={"pruner": pruner})
-        rule = quantile_rule(pruner, EPOCHS)
+        rule = quantile_rule(pruner, EPOCHS, TRIALS)
         forget(study)
         worker = new_worker(study, tmp_path)
         mine, *others = rng.sample(numbers, rng.randint(3, TRIALS))
@@ -68,21 +69,20 @@ def test_equal_to_a_naive_implementation(
                 ended.append(others[len(ended)])
             for slot, other in enumerate(others[count:], start=count):
                 run_or_wait(study, other, slot, rng)
-            level = rng.choice([0.4, 1.0])
+            level = rng.choice([0.4, 0.8, 1.0])
             values = [level * value(rng) for _ in range(rng.randint(1, 10))]
             said = told(study, mine, len(values))
             assert said.ended == len(ended)
             beside += len(said.beside)
             said = rng.choice([said, replace(said, ended=None)])  # None: the store is asked
-            verdict = worker.verdict(Claim(0, mine, 1), configs[mine], values, said)
-            bar = naive_bar(study, rule, values, warmup_end(configs[mine]), configs)
-            best = max((v for v in values if not math.isnan(v)), default=None)
-            stops = bar is not None and (best is None or best < bar)
-            assert (verdict is not None) is stops, (values, bar)
-            if verdict is not None:
-                assert verdict.bar == pytest.approx(bar)
-            stopped, bars = stopped + stops, bars + (bar is not None)
-    assert 20 < stopped < bars - 20  # both verdicts were seen
+            claim = Claim(0, mine, 1, may_pause=rng.random() < 0.8)
+            word = worker.verdict(claim, configs[mine], values, said)
+            known = naive_known(study, rule, values, warmup_end(configs[mine]), configs)
+            reason, bar = naive_word(claim, rule, name, values, known)
+            assert (word and word.reason) == reason, (values, known)
+            assert (word and word.bar) == (bar and pytest.approx(bar))
+            seen[str(reason)] += 1
+    assert min(seen["None"], seen[name]) > 20 and (seen["paused"] > 15) is rule.running, seen
     assert beside > 50 if rule.running else beside == 0
     store.close()
 
@@ -119,7 +119,9 @@ def forget(study: Study) -> None:
     with study.store.engine.begin() as connection:
         connection.execute(sa.delete(epoch_table))
         connection.execute(
-            sa.update(slot_table).values(state="OPEN", trial_number=None, ended_as=None)
+            sa.update(slot_table).values(
+                state="OPEN", trial_number=None, ended_as=None, reason=None
+            )
         )
         connection.execute(sa.update(control_table).values(ended=0))
 
@@ -133,9 +135,10 @@ def end(study: Study, number: int, ended: int, rng: random.Random) -> None:
 
 
 def run_or_wait(study: Study, number: int, slot: int, rng: random.Random) -> None:
-    """A slot runs, or was returned."""
+    """A slot runs, or was returned, or paused."""
+    state, reason = rng.choice([("RUNNING", None), ("OPEN", None), ("OPEN", "paused")])
     with study.store.engine.begin() as connection:
-        write(connection, study, number, slot, rng, state=rng.choice(["RUNNING", "OPEN"]))
+        write(connection, study, number, slot, rng, state=state, reason=reason)
 
 
 def write(
@@ -166,10 +169,27 @@ def write(
     )
 
 
-def naive_bar(
+def naive_word(
+    claim: Claim, rule: QuantileRule, name: str, values: list[float], known: list[float] | None
+) -> tuple[str | None, float | None]:
+    """What the trial is told, and the bar that it is told of."""
+    pauses = rule.pause_below is not None and claim.may_pause
+    if known is None:
+        return None, None
+    if len(known) < max(1, rule.startup_trials):
+        return "paused" if pauses and len(values) == max(1, rule.min_epochs) else None, None
+    best = max((v for v in values if not math.isnan(v)), default=-math.inf)
+    bar = float(np.quantile(known, rule.quantile)) - rule.margin
+    if best < bar:
+        return name, bar
+    higher = np.quantile(known, rule.pause_below or 0.0) - rule.margin
+    return "paused" if pauses and best < higher else None, None
+
+
+def naive_known(
     study: Study, rule: QuantileRule, values: list[float], warmup: int, configs: Mapping[int, Any]
-) -> float | None:
-    """Every row of the store, read anew, one at a time."""
+) -> list[float] | None:
+    """The others' bests: every row of the store, read anew, one at a time."""
     epoch = len(values)
     if epoch < rule.min_epochs or (rule.align_warmup and epoch <= warmup):
         return None
@@ -179,11 +199,9 @@ def naive_bar(
     reached = []
     for slot in slots:
         mine = [row for row in rows if row.trial_number == slot.trial_number]
-        runs_beside = (
-            rule.running
-            and slot.state == "RUNNING"
-            and max((row.epoch for row in mine), default=0) >= epoch
-        )
+        as_far = max((row.epoch for row in mine), default=0) >= epoch
+        waits = slot.state == "OPEN" and slot.reason == "paused"
+        runs_beside = rule.running and (waits or (slot.state == "RUNNING" and as_far))
         if slot.state not in ("COMPLETE", "PRUNED") and not runs_beside:
             continue
         until = epoch
@@ -192,6 +210,4 @@ def naive_bar(
         seen = [row.metric for row in mine if row.epoch <= until and not math.isnan(row.metric)]
         if seen:
             reached.append(max(seen))
-    if len(reached) < max(1, rule.startup_trials):
-        return None
-    return float(np.quantile(reached, rule.quantile)) - rule.margin
+    return reached

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import peers, record
 from benchmarks.one_epoch import TopK
 from benchmarks.search import (
+    NONE,
     OURS,
     Task,
     entries,
@@ -200,11 +201,22 @@ def test_the_default_rule_on_the_recorded_table(workers: int) -> None:
     assert f"| {OURS} | {cost[OURS] / 6:.0f} (" in text and "rows are missing: ray" in text
 
 
-@pytest.mark.parametrize("name", [n for n, e in entries(15).items() if e.needs])
+@pytest.mark.parametrize("name", [n for n, e in entries(recorded()).items() if e.needs])
 def test_the_peers_rules_run_in_the_replay(name: str) -> None:
-    needs = entries(15)[name].needs
+    needs = entries(recorded())[name].needs
     assert needs is not None
     if peers.available()[needs] is None:
-        pytest.skip(f"{needs} is not installed; pip install 'segtune[peers]'")
+        pytest.skip(f"what {name} needs is not installed; pip install 'segtune[peers]'")
     outcome = run(Task("random", 8, name, 0, False))
     assert 0 < outcome.epochs < recorded().total_epochs
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_no_rule_that_judges_as_late_spends_less_than_one_that_knows(workers: int) -> None:
+    def epochs(rule: str) -> int:
+        outcome = run(Task("random", workers, rule, 3, False))
+        assert outcome.solved
+        return outcome.epochs
+
+    first, second = (epochs(f"(clairvoyant, after {first})") for first in (1, 2))
+    assert first < second < epochs(OURS) < epochs(NONE)

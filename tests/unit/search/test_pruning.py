@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.ended import EndedCurves
-from search.pruning import Curve, QuantileRule, min_epochs, optuna_pruner, quantile_rule
+from search.pruning import (
+    Curve,
+    QuantileRule,
+    Review,
+    Verdict,
+    min_epochs,
+    optuna_pruner,
+    quantile_rule,
+)
 from spaces.spec import PrunerSpec
 
 ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # medians .2 .3 .4 .5
@@ -37,7 +46,8 @@ def test_verdicts(
     values: tuple[float, ...], ended: list[tuple[float, ...]], stops: bool, why: str
 ) -> None:
     rule = QuantileRule(startup_trials=3, min_epochs=3)
-    assert rule.stops(Curve(values), EndedCurves.of(map(Curve, ended))) is stops, why
+    verdict = rule.verdict(Curve(values), EndedCurves.of(map(Curve, ended)))
+    assert verdict is (Verdict.STOP if stops else Verdict.GO), why
 
 
 @pytest.mark.parametrize(
@@ -51,7 +61,7 @@ def test_alignment_counts_from_the_end_of_the_warmup(epoch: int, warmup: int, st
     ended = EndedCurves.of([Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3)
     trial = Curve((0.3,) * epoch, warmup=warmup)
     rule = QuantileRule(startup_trials=3, min_epochs=1, align_warmup=True)
-    assert rule.stops(trial, ended) is stops
+    assert (rule.verdict(trial, ended) is Verdict.STOP) is stops
     if stops:
         assert rule.bar(trial, ended) == 0.5  # epoch 2 + 1, not epoch 5
 
@@ -64,8 +74,8 @@ def test_equals_a_naive_implementation(
     trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int
 ) -> None:
     rule = QuantileRule(startup_trials=startup, min_epochs=3)
-    stops = rule.stops(Curve(trial), EndedCurves.of(map(Curve, ended)))
-    assert stops is _naive(trial, ended, startup)
+    verdict = rule.verdict(Curve(trial), EndedCurves.of(map(Curve, ended)))
+    assert (verdict is Verdict.STOP) is _naive(trial, ended, startup)
 
 
 def _naive(trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int) -> bool:
@@ -134,9 +144,8 @@ def _run_ours(drawn: np.ndarray) -> list[bool]:
     ended = EndedCurves()
     completed = []
     for trial, row in enumerate(drawn):
-        stop = next(
-            (e for e in range(1, len(row)) if rule.stops(Curve(tuple(row[:e])), ended)), None
-        )
+        verdicts = ((e, rule.verdict(Curve(tuple(row[:e])), ended)) for e in range(1, len(row)))
+        stop = next((epoch for epoch, verdict in verdicts if verdict is Verdict.STOP), None)
         ended.add(trial, Curve(tuple(row[:stop])))
         completed.append(stop is None)
     return completed
@@ -147,15 +156,17 @@ def test_the_median_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> Non
     median = PrunerSpec(name="median")
     assert min_epochs(median, epochs) == first
     assert min_epochs(median.model_copy(update={"min_epochs": 1}), epochs) == 1
-    assert quantile_rule(median, epochs) == QuantileRule(5, first, align_warmup=False)
+    assert quantile_rule(median, epochs, 30) == QuantileRule(5, first, align_warmup=False)
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(1, 2), (15, 2), (20, 2), (21, 3), (50, 5)])
 def test_the_default_waits_for_a_tenth_of_the_run(epochs: int, first: int) -> None:
-    rule = quantile_rule(PrunerSpec(), epochs)
-    assert rule == QuantileRule(5, first, quantile=0.65, running=True)
+    rule = quantile_rule(PrunerSpec(), epochs, 6)
+    assert rule == QuantileRule(5, first, quantile=0.65, running=True, pause_below=0.9)
+    few = quantile_rule(PrunerSpec(), epochs, 5)  # never five others: nothing to wait for
+    assert few == replace(rule, pause_below=None)
     given = PrunerSpec(startup_trials=1, min_epochs=1, quantile=0.9, margin=0.02, align="warmup")
-    assert quantile_rule(given, epochs) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
+    assert quantile_rule(given, epochs, 30) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
 
 
 def test_running_trials_count_where_they_have_come_as_far() -> None:
@@ -163,9 +174,73 @@ def test_running_trials_count_where_they_have_come_as_far() -> None:
     rule = QuantileRule(startup_trials=3, min_epochs=2, quantile=0.75, running=True)
     assert rule.bar(trial, ended, [0.4]) is None  # two others
     assert rule.bar(trial, ended, [0.4, 0.6]) == pytest.approx(0.5)
-    assert rule.stops(trial, ended, [0.4, 0.6])
+    assert rule.verdict(trial, ended, [0.4, 0.6]) is Verdict.STOP
     alone = QuantileRule(startup_trials=1, min_epochs=2, quantile=0.75)
     assert alone.bar(trial, ended, [0.4, 0.6]) == 0.2  # ended ones only
+
+
+PAUSES = QuantileRule(3, 2, quantile=0.5, running=True, pause_below=0.75)
+FIVE = [0.1, 0.2, 0.3, 0.4, 0.5]  # median 0.3, third quartile 0.4
+
+
+@pytest.mark.parametrize(
+    ("values", "beside", "verdict", "without_pauses"),
+    [
+        ((0.9,), FIVE, Verdict.GO, Verdict.GO),  # before the first verdict
+        ((0.0, 0.29), FIVE, Verdict.STOP, Verdict.STOP),
+        ((0.0, 0.3), FIVE, Verdict.PAUSE, Verdict.GO),  # at the bar is not below it
+        ((0.0, 0.39), FIVE, Verdict.PAUSE, Verdict.GO),
+        ((0.0, 0.4), FIVE, Verdict.GO, Verdict.GO),
+        ((0.0, 0.0, 0.39), FIVE, Verdict.PAUSE, Verdict.GO),
+        ((0.0, 0.4), FIVE[:2], Verdict.PAUSE, Verdict.GO),  # too few: it waits for others
+        ((0.0, 0.0), [], Verdict.PAUSE, Verdict.GO),
+        ((0.0, 0.0, 0.0), FIVE[:2], Verdict.GO, Verdict.GO),  # once is enough
+    ],
+)
+def test_between_two_bars_a_trial_waits(
+    values: tuple[float, ...], beside: list[float], verdict: Verdict, without_pauses: Verdict
+) -> None:
+    ended, trial = EndedCurves(), Curve(values)
+    assert PAUSES.verdict(trial, ended, beside) is verdict
+    assert PAUSES.verdict(trial, ended, beside, may_pause=False) is without_pauses
+    assert replace(PAUSES, pause_below=None).verdict(trial, ended, beside) is without_pauses
+
+
+def test_paused_trials_are_judged_beside_each_other_and_all_others() -> None:
+    ended = EndedCurves.of([Curve((0.0, 0.1)), Curve((0.2,))])
+    paused = {3: Curve((0.1, 0.3)), 4: Curve((0.2, 0.2)), 5: Curve((0.0, 0.15, 0.35))}
+    running = {6: Curve((0.1,)), 7: Curve((0.4, 0.5))}
+    # trial 3 beside 0.1, 0.2, 0.2, 0.15, 0.5: median 0.2, third quartile 0.2; it goes on
+    # trial 4 beside 0.1, 0.2, 0.3, 0.15, 0.5: median 0.2, third quartile 0.3; it waits
+    # trial 5, at epoch 3, beside 0.1, 0.2, 0.3, 0.2: third quartile 0.225; it goes on
+    assert PAUSES.review(paused, running, ended) == Review({}, [5, 3], [4])
+    better = EndedCurves.of([*ended, Curve((0.6, 0.6)), Curve((0.6, 0.7))])
+    found = PAUSES.review(paused, running, better)
+    # trial 3 beside 0.1, 0.2, 0.6, 0.7, 0.2, 0.15, 0.5: median 0.2, third quartile 0.55
+    assert found == Review({4: 0.3}, [], [5, 3])
+
+
+@given(
+    paused=st.dictionaries(st.integers(0, 20), curves, max_size=8),
+    running=st.dictionaries(st.integers(21, 40), curves, max_size=5),
+    ended=st.lists(curves, max_size=8),
+)
+def test_a_review_gives_each_paused_trial_the_verdict_of_its_last_epoch(
+    paused: dict[int, tuple[float, ...]],
+    running: dict[int, tuple[float, ...]],
+    ended: list[tuple[float, ...]],
+) -> None:
+    known = EndedCurves.of(map(Curve, ended))
+    waiting = {number: Curve(values) for number, values in paused.items() if len(values) > 1}
+    found = PAUSES.review(waiting, {n: Curve(values) for n, values in running.items()}, known)
+    assert sorted([*found.stops, *found.goes, *found.waits]) == sorted(waiting)
+    for number, curve in waiting.items():
+        epoch = len(curve.values)
+        beside = [other.best_by(epoch) for n, other in waiting.items() if n != number]
+        beside += [Curve(v).best_by(epoch) for v in running.values() if len(v) >= epoch]
+        verdict = PAUSES.verdict(curve, known, [best for best in beside if best is not None])
+        group = {Verdict.STOP: found.stops, Verdict.GO: found.goes, Verdict.PAUSE: found.waits}
+        assert number in group[verdict]
 
 
 @pytest.mark.parametrize(

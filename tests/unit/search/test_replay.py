@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from search.ended import EndedCurves
-from search.pruning import Curve, QuantileRule
+from search.pruning import Curve, QuantileRule, Verdict
 from search.replay import (
     NEW,
     WAIT,
@@ -20,7 +20,6 @@ from search.replay import (
     Recorded,
     Run,
     Unpruned,
-    Verdict,
     replay,
 )
 
@@ -109,6 +108,21 @@ def test_a_paused_run_goes_on_where_it_was() -> None:
     found = replay(InOrder(RUNS), PausesAll(), 3, target=0.9)
     # four first epochs, then runs 0 and 1 to their ends (4), then epochs 2 and 3 of run 2
     assert (found.solved, found.epochs) == (True, 4 + 4 + 2)
+
+
+def test_what_lies_between_the_bars_waits_and_the_best_go_on_first() -> None:
+    """The first two wait for a third; the best of three goes on, the worst ends, 0.2 waits."""
+    runs = [run_of(0.2, 0.4, 0.5), run_of(0.1, 0.6, 0.9), run_of(0.3, 0.4, 0.6)]
+    rule = OurRule(QuantileRule(2, 1, quantile=0.5, running=True, pause_below=1.0))
+    found = replay(InOrder([*runs, run_of(0.25, 0.3, 0.3)]), rule, 3)
+    # runs 0 and 1 wait for others; run 2 is the best and trains on; run 1 ends below the median;
+    # run 3 (0.25) is below the best: it waits until nothing is left to begin, and goes on then;
+    # run 0 (0.2) ends, beside 0.3, 0.1 and 0.25
+    assert found.epochs == 3 + 2 + 1 + 2
+    assert found.rises == ((1, 0.2), (3, 0.3), (4, 0.4), (5, 0.6))
+    ended = {number: len(curve.values) for number, curve in rule.ended._curves.items()}
+    assert ended == {1: 1, 2: 3, 0: 1, 3: 3}
+    assert list(ended) == [2, 1, 0, 3]
 
 
 def naive_median(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,25 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
             assert list(validator.iter_errors({**document, **change}))
         wrong = {**document, "space": {"optim.learning_rate": 1}}
         assert list(validator.iter_errors(wrong))
+
+
+@pytest.mark.parametrize(
+    ("pruner", "why"),
+    [
+        ("{pause_below: 0.5}", r"must be at least quantile, 0.65.*got 0.5; null pauses none"),
+        ("{name: median, pause_below: 0.8}", "counts with name: quantile and align: start only"),
+        ("{align: warmup, pause_below: 0.8}", "counts with name: quantile and align: start only"),
+        ("{pause_below: 1.0}", "less than 1"),
+    ],
+)
+def test_pause_below_stands_above_the_bar_that_stops(pruner: str, why: str, study: Path) -> None:
+    study.write_text(re.sub(r"pruner: .*", f"pruner: {pruner}", TEXT))
+    with pytest.raises(InputError, match=rf"pruner.*{why}.*study.yaml line 10"):
+        StudySpec.load(study)
+    for good in ("{pause_below: null}", "{quantile: 0.95}", "{name: median}", "{align: warmup}"):
+        study.write_text(re.sub(r"pruner: .*", f"pruner: {good}", TEXT))
+        spec = StudySpec.load(study)
+        assert StudySpec.from_json(spec.to_json()) == spec
 
 
 plain: Any = st.recursive(

@@ -1,0 +1,314 @@
+"""Paused trials: who goes on when, that nothing is trained twice, and that each of them ends."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from rich.console import Console
+
+from benchmarks.statements import (
+    EPOCHS,
+    Scripted,
+    Statements,
+    curve,
+    make_spec,
+    new_worker,
+    report,
+)
+from search import worker as worker_module
+from search.artifacts import Artifacts
+from search.budget import Budget, Claim, Result, new_owner
+from search.control import AFTER, HOURS, close, reopen
+from search.launch import DONE, launch
+from search.pruning import Review, quantile_rule
+from search.replay import WAIT, InOrder, OurRule, Recorded, Run, Stopped, replay
+from search.results import summary
+from search.store import Store
+from search.study import Study, create_or_resume, open_study
+from search.trial_process import Alive, Epoch
+from spaces.spec import PrunerSpec, StudySpec
+from trainers.tasks import load_data
+
+
+@dataclass
+class Resumable:
+    """Trials that train nothing; each goes on where it was, and repeats its reports first.
+
+    Attributes:
+        curves: by trial.
+        trained: epochs that each has trained so far.
+        starts: which trials were started, in order.
+    """
+
+    curves: list[list[float]]
+    trained: dict[int, int] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def instead_of_training(self) -> Iterator[None]:
+        with (
+            mock.patch.object(worker_module, "TrialProcess", self._start),
+            mock.patch.object(worker_module, "LOOK_SECONDS", float("inf")),
+        ):
+            yield
+
+    def _start(self, config: Any, data: Any, workdir: Path, free: Any) -> Scripted:
+        number = int(workdir.name.removeprefix("trial-"))
+        self.starts.append(number)
+        metrics, trained = self.curves[number], self.trained
+        before = trained.get(number, 0)
+
+        class Child(Scripted):
+            def receive(self, timeout: float) -> Any:
+                if self.sent < before:  # no step is taken before all has been repeated
+                    self.sent += 1
+                    return Epoch(report(self.sent, metrics[self.sent - 1]))
+                message = super().receive(timeout)
+                trained[number] = self.sent
+                return message
+
+        return Child(metrics)
+
+
+def make_curves(count: int, seed: int = 0) -> list[list[float]]:
+    rng = random.Random(seed)
+    return [curve(rng) for _ in range(count)]
+
+
+def make(store: Store, folder: Path, trials: int, **pruner: object) -> Study:
+    spec = make_spec(folder, "pauses", trials=trials, sampler="random", pruner=pruner)
+    return create_or_resume(store, spec, "f" * 64, None)
+
+
+@dataclass
+class Noted(OurRule):
+    """Our rule; notes which run a worker starts, be it to end it."""
+
+    starts: list[int] = field(default_factory=list)
+
+    def next(self, can_begin: bool) -> Run | Stopped | str:
+        chosen = super().next(can_begin)
+        if chosen != WAIT:
+            run = chosen.run if isinstance(chosen, Stopped) else chosen
+            self.starts.append(run.number if isinstance(run, Run) else len(set(self.starts)))
+        return chosen
+
+
+@pytest.mark.parametrize("pruner", [{}, {"pause_below": 0.8, "startup_trials": 3, "min_epochs": 4}])
+def test_a_worker_does_what_the_replay_says(
+    pruner: dict[str, Any], store: Store, tmp_path: Path
+) -> None:
+    curves = make_curves(20)
+    rule = Noted(quantile_rule(PrunerSpec(**pruner), EPOCHS, len(curves)))
+    runs = [Recorded({}, tuple(metric), (1.0,) * EPOCHS) for metric in curves]
+    expected = replay(InOrder(runs), rule, EPOCHS)
+    study, trials = make(store, tmp_path, 20, **pruner), Resumable(curves)
+    worker = new_worker(study, tmp_path)
+    with trials.instead_of_training():
+        assert worker.run()
+    assert sum(trials.trained.values()) == expected.epochs < 20 * EPOCHS / 2
+    ended = [len(c.values) for c in rule.ended]
+    assert [trials.trained[number] for number in rule.ended._curves] == ended
+    assert sorted(trials.starts) == sorted(rule.starts) and len(rule.starts) > 24
+    best = max(range(20), key=lambda number: max(curves[number]))
+    assert study.trial(best).value == max(curves[best])
+    assert study.budget.waiting() == {} and study.budget.counts()["OPEN"] == 0
+
+
+def test_nobody_waits_for_others_that_never_come(store: Store, tmp_path: Path) -> None:
+    """Five trials never have five others: each is trained at once and in full."""
+    study, trials = make(store, tmp_path, 5), Resumable(make_curves(5))
+    with trials.instead_of_training():
+        assert new_worker(study, tmp_path).run()
+    assert trials.starts == [0, 1, 2, 3, 4] and set(trials.trained.values()) == {EPOCHS}
+
+
+def other(study: Study) -> Budget:
+    return Budget(study.store, study.study_id, new_owner())
+
+
+def give_back(study: Study, *, paused: bool) -> int:
+    """A trial that was begun and returned."""
+    budget = other(study)
+    claim = budget.claim(study.ask)
+    assert claim and budget.give_back(claim, counts=False, paused=paused)
+    return claim.trial_number
+
+
+def test_who_is_claimed_first(store: Store, tmp_path: Path) -> None:
+    study = make(store, tmp_path, 8)
+    paused = []
+    for _ in range(5):
+        budget = other(study)
+        claim = budget.claim(study.ask)
+        assert claim
+        paused.append((budget, claim))
+    for budget, claim in paused:
+        budget.give_back(claim, counts=False, paused=True)
+    interrupted = give_back(study, paused=False)
+    assert interrupted == 5  # none of the paused ones, which wait for a review
+    assert study.budget.waiting() == dict.fromkeys(range(5), "PAUSED") | {5: "INTERRUPTED"}
+    review = Review(stops={3: 0.25}, goes=[4, 1], waits=[2, 0])
+
+    def claimed() -> Claim:
+        claim = other(study).claim(study.ask, review)
+        assert claim and claim.attempt == 1 and not claim.spent
+        return claim
+
+    found = [claimed() for _ in range(8)]
+    assert [claim.trial_number for claim in found] == [5, 3, 4, 1, 6, 7, 2, 0]
+    assert [claim.bar for claim in found] == [None, 0.25, None, None, None, None, None, None]
+    assert [claim.may_pause for claim in found] == [True] * 6 + [False] * 2
+    assert other(study).claim(study.ask, review) is None
+    assert study.budget.waiting() == {}
+
+
+def test_a_paused_trial_is_claimed_without_a_review_when_nothing_else_is_left(
+    store: Store, tmp_path: Path
+) -> None:
+    """It may have been paused after the look of the worker that claims."""
+    study = make(store, tmp_path, 1)
+    number = give_back(study, paused=True)
+    claim = study.budget.claim(study.ask, Review())
+    assert claim and (claim.trial_number, claim.may_pause) == (number, False)
+
+
+def test_paused_trials_do_not_cost_the_claims_of_others_a_statement(
+    store: Store, tmp_path: Path
+) -> None:
+    study = make(store, tmp_path, 60)
+    for _ in range(3):
+        give_back(study, paused=False)
+        claim = other(study).claim(study.ask)
+        assert claim
+
+    def statements() -> int:
+        with Statements.of(store) as counted:
+            assert study.budget.claim(study.ask, Review())
+        study.owner = study.budget.owner = new_owner()
+        return len(counted)
+
+    statements()
+    before = statements()
+    budget = other(study)
+    claim = budget.claim(study.ask)
+    assert claim and budget.give_back(claim, counts=False, paused=True)
+    assert statements() == before
+
+
+def test_a_spent_study_ends_its_paused_trials_and_a_stopped_one_keeps_them(
+    store: Store, tmp_path: Path
+) -> None:
+    study, trials = make(store, tmp_path, 20), Resumable(make_curves(20))
+    worker = new_worker(study, tmp_path)
+    with trials.instead_of_training():
+        for _ in range(3):  # too few to compare with
+            assert worker.serve_one()
+        waiting = {0: "PAUSED", 1: "PAUSED", 2: "PAUSED"}
+        assert study.budget.waiting() == waiting
+        states = [(row["number"], row["state"]) for row in summary(study)["trials"]]
+        assert states == [(0, "PAUSED"), (1, "PAUSED"), (2, "PAUSED")]
+        assert summary(study)["reasons"] == {"paused": 3}
+        close(store, study.study_id, AFTER)
+        assert not worker.serve_one() and study.budget.waiting() == waiting
+        reopen(store, study.study_id)
+        close(store, study.study_id, HOURS)
+        assert worker.run()
+    assert study.budget.counts()["PRUNED"] == 3 and study.budget.counts()["OPEN"] == 17
+    for number, trial in enumerate(study.trials()):
+        assert trial.user_attrs["reason"] == "stopped"
+        assert trial.value == max(trials.curves[number][: trials.trained[number]])
+    assert set(trials.trained.values()) == {3}
+
+
+def test_a_trial_that_is_taken_up_to_end_may_take_long_to_its_first_step(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with torch.compile: it heeds no word before, and must not be killed for it."""
+    study, trials = make(store, tmp_path, 20), Resumable(make_curves(20))
+    worker = new_worker(study, tmp_path)
+    with trials.instead_of_training():
+        assert worker.serve_one() and study.budget.waiting() == {0: "PAUSED"}
+    close(store, study.study_id, HOURS)
+    monkeypatch.setattr(worker_module, "STOP_SECONDS", -0.5)  # an epoch took 1 s: late after 0.5
+    said: list[Any] = [Epoch(report(1, 0.5)), None, None, Alive()]
+    kills: list[int] = []
+
+    class Compiles(Scripted):
+        def receive(self, timeout: float) -> Any:
+            assert not kills
+            if not said:
+                return super().receive(timeout)
+            time.sleep(0.3)
+            return said.pop(0)
+
+        def kill(self) -> None:
+            kills.append(len(said))
+
+    monkeypatch.setattr(worker_module, "TrialProcess", lambda *given: Compiles([]))
+    assert worker.serve_one()
+    assert study.trial(0).user_attrs["reason"] == "stopped" and not kills
+
+
+def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) -> None:
+    """A claim looks once at what has begun, and at what has ended only where that is new."""
+    if not store.postgres:
+        pytest.skip("sqlite asks more of each report")
+    study = make(store, tmp_path, 20)
+    worker = new_worker(study, tmp_path)
+    assert study.budget.claim(study.ask)
+    with Statements.of(store) as counted:
+        assert worker._review() == Review()
+    assert len(counted) == 2, counted.texts  # slots, once a worker
+    budget = other(study)
+    claim = budget.claim(study.ask)
+    assert claim
+    study.owner = budget.owner
+    for epoch in (1, 2, 3):
+        assert study.report(claim, report(epoch, 0.5))
+    assert budget.give_back(claim, counts=False, paused=True)
+    for _ in range(2):
+        with Statements.of(store) as counted:
+            assert worker._review() == Review(waits=[claim.trial_number])
+        assert len(counted) == 1, counted.texts
+    ended = other(study)
+    claim = ended.claim(study.ask, Review())
+    assert claim and ended.end(claim, Result("COMPLETE", 0.5, "completed", {}))
+    with Statements.of(store) as counted:
+        worker._review()
+    assert len(counted) == 2, counted.texts
+
+
+def test_real_trials_go_on_from_their_checkpoints(
+    store: Store, make_spec: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    spec = make_spec(trials=6, epochs=4, pruner="{startup_trials: 3}")
+    study = create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
+    console = Console(quiet=True)
+    reports: dict[tuple[int, int], list[Any]] = {}
+    heard = worker_module._Supervision._heard
+
+    def remember(self: Any, said: dict[str, Any]) -> None:
+        reports.setdefault((self.claim.trial_number, said["epoch"]), []).append(said)
+        heard(self, said)
+
+    with mock.patch.object(worker_module._Supervision, "_heard", remember):
+        assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
+    counts = study.budget.counts()
+    assert counts["COMPLETE"] + counts["PRUNED"] == 6 and counts["PRUNED"] >= 1
+    repeated = [said for said in reports.values() if len(said) > 1]
+    assert len(repeated) >= 4  # two epochs each of two paused trials, at least
+    assert all(again == first for first, *more in repeated for again in more)
+    for trial in open_study(store, "small").trials():
+        history = study.history(trial.number)
+        assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
+        assert trial.user_attrs["epochs"] == len(history)
+        assert trial.user_attrs["reason"] in ("completed", "quantile")

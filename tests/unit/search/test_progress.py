@@ -1,0 +1,52 @@
+"""The lines that follow a study where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from search.progress import ProgressView
+from spaces.config import TrialConfig
+
+
+def make_view() -> tuple[ProgressView, io.StringIO]:
+    study: Any = SimpleNamespace(
+        metric="mIoU",
+        space=SimpleNamespace(base=TrialConfig()),
+        budget=SimpleNamespace(
+            counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
+        ),
+        trials=list,
+        begun=lambda number: SimpleNamespace(params={"optim.lr": 0.01 * (number + 1)}),
+    )
+    out = io.StringIO()
+    return ProgressView(study, Console(file=out, width=200)), out
+
+
+def report(epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "metric": epoch / 10, "images_per_s": 9, "train": {"total": 1.0}}
+
+
+def test_a_trial_that_goes_on_repeats_no_line() -> None:
+    view, out = make_view()
+    for number in (0, 1):
+        view.trial_started(number, TrialConfig(), 1)
+        view.epoch_ended(number, report(1))
+        view.epoch_ended(number, report(2))
+        view.trial_ended(number, "PAUSED", "waits", 0.2, 2)
+    view.trial_started(0, TrialConfig(), 1)
+    for epoch in (1, 2, 3):
+        view.epoch_ended(0, report(epoch))
+    view.trial_ended(0, "COMPLETE", "completed", 0.3, 3)
+    lines = [" ".join(line.split()[:4]) for line in out.getvalue().splitlines()]
+    of = TrialConfig().train.epochs
+    begun = ["started: optim.lr=0.0{}", f"epoch 1/{of}:", f"epoch 2/{of}:", "PAUSED (waits):"]
+    more = ["goes on", f"epoch 3/{of}:", "COMPLETE (completed):"]
+    assert lines == [
+        *(f"trial {n} {line.format(n + 1)}" for n in (0, 1) for line in begun),
+        *(f"trial 0 {line}" for line in more),
+    ]
+    assert "trial 0 goes on after epoch 2\n" in out.getvalue()
