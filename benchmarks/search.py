@@ -1,8 +1,8 @@
 """Epochs that a search spends until it is within 0.01 of the best config: rules and samplers.
 
-    python -m benchmarks.search --to benchmarks/search.md        # about 10 minutes on two cores
+    python -m benchmarks.search --to benchmarks/search.md        # about TIME minutes on two cores
     python -m benchmarks.search --variants --to FILE             # ours with other settings
-    python -m benchmarks.search --halves --seeds 100 --first-seed 100 --to FILE   # half of the runs
+    python -m benchmarks.search --halves --first-seed 100 --to FILE   # half of the runs
 
 Replays the recorded curves of benchmarks/camvid_table.jsonl (`python -m benchmarks.record`), see
 search/replay.py. Each row is many searches that differ in their seed alone; row by row the seeds
@@ -120,15 +120,18 @@ def variants(runs: Table) -> dict[str, Entry]:
     default = quantile_rule(PrunerSpec(), runs.epochs, len(runs.runs))
     for pause_below in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, None):
         for first in (1, 2, 3):
-            rule = replace(default, pause_below=pause_below, min_epochs=first)
+            early = None if pause_below is None else default.pause_early
+            rule = replace(default, pause_below=pause_below, pause_early=early, min_epochs=first)
             found |= {} if rule == default else _variant(rule)
+    for early in (0.35, 0.65, 0.8, None):
+        found |= _variant(replace(default, pause_early=early))
     for quantile in (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
         found |= _variant(replace(default, quantile=quantile))
     for margin in (0.01, 0.02, 0.04):
         found |= _variant(replace(default, margin=margin))
     for startup in (1, 2, 3, 10):
         found |= _variant(replace(default, startup_trials=startup))
-    never = replace(default, pause_below=None)
+    never = replace(default, pause_below=None, pause_early=None)
     for first in (1, 3):
         found |= _variant(replace(never, min_epochs=first, align_warmup=True, running=False))
     found |= _variant(replace(never, running=False))
@@ -140,6 +143,8 @@ def variants(runs: Table) -> dict[str, Entry]:
 def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
     judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {rule.min_epochs}"
     pauses = "never paused" if rule.pause_below is None else f"paused below {rule.pause_below}"
+    if rule.pause_early is not None and rule.min_epochs > 1:
+        pauses += f" and before {rule.min_epochs} below {rule.pause_early}"
     name = (
         f"quantile {rule.quantile}, {pauses}, margin {rule.margin}, {judged}, "
         f"after {rule.startup_trials} trials{'' if rule.running else ', ended ones only'}"
@@ -195,7 +200,7 @@ class Task(NamedTuple):
 def main() -> None:
     """Replay every search and write the report."""
     given = parser(__doc__)
-    given.add_argument("--seeds", type=int, default=30, help="searches a row")
+    given.add_argument("--seeds", type=int, default=100, help="searches a row")
     given.add_argument("--first-seed", type=int, default=0)
     given.add_argument("--processes", type=int, default=2)
     given.add_argument("--variants", action="store_true", help="settings of our own rule instead")

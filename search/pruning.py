@@ -2,7 +2,8 @@
 
 The rule has two bars. A trial below the lower one stops. One between them is paused: it goes on as
 soon as it reaches the upper one beside all others, or when nothing new is left to begin. So the
-best are trained first, and what is trained in the end is the same.
+best are trained first, and what is trained in the end is the same. A look too early for a verdict
+pauses, and never stops, what is below the median.
 
 The stock median compares with COMPLETE trials only. Whoever it stops drops out of the comparison,
 so its bar can only rise, until good trials with an ordinary start are stopped too. Here every ended
@@ -26,6 +27,7 @@ from spaces.config import BaseTrialConfig
 from spaces.spec import PrunerSpec
 
 STARTUP_TRIALS = 5
+EARLY_QUANTILE = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class QuantileRule:
 
     Attributes:
         startup_trials: others that must be there before any verdict.
-        min_epochs: no verdict before this epoch.
+        min_epochs: none stops before this epoch; where trials pause, those below `pause_early` do
+            from half of it on.
         align_warmup: compare at equal epochs since the end of each trial's warm-up.
         quantile: of the others' bests, in (0, 1); 0.5 is the median.
         margin: how far below the bar, in units of the metric, a trial may be.
@@ -85,6 +88,7 @@ class QuantileRule:
             far; else with ended ones alone.
         pause_below: pause a trial below this quantile that does not stop, and in its epoch
             `min_epochs` one that there are too few others for; None never pauses.
+        pause_early: the same before `min_epochs`.
     """
 
     startup_trials: int = 5
@@ -94,15 +98,16 @@ class QuantileRule:
     margin: float = 0.0
     running: bool = False
     pause_below: float | None = None
+    pause_early: float | None = None
 
     def bar(self, trial: Curve, ended: EndedCurves, beside: Sequence[float] = ()) -> float | None:
-        """Return what the trial is held against after its last epoch, or None.
+        """Return what the trial must reach after its last epoch lest it stop, or None.
 
         Args:
             beside: best metric, by that epoch, of each paused trial, and of each running one that
                 has come as far.
         """
-        known = self._known(trial, ended, beside)
+        known = self._known(trial, ended, beside) if self._stops(trial) else None
         return None if known is None else self._bar(known, self.quantile)
 
     def verdict(
@@ -118,15 +123,17 @@ class QuantileRule:
         Args:
             may_pause: False where it was taken up because nothing new was left to begin.
         """
-        pauses = self.pause_below is not None and may_pause
+        stops, pause_below = self._stops(trial), self._pause_below(trial) if may_pause else None
+        if not stops and pause_below is None:
+            return Verdict.GO
         known = self._known(trial, ended, beside)
         if known is None:
             first = len(trial.values) == max(1, self.min_epochs)
-            return Verdict.PAUSE if pauses and first else Verdict.GO
-        best = trial.best_by(len(trial.values))
-        if best is None or best < self._bar(known, self.quantile):
+            return Verdict.PAUSE if pause_below is not None and first else Verdict.GO
+        best = _or_nan(trial.best_by(len(trial.values)))
+        if stops and not best >= self._bar(known, self.quantile):
             return Verdict.STOP
-        if pauses and self.pause_below is not None and best < self._bar(known, self.pause_below):
+        if pause_below is not None and not best >= self._bar(known, pause_below):
             return Verdict.PAUSE
         return Verdict.GO
 
@@ -159,11 +166,21 @@ class QuantileRule:
             numbers.sort(key=lambda number: ranks[number], reverse=True)
         return found
 
-    def _known(self, trial: Curve, ended: EndedCurves, beside: Sequence[float]) -> Floats | None:
-        """The others' bests after as many epochs; None where no verdict is due."""
+    def _stops(self, trial: Curve) -> bool:
+        """Whether the trial may stop after its last epoch."""
         epoch = len(trial.values)
-        if epoch < self.min_epochs or (self.align_warmup and epoch <= trial.warmup):
-            return None
+        return epoch >= self.min_epochs and not (self.align_warmup and epoch <= trial.warmup)
+
+    def _pause_below(self, trial: Curve) -> float | None:
+        """Below which quantile the trial pauses after its last epoch, or None."""
+        epoch = len(trial.values)
+        if epoch >= self.min_epochs:
+            return self.pause_below
+        return self.pause_early if epoch >= max(1, self.min_epochs // 2) else None
+
+    def _known(self, trial: Curve, ended: EndedCurves, beside: Sequence[float]) -> Floats | None:
+        """The others' bests after as many epochs; None where they are too few."""
+        epoch = len(trial.values)
         since = epoch - trial.warmup if self.align_warmup else epoch
         known = ended.bests(since, after_warmup=self.align_warmup)
         if self.running and len(beside):
@@ -204,6 +221,7 @@ def quantile_rule(spec: PrunerSpec, epochs: int, trials: int) -> QuantileRule:
         spec.margin,
         running,
         spec.pause_below if pauses else None,
+        EARLY_QUANTILE if pauses else None,
     )
 
 
@@ -226,7 +244,7 @@ def startup_trials(spec: PrunerSpec) -> int:
 
 
 def min_epochs(spec: PrunerSpec, epochs: int) -> int:
-    """Return the first epoch that may end in a verdict."""
+    """Return the first epoch that may stop a trial."""
     if spec.min_epochs is not None:
         return spec.min_epochs
     least, share = (2, 0.1) if spec.name == "quantile" else (3, 0.2)

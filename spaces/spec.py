@@ -67,8 +67,8 @@ class PrunerSpec(Section):
     startup_trials: int | None = Field(None, ge=0)
     """Trials that must be there to compare with before any is stopped; null = 5."""
     min_epochs: int | None = Field(None, ge=0)
-    """First epoch that may end in a verdict; null = max(2, 10 % of the run) (quantile), or
-    max(3, 20 %)."""
+    """First epoch that may stop a trial; null = max(2, 10 % of the run) (quantile), or
+    max(3, 20 %). Pauses begin at half of it."""
     quantile: float = Field(0.65, gt=0, lt=1)
     """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
     on."""

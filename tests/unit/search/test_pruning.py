@@ -162,9 +162,11 @@ def test_the_median_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> Non
 @pytest.mark.parametrize(("epochs", "first"), [(1, 2), (15, 2), (20, 2), (21, 3), (50, 5)])
 def test_the_default_waits_for_a_tenth_of_the_run(epochs: int, first: int) -> None:
     rule = quantile_rule(PrunerSpec(), epochs, 6)
-    assert rule == QuantileRule(5, first, quantile=0.65, running=True, pause_below=0.9)
+    assert rule == QuantileRule(
+        5, first, quantile=0.65, running=True, pause_below=0.9, pause_early=0.5
+    )
     few = quantile_rule(PrunerSpec(), epochs, 5)  # never five others: nothing to wait for
-    assert few == replace(rule, pause_below=None)
+    assert few == replace(rule, pause_below=None, pause_early=None)
     given = PrunerSpec(startup_trials=1, min_epochs=1, quantile=0.9, margin=0.02, align="warmup")
     assert quantile_rule(given, epochs, 30) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
 
@@ -179,14 +181,17 @@ def test_running_trials_count_where_they_have_come_as_far() -> None:
     assert alone.bar(trial, ended, [0.4, 0.6]) == 0.2  # ended ones only
 
 
-PAUSES = QuantileRule(3, 2, quantile=0.5, running=True, pause_below=0.75)
-FIVE = [0.1, 0.2, 0.3, 0.4, 0.5]  # median 0.3, third quartile 0.4
+PAUSES = QuantileRule(3, 2, quantile=0.5, running=True, pause_below=0.75, pause_early=0.25)
+FIVE = [0.1, 0.2, 0.3, 0.4, 0.5]  # quartiles 0.2, 0.3, 0.4
 
 
 @pytest.mark.parametrize(
     ("values", "beside", "verdict", "without_pauses"),
     [
-        ((0.9,), FIVE, Verdict.GO, Verdict.GO),  # before the first verdict
+        ((0.19,), FIVE, Verdict.PAUSE, Verdict.GO),  # too early to stop
+        ((0.2,), FIVE, Verdict.GO, Verdict.GO),
+        ((float("nan"),), FIVE, Verdict.PAUSE, Verdict.GO),
+        ((0.0,), FIVE[:2], Verdict.GO, Verdict.GO),  # it waits after epoch 2 if need be
         ((0.0, 0.29), FIVE, Verdict.STOP, Verdict.STOP),
         ((0.0, 0.3), FIVE, Verdict.PAUSE, Verdict.GO),  # at the bar is not below it
         ((0.0, 0.39), FIVE, Verdict.PAUSE, Verdict.GO),
@@ -203,7 +208,18 @@ def test_between_two_bars_a_trial_waits(
     ended, trial = EndedCurves(), Curve(values)
     assert PAUSES.verdict(trial, ended, beside) is verdict
     assert PAUSES.verdict(trial, ended, beside, may_pause=False) is without_pauses
-    assert replace(PAUSES, pause_below=None).verdict(trial, ended, beside) is without_pauses
+    never = replace(PAUSES, pause_below=None, pause_early=None)
+    assert never.verdict(trial, ended, beside) is without_pauses
+
+
+@pytest.mark.parametrize(("first", "looks"), [(1, set()), (2, {1}), (3, {1, 2}), (5, {2, 3, 4})])
+def test_early_looks_begin_half_way_to_the_first_verdict(first: int, looks: set[int]) -> None:
+    rule = replace(PAUSES, min_epochs=first)
+    verdicts = {
+        epoch: rule.verdict(Curve((0.0,) * epoch), EndedCurves(), FIVE) for epoch in range(1, 7)
+    }
+    assert {e for e, verdict in verdicts.items() if verdict is Verdict.PAUSE} == looks
+    assert {e for e, verdict in verdicts.items() if verdict is Verdict.STOP} == set(range(first, 7))
 
 
 def test_paused_trials_are_judged_beside_each_other_and_all_others() -> None:
@@ -231,7 +247,7 @@ def test_a_review_gives_each_paused_trial_the_verdict_of_its_last_epoch(
     ended: list[tuple[float, ...]],
 ) -> None:
     known = EndedCurves.of(map(Curve, ended))
-    waiting = {number: Curve(values) for number, values in paused.items() if len(values) > 1}
+    waiting = {number: Curve(values) for number, values in paused.items() if values}
     found = PAUSES.review(waiting, {n: Curve(values) for n, values in running.items()}, known)
     assert sorted([*found.stops, *found.goes, *found.waits]) == sorted(waiting)
     for number, curve in waiting.items():
