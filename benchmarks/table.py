@@ -32,7 +32,7 @@ class Table:
         self.best = max(run.value for run in runs)
         names = sorted({name for run in runs for name in run.params})
         self.distributions = {name: self._distribution(name) for name in names}
-        self._points = np.stack([self._point(run.params) for run in runs])  # (N, P)
+        self.points = np.stack([self._point(run.params) for run in runs])  # (N, P)
 
     @property
     def total_epochs(self) -> int:
@@ -46,7 +46,7 @@ class Table:
         range is one of logarithms); two different choices are 1 apart, and so are a parameter that
         is set and one that is not. Ties go to the lowest index.
         """
-        points, wanted = self._points[np.asarray(among)], self._point(params)
+        points, wanted = self.points[np.asarray(among)], self._point(params)
         choices = np.array(
             [isinstance(d, CategoricalDistribution) for d in self.distributions.values()]
         )

@@ -144,7 +144,7 @@ class OurRule(Unpruned):
     def epoch_ended(self, run: Run) -> Verdict:
         self._running[run.number] = run
         verdict = self.rule.verdict(
-            run.curve, self.ended, self._beside(run), may_pause=run.number not in self._last
+            self.curve(run), self.ended, self._beside(run), may_pause=run.number not in self._last
         )
         if verdict is Verdict.PAUSE:
             self._paused[run.number] = self._running.pop(run.number)
@@ -153,21 +153,25 @@ class OurRule(Unpruned):
     def run_ended(self, run: Run) -> None:
         self._running.pop(run.number, None)
         self._paused.pop(run.number, None)
-        self.ended.add(run.number, run.curve)
+        self.ended.add(run.number, self.curve(run))
+
+    def curve(self, run: Run) -> Curve:
+        """What a run is judged by."""
+        return run.curve
 
     def _take_up(self, number: int) -> Run:
         run = self._running[number] = self._paused.pop(number)
         return run
 
     def _review(self) -> Review:
-        paused = {number: run.curve for number, run in self._paused.items()}
-        running = {number: run.curve for number, run in self._running.items()}
+        paused = {number: self.curve(run) for number, run in self._paused.items()}
+        running = {number: self.curve(run) for number, run in self._running.items()}
         return self.rule.review(paused, running, self.ended)
 
     def _beside(self, run: Run) -> list[float]:
         """Best metric, by the run's epoch, of paused runs and of those that have come as far."""
         others = [r for n, r in self._running.items() if n != run.number and r.epoch >= run.epoch]
-        bests = (r.curve.best_by(run.epoch) for r in (*others, *self._paused.values()))
+        bests = (self.curve(r).best_by(run.epoch) for r in (*others, *self._paused.values()))
         return [best for best in bests if best is not None]
 
 
