@@ -11,7 +11,7 @@ from rich.console import Console
 from search.artifacts import Artifacts
 from search.budget import ENDED
 from search.control import stopped
-from search.launchers import Launcher, Member, Order, launcher, remember
+from search.launchers import Launcher, Member, Order, forget, launcher, remember
 from search.progress import ProgressView, leaderboard
 from search.retry import until_it_answers
 from search.store import Store, study_table
@@ -128,6 +128,7 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
     if not finished:
         console.print(f"study {name} interrupted; everything is saved. The same command resumes it")
         return INTERRUPTED
+    forget(study, members)
     if not _finished(study):
         return FAILED
     console.print(leaderboard(study))

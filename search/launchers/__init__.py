@@ -187,8 +187,13 @@ def end_worker(process: subprocess.Popen[bytes], seconds: float) -> None:
 def remember(study: Study, options: WorkersSpec, members: Sequence[Member]) -> None:
     """Store the jobs of a study, so that `segtune stop` finds those that wait."""
     entry = {"workers": options.model_dump(mode="json"), "jobs": [m.job for m in members]}
-    entries = [*_remembered(study), entry][-100:]
-    study.store.storage.set_study_system_attr(study.study_id, JOBS, json.dumps(entries))
+    _keep(study, [*_remembered(study), entry][-100:])
+
+
+def forget(study: Study, members: Sequence[Member]) -> None:
+    """Forget jobs that have ended; their engine may be gone when the study is stopped."""
+    ended = {member.job for member in members}
+    _keep(study, [e for e in _remembered(study) if not ended.issuperset(e["jobs"])])
 
 
 def cancel_waiting(study: Study) -> list[str]:
@@ -200,7 +205,7 @@ def cancel_waiting(study: Study) -> list[str]:
         except InputError as error:
             problems.append(str(error))
     if not problems:
-        study.store.storage.set_study_system_attr(study.study_id, JOBS, json.dumps([]))
+        _keep(study, [])
     return problems
 
 
@@ -208,3 +213,7 @@ def _remembered(study: Study) -> list[dict[str, Any]]:
     found = study.store.study_attrs(study.study_id, JOBS).get(JOBS, "[]")
     entries: list[dict[str, Any]] = json.loads(found)
     return entries
+
+
+def _keep(study: Study, entries: Sequence[Mapping[str, Any]]) -> None:
+    study.store.storage.set_study_system_attr(study.study_id, JOBS, json.dumps(entries))
