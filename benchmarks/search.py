@@ -1,6 +1,6 @@
 """Epochs that a search spends until it is within 0.01 of the best config: rules and samplers.
 
-    python -m benchmarks.search --to benchmarks/search.md        # about TIME minutes on two cores
+    python -m benchmarks.search --to benchmarks/search.md        # about 50 minutes on two cores
     python -m benchmarks.search --variants --to FILE             # ours with other settings
     python -m benchmarks.search --halves --first-seed 100 --to FILE   # half of the runs
 
