@@ -75,7 +75,7 @@ def main() -> None:
     command.add_argument("--data", type=Path, help="{train,val}/{images,masks} and classes.json")
     command.add_argument("--resolution", nargs="+", help="96x128; on a GPU 256x256 512x512")
     command.add_argument("--epochs", type=int, default=7, help="of each loop in a round (7)")
-    command.add_argument("--pairs", type=int, default=3, help="rounds, each with its seed (3)")
+    command.add_argument("--pairs", type=int, default=6, help="rounds, each with its seed (6)")
     command.add_argument("--per-gpu", type=int, help="K of ours on one GPU at once, against one")
     given = command.parse_args()
     with tempfile.TemporaryDirectory(prefix="segtune-throughput-") as folder:
