@@ -9,8 +9,9 @@ DEV := .venv/.dev
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
 
+# two processes: many tests wait for servers and engines; a file's tests share what it sets up
 test: $(DEV) .venv/.cleval
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # before each commit: style, types, the direction of imports, unit tests
 check: $(DEV)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Group(TyperGroup):
-    """Turns bad input into one line and exit code 2, and Ctrl-C into 130."""
+    """Ends bad input with one line and code 2, a store that goes away with 1, Ctrl-C with 130."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,6 +39,20 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("segtune: interrupted", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if "sqlalchemy" not in sys.modules:  # no store was opened
+                raise
+            from search.retry import is_away
+            from search.store import drivers_words
+
+            if not is_away(error):
+                raise
+            typer.echo(
+                f"segtune: the store does not answer any more: {drivers_words(error)}; what it has "
+                "taken is kept, run the command again when it is back",
+                err=True,
+            )
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

@@ -339,7 +339,7 @@ def _connect(engine: sa.Engine, shown: str) -> None:
         with engine.connect():
             pass
     except sa.exc.DBAPIError as error:
-        reason = _reason(error)
+        reason = drivers_words(error)
         if "password authentication failed" in reason or "no password supplied" in reason:
             raise InputError(f"the store {shown} refused the user name or password") from None
         raise InputError(f"the store {shown} cannot be reached: {reason}") from None
@@ -350,15 +350,18 @@ def _storage(engine: sa.Engine, url: str, shown: str) -> RDBStorage:
     try:
         _migrate(engine, url)
         return BulkStorage(url, engine_kwargs=_engine_options(url), skip_table_creation=True)
-    except sa.exc.DBAPIError as error:
-        raise InputError(f"the store {shown} cannot be set up: {_reason(error)}") from None
+    except (sa.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(f"the store {shown} cannot be set up: {drivers_words(error)}") from None
     except RuntimeError as error:  # Optuna's, for tables of another version
         raise InputError(f"the store {shown} cannot be used: {error}") from None
 
 
-def _reason(error: sa.exc.DBAPIError) -> str:
-    """The driver's own words in one line, without a password."""
-    return _redact(" ".join(str(error.orig).split()))
+def drivers_words(error: BaseException) -> str:
+    """What the database's driver said, in one line, without a password."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sa.exc.DBAPIError):  # Optuna hides it
+        cause = cause.__cause__ or cause.__context__
+    return _redact(" ".join(str(error if cause is None else cause.orig).split()))
 
 
 def _engine_options(url: str) -> dict[str, Any]:

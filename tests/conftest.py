@@ -19,6 +19,9 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait must not spin on another test's cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # a laptop looks for new cases, CI runs the same ones each time
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -229,6 +229,18 @@ def wait_for(worker: subprocess.Popen[str], word: str) -> None:
     raise AssertionError(f"the worker ended before it said {word!r}")
 
 
+def wait_for_trials(crew: subprocess.Popen[str], count: int) -> None:
+    """Read a crew's lines until so many trials have reported an epoch: all of it is at work."""
+    assert crew.stdout is not None
+    seen = set()
+    for line in crew.stdout:
+        if line.startswith("epoch"):
+            seen.add(line.split()[1])
+        if len(seen) == count:
+            return
+    raise AssertionError(f"the crew ended after trials {seen}")
+
+
 @pytest.mark.parametrize("seconds", [0, 5, 20])
 def test_training_goes_on_while_the_database_is_away(
     seconds: int, own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
@@ -237,8 +249,7 @@ def test_training_goes_on_while_the_database_is_away(
     store = open_store(own_postgres.url)
     study = make(store, make_spec, trials=8)
     crew = start(own_postgres.url, tmp_path, epochs=4, seconds=0.5, crew=4)
-    for _ in range(4):
-        wait_for(crew, "epoch")
+    wait_for_trials(crew, 4)
     own_postgres.stop(signal.SIGQUIT)
     time.sleep(seconds)
     own_postgres.start()
@@ -299,12 +310,12 @@ def test_an_interrupt_while_the_database_is_away_ends_at_once(
     store = open_store(own_postgres.url)
     study = make(store, make_spec, trials=2)
     crew = start(own_postgres.url, tmp_path, seconds=0.2, epochs=1000, lease=3, crew=2)
-    wait_for(crew, "epoch")
+    wait_for_trials(crew, 2)
     own_postgres.stop(signal.SIGQUIT)
     time.sleep(1)
     crew.send_signal(signal.SIGTERM)
     lines = finish(crew, code=130, timeout=20)
-    assert not any("Traceback" in line for line in lines)
+    assert not any("Traceback" in line for line in lines), "\n".join(lines)
     store.close()
     own_postgres.start()
     store = open_store(own_postgres.url)

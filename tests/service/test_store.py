@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
+import search.store
 from search.budget import Result
+from search.cli import app
 from search.store import SCHEMA_VERSION, Store, open_store, schema_table
 from search.study import UnknownStudy, create_or_resume, open_study, study_names
 from spaces.errors import InputError
@@ -41,6 +47,47 @@ def test_many_first_starts_at_once_migrate_once(postgres_url: str) -> None:
     for process in started:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+def test_a_server_that_goes_away_while_a_store_opens_is_said(
+    own_postgres: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna's look at its tables loses its server: no traceback, and no password."""
+    migrate = search.store._migrate
+
+    def then_goes(engine: sa.Engine, url: str) -> None:
+        migrate(engine, url)
+        stop = lambda connection: own_postgres.stop(signal.SIGQUIT)  # noqa: E731
+        sa.event.listen(sa.Engine, "commit", stop, once=True)
+
+    monkeypatch.setattr(search.store, "_migrate", then_goes)
+    with pytest.raises(InputError, match="cannot be set up: server closed the connection") as said:
+        open_store(own_postgres.url)
+    assert own_postgres.process.poll() is not None
+    assert quote(own_postgres.password, safe="") not in str(said.value)
+
+
+def test_a_server_that_goes_away_during_a_command_is_said(
+    own_postgres: Any, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(own_postgres.url)
+    create_or_resume(store, make_spec(), "f" * 64, None)
+    store.close()
+
+    def then_goes(*args: Any, **options: Any) -> Store:
+        opened = open_store(*args, **options)
+        own_postgres.stop(signal.SIGQUIT)
+        return opened
+
+    monkeypatch.setattr(search.store, "open_store", then_goes)
+    for command in ("status small", "stop small", "export small --to best", "report small"):
+        if own_postgres.process.poll() is not None:
+            own_postgres.start()
+        answer = CliRunner().invoke(app, [*command.split(), "--store", own_postgres.url])
+        assert answer.exit_code == 1, (command, answer.output)
+        assert "segtune: the store does not answer any more: " in answer.output, command
+        assert answer.output.count("\n") == 1, answer.output
+        assert quote(own_postgres.password, safe="") not in answer.output
 
 
 def test_a_store_of_a_newer_segtune_is_refused(store: Store, store_url: str) -> None:
