@@ -106,7 +106,8 @@ class ProgressView:
         if value is not None and (self.best is None or value > self.best[1]):
             self.best = (number, value, describe(self.study.begun(number).params))
         shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
-        line = f"trial {number} {state} ({reason}): {shown} in {epochs} epochs"
+        trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        line = f"trial {number} {state} ({reason}): {shown} in {trained}"
         if self.live:
             self.live.console.print(line, highlight=False)
         self._say(f"{line}; {self._totals()}")

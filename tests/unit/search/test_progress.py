@@ -6,6 +6,7 @@ import io
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from search.progress import ProgressView
@@ -50,3 +51,11 @@ def test_a_trial_that_goes_on_repeats_no_line() -> None:
         *(f"trial 0 {line}" for line in more),
     ]
     assert "trial 0 goes on after epoch 2\n" in out.getvalue()
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(0, "0 epochs;"), (1, "1 epoch;"), (2, "2 epochs;")])
+def test_the_epochs_of_a_trial_are_counted_in_words(epochs: int, said: str) -> None:
+    view, out = make_view()
+    view.trial_started(0, TrialConfig(), 1)
+    view.trial_ended(0, "PRUNED", "oom", None, epochs)
+    assert f"trial 0 PRUNED (oom): no value in {said}" in out.getvalue()
