@@ -3,15 +3,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEV := .venv/.dev
+# two processes: many tests wait for servers and engines; the tests of a file share what it sets up
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check bench
 
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
 
-# two processes: many tests wait for servers and engines; a file's tests share what it sets up
 test: $(DEV) .venv/.cleval
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 # before each commit: style, types, the direction of imports, unit tests
 check: $(DEV)
@@ -19,7 +20,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit -q
+	$(PYTEST) tests/unit -q
 
 # the measured figures of the README; needs the CamVid and SROIE images
 bench: $(INSTALLED)
