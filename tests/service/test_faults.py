@@ -272,7 +272,7 @@ def test_a_bad_network_loses_and_doubles_nothing(
     with proxy_to(own_postgres.host, own_postgres.port) as proxy:
         url = own_postgres.url.replace(f":{own_postgres.port}/", f":{proxy.port}/")
         crew = start(url, tmp_path, seconds=0.2, crew=2)
-        wait_for(crew, "epoch")
+        wait_for_trials(crew, 2)
         if fault == "black hole":
             proxy.black_hole()
             time.sleep(3)

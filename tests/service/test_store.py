@@ -55,9 +55,11 @@ def test_a_server_that_goes_away_while_a_store_opens_is_said(
     """Optuna's look at its tables loses its server: no traceback, and no password."""
     migrate = search.store._migrate
 
+    def stop(connection: sa.Connection) -> None:
+        own_postgres.stop(signal.SIGQUIT)
+
     def then_goes(engine: sa.Engine, url: str) -> None:
         migrate(engine, url)
-        stop = lambda connection: own_postgres.stop(signal.SIGQUIT)  # noqa: E731
         sa.event.listen(sa.Engine, "commit", stop, once=True)
 
     monkeypatch.setattr(search.store, "_migrate", then_goes)
