@@ -53,12 +53,12 @@ def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[
     from optuna.storages import RDBStorage, get_storage
     from optuna_dashboard import wsgi
 
-    from search.artifacts import Artifacts
-    from search.dashboard_data import StudyData
-    from search.publish import Publisher
-    from search.sample_data import write_streets
-    from search.store import open_store
-    from search.study import create_or_resume
+    from search.dashboard.publish import Publisher
+    from search.dashboard.study_page import StudyData
+    from search.database.store import open_store
+    from search.files.artifacts import Artifacts
+    from search.samples.streets import write_streets
+    from search.studies.study import create_or_resume
     from spaces.spec import StudySpec
 
     write_streets(folder / "data", train=2, val=1, size=(32, 32))
@@ -102,8 +102,8 @@ def fill(study: Any, trials: int, epochs: int) -> None:
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
 
-    from search.budget import CONFIG
-    from search.store import control_table, epoch_table, slot_table
+    from search.database.tables import control_table, epoch_table, slot_table
+    from search.studies.slots import CONFIG
 
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng, classes = random.Random(0), len(study.spec.data.names)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from search.replay import Recorded
+from search.stopping.replay import Recorded
 
 Floats = npt.NDArray[np.float64]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from search.pruning import Verdict
-from search.replay import NEW, WAIT, Run, Unpruned
+from search.stopping.replay import NEW, WAIT, Run, Unpruned
+from search.stopping.rules import Verdict
 
 
 @dataclass

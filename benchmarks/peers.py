@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from search.pruning import Verdict
-from search.replay import NEW, WAIT, Run, Unpruned
+from search.stopping.replay import NEW, WAIT, Run, Unpruned
+from search.stopping.rules import Verdict
 
 METRIC, EPOCH, LENGTH = "metric", "epoch", "epochs"
 

@@ -53,7 +53,7 @@ def record(number: int) -> dict[str, Any]:
     """Train config `number` and append its row to the table."""
     import torch
 
-    from search.pruning import warmup_end
+    from search.stopping.rules import warmup_end
     from trainers.tasks import load_data
     from trainers.train import train
 

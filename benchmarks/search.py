@@ -5,9 +5,9 @@
     python -m benchmarks.search --halves --first-seed 100 --to FILE   # half of the runs
 
 Replays the recorded curves of benchmarks/camvid_table.jsonl (`python -m benchmarks.record`), see
-search/replay.py. Each row is many searches that differ in their seed alone; row by row the seeds
-are the same. Ray Tune's and Syne Tune's rules need the extra `peers`; without it their rows are
-left out, and the report says so (see benchmarks/peers.py).
+search/stopping/replay.py. Each row is many searches that differ in their seed alone; row by row
+the seeds are the same. Ray Tune's and Syne Tune's rules need the extra `peers`; without it
+their rows are left out, and the report says so (see benchmarks/peers.py).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from benchmarks.one_epoch import TopK
 from benchmarks.record import SPEC, read_table
 from benchmarks.report import called, heading, parser, publish, table
 from benchmarks.table import Nearest, Table
-from search.pruning import Curve, QuantileRule, Verdict, quantile_rule
-from search.replay import (
+from search.stopping.curves import Curve
+from search.stopping.replay import (
     OptunaRule,
     OurRule,
     Outcome,
@@ -49,7 +49,8 @@ from search.replay import (
     Unpruned,
     replay,
 )
-from search.study import build_sampler
+from search.stopping.rules import QuantileRule, Verdict, quantile_rule
+from search.studies.samplers import build_sampler
 from spaces.spec import PrunerSpec, SamplerSpec, StudySpec
 
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived

@@ -51,9 +51,9 @@ def main() -> None:
 def soak(folder: Path, trials: int, workers: int) -> tuple[list[float], list[list[int]]]:
     """Return when each trial ended, in seconds, and each sample of the workers' memory in KiB."""
     os.environ["SEGTUNE_HOME"] = str(folder / "home")
-    from search.sample_data import write_streets
-    from search.store import open_store
-    from search.study import create_or_resume
+    from search.database.store import open_store
+    from search.samples.streets import write_streets
+    from search.studies.study import create_or_resume
     from spaces.spec import StudySpec
 
     write_streets(folder / "data", train=2, val=1, size=(32, 32))

@@ -55,8 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="segtune-start-") as name:
         folder = Path(name)
         os.environ["SEGTUNE_HOME"] = str(folder / "home")
-        from search.sample_data import write_streets
-        from search.store import open_store
+        from search.database.store import open_store
+        from search.samples.streets import write_streets
 
         write_streets(folder / "data", train=16, val=4)
         helps = _help_seconds(7)
@@ -91,7 +91,7 @@ def _help_seconds(runs: int) -> list[float]:
 
 def _start_seconds(folder: Path, trials: int) -> list[float]:
     """Wall time until each trial has taken one step; told to stop, it ends there."""
-    from search.trial_process import Alive, Done, TrialProcess
+    from search.work.child import Alive, Done, TrialProcess
 
     data, config = _data_and_config(folder)
     seconds = []
@@ -134,10 +134,11 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
     from unittest import mock
 
     from benchmarks.statements import Quiet
-    from search import worker as worker_module
-    from search.artifacts import Artifacts
-    from search.trial_process import Alive, Done, TrialProcess
-    from search.worker import Interrupt, Worker
+    from search.files.artifacts import Artifacts
+    from search.work import worker as worker_module
+    from search.work.child import Alive, Done, TrialProcess
+    from search.work.watchers import Interrupt
+    from search.work.worker import Worker
 
     times: list[tuple[str, float]] = []
 
@@ -158,7 +159,7 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
 
 def _create(store: Any, folder: Path, name: str, *, trials: int, epochs: int) -> tuple[Any, Any]:
     """(a new study, its data)."""
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
     from spaces.spec import StudySpec
     from trainers.tasks import load_data
 

@@ -18,12 +18,14 @@ from unittest import mock
 import optuna
 import sqlalchemy as sa
 
-from search import worker as worker_module
-from search.artifacts import Artifacts
-from search.store import Store
-from search.study import Study
-from search.trial_process import Done, Epoch
-from search.worker import Interrupt, Worker
+from search.database.store import Store
+from search.files.artifacts import Artifacts
+from search.studies.study import Study
+from search.work import supervision
+from search.work import worker as worker_module
+from search.work.child import Done, Epoch
+from search.work.watchers import Interrupt
+from search.work.worker import Worker
 from spaces.spec import StudySpec
 from trainers.train import TrialResult
 
@@ -207,7 +209,7 @@ def scripted(script: Callable[[], Sequence[float]]) -> Iterator[None]:
     """Let trials be `Scripted` ones, and leave out what the clock alone asks of the store."""
     with (
         mock.patch.object(worker_module, "TrialProcess", lambda *given: Scripted(script())),
-        mock.patch.object(worker_module, "LOOK_SECONDS", math.inf),
+        mock.patch.object(supervision, "LOOK_SECONDS", math.inf),
     ):
         yield
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import optuna
     import sqlalchemy as sa
 
-    from search.budget import Claim
-    from search.store import Store
-    from search.study import Study
+    from search.database.store import Store
+    from search.studies.slots import Claim
+    from search.studies.study import Study
 
 WARM = 12  # trials that each study has before the first pair
 
@@ -73,12 +73,12 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
     from optuna.storages import RDBStorage
 
     from benchmarks import statements as s
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     rng = random.Random(0)
     with opened(folder) as store, contextlib.ExitStack() as patches:
         for name in ("REFRESH_SECONDS", "NEW_BEST_SECONDS"):  # refreshed when it is told to
-            patches.enter_context(mock.patch(f"search.publish.{name}", float("inf")))
+            patches.enter_context(mock.patch(f"search.dashboard.publish.{name}", float("inf")))
         spec = s.make_spec(folder, "ours", trials=WARM + pairs)
         worker = s.new_worker(create_or_resume(store, spec, "f" * 64, None), folder)
         storage = RDBStorage(store.engine.url.render_as_string(hide_password=False))
@@ -111,9 +111,9 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
 def looks(folder: Path) -> int:
     """Statements that a worker asks every LOOK_SECONDS while a trial runs."""
     from benchmarks import statements as s
-    from search.control import limits
-    from search.registry import Registration
-    from search.study import create_or_resume
+    from search.studies.heartbeats import Registration
+    from search.studies.limits import limits
+    from search.studies.study import create_or_resume
 
     with opened(folder) as store:
         spec = s.make_spec(folder, "looks", trials=1, sampler="random")
@@ -133,7 +133,7 @@ def report_and_verdict(
 ) -> dict[str, dict[int, Measured]]:
     """{who: {finished trials: a report with its verdict}}; sizes and programs in turns."""
     from benchmarks import statements as s
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     sides: dict[tuple[str, int], Side] = {}
     found: dict[str, dict[int, Measured]] = {"segtune": {}, "Optuna's median": {}}
@@ -171,7 +171,7 @@ class Ours:
 
     def begin(self) -> None:
         """End the trial before, if any, and claim the next."""
-        from search.budget import Result
+        from search.studies.slots import Result
 
         if self.claim is not None:
             self.study.budget.end(self.claim, Result("COMPLETE", 2.0, "completed", {}))
@@ -245,7 +245,7 @@ def opened(folder: Path) -> Iterator[Store]:
     """A store in an empty database of its own, on the embedded Postgres of `folder`."""
     import sqlalchemy as sa
 
-    from search.store import open_store, start_embedded
+    from search.database.store import open_store, start_embedded
 
     server = sa.make_url(start_embedded().get_uri(driver="psycopg2"))
     name = f"bench_{uuid.uuid4().hex[:12]}"
@@ -268,7 +268,7 @@ def report(
 ) -> str:
     """The figures as Markdown."""
     from benchmarks.statements import EPOCHS
-    from search.worker import LOOK_SECONDS
+    from search.work.supervision import LOOK_SECONDS
 
     small, large = given.finished
     trial_rows = [

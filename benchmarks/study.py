@@ -30,12 +30,13 @@ def run_example(name: str, folder: Path) -> Outcome:
     os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from rich.console import Console
 
-    from search.artifacts import Artifacts
-    from search.export import export_study
+    from search.database.store import open_store
+    from search.files.artifacts import Artifacts
+    from search.findings.export import export_study
+    from search.findings.facts import summary
+    from search.findings.ranking import best_trial
     from search.launch import launch
-    from search.results import best_trial, summary
-    from search.store import open_store
-    from search.study import open_study
+    from search.studies.study import open_study
     from spaces.spec import StudySpec, load_run_config
     from trainers.tasks import evaluate, load_data
 

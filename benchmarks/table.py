@@ -17,7 +17,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.replay import Recorded
+from search.stopping.replay import Recorded
 from spaces.space import Choice, Float, Int, Space, parameter_path
 
 

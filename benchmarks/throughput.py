@@ -114,7 +114,7 @@ def measured_report(given: argparse.Namespace, home: Path) -> str:
 
 
 def study_spec(folder: Path | None, home: Path) -> DataSpec:
-    """The data set of examples/camvid.yaml, or of a folder laid out as search/sample_data.py does.
+    """The data set of examples/camvid.yaml, or of a folder as samples/streets.py lays it out.
 
     Args:
         home: a study file that names the folder is written here.

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.report import called, heading, parser, publish, spread, table
 
 if TYPE_CHECKING:
-    from search.store import Store
+    from search.database.store import Store
 
 EPOCH_SECONDS, EPOCHS = 10.0, 30
 CLAIMS = 15
@@ -72,7 +72,7 @@ def main() -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        from search.store import open_store
+        from search.database.store import open_store
 
         with contextlib.closing(open_store(given.store)) as store:
             loads = [load(store, Path(folder), count, given) for count in given.counts]
@@ -83,7 +83,7 @@ def main() -> None:
 def load(store: Store, folder: Path, count: int, given: argparse.Namespace) -> Load:
     """Let `count` workers serve one study for a while; what they asked of the server meanwhile."""
     from benchmarks import statements as s
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     name = f"workers-{uuid.uuid4().hex[:8]}"
     rule = {"name": "quantile", "pause_below": None}  # a scripted trial cannot go on where it was
@@ -147,11 +147,12 @@ def _serve(
     import sqlalchemy as sa
 
     from benchmarks import statements as s
-    from search import publish, worker
-    from search.budget import new_owner
-    from search.registry import Registration
-    from search.store import open_store
-    from search.study import open_study
+    from search.dashboard import publish
+    from search.database.store import open_store
+    from search.studies.heartbeats import Registration
+    from search.studies.slots import new_owner
+    from search.studies.study import open_study
+    from search.work import supervision, worker
 
     rng = random.Random(seed)
     counted = [0.0, 0.0]
@@ -192,7 +193,7 @@ def _serve(
     supervisor.registration, supervisor.watcher = registration, Patient()
     with (
         mock.patch.object(worker, "TrialProcess", lambda *given: Paced(s.curve(rng, EPOCHS))),
-        mock.patch.object(worker, "LOOK_SECONDS", worker.LOOK_SECONDS / faster),
+        mock.patch.object(supervision, "LOOK_SECONDS", supervision.LOOK_SECONDS / faster),
         mock.patch.object(publish, "REFRESH_SECONDS", publish.REFRESH_SECONDS / faster),
         mock.patch.object(publish, "NEW_BEST_SECONDS", publish.NEW_BEST_SECONDS / faster),
     ):
@@ -256,8 +257,8 @@ def claim_times(folder: Path, ended: int) -> tuple[list[float], list[float]]:
 
     from benchmarks import statements as s
     from benchmarks import store
-    from search.budget import Result
-    from search.study import create_or_resume
+    from search.studies.slots import Result
+    from search.studies.study import create_or_resume
 
     whole: list[float] = []
     held: list[float] = []

@@ -13,7 +13,7 @@ import sys
 
 import psycopg2
 
-SILENT_SECONDS = 60.0  # search.budget.LEASE_SECONDS: after that others take its trial
+SILENT_SECONDS = 60.0  # search.studies.slots.LEASE_SECONDS: after that others take its trial
 TIMEOUT = 5  # seconds
 QUERY = """
 SELECT pid, extract(epoch FROM clock_timestamp()) - seen_at AS silent

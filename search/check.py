@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from search.launch import preflight
-from search.status import dimension_text
-from search.store import Store
+from search.database.store import Store
+from search.findings.wording import dimension_text
+from search.work.preflight import preflight
 from spaces.config import BaseTrialConfig
 from spaces.space import Free, Space
 from spaces.spec import StudySpec

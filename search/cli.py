@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from rich.console import Console
 
-    from search.store import Store
+    from search.database.store import Store
     from spaces.config import BaseTrialConfig
     from spaces.spec import StudySpec
 
@@ -42,8 +42,8 @@ class _Group(TyperGroup):
         except Exception as error:
             if "sqlalchemy" not in sys.modules:  # no store was opened
                 raise
-            from search.retry import is_away
-            from search.store import drivers_words
+            from search.database.retry import is_away
+            from search.database.url import drivers_words
 
             if not is_away(error):
                 raise
@@ -96,8 +96,8 @@ def demo(
     """Draw sample data, run a small study, show its leaderboard, export the best config."""
     _known_task(task)
 
-    from search.artifacts import open_artifacts
     from search.demo import run_demo
+    from search.files.artifacts import open_artifacts
 
     if to.exists() and not to.is_dir():
         raise InputError(f"--to {to} is a file; name a folder")
@@ -172,10 +172,10 @@ def launch(
     given = {"on": on, "count": workers, "per_gpu": per_gpu}
     study_spec = _with_workers(study_spec, given, worker_option or [])
 
-    from search.artifacts import open_artifacts
+    from search.files.artifacts import open_artifacts
     from search.launch import launch as run_study
-    from search.launchers import Order
-    from search.processes import warm_up
+    from search.launchers.engine import Order
+    from search.work.forkserver import warm_up
     from trainers.precision import gpu_count
 
     kept = open_artifacts(artifacts)
@@ -200,8 +200,8 @@ def worker(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Serve the open studies of a store until told to stop. Ctrl-C saves and returns the trial."""
-    from search.artifacts import open_artifacts
-    from search.service import serve
+    from search.files.artifacts import open_artifacts
+    from search.work.service import serve
 
     kept = open_artifacts(artifacts)
     with _open(store) as opened:
@@ -217,9 +217,10 @@ def stop(
     store: StoreOption = None,
 ) -> None:
     """Let no new trial of a study begin; running ones end as they would."""
-    from search.control import AFTER, NOW, close
+    from search.database.tables import AFTER, NOW
     from search.launchers import cancel_waiting
-    from search.study import open_study
+    from search.studies.limits import close
+    from search.studies.study import open_study
 
     with _open(store) as opened:
         found = open_study(opened, study)
@@ -232,8 +233,8 @@ def stop(
 @app.command()
 def resume(study: StudyArgument, store: StoreOption = None) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
-    from search.control import reopen
-    from search.study import open_study
+    from search.studies.limits import reopen
+    from search.studies.study import open_study
 
     with _open(store) as opened:
         reopen(opened, open_study(opened, study).study_id)
@@ -247,10 +248,10 @@ def status(
     store: StoreOption = None,
 ) -> None:
     """Show studies: slots, best value, and why trials ended."""
-    from search.registry import workers
-    from search.results import summary
-    from search.status import show_studies, show_study, show_workers
-    from search.study import open_study, study_names
+    from search.findings.facts import summary
+    from search.findings.tables import show_studies, show_study, show_workers
+    from search.studies.heartbeats import workers
+    from search.studies.study import open_study, study_names
 
     with _open(store) as opened:
         names = study_names(opened) if study is None else [study]
@@ -283,7 +284,7 @@ def spaces(
 
         typer.echo(json.dumps(study_schema(), indent=1))
         return
-    from search.status import show_space
+    from search.findings.tables import show_space
     from spaces.spec import TASKS
 
     show_space(TASKS[task].default_space(epochs), _console())
@@ -311,8 +312,8 @@ def dashboard(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Show the studies in a browser, until stopped. Read-only, and for this machine, by default."""
-    from search.artifacts import open_artifacts
-    from search.dashboard import Access, listen, read_password, serve
+    from search.dashboard.server import Access, listen, read_password, serve
+    from search.files.artifacts import open_artifacts
 
     kept = open_artifacts(artifacts, write=allow_writes)
     access = Access(host, tuple(allow_host or ()), read_password(password_file), allow_writes)
@@ -329,9 +330,9 @@ def export(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Write the best config, its weights, its provenance and its curves."""
-    from search.artifacts import open_artifacts
-    from search.export import check_target, export_study
-    from search.study import open_study
+    from search.files.artifacts import open_artifacts
+    from search.findings.export import check_target, export_study
+    from search.studies.study import open_study
 
     check_target(to)
     with _open(store) as opened:
@@ -358,9 +359,9 @@ def report(
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Write what a study has found into one file: HTML that opens offline, or Markdown."""
-    from search.artifacts import open_artifacts
-    from search.report import check_target, report_text, write_report
-    from search.study import open_study
+    from search.files.artifacts import open_artifacts
+    from search.findings.report import check_target, report_text, write_report
+    from search.studies.study import open_study
 
     target = to or Path(f"{study}-report.{form or 'html'}")
     form = check_target(target, form)
@@ -389,9 +390,9 @@ def replay(
     """Show what each stopping rule would have saved of a study, and lost; trains nothing."""
     import optuna
 
-    from search.savings import as_json as to_json
-    from search.savings import compare, read_curves, show
-    from search.study import open_study
+    from search.findings.savings import as_json as to_json
+    from search.findings.savings import compare, read_curves, show
+    from search.studies.study import open_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _open(store) as opened:
@@ -440,7 +441,7 @@ def evaluate(
         if not (folder / "model" / name).is_file():
             raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
 
-    from search.status import show_scores
+    from search.findings.tables import show_scores
     from trainers.tasks import evaluate as run_evaluation
     from trainers.tasks import load_data
 
@@ -455,7 +456,7 @@ def evaluate(
 @app.command()
 def migrate(store: StoreOption = None) -> None:
     """Create a store's tables, or bring them up to date; any other command does it too."""
-    from search.store import SCHEMA_VERSION
+    from search.database.migrations import SCHEMA_VERSION
 
     with _open(store, create=True) as opened:
         typer.echo(f"{opened.shown}: schema {SCHEMA_VERSION}")
@@ -546,7 +547,7 @@ class _open:
     """Open the store for a `with` block and close it after."""
 
     def __init__(self, url: str | None, *, create: bool = False) -> None:
-        from search.store import open_store
+        from search.database.store import open_store
 
         self.store = open_store(url, create=create)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from search.artifacts import Artifacts
-from search.export import check_target, export_study
-from search.launch import DONE, launch
-from search.sample_data import write_streets
-from search.sample_receipts import write_receipts
-from search.store import Store
-from search.study import open_study, study_names
+from search.database.store import Store
+from search.files.artifacts import Artifacts
+from search.findings.export import check_target, export_study
+from search.launch import launch
+from search.samples.receipts import write_receipts
+from search.samples.streets import write_streets
+from search.studies.study import open_study, study_names
+from spaces.errors import DONE
 from spaces.spec import StudySpec, spec_difference
 from trainers.tasks import load_data
 

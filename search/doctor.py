@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from search.store import open_store
-from search.versions import versions
+from search.database.store import open_store
+from search.findings.versions import versions
 from spaces.errors import InputError
 from spaces.paths import home
 

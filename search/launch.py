@@ -8,45 +8,25 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from rich.console import Console
 
-from search.artifacts import Artifacts
-from search.budget import ENDED
-from search.control import stopped
-from search.launchers import Launcher, Member, Order, forget, launcher, remember
-from search.progress import ProgressView, leaderboard
-from search.retry import until_it_answers
-from search.store import Store, study_table
-from search.study import Study, create_or_resume
-from search.tracked import Tracked
-from search.trackers import check_trackers
-from search.worker import Interrupt, TooManyFailures, Worker
-from spaces.errors import InputError
+from search.database.retry import until_it_answers
+from search.database.store import Store
+from search.database.tables import ENDED, study_table
+from search.files.artifacts import Artifacts
+from search.findings.tables import leaderboard
+from search.launchers import forget, launcher, remember
+from search.launchers.engine import Launcher, Member, Order
+from search.studies.limits import stopped
+from search.studies.study import Study, create_or_resume
+from search.work.preflight import preflight
+from search.work.progress import ProgressView
+from search.work.tracker_feed import Tracked
+from search.work.watchers import Interrupt
+from search.work.worker import TooManyFailures, Worker
+from spaces.errors import DONE, FAILED, INTERRUPTED, InputError
 from spaces.spec import StudySpec
-from trainers.data import SegmentationData
-from trainers.precision import pick_device, resolve_precision
-from trainers.tasks import Data, check_space, load_data
-from trainers.text_data import TextData
+from trainers.tasks import Data
 
 LOOK_SECONDS = 1.0
-DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes
-
-
-def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData | TextData:
-    """Check what a study file needs beyond its text: trackers, data, models, precision.
-
-    Args:
-        trains_here: what only the training needs must be here too.
-
-    Raises:
-        InputError: the first thing that would make a trial fail.
-    """
-    space = spec.search_space()
-    if trains_here:
-        check_trackers(spec.trackers)
-        for precision in space.values("train.precision"):
-            resolve_precision(precision, pick_device())
-    data = load_data(spec.data)
-    check_space(space, data)
-    return data
 
 
 def launch(

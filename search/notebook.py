@@ -7,12 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search.artifacts import Artifacts, open_artifacts
-from search.facts import Facts, gather, reason
-from search.results import best_trial
-from search.store import Store, open_store
-from search.study import Study
-from search.study import open_study as open_in_store
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts, open_artifacts
+from search.findings.facts import Facts, gather
+from search.findings.ranking import best_trial
+from search.studies.reasons import reason
+from search.studies.study import Study
+from search.studies.study import open_study as open_in_store
 from spaces.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ class NotebookStudy:
 
     def figures(self) -> dict[str, go.Figure]:
         """{name: graph} of all graphs that the study has something for."""
-        from search.figures import study_figures
-        from search.landscape import study_landscape
+        from search.findings.search_graphs import study_landscape
+        from search.findings.trial_graphs import study_figures
 
         facts = self._facts()
         return {**study_landscape(facts), **study_figures(facts)}
@@ -158,13 +159,13 @@ class NotebookStudy:
 
     def export(self, to: str | Path, trial: int | None = None) -> Path:
         """Write the best config, its weights and provenance into a folder, as `segtune export`."""
-        from search.export import export_study
+        from search.findings.export import export_study
 
         return export_study(self._study, self._artifacts, Path(to), trial)
 
     def report(self, to: str | Path) -> Path:
         """Write the report into a file that ends in .html or .md, as `segtune report`."""
-        from search.report import check_target, write_report
+        from search.findings.report import check_target, write_report
 
         target = Path(to)
         write_report(self._study, target, check_target(target, None), self._artifacts)
@@ -189,8 +190,8 @@ class NotebookStudy:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how far it is, what is best, and its settings."""
-        from search.document import to_html
-        from search.summary import best_config, headline
+        from search.findings.markup import to_html
+        from search.findings.notes import best_config, headline
 
         facts = self._facts()
         return to_html([*headline(facts), *best_config(facts)])

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from search.export import check_target, write_result
-from search.worker import Interrupt
+from search.findings.export import check_target, write_result
+from search.work.watchers import Interrupt
 from spaces.config import BaseTrialConfig
 from spaces.data import AnyDataSpec
 from trainers.tasks import load_data

@@ -1,4 +1,4 @@
-"""The one exception that means: the input was wrong, nothing was started (exit code 2)."""
+"""The one exception that means: the input was wrong, nothing was started; and all exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
 
 
 class InputError(ValueError):

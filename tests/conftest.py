@@ -224,9 +224,9 @@ def _scripted_study(
     error: str = "it broke",
 ) -> Any:
     """Returns the open study; close its store."""
-    from search.budget import Result
-    from search.store import open_store
-    from search.study import create_or_resume
+    from search.database.store import open_store
+    from search.studies.slots import Result
+    from search.studies.study import create_or_resume
     from spaces.spec import StudySpec
 
     kind = "masks" if task == "segmentation" else "labels"

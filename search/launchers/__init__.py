@@ -7,114 +7,15 @@ says whether they run, and ends them; trials, leases and results are none of its
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from search.artifacts import Artifacts
-from search.registry import JOB
-from search.study import Study
+from search.launchers.engine import Launcher, Member
+from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 
-ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
 JOBS = "segtune:jobs"  # a study's attribute: the jobs that were submitted for it
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to start.
-
-    Attributes:
-        study: name of the study that the workers serve.
-        store: its URL as the user gave it, if at all; it may hold a password.
-        detach: the workers outlive the launch.
-    """
-
-    study: str
-    artifacts: Artifacts
-    store: str | None
-    options: WorkersSpec
-    detach: bool
-
-    @property
-    def command(self) -> list[str]:
-        """What a worker runs; no secret stands in it."""
-        return [
-            sys.executable, "-m", "search.cli", "worker",
-            "--study", self.study, "--until-idle", "--artifacts", self.artifacts.name,
-        ]  # fmt: skip
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a worker needs beside the environment of its machine."""
-        passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_", "HF_", "PG")
-        found = {name: value for name, value in os.environ.items() if name.startswith(passed)}
-        if self.store is not None:
-            found["SEGTUNE_STORE"] = self.store
-        return found
-
-    @property
-    def logs(self) -> Path:
-        """The folder of the workers' logs, made here."""
-        folder = self.artifacts.folder / "workers"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-
-class Member(Protocol):
-    """A worker of a launch."""
-
-    @property
-    def job(self) -> str:
-        """The engine's name and its own for the worker, as in `slurm 4711`."""
-        ...
-
-    @property
-    def log(self) -> str:
-        """Where what it prints can be read."""
-        ...
-
-    def runs(self) -> bool:
-        """Whether it waits for its place, runs, or will run again."""
-        ...
-
-    def stop(self) -> None:
-        """Let it return its trial and end; what has not begun is taken back."""
-        ...
-
-    def withdraw(self) -> None:
-        """Take it back where it waits for its place."""
-        ...
-
-    def failure(self) -> str | None:
-        """What went wrong, once it has ended; None where nothing did."""
-        ...
-
-
-class Launcher(Protocol):
-    """An engine; its constructor raises InputError where it cannot be used here."""
-
-    def check(self) -> None:
-        """Raise InputError where a worker with these options could never run."""
-        ...
-
-    def start(self, order: Order) -> list[Member]:
-        """Start the workers of an order.
-
-        Raises:
-            InputError: the engine refuses them; none has been started.
-        """
-        ...
-
-    def cancel_waiting(self, jobs: Sequence[str]) -> None:
-        """Take back those jobs that wait for their place; those that run end by themselves."""
-        ...
 
 
 def launcher(options: WorkersSpec) -> Launcher:
@@ -136,49 +37,7 @@ def launcher(options: WorkersSpec) -> Launcher:
     return Local(options)
 
 
-def needs_extra(package: str, extra: str, error: ImportError) -> InputError:
-    """What to say where an engine's package is absent."""
-    return InputError(
-        f"workers.on: {extra} needs {package} ({error}); install it with: "
-        f"pip install 'segtune[{extra}]'"
-    )
-
-
 # ---------------------------------------------------------------- a worker's process in a job
-
-
-def begin_worker(
-    command: Sequence[str], environment: Mapping[str, str], job: str
-) -> subprocess.Popen[bytes]:
-    """Start a worker inside of an engine's job, whose end it hears of."""
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment, JOB: job},
-        preexec_fn=_in_a_job,
-    )
-
-
-def _in_a_job() -> None:
-    """In the worker: the job's own signal is not for it, and it returns its trial if the job dies.
-
-    Both are inherited by what it starts, or taken back by it (prctl(2): PR_SET_PDEATHSIG is 1).
-    """
-    import ctypes
-
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def end_worker(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Let a worker return its trial; kill it where that takes too long."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 # ---------------------------------------------------------------- the jobs of a study

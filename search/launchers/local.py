@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.launchers import ENDED_WELL, Member, Order
-from search.registry import JOB
+from search.launchers.engine import ENDED_WELL, Member, Order
+from search.studies.heartbeats import JOB
 from spaces.spec import WorkersSpec
 
 

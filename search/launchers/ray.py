@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.launchers import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
+from search.launchers.engine import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
 from spaces.errors import InputError
 from spaces.spec import WorkersSpec
 

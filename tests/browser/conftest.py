@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from search.sample_data import write_streets
+from search.samples.streets import write_streets
 
 PASSWORD = "correct horse battery"
 SEGTUNE = str(Path(sys.executable).with_name("segtune"))

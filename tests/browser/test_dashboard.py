@@ -95,8 +95,8 @@ from pathlib import Path
 import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import save_note, save_plotly_graph_object
-from search.artifacts import Artifacts
-from search.store import open_store
+from search.files.artifacts import Artifacts
+from search.database.store import open_store
 from spaces.paths import artifacts_dir
 
 store = open_store()

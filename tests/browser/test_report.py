@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from search.artifacts import Artifacts
-from search.report import write_report
-from search.store import open_store
-from search.study import open_study
+from search.database.store import open_store
+from search.files.artifacts import Artifacts
+from search.findings.report import write_report
+from search.studies.study import open_study
 
 DRAWN = """
 () => Array.from(document.querySelectorAll(".plotly-graph-div")).map((graph) => ({

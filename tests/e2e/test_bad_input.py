@@ -26,12 +26,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from search.budget import Result
 from search.cli import app
-from search.sample_data import write_streets
-from search.sample_receipts import write_receipts
-from search.store import SCHEMA_VERSION, open_store
-from search.study import Study, create_or_resume
+from search.database.migrations import SCHEMA_VERSION
+from search.database.store import open_store
+from search.samples.receipts import write_receipts
+from search.samples.streets import write_streets
+from search.studies.slots import Result
+from search.studies.study import Study, create_or_resume
 from spaces.config import TrialConfig
 from spaces.spec import StudySpec, dump_run_config
 from spaces.text_detection import TextTrialConfig

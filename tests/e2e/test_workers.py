@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.sample_data import write_streets
+from search.samples.streets import write_streets
 
 Segtune = Callable[..., str]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from search.sample_data import CLASSES, write_streets
+from search.samples.streets import CLASSES, write_streets
 from spaces.config import TrialConfig
 from spaces.data import DataSpec
 from trainers import samples

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import throughput
 from benchmarks.loops import AMP, FP32, LIMIT, OURS
-from search.sample_data import write_streets
+from search.samples.streets import write_streets
 
 Command = Callable[[str], str]
 

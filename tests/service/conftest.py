@@ -20,10 +20,10 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
-from search.artifacts import Artifacts
-from search.sample_data import write_streets
-from search.store import Store, open_store, start_embedded
-from search.study import Study
+from search.database.store import Store, open_store, start_embedded
+from search.files.artifacts import Artifacts
+from search.samples.streets import write_streets
+from search.studies.study import Study
 from spaces.spec import StudySpec
 
 SPEC = """\
@@ -142,7 +142,8 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Run it once for all tests that read from it; its store is sqlite."""
-    from search.launch import DONE, launch
+    from search.launch import launch
+    from spaces.errors import DONE
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "study.yaml").write_text(

@@ -20,18 +20,20 @@ from typing import Any
 
 from rich.console import Console
 
-from search import budget as budget_module
-from search import epochs as epochs_module
-from search import service as service_module
-from search import worker as worker_module
-from search.artifacts import Artifacts
-from search.budget import Budget, new_owner
-from search.registry import Registration
-from search.service import Service
-from search.store import open_store
-from search.study import Study
-from search.trial_process import ChildDied, Done, Epoch
-from search.worker import Interrupt, Worker
+from search.database.store import open_store
+from search.files.artifacts import Artifacts
+from search.studies import reports as epochs_module
+from search.studies import slots as budget_module
+from search.studies.heartbeats import Registration
+from search.studies.slots import Budget, new_owner
+from search.studies.study import Study
+from search.work import service as service_module
+from search.work import supervision
+from search.work import worker as worker_module
+from search.work.child import ChildDied, Done, Epoch
+from search.work.service import Service
+from search.work.watchers import Interrupt
+from search.work.worker import Worker
 from spaces.space import Space
 from trainers.train import TrialResult
 
@@ -155,9 +157,9 @@ after(Registration, "works_on", "registered")
 worker_module.TrialProcess = Child  # type: ignore[misc,assignment]
 service_module.preflight = lambda spec: type("NoData", (), {"fingerprint": "f" * 64})()  # type: ignore
 budget_module.LEASE_SECONDS = float(os.environ.get("LEASE", "60"))
-worker_module.LOOK_SECONDS = budget_module.LEASE_SECONDS / 4
-worker_module.FENCE_SECONDS = budget_module.LEASE_SECONDS * 0.8
-worker_module.POLL_SECONDS = 0.02
+supervision.LOOK_SECONDS = budget_module.LEASE_SECONDS / 4
+supervision.FENCE_SECONDS = budget_module.LEASE_SECONDS * 0.8
+supervision.POLL_SECONDS = 0.02
 service_module.IDLE_SECONDS = 0.2
 
 

@@ -12,12 +12,13 @@ import pytest
 
 from benchmarks import statements
 from benchmarks.statements import Quiet, make_spec, new_worker, scripted
-from search import aftermath
-from search.artifacts import Artifacts, shown_trials
-from search.publish import PICTURES
-from search.store import open_store
-from search.study import Study, create_or_resume
-from search.worker import Worker
+from search.dashboard.publish import PICTURES
+from search.database.store import open_store
+from search.files.artifacts import Artifacts
+from search.files.shown import shown_trials
+from search.studies.study import Study, create_or_resume
+from search.work import background as aftermath
+from search.work.worker import Worker
 from trainers.checkpoint import WEIGHTS
 
 

@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.budget import MAX_ATTEMPTS, Budget, Result, new_owner
-from search.store import Store, open_store, slot_table
-from search.study import Study, create_or_resume
+from search.database.store import Store, open_store
+from search.database.tables import slot_table
+from search.studies.slots import MAX_ATTEMPTS, Budget, Result, new_owner
+from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -188,9 +189,9 @@ def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
 
 CLAIMER = """
 import sys
-from search.budget import Result
-from search.store import open_store
-from search.study import open_study
+from search.studies.slots import Result
+from search.database.store import open_store
+from search.studies.study import open_study
 store = open_store(sys.argv[1])
 study = open_study(store, "small")
 while (claim := study.budget.claim(study.ask)) is not None:

@@ -36,8 +36,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from search.sample_data import write_streets
-from search.store import open_store
+from search.database.store import open_store
+from search.samples.streets import write_streets
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from search.budget import Budget, Result, new_owner
-from search.control import AFTER, HOURS, NOW, close, limits, reopen, stopped
-from search.registry import Registration, workers
-from search.store import Store, control_table, open_store, worker_table
-from search.study import Study, create_or_resume
+from search.database.store import Store, open_store
+from search.database.tables import AFTER, HOURS, NOW, control_table, worker_table
+from search.studies.heartbeats import Registration, workers
+from search.studies.limits import close, limits, reopen, stopped
+from search.studies.slots import Budget, Result, new_owner
+from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -59,7 +60,7 @@ def test_hours_close_a_study_and_count_anew_when_it_is_reopened(
 
 
 def test_gpu_hours_count_what_all_workers_hold(store: Store, make_spec: MakeSpec) -> None:
-    from search.store import slot_table
+    from search.database.tables import slot_table
 
     study = make(store, make_spec, gpu_hours=1.0)
     for _ in range(2):

@@ -34,18 +34,9 @@ from optuna.artifacts import upload_artifact
 from optuna_dashboard import save_note
 from typer.testing import CliRunner
 
-from search.artifacts import FOLDER, Artifacts
 from search.cli import app as command_line
-from search.dashboard import (
-    Access,
-    _Redacted,
-    _secrets,
-    dashboard_app,
-    make_app,
-    read_password,
-)
-from search.guards import DEFAULT_HEADERS
-from search.login import (
+from search.dashboard.guards import DEFAULT_HEADERS
+from search.dashboard.login import (
     MAX_ALL_FAILURES,
     MAX_FAILURES,
     MAX_SESSIONS,
@@ -53,7 +44,17 @@ from search.login import (
     Sessions,
     safe_target,
 )
-from search.store import Store, open_store
+from search.dashboard.server import (
+    Access,
+    _Redacted,
+    _secrets,
+    dashboard_app,
+    make_app,
+    read_password,
+)
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.files.shown import FOLDER
 from spaces.errors import InputError
 
 PASSWORD = "correct horse & battery"
@@ -953,9 +954,9 @@ class NoTorch:
 sys.meta_path.insert(0, NoTorch())
 import search.cli
 from pathlib import Path
-from search.artifacts import Artifacts
-from search.dashboard import make_app
-from search.store import open_store
+from search.files.artifacts import Artifacts
+from search.dashboard.server import make_app
+from search.database.store import open_store
 app = make_app(open_store(sys.argv[1]), Artifacts(Path(sys.argv[2])))
 for path in sys.argv[3:]:
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "localhost",

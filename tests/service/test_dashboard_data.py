@@ -12,12 +12,13 @@ from typing import Any
 import optuna_dashboard
 import pytest
 
-from search.artifacts import Artifacts, attach
-from search.budget import Result
-from search.dashboard_data import StudyData
-from search.publish import Publisher
-from search.store import Store, open_store
-from search.study import Study, create_or_resume
+from search.dashboard.publish import Publisher
+from search.dashboard.study_page import StudyData
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.files.shown import attach
+from search.studies.slots import Result
+from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]

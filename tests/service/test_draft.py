@@ -11,9 +11,9 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import CONFIG, Result
-from search.store import Store
-from search.study import Study, create_or_resume
+from search.database.store import Store
+from search.studies.slots import CONFIG, Result
+from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -136,7 +136,7 @@ def test_a_trial_that_somebody_took_from_the_queue_is_left_to_them(
 
 
 def test_what_a_draft_never_needs_is_refused(store: Store, tmp_path: Path) -> None:
-    from search.draft import Draft
+    from search.database.optuna_draft import Draft
 
     study = make(store, tmp_path, "ours", "random")
     draft = Draft(store.storage, study.study_id, "ours", [])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from search.store import open_store
-from search.study import study_names
+from search.database.store import open_store
+from search.studies.study import study_names
 
 Segtune = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,10 +16,11 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from search.budget import ENDED, drawn_config
-from search.registry import workers
-from search.store import Store, open_store, slot_table
-from search.study import Study, create_or_resume, open_study
+from search.database.store import Store, open_store
+from search.database.tables import ENDED, slot_table
+from search.studies.heartbeats import workers
+from search.studies.slots import drawn_config
+from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -292,7 +293,9 @@ def test_a_bad_network_loses_and_doubles_nothing(
 
 def test_forty_first_starts_at_once(any_postgres: str, tmp_path: Path) -> None:
     """An empty database, forty processes that all find it so."""
-    code = "import sys; from search.store import open_store; open_store(sys.argv[1]).close()"
+    code = (
+        "import sys; from search.database.store import open_store; open_store(sys.argv[1]).close()"
+    )
     starts = [
         subprocess.Popen([sys.executable, "-c", code, any_postgres], stderr=subprocess.PIPE)
         for _ in range(40)

@@ -15,9 +15,9 @@ import pytest
 from optuna.trial import TrialState
 
 import search
-from search.store import open_store
-from search.study import Study
-from search.study import open_study as open_in_store
+from search.database.store import open_store
+from search.studies.study import Study
+from search.studies.study import open_study as open_in_store
 from spaces.errors import InputError
 from spaces.spec import load_run_config
 from spaces.text_detection import default_space
@@ -105,7 +105,7 @@ def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(
 
 
 def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[..., Study]) -> None:
-    from search.budget import Result
+    from search.studies.slots import Result
 
     url = f"sqlite:///{tmp_path / 'store.db'}"
     inner = scripted_study(url, "segmentation", endings=["oom"])
@@ -145,8 +145,8 @@ def test_importing_search_imports_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert 'open_study' in dir(search) and callable(search.open_study)\n"
         "assert 'torch' not in sys.modules\n"
-        "import search.study\n"
-        "assert search.open_study is not search.study.open_study\n"
+        "import search.studies.study\n"
+        "assert search.open_study is not search.studies.study.open_study\n"
         "try:\n    search.nothing\nexcept AttributeError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.budget import Result
-from search.store import metadata, open_store, schema_table, slot_table
-from search.study import create_or_resume, open_study
+from search.database.store import open_store
+from search.database.tables import metadata, schema_table, slot_table
+from search.studies.slots import Result
+from search.studies.study import create_or_resume, open_study
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]

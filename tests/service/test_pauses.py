@@ -23,17 +23,20 @@ from benchmarks.statements import (
     new_worker,
     report,
 )
-from search import worker as worker_module
-from search.artifacts import Artifacts
-from search.budget import Budget, Claim, Result, new_owner
-from search.control import AFTER, HOURS, close, reopen
-from search.launch import DONE, launch
-from search.pruning import Review, quantile_rule
-from search.replay import WAIT, InOrder, OurRule, Recorded, Run, Stopped, replay
-from search.results import summary
-from search.store import Store
-from search.study import Study, create_or_resume, open_study
-from search.trial_process import Alive, Epoch
+from search.database.store import Store
+from search.database.tables import AFTER, HOURS
+from search.files.artifacts import Artifacts
+from search.findings.facts import summary
+from search.launch import launch
+from search.stopping.replay import WAIT, InOrder, OurRule, Recorded, Run, Stopped, replay
+from search.stopping.rules import Review, quantile_rule
+from search.studies.limits import close, reopen
+from search.studies.slots import Budget, Claim, Result, new_owner
+from search.studies.study import Study, create_or_resume, open_study
+from search.work import supervision
+from search.work import worker as worker_module
+from search.work.child import Alive, Epoch
+from spaces.errors import DONE
 from spaces.spec import PrunerSpec, StudySpec
 from trainers.tasks import load_data
 
@@ -56,7 +59,7 @@ class Resumable:
     def instead_of_training(self) -> Iterator[None]:
         with (
             mock.patch.object(worker_module, "TrialProcess", self._start),
-            mock.patch.object(worker_module, "LOOK_SECONDS", float("inf")),
+            mock.patch.object(supervision, "LOOK_SECONDS", float("inf")),
         ):
             yield
 
@@ -238,7 +241,7 @@ def test_a_trial_that_is_taken_up_to_end_may_take_long_to_its_first_step(
     with trials.instead_of_training():
         assert worker.serve_one() and study.budget.waiting() == {0: "PAUSED"}
     close(store, study.study_id, HOURS)
-    monkeypatch.setattr(worker_module, "STOP_SECONDS", -0.5)  # an epoch took 1 s: late after 0.5
+    monkeypatch.setattr(supervision, "STOP_SECONDS", -0.5)  # an epoch took 1 s: late after 0.5
     said: list[Any] = [Epoch(report(1, 0.5)), None, None, Alive()]
     kills: list[int] = []
 
@@ -294,13 +297,13 @@ def test_real_trials_go_on_from_their_checkpoints(
     study = create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
     console = Console(quiet=True)
     reports: dict[tuple[int, int], list[Any]] = {}
-    heard = worker_module._Supervision._heard
+    heard = supervision._Supervision._heard
 
     def remember(self: Any, said: dict[str, Any]) -> None:
         reports.setdefault((self.claim.trial_number, said["epoch"]), []).append(said)
         heard(self, said)
 
-    with mock.patch.object(worker_module._Supervision, "_heard", remember):
+    with mock.patch.object(supervision._Supervision, "_heard", remember):
         assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
     counts = study.budget.counts()
     assert counts["COMPLETE"] + counts["PRUNED"] == 6 and counts["PRUNED"] >= 1

@@ -21,12 +21,13 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 from rich.console import Console
 
-from search.artifacts import Artifacts
-from search.budget import Result
-from search.launch import DONE, launch
-from search.publish import KEPT, Publisher
-from search.store import Store, open_store
-from search.study import Study, create_or_resume, open_study
+from search.dashboard.publish import KEPT, Publisher
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.launch import launch
+from search.studies.slots import Result
+from search.studies.study import Study, create_or_resume, open_study
+from spaces.errors import DONE
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -115,14 +116,14 @@ def test_a_refresh_waits_for_its_time(
     assert publisher.stale and not publisher.due
     publisher.trial_ended(end(study, 0.6))  # the best, but too soon
     assert not publisher.due
-    monkeypatch.setattr("search.publish.NEW_BEST_SECONDS", 0)
+    monkeypatch.setattr("search.dashboard.publish.NEW_BEST_SECONDS", 0)
     publisher.trial_ended(None)  # a later one that failed
     assert publisher.due
     publisher.refresh()
     assert "trial 2" in note(study) and not publisher.stale
     publisher.trial_ended(2)  # the same
     assert not publisher.due
-    monkeypatch.setattr("search.publish.REFRESH_SECONDS", 0)
+    monkeypatch.setattr("search.dashboard.publish.REFRESH_SECONDS", 0)
     assert publisher.due
     store.close()
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from search.database.store import open_store
 from search.launchers import JOBS
-from search.registry import workers
-from search.store import open_store
-from search.study import Study, open_study, study_names
+from search.studies.heartbeats import workers
+from search.studies.study import Study, open_study, study_names
 
 pytestmark = pytest.mark.timeout(600)
 TOKEN = "ab" * 32

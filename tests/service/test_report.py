@@ -21,15 +21,15 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from typer.testing import CliRunner, Result
 
-from search.artifacts import Artifacts
 from search.cli import app
-from search.document import to_html
-from search.facts import Facts, gather
-from search.report import PAGE, PICTURE_BYTES, report_blocks, report_text, write_report
-from search.results import judged, ranked
-from search.store import open_store
-from search.study import Study, open_study
-from search.thumbnails import thumbnails
+from search.database.store import open_store
+from search.files.artifacts import Artifacts
+from search.findings.facts import Facts, gather
+from search.findings.markup import to_html
+from search.findings.ranking import judged, ranked
+from search.findings.report import PAGE, PICTURE_BYTES, report_blocks, report_text, write_report
+from search.findings.thumbnails import thumbnails
+from search.studies.study import Study, open_study
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 

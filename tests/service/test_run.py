@@ -21,16 +21,18 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from search.artifacts import Artifacts
-from search.budget import Result
-from search.export import export_study
-from search.launch import DONE, launch
-from search.results import best_trial, ranked, summary
-from search.store import Store, open_store
-from search.study import open_study
-from search.worker import Interrupt, Worker
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.findings.export import export_study
+from search.findings.facts import summary
+from search.findings.ranking import best_trial, ranked
+from search.launch import launch
+from search.studies.slots import Result
+from search.studies.study import open_study
+from search.work.watchers import Interrupt
+from search.work.worker import Worker
 from spaces.config import TrialConfig
-from spaces.errors import InputError
+from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
 from trainers.tasks import load_data
 
@@ -116,7 +118,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
 ) -> None:
     pruner = "{name: median, startup_trials: 1, min_epochs: 1}"
     store = open_store(postgres_url)
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     spec = make_spec(trials=2, epochs=40, pruner=pruner)
     data = load_data(spec.data)
@@ -138,8 +140,8 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
 def test_a_killed_child_is_resumed_with_its_reports(
     store: Store, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import worker as worker_module
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
+    from search.work import worker as worker_module
 
     spec = make_spec(trials=1, epochs=12)  # it shall not have ended when it is killed
     data = load_data(spec.data)
@@ -170,8 +172,8 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten trials, each killed twice: at its start, in its steps, at its writes, as time falls."""
-    from search import worker as worker_module
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
+    from search.work import worker as worker_module
 
     store = open_store(postgres_url)
     spec = make_spec(trials=10, epochs=4)
@@ -256,7 +258,7 @@ def test_an_interrupted_launch_resumes_where_it_was(
 
 
 def _names(store: Store) -> list[str]:
-    from search.study import study_names
+    from search.studies.study import study_names
 
     return study_names(store)
 
@@ -276,7 +278,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
     small_disk: Path, postgres_url: str, make_spec: MakeSpec
 ) -> None:
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=2)
@@ -334,8 +336,9 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen by SIGSTOP after its first epoch, as by a dead file server."""
-    from search import worker as worker_module
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
+    from search.work import supervision
+    from search.work import worker as worker_module
 
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=12)
@@ -355,12 +358,12 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
         if frozen:
             os.kill(children[0].pid, signal.SIGSTOP)
         # the second child may be slow to start on a busy machine
-        monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
+        monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
 
     class Patient(Silent):
         def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
             super().trial_started(number, config, attempt)
-            monkeypatch.setattr(worker_module, "WATCHDOG_SECONDS", 3600.0)
+            monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 3600.0)
 
     watcher = Patient(freeze)
     assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
@@ -374,7 +377,7 @@ def test_a_worker_needs_two_connections(
 ) -> None:
     import sqlalchemy as sa
 
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
 
     store = open_store(postgres_url)
     spec = make_spec(trials=3, epochs=2, pruner="median")
@@ -401,7 +404,7 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
-    from search.trial_process import Alive, Done, Epoch, TrialProcess
+    from search.work.child import Alive, Done, Epoch, TrialProcess
 
     spec = make_spec(epochs=10_000)
     config = spec.search_space().base.replace({"optim.lr": 1e-3})
@@ -423,8 +426,8 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
 def test_a_second_ctrl_c_ends_the_child_at_once(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import worker as worker_module
-    from search.study import create_or_resume
+    from search.studies.study import create_or_resume
+    from search.work import worker as worker_module
 
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=12)

@@ -19,15 +19,17 @@ from moto.server import ThreadedMotoServer
 from optuna.artifacts.exceptions import ArtifactNotFound
 from werkzeug.test import Client
 
-from search.artifacts import Artifacts, attach, detach, open_artifacts
-from search.bucket import Bucket, open_bucket
-from search.copies import Copies, fetch_checkpoint, fetch_model, latest
-from search.dashboard import make_app
-from search.export import export_study
-from search.report import report_text
-from search.store import open_store
-from search.study import create_or_resume, open_study
-from search.worker import Interrupt, Worker
+from search.dashboard.server import make_app
+from search.database.store import open_store
+from search.files.artifacts import Artifacts, open_artifacts
+from search.files.bucket import Bucket, open_bucket
+from search.files.bucket_copies import Copies, fetch_checkpoint, fetch_model, latest
+from search.files.shown import attach, detach
+from search.findings.export import export_study
+from search.findings.report import report_text
+from search.studies.study import create_or_resume, open_study
+from search.work.watchers import Interrupt
+from search.work.worker import Worker
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 from trainers.tasks import load_data
@@ -130,9 +132,9 @@ def test_what_is_no_bucket_is_refused(aws: str, url: str, message: str) -> None:
 def test_a_server_that_is_away_and_absent_credentials_are_said(
     aws: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import search.bucket
+    import search.files.bucket
 
-    monkeypatch.setattr(search.bucket, "TRIES", 1)
+    monkeypatch.setattr(search.files.bucket, "TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL_S3"):
         open_bucket("s3://bucket/a")

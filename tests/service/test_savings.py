@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.savings import LOST, compare, read_curves
-from search.store import open_store
-from search.study import open_study
+from search.database.store import open_store
+from search.findings.savings import LOST, compare, read_curves
+from search.studies.study import open_study
 
 NAME = "scripted-segmentation"
 

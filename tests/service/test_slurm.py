@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from search.registry import workers
-from search.store import open_store
-from search.study import Study, open_study, study_names
+from search.database.store import open_store
+from search.studies.heartbeats import workers
+from search.studies.study import Study, open_study, study_names
 
 MakeSpec = Callable[..., Any]
 WaitFor = Callable[[Callable[[], Any], float], Any]

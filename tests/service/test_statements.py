@@ -22,13 +22,13 @@ from benchmarks.statements import (
     scripted,
     stock_trial,
 )
-from search.budget import Result
-from search.control import limits
-from search.epochs import Stored
-from search.registry import Registration
-from search.store import Store, open_store
-from search.study import Study, create_or_resume
-from search.worker import Worker
+from search.database.store import Store, open_store
+from search.studies.heartbeats import Registration
+from search.studies.limits import limits
+from search.studies.reports import Stored
+from search.studies.slots import Result
+from search.studies.study import Study, create_or_resume
+from search.work.worker import Worker
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -76,7 +76,7 @@ def test_a_whole_trial(
 ) -> None:
     """30 epochs, 10 parameters: from the claim to the result that everybody sees."""
     for name in ("REFRESH_SECONDS", "NEW_BEST_SECONDS"):
-        monkeypatch.setattr(f"search.publish.{name}", math.inf)  # else the clock decides
+        monkeypatch.setattr(f"search.dashboard.publish.{name}", math.inf)  # else the clock decides
     study = make(on_postgres, tmp_path, pruner=pruner)
     worker, rng = new_worker(study, tmp_path), random.Random(0)
     with scripted(lambda: curve(rng)):

@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
-import search.store
-from search.budget import Result
+import search.database.store
 from search.cli import app
-from search.store import SCHEMA_VERSION, Store, open_store, schema_table
-from search.study import UnknownStudy, create_or_resume, open_study, study_names
+from search.database.migrations import SCHEMA_VERSION
+from search.database.store import Store, open_store
+from search.database.tables import schema_table
+from search.studies.slots import Result
+from search.studies.study import UnknownStudy, create_or_resume, open_study, study_names
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 
@@ -39,7 +41,7 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
 
 
 def test_many_first_starts_at_once_migrate_once(postgres_url: str) -> None:
-    code = f"from search.store import open_store; open_store({postgres_url!r}).close()"
+    code = f"from search.database.store import open_store; open_store({postgres_url!r}).close()"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         for _ in range(6)
@@ -53,7 +55,7 @@ def test_a_server_that_goes_away_while_a_store_opens_is_said(
     own_postgres: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Optuna's look at its tables loses its server: no traceback, and no password."""
-    migrate = search.store._migrate
+    migrate = search.database.store.migrate
 
     def stop(connection: sa.Connection) -> None:
         own_postgres.stop(signal.SIGQUIT)
@@ -62,7 +64,7 @@ def test_a_server_that_goes_away_while_a_store_opens_is_said(
         migrate(engine, url)
         sa.event.listen(sa.Engine, "commit", stop, once=True)
 
-    monkeypatch.setattr(search.store, "_migrate", then_goes)
+    monkeypatch.setattr(search.database.store, "migrate", then_goes)
     with pytest.raises(InputError, match="cannot be set up: server closed the connection") as said:
         open_store(own_postgres.url)
     assert own_postgres.process.poll() is not None
@@ -81,7 +83,7 @@ def test_a_server_that_goes_away_during_a_command_is_said(
         own_postgres.stop(signal.SIGQUIT)
         return opened
 
-    monkeypatch.setattr(search.store, "open_store", then_goes)
+    monkeypatch.setattr(search.database.store, "open_store", then_goes)
     for command in ("status small", "stop small", "export small --to best", "report small"):
         if own_postgres.process.poll() is not None:
             own_postgres.start()

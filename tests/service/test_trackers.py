@@ -17,16 +17,18 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from search import tracked, trackers
-from search.artifacts import Artifacts
-from search.launch import DONE, launch
-from search.store import Store, open_store
-from search.study import Study, create_or_resume, open_study
-from search.tracked import Tracked
-from search.trackers import TrackedTrial, check_trackers
-from search.worker import Interrupt, Worker
+from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.launch import launch
+from search.studies.study import Study, create_or_resume, open_study
+from search.work import tracker_feed as tracked
+from search.work import trackers
+from search.work.tracker_feed import Tracked
+from search.work.trackers import TrackedTrial, check_trackers
+from search.work.watchers import Interrupt
+from search.work.worker import Worker
 from spaces.config import BaseTrialConfig
-from spaces.errors import InputError
+from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import load_data
 
@@ -214,7 +216,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
     monkeypatch: pytest.MonkeyPatch,
     console: Console,
 ) -> None:
-    from search import worker as worker_module
+    from search.work import worker as worker_module
 
     # long enough that it has not ended when it is killed, while trackers begin; no alarm ends it
     spec = make_spec(trials=1, epochs=30)

@@ -11,8 +11,8 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from search.store import Store
-from search.trial_reader import BulkStorage
+from search.database.optuna_reader import BulkStorage
+from search.database.store import Store
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_only_what_was_asked_for_is_read(
     assert [t._trial_id for t in some] == [ids[1], ids[4], ids[5]]
     assert ours._get_trials(study_id, None, set(), ids[-1]) == []
     # too many to be named: all later ones are read, which the cache takes as well
-    monkeypatch.setattr("search.trial_reader.MOST_IDS", 1)
+    monkeypatch.setattr("search.database.optuna_reader.MOST_IDS", 1)
     more = ours._get_trials(study_id, None, {ids[1], ids[3]}, ids[3])
     assert [t._trial_id for t in more] == ids[1:]
 

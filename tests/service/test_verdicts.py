@@ -18,12 +18,13 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.statements import EPOCHS, make_spec, new_worker
-from search import epochs
-from search.budget import Claim
-from search.epochs import Stored
-from search.pruning import QuantileRule, asks_running, quantile_rule, warmup_end
-from search.store import control_table, epoch_table, open_store, slot_table
-from search.study import Study, create_or_resume
+from search.database.store import open_store
+from search.database.tables import control_table, epoch_table, slot_table
+from search.stopping.rules import QuantileRule, asks_running, quantile_rule, warmup_end
+from search.studies import reports as epochs
+from search.studies.reports import Stored
+from search.studies.slots import Claim
+from search.studies.study import Study, create_or_resume
 
 TRIALS, HISTORIES = 12, 400
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.plain import Setup
 from benchmarks.throughput import study_spec
-from search.sample_data import write_streets
+from search.samples.streets import write_streets
 from trainers.tasks import load_data
 
 

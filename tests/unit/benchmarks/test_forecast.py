@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import forecast
-from search.replay import Recorded
+from search.stopping.replay import Recorded
 
 EPOCHS = 4
 

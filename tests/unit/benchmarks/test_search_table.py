@@ -23,8 +23,8 @@ from benchmarks.search import (
     spent,
 )
 from benchmarks.table import Nearest, Table
-from search.replay import InOrder, Outcome, Recorded, Unpruned, replay
-from search.study import build_sampler
+from search.stopping.replay import InOrder, Outcome, Recorded, Unpruned, replay
+from search.studies.samplers import build_sampler
 from spaces.config import TrialConfig
 from spaces.space import Choice, Float, Int, Space
 from spaces.spec import SamplerSpec, StudySpec

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.sample_data import CLASSES, VOID, write_streets
-from search.sample_receipts import write_receipts
+from search.samples.receipts import write_receipts
+from search.samples.streets import CLASSES, VOID, write_streets
 from spaces.config import TrialConfig, parameter_types
 from spaces.text_detection import TextTrialConfig
 

@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from search.document import (
+from search.findings.graph_style import label
+from search.findings.markup import (
     Block,
     Code,
     Folded,
@@ -30,7 +31,6 @@ from search.document import (
     to_html,
     to_markdown,
 )
-from search.figures import label
 
 HOSTILE = "<script>alert(1)</script> ](javascript:x) **b** `c` | & \\ <!-- ``` ~~~"
 MARKDOWN = MarkdownIt("commonmark").enable("table")

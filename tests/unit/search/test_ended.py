@@ -8,8 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.ended import EndedCurves
-from search.pruning import Curve
+from search.stopping.curves import Curve, EndedCurves
 
 curves = st.builds(
     Curve,

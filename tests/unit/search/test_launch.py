@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from search.launch import preflight
+from search.work.preflight import preflight
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.segmentation import default_space

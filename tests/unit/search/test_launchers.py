@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from search.artifacts import Artifacts
-from search.launchers import Order, launcher
+from search.files.artifacts import Artifacts
+from search.launchers import launcher
+from search.launchers.engine import Order
 from search.launchers.local import place
 from search.launchers.slurm import _Serve
 from spaces.errors import InputError

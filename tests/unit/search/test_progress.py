@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search.progress import ProgressView
+from search.work.progress import ProgressView
 from spaces.config import TrialConfig
 
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.ended import EndedCurves
-from search.pruning import (
-    Curve,
+from search.stopping.curves import Curve, EndedCurves
+from search.stopping.rules import (
     QuantileRule,
     Review,
     Verdict,

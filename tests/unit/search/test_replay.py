@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import optuna
 import pytest
 
-from search.ended import EndedCurves
-from search.pruning import Curve, QuantileRule, Verdict
-from search.replay import (
+from search.stopping.curves import Curve, EndedCurves
+from search.stopping.replay import (
     NEW,
     WAIT,
     InOrder,
@@ -22,6 +21,7 @@ from search.replay import (
     Unpruned,
     replay,
 )
+from search.stopping.rules import QuantileRule, Verdict
 
 NAN = math.nan
 

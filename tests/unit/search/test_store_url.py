@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.store import parse_store_url
+from search.database.url import parse_store_url
 from spaces.errors import InputError
 
 

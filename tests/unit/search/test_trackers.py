@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
-from search.trackers import TRACKERS, flatten
+from search.work.trackers import TRACKERS, flatten
 from spaces.spec import StudySpec
 
 ROOT = Path(__file__).resolve().parents[3]

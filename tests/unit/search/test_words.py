@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 
-from search.trial_process import ALIVE_SECONDS, Alive, _Words
+from search.work.child import ALIVE_SECONDS, Alive, _Words
 
 
 def test_the_last_word_counts_and_a_fence_is_moved() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.sample_receipts import write_receipts
+from search.samples.receipts import write_receipts
 from spaces.data import TextDataSpec
 from trainers.text_data import TextData, load_text_data
 

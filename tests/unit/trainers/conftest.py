@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.sample_data import CLASSES, write_streets
+from search.samples.streets import CLASSES, write_streets
 from spaces.data import DataSpec
 from trainers.data import SegmentationData
 from trainers.tasks import load_data

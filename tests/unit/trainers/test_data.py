@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.sample_data import CLASSES, write_streets
+from search.samples.streets import CLASSES, write_streets
 from spaces.data import DataSpec
 from trainers import data as data_module
 from trainers.data import decode_image, decode_mask, find_splits

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from search.sample_data import CLASSES, write_streets
+from search.samples.streets import CLASSES, write_streets
 from spaces.data import DataSpec
 
 WORKER = """

@@ -1,0 +1,1 @@
+"""The web server: optuna-dashboard behind its guards, and what it shows."""

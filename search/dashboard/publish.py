@@ -1,0 +1,127 @@
+"""What optuna-dashboard shows of a study: notes, graphs and pictures, kept up to date by workers.
+
+All of it lies in the study's system attributes, in optuna-dashboard's own format, so that any
+optuna-dashboard of the same version shows it. Nothing here may harm a trial: it comes after the
+result has been stored, and what fails is said and tried again after the next trial.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
+from optuna_dashboard._note import (
+    get_note_from_system_attrs,
+    note_str_key_prefix,
+    note_ver_key,
+    split_body,
+)
+
+from search.files.artifacts import Artifacts
+from search.files.shown import attach, detach, shown_trials
+from search.findings.facts import Facts, gather
+from search.findings.markup import to_markdown
+from search.findings.notes import study_note, trial_note
+from search.findings.ranking import ranked
+from search.findings.trial_graphs import FIGURES, study_figures
+from search.studies.study import Study
+
+REFRESH_SECONDS = 60.0  # between refreshes while trials end one after another
+NEW_BEST_SECONDS = 5.0  # the same, where a trial is the new best
+PICTURES = "pictures"  # folder of a trial's pictures, in its own
+KEPT = "## Your notes"  # what a user writes below this heading stays
+
+
+@dataclass
+class Publisher:
+    """Shows one study; each of its workers has one.
+
+    Attributes:
+        artifacts: where the trials' files are; the pictures that are shown are there too.
+        stale: a trial has ended since the notes and graphs were refreshed.
+    """
+
+    study: Study
+    artifacts: Artifacts
+    stale: bool = False
+    _refreshed: float = -float("inf")
+    _best: int | None = None  # trial, when the notes were refreshed last
+    _new_best: bool = False
+    _attached: set[int] = field(default_factory=set)  # trials whose pictures were made here
+
+    def is_among_best(self, number: int) -> bool:
+        """Whether a trial is one of the study's keep_models best, whose pictures are shown."""
+        return number in self._best_numbers(self.study.trials())
+
+    def show_pictures(self, number: int, pictures: Path) -> None:
+        """Show a trial's pictures; those of trials that are no longer among the best go."""
+        files, trial_id = self.artifacts.shown, self.study.trial_id(number)
+        self._attached.add(number)
+        for path in sorted(pictures.glob("*.png")):
+            attach(files, self.study, trial_id, path)
+        self._remove_overtaken()
+
+    def trial_ended(self, best: int | None) -> None:
+        """Hear that a trial has ended, and which one is the best now; None: the same."""
+        self.stale = True
+        self._new_best |= best is not None and best != self._best
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to refresh the notes and graphs while trials run."""
+        age = time.monotonic() - self._refreshed
+        return self.stale and age > (NEW_BEST_SECONDS if self._new_best else REFRESH_SECONDS)
+
+    def refresh(self) -> None:
+        """Write the study's note and graphs, and the notes of trials that have none yet."""
+        facts, study_id = gather(self.study), self.study.study_id
+        before = self.study.store.study_attrs(study_id, "dashboard:note%", "dashboard:%:note_ver")
+        ours = [note_ver_key(None), note_str_key_prefix(None)]
+        ours += [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
+        attrs = self._trial_notes(facts, before) | self._study_note(facts, before)
+        for name, figure in study_figures(facts).items():
+            attrs |= split_plot_data(figure.to_json(), f"{SYSTEM_ATTR_PLOT_DATA}{name}:")
+        self.study.store.replace_study_attrs(study_id, ours, attrs)
+        self._refreshed, self.stale, self._new_best = time.monotonic(), False, False
+        self._best = None if facts.best is None else facts.best.number
+
+    def _trial_notes(self, facts: Facts, written: Mapping[str, Any]) -> dict[str, Any]:
+        """The notes of ended trials that have none."""
+        attrs: dict[str, Any] = {}
+        for trial in facts.ended:
+            if note_ver_key(trial._trial_id) in written or "reason" not in trial.user_attrs:
+                continue
+            note = trial_note(trial, facts.config(trial), self.study.metric)
+            attrs[note_ver_key(trial._trial_id)] = 1
+            attrs |= split_body(to_markdown(note), trial._trial_id)
+        return attrs
+
+    def _study_note(self, facts: Facts, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The study's note, with what a user has written below ours."""
+        earlier = get_note_from_system_attrs(before, None)
+        _, found, kept = earlier["body"].partition(KEPT)
+        body = to_markdown(study_note(facts)) + f"\n{KEPT}\n"
+        body += kept.lstrip("\n") if found else "\n(What you write here stays.)\n"
+        return {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
+
+    def _remove_overtaken(self) -> None:
+        trials, shown = self.study.trials(), shown_trials(self.study)
+        files, best = self.artifacts.shown, self._best_numbers(trials)
+        for trial in trials:
+            pictured = trial._trial_id in shown or trial.number in self._attached
+            if trial.number in best or not pictured:
+                continue
+            detach(files, self.study, trial._trial_id)
+            shutil.rmtree(
+                self.artifacts.workdir(self.study, trial.number) / PICTURES, ignore_errors=True
+            )
+            self._attached.discard(trial.number)
+
+    def _best_numbers(self, trials: Sequence[FrozenTrial]) -> set[int]:
+        return {trial.number for trial in ranked(trials)[: self.study.spec.keep_models]}

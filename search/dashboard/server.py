@@ -1,0 +1,265 @@
+"""optuna-dashboard over a study store, made fit to be left running: guarded, served by waitress."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from urllib.parse import quote
+from wsgiref.types import WSGIApplication
+
+import optuna_dashboard
+import waitress
+from rich.console import Console
+
+from search.dashboard import guards
+from search.dashboard.downloads import with_artifacts
+from search.dashboard.login import Clock, Login
+from search.dashboard.study_page import StudyData
+from search.database.store import Store
+from search.files.artifacts import Artifacts
+from search.files.shown import ShownFiles
+from spaces.errors import InputError
+
+PASSWORD = "SEGTUNE_DASHBOARD_PASSWORD"
+PASSWORD_FILE = "SEGTUNE_DASHBOARD_PASSWORD_FILE"
+PASSWORD_LENGTH = (8, 1000)  # characters; the upper limit keeps the form of /login small
+THREADS = 8
+BODY_BYTES = {False: 64 * 1024, True: 128 * 1024 * 1024}  # by allow_writes: files are uploads
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may reach the dashboard, by what name, and do what.
+
+    Attributes:
+        host: address or name that it listens on.
+        names: further names under which it answers.
+        password: None asks for none; only a loopback address may do without.
+    """
+
+    host: str
+    names: tuple[str, ...] = ()
+    password: str | None = field(default=None, repr=False)
+    allow_writes: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not re.fullmatch(r"\[[0-9a-fA-F:.]+\]|[^\[\]:/@\\*\s]+", name):
+                raise InputError(
+                    f"--allow-host must be a name alone, without scheme, port or path, as in "
+                    f"dash.example.org, but got {name}"
+                )
+        if self.password is None and not _is_loopback(self.host):
+            raise InputError(
+                f"--host {self.host} lets other machines in, so a password must be set: put it in "
+                f"a file for --password-file, or in ${PASSWORD}"
+            )
+
+
+def read_password(file: Path | None) -> str | None:
+    """Return the password in `file`, in the file of $..._PASSWORD_FILE, or in $..._PASSWORD.
+
+    Returns:
+        None where none of them is set.
+
+    Raises:
+        InputError: it cannot be read, is empty, too short or too long, or is set twice.
+    """
+    if file is not None:
+        return _checked(_only_line(file, "--password-file"), f"--password-file {file}")
+    named, given = os.environ.get(PASSWORD_FILE), os.environ.get(PASSWORD)
+    if named is not None and given is not None:
+        raise InputError(f"${PASSWORD} and ${PASSWORD_FILE} are both set; unset one of them")
+    if named is not None:
+        return _checked(_only_line(Path(named), f"${PASSWORD_FILE}"), f"${PASSWORD_FILE} {named}")
+    return None if given is None else _checked(given, f"${PASSWORD}")
+
+
+def make_app(
+    store: Store,
+    artifacts: Artifacts,
+    *,
+    password: str | None = None,
+    allow_writes: bool = False,
+    hosts: Iterable[str] = (),
+    inner: WSGIApplication | None = None,
+    clock: Clock = time.monotonic,
+) -> WSGIApplication:
+    """The dashboard as a WSGI app with its guards.
+
+    Args:
+        artifacts: where trial files are.
+        hosts: names under which it answers, beside those of the loopback.
+        inner: what shows the studies, in place of `dashboard_app`.
+        clock: seconds; measures sessions and failed sign-ins.
+    """
+    files = artifacts.shown
+    app = guards.adapted(inner or StudyData(dashboard_app(store, files), store))
+    app = with_artifacts(app, store.storage, files)
+    if not allow_writes:
+        app = guards.read_only(app)
+    if password is not None:
+        app = Login(app, password, clock)
+    app = guards.same_origin(app)
+    app = guards.with_health(app)
+    app = guards.for_hosts(app, hosts)
+    app = guards.one_spelling(app)
+    app = guards.hide_errors(app)
+    return guards.security_headers(app)
+
+
+def dashboard_app(store: Store, files: ShownFiles) -> WSGIApplication:
+    """optuna-dashboard's own app over a store, unguarded."""
+    app = optuna_dashboard.wsgi(store.storage, artifact_store=files)
+    app.catchall = False  # else it writes tracebacks itself, where nothing takes passwords out
+    return app  # type: ignore[no-any-return]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow begins; connections wait until the app is served.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        InputError: the port is in use or may not be had, or the address is not this machine's.
+    """
+    family, _, _, _, address = min(_addresses(host, port), key=lambda found: found[0])  # IPv4 first
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} of {host} is in use; stop what listens there, or name another one "
+                "with --port (0 picks a free one)"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise InputError(
+                f"port {port} of {host} needs root; name one above 1023 with --port"
+            ) from None
+        raise InputError(f"--host {host} --port {port}: {error.strerror}") from None
+    return listener
+
+
+def serve(
+    store: Store, artifacts: Artifacts, console: Console, listener: socket.socket, access: Access
+) -> int:
+    """Serve the dashboard until SIGINT or SIGTERM. Returns 0: to be stopped is its normal end."""
+    _log_without(_secrets(store, access))
+    app = make_app(
+        store,
+        artifacts,
+        password=access.password,
+        allow_writes=access.allow_writes,
+        hosts=(access.host, *access.names),
+    )
+    server = waitress.create_server(
+        app,
+        sockets=[listener],
+        threads=THREADS,
+        ident="segtune",
+        max_request_body_size=BODY_BYTES[access.allow_writes],
+        clear_untrusted_proxy_headers=False,  # the login reads X-Forwarded-Proto, and says why
+    )
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        host = f"[{access.host}]" if ":" in access.host else access.host
+        url = f"http://{host}:{listener.getsockname()[1]}/dashboard"
+        console.print(f"dashboard: {url}", highlight=False, markup=False, soft_wrap=True)
+        server.run()  # ends at SystemExit, when the requests under way have been answered
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        server.close()
+    return 0
+
+
+class _Redacted(logging.Formatter):
+    """Log lines without passwords, tracebacks included."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _log_without(secrets: set[str]) -> None:
+    """Send all warnings and errors of this process to stderr, with these taken out."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacted(secrets))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a line for each wait
+
+
+def _secrets(store: Store, access: Access) -> set[str]:
+    """The passwords of store and dashboard, plain and as they stand in URLs and forms."""
+    passwords = [str(store.engine.url.password or ""), access.password or ""]
+    plain = {password for password in passwords if password}
+    return plain | {quote(password, safe="") for password in plain}
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _only_line(file: Path, source: str) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{source}: {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: {file} must be UTF-8 text") from None
+    if len(lines) > 1:
+        raise InputError(f"{source}: {file} must hold one line, but has {len(lines)}")
+    return lines[0] if lines else ""
+
+
+def _checked(password: str, source: str) -> str:
+    low, high = PASSWORD_LENGTH
+    if not low <= len(password) <= high:
+        raise InputError(
+            f"{source}: the dashboard's password must have {low} to {high} characters, but has "
+            f"{len(password)}"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in password):
+        raise InputError(f"{source}: the dashboard's password must be UTF-8 text")
+    return password
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address or all addresses of a name."""
+    return all(
+        ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+        for _, _, _, _, address in _addresses(host, 0)
+    )
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    try:
+        if not host:
+            raise OSError
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
+    except (OSError, UnicodeError):
+        raise InputError(
+            f"--host must be an address or a name of this machine, as in 127.0.0.1 or 0.0.0.0, "
+            f"but got {host!r}"
+        ) from None

@@ -1,0 +1,1 @@
+"""The study store: its tables, its versions, and the private formats of Optuna."""

@@ -1,0 +1,94 @@
+"""Tables made, and brought up to date one version at a time, by one process under a lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+
+from search.database.tables import (
+    control_table,
+    metadata,
+    schema_table,
+    seconds_now,
+    slot_table,
+    study_table,
+    worker_table,
+)
+from search.database.url import engine_options
+from spaces.errors import InputError
+
+SCHEMA_VERSION = 4
+
+MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
+
+
+def migrate(engine: sa.Engine, url: str) -> None:
+    """Create what is missing, under an advisory lock; refuse a store of a newer segtune."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SET statement_timeout = 0"))  # others may migrate first
+            connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
+            connection.commit()
+        try:
+            if not sa.inspect(connection).has_table(schema_table.name):
+                RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
+                metadata.create_all(connection)
+                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+                connection.commit()
+            version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
+            for older, upgrade in UPGRADES:
+                if version == older:
+                    upgrade(connection)
+                    version = older + 1
+                    connection.execute(sa.update(schema_table).values(version=version))
+                    connection.commit()
+            if version > SCHEMA_VERSION:
+                raise InputError(
+                    f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
+                    "upgrade segtune"
+                )
+        finally:
+            connection.rollback()
+            if engine.dialect.name == "postgresql":
+                connection.execute(sa.text("RESET statement_timeout"))
+                connection.execute(
+                    sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK}
+                )
+                connection.commit()
+
+
+def _from_version_1(connection: sa.Connection) -> None:
+    """Add what version 2 has: results with their slots, control of studies, workers."""
+    _add_columns(connection, slot_table.c.result, slot_table.c.claimed_at, slot_table.c.seconds)
+    metadata.create_all(connection, [control_table, worker_table])
+    opened = sa.select(study_table.c.study_id, seconds_now(connection.dialect.name))
+    connection.execute(control_table.insert().from_select(["study_id", "opened_at"], opened))
+
+
+def _from_version_2(connection: sa.Connection) -> None:
+    """Add what version 3 has: in which order slots have ended, so that new ones are found fast."""
+    _add_columns(connection, slot_table.c.ended_as)
+    if not any(c["name"] == "ended" for c in sa.inspect(connection).get_columns("segtune_control")):
+        _add_columns(connection, control_table.c.ended)  # else made with the table, from version 1
+    ended = slot_table.c.state.not_in(("OPEN", "RUNNING"))
+    connection.execute(sa.update(slot_table).where(ended).values(ended_as=1))
+    connection.execute(sa.update(control_table).values(ended=1))
+    for index in slot_table.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _from_version_3(connection: sa.Connection) -> None:
+    """Add what version 4 has: which engine runs a worker."""
+    if not any(c["name"] == "job" for c in sa.inspect(connection).get_columns(worker_table.name)):
+        _add_columns(connection, worker_table.c.job)  # else made with the table, from version 1
+
+
+UPGRADES = ((1, _from_version_1), (2, _from_version_2), (3, _from_version_3))
+
+
+def _add_columns(connection: sa.Connection, *columns: sa.Column[Any]) -> None:
+    for column in columns:
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))

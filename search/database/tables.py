@@ -1,0 +1,99 @@
+"""Our tables beside Optuna's: studies, slots with their leases, epochs, workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+schema_table = sa.Table(
+    "segtune_schema", metadata, sa.Column("version", sa.Integer, nullable=False)
+)
+
+study_table = sa.Table(
+    "segtune_study",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("uid", sa.String(32), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+)
+
+slot_table = sa.Table(
+    "segtune_slot",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("trial_number", sa.Integer),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("lease_until", sa.Double),  # seconds since 1970, the database's clock
+    sa.Column("reason", sa.String(64)),
+    sa.Column("result", sa.Text),  # budget.Result as JSON, of an ended slot
+    sa.Column("claimed_at", sa.Double),
+    sa.Column("seconds", sa.Double),  # that earlier attempts have held a device
+    sa.Column("ended_as", sa.Integer),  # control's `ended` then: those that ended later have more
+    sa.Index("segtune_slot_state", "study_id", "state"),
+    sa.Index("segtune_slot_ended", "study_id", "ended_as"),
+)
+
+control_table = sa.Table(
+    "segtune_control",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("stop", sa.String(16)),  # why no new trial begins; NULL = open
+    sa.Column("opened_at", sa.Double, nullable=False),
+    sa.Column(
+        "ended", sa.Integer, nullable=False, server_default="0"
+    ),  # grows with each end of a slot
+)
+
+worker_table = sa.Table(
+    "segtune_worker",
+    metadata,
+    sa.Column("owner", sa.String(200), primary_key=True),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("device", sa.String(200), nullable=False),
+    sa.Column("job", sa.String(200)),  # the engine that runs it, and its name there
+    sa.Column("study", sa.String(100)),
+    sa.Column("trial_number", sa.Integer),
+    sa.Column("since", sa.Double),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
+
+epoch_table = sa.Table(
+    "segtune_epoch",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("trial_number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("metric", sa.Double, nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+)
+
+
+def seconds_now(dialect: str) -> sa.ColumnElement[Any]:
+    if dialect == "postgresql":
+        return sa.extract("epoch", sa.func.clock_timestamp())
+    return sa.cast(sa.func.strftime("%s", "now"), sa.Double)
+
+
+OPEN, RUNNING = "OPEN", "RUNNING"
+
+PAUSED = "paused"  # reason of an open slot whose trial waits for its rule
+
+UNCLAIMED = "unclaimed"  # reason of a trial whose worker died before a slot was its own
+
+ENDED = ("COMPLETE", "PRUNED", "FAILED")
+
+
+AFTER, NOW = "after", "now"  # what a user asks for; else the spent limit stands there
+
+HOURS, GPU_HOURS = "hours", "gpu_hours"
+
+SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too

@@ -1,0 +1,1 @@
+"""The files of trials: in a folder, or in a bucket that machines share."""

@@ -1,0 +1,66 @@
+"""Where the files of trials are, and those of them that the dashboard shows: pictures and charts.
+
+Optuna's own upload registers a file before it writes it, and opens whatever a name leads to. Here a
+file is whole before its name is known, and nothing outside of the folder can be read.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.files.bucket import SCHEME, Bucket, open_bucket
+from search.files.shown import FOLDER, BucketFiles, FolderFiles, ShownFiles
+from search.studies.study import Study
+from spaces.paths import artifacts_dir
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Where the files of trials are kept.
+
+    Attributes:
+        folder: on this machine; where there is a bucket, what is needed of it here.
+        bucket: what all machines share, if there is one.
+    """
+
+    folder: Path
+    bucket: Bucket | None = None
+
+    @property
+    def name(self) -> str:
+        """As `--artifacts` takes it."""
+        return str(self.folder) if self.bucket is None else self.bucket.url
+
+    def workdir(self, study: Study, number: int) -> Path:
+        """The folder of a trial's files on this machine."""
+        return self.folder / self.key(study, number)
+
+    def key(self, study: Study, number: int) -> str:
+        """What a trial's files are under, in folder and bucket."""
+        return f"{study.spec.name}-{study.uid[:8]}/trial-{number:04d}"
+
+    @property
+    def shown(self) -> ShownFiles:
+        """The files that the dashboard shows."""
+        if self.bucket is not None:
+            return BucketFiles(self.bucket)
+        return FolderFiles(self.folder / FOLDER)
+
+
+def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts:
+    """Return where trial files are: `named`, $SEGTUNE_ARTIFACTS, or a folder in the home.
+
+    Args:
+        named: a folder, or s3://bucket/prefix.
+        write: a folder must be writable.
+
+    Raises:
+        InputError: it is no folder and cannot become one, or the bucket cannot be had.
+    """
+    given = named or os.environ.get("SEGTUNE_ARTIFACTS")
+    if given is None or "://" not in given:
+        return Artifacts(artifacts_dir(given, write=write))
+    bucket = open_bucket(given)
+    return Artifacts(artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix, bucket)

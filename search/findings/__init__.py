@@ -1,0 +1,1 @@
+"""What a study has found: facts, ranking, notes, graphs, report, export."""

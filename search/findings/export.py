@@ -1,0 +1,123 @@
+"""What a user takes away: the config, the weights, where they come from, and the curves."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from search.files.artifacts import Artifacts
+from search.files.bucket_copies import fetch_model
+from search.findings import ranking
+from search.findings.plots import plot_curves
+from search.findings.versions import git_commit, versions
+from search.studies.study import Study
+from spaces.config import BaseTrialConfig
+from spaces.data import AnyDataSpec
+from spaces.errors import InputError
+from spaces.paths import unfinished
+from spaces.spec import dump_run_config
+from trainers.checkpoint import WEIGHTS
+from trainers.data import file_digest
+
+
+def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
+    """Write the best trial (or trial `number`) of a study into the folder `to`.
+
+    Raises:
+        InputError: nothing to export, the weights are not on this machine, or `to` is in use.
+    """
+    trial = ranking.best_trial(study, number)
+    workdir = artifacts.workdir(study, trial.number)
+    model = workdir / f"model-{trial.user_attrs['best_epoch']}"
+    if artifacts.bucket is not None and not model.is_dir():
+        fetch_model(artifacts.bucket, artifacts.key(study, trial.number), model)
+    if not model.is_dir():
+        raise InputError(
+            f"the weights of trial {trial.number} are not in {workdir}: they were made on another "
+            "machine (see --artifacts), or were not among the keep_models="
+            f"{study.spec.keep_models} best"
+        )
+    known = trial.user_attrs.get("model_sha256")
+    if known and file_digest(str(model / WEIGHTS)) != known:
+        raise InputError(
+            f"the weights of trial {trial.number} in {model} are not what the trial has written: "
+            "their SHA-256 differs; export another trial, or train its config again"
+        )
+    provenance = {
+        "study": study.spec.name,
+        "study_uid": study.uid,
+        "trial": trial.number,
+        "origin": trial.user_attrs.get("origin", study.spec.sampler.name),
+        "metric": study.metric,
+        "value": trial.value,
+        "reason": trial.user_attrs["reason"],
+        "epochs": trial.user_attrs["epochs"],
+        "best_epoch": trial.user_attrs["best_epoch"],
+        "data_fingerprint": study.fingerprint,
+        "model_sha256": known,
+        "hardware": trial.user_attrs["hardware"],
+    }
+    return write_result(
+        to,
+        data=study.spec.data,
+        config=study.config(trial),
+        model=model,
+        history=study.history(trial.number),
+        metric=study.metric,
+        provenance=provenance,
+    )
+
+
+def write_result(
+    to: Path,
+    *,
+    data: AnyDataSpec,
+    config: BaseTrialConfig,
+    model: Path,
+    history: list[dict[str, Any]],
+    metric: str,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write config.yaml, model/, provenance.json and curves.png; complete, or not at all.
+
+    `to` may hold an earlier result, which is replaced; any other content is refused.
+    """
+    check_target(to)
+    temporary = unfinished(to)
+    temporary.mkdir(parents=True)
+    (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
+    shutil.copytree(model, temporary / "model")
+    title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
+    plot_curves(history, config, metric, title, temporary / "curves.png")
+    facts = {
+        **provenance,
+        "seed": config.train.seed,
+        "classes": data.names,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "host": {"system": platform.platform(), "cores": os.cpu_count()},
+        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if to.exists():
+        shutil.rmtree(to)
+    temporary.rename(to)
+    return to
+
+
+def check_target(to: Path) -> None:
+    """Raise InputError unless `to` is new, empty, or an earlier result."""
+    existing = next(p for p in (to, *to.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"--to {to}: {existing} is a file; name a folder")
+    if to.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(f"--to {to} is where you are; name another folder")
+    if to.is_dir() and any(to.iterdir()) and not (to / "provenance.json").exists():
+        raise InputError(f"--to {to} holds other files; name a new or empty folder")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--to {to} cannot be written")

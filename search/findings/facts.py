@@ -1,0 +1,243 @@
+"""What a study has found, read once: the note, the report and the graphs are views of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.findings.ranking import judged, ranked
+from search.studies.limits import stopped
+from search.studies.reasons import reason
+from search.studies.slots import drawn_config
+from search.studies.study import Study
+from spaces.config import BaseTrialConfig
+from spaces.space import Free
+from spaces.spec import StudySpec
+
+TOP = 5  # trials whose every epoch is read
+MIN_FOR_IMPORTANCES = 8  # complete trials; fewer say nothing
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A searched setting: its default, its value in the best trial, and its importance if known."""
+
+    setting: str
+    default: Any
+    best: Any
+    importance: float | None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A trial that a health rule ended, and after how many epochs."""
+
+    trial: int
+    reason: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A study's trials as they were at one moment, and what follows from them.
+
+    Attributes:
+        trials: all that have been begun, by number.
+        slots: {state: slots}.
+        closed: why no new trial begins, or None.
+    """
+
+    study: Study
+    trials: list[FrozenTrial]
+    slots: Mapping[str, int]
+    closed: str | None
+
+    @cached_property
+    def ended(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state.is_finished()]
+
+    @cached_property
+    def ranking(self) -> list[FrozenTrial]:
+        """Trials with a value, best first."""
+        return ranked(self.trials)
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        return self.ranking[0] if self.ranking else None
+
+    @property
+    def budget(self) -> int:
+        return sum(self.slots.values())
+
+    @cached_property
+    def reasons(self) -> dict[str, int]:
+        """{reason: ended trials}, the most frequent first."""
+        return dict(Counter(reason(trial) for trial in self.ended).most_common())
+
+    @cached_property
+    def judged(self) -> list[FrozenTrial]:
+        """Ended trials that could have trained all their epochs."""
+        return judged(self.trials)
+
+    @cached_property
+    def epochs(self) -> tuple[int, int]:
+        """(epochs trained, epochs that the judged trials would have trained in full)."""
+        trained = sum(trial.user_attrs.get("epochs", 0) for trial in self.judged)
+        return trained, len(self.judged) * self.study.space.base.train.epochs
+
+    @property
+    def saved(self) -> float:
+        """Share of the epochs that early stopping saved, of all kinds."""
+        trained, full = self.epochs
+        return 1 - trained / full if full else 0.0
+
+    @cached_property
+    def seconds(self) -> float:
+        """Seconds that trials have trained, on one device each."""
+        return sum(seconds(trial) for trial in self.trials)
+
+    @cached_property
+    def alarms(self) -> list[Alarm]:
+        """Trials that a health rule ended."""
+        return [
+            Alarm(trial.number, reason(trial), trial.user_attrs.get("epochs", 0))
+            for trial in self.ended
+            if reason(trial).startswith("health:") or reason(trial) in ("nonfinite", "oom")
+        ]
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """{setting: share of the value's variance near the top}, largest first.
+
+        PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023) over the complete trials, conditional
+        settings included; empty where there are fewer than MIN_FOR_IMPORTANCES.
+        """
+        complete = [t for t in self.trials if t.state == TrialState.COMPLETE]
+        if len(complete) < MIN_FOR_IMPORTANCES:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(
+                self.study.over(complete),
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+            )
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @cached_property
+    def comparison(self) -> list[Comparison]:
+        """The searched settings of the best trial beside their defaults, by importance."""
+        if self.best is None:
+            return []
+        default, best = self.study.space.base.flat(), self.config(self.best).flat()
+        rows = [
+            Comparison(name, default.get(name), best.get(name), self.importances.get(name))
+            for name in self.searched
+            if self._has_meaning(name, best)
+        ]
+        return sorted(rows, key=lambda row: self.by_importance.index(row.setting))
+
+    def _has_meaning(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether the condition holds under which a setting is drawn."""
+        conditions = self.study.space.when.get(name, {})
+        return all(config.get(other) in values for other, values in conditions.items())
+
+    @cached_property
+    def searched(self) -> list[str]:
+        """Dotted names of the searched settings, those swept inside each trial last."""
+        space = self.study.space
+        return sorted(space.dims, key=lambda name: isinstance(space.dims[name], Free))
+
+    @cached_property
+    def by_importance(self) -> list[str]:
+        """The searched settings, those first that decide most."""
+        return sorted(self.searched, key=lambda name: -self.importances.get(name, 0.0))
+
+    @cached_property
+    def best_recipe(self) -> FrozenTrial | None:
+        """The best of the starting points that practitioners recommend, or None."""
+        return next((t for t in self.ranking if "origin" in t.user_attrs), None)
+
+    @cached_property
+    def histories(self) -> dict[int, list[dict[str, Any]]]:
+        """{trial: every epoch's report} of the TOP best trials."""
+        return self.study.histories(t.number for t in self.ranking[:TOP])
+
+    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+        return self.study.config(trial)
+
+    def settings(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Every setting that a trial ran with, by dotted name; `config` without its checks."""
+        flat = drawn_config(trial)
+        if flat is None:
+            return self.config(trial).flat()
+        return {**flat, **trial.user_attrs.get("decode", {})}
+
+    def searched_settings(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The searched settings that count in a trial, by dotted name."""
+        values = self.settings(trial)
+        return {name: values[name] for name in self.searched if self._has_meaning(name, values)}
+
+
+def gather(study: Study) -> Facts:
+    """Read a study."""
+    return Facts(study, study.trials(), study.budget.counts(), stopped(study))
+
+
+def seconds(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs.get("seconds") or 0.0)
+
+
+def class_names(spec: StudySpec) -> list[str]:
+    """Names of the classes that a trial's `per_class` lists; none of a text detector."""
+    if spec.task != "segmentation":
+        return []
+    return ["background", *spec.data.names] if len(spec.data.names) == 1 else list(spec.data.names)
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """Return the state of a study as plain data (`segtune status --json`)."""
+    trials = study.trials()
+    waiting = study.budget.waiting()
+    ranking = ranked(trials)
+    epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
+    trained = sum(trial.user_attrs.get("epochs", 0) for trial in judged(trials))
+    full = len(judged(trials)) * study.space.base.train.epochs
+    return {
+        "name": study.spec.name,
+        "task": study.spec.task,
+        "metric": study.metric,
+        "slots": study.budget.counts(),
+        "stopped": stopped(study),
+        "reasons": dict(
+            Counter(
+                t.user_attrs.get("reason", waiting.get(t.number, "running").lower()) for t in trials
+            )
+        ),
+        "epochs": epochs,
+        "epochs_saved": 1 - trained / full if full else 0.0,
+        "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
+        "best": _row(ranking[0], waiting) if ranking else None,
+        "trials": [_row(trial, waiting) for trial in trials],
+    }
+
+
+def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": waiting.get(trial.number, trial.state.name),
+        "value": trial.value,
+        "reason": trial.user_attrs.get("reason"),
+        "error": trial.user_attrs.get("error"),
+        "origin": trial.user_attrs.get("origin"),
+        "epochs": trial.user_attrs.get("epochs"),
+        "best_epoch": trial.user_attrs.get("best_epoch"),
+        "seconds": trial.user_attrs.get("seconds"),
+        "params": {**trial.params, **trial.user_attrs.get("decode", {})},
+    }

@@ -1,0 +1,164 @@
+"""A study and its trials in words: the notes that the dashboard shows, the head of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, seconds
+from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
+from search.findings.wording import clock, dimension_text
+from search.studies.reasons import explained, reason
+from spaces.config import BaseTrialConfig
+
+MOST_ALARMS = 20  # in a list of them
+
+
+def study_note(facts: Facts) -> list[Block]:
+    """What a study found, to be read in a minute."""
+    return [
+        *headline(facts),
+        *best_config(facts),
+        *importances(facts),
+        *ended(facts),
+        *alarms(facts),
+        *searched(facts),
+        Text(
+            f"Take it away: `segtune export {facts.study.spec.name} --to best/`. One file for a "
+            f"colleague: `segtune report {facts.study.spec.name} --to report.html`."
+        ),
+    ]
+
+
+def searched(facts: Facts) -> list[Block]:
+    """What the study file asks for: the ranges, and how trials are drawn and stopped."""
+    space, spec = facts.study.space, facts.study.spec
+    rows = [
+        (f"`{name}`", literal(dimension_text(dim)), _condition(space.when.get(name, {})))
+        for name, dim in space.dims.items()
+    ]
+    budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.budget}
+    return [
+        Heading("What is searched", 3),
+        Table(("setting", "values", "only where"), rows),
+        Text(
+            f"Sampler {spec.sampler.name}, early stopping {spec.pruner.name}, at most "
+            f"{space.base.train.epochs} epochs a trial; budget "
+            + ", ".join(f"{name} {value:g}" for name, value in budget.items())
+            + "."
+        ),
+    ]
+
+
+def headline(facts: Facts) -> list[Block]:
+    """What was searched, how far it is, what was best."""
+    spec, best = facts.study.spec, facts.best
+    done = sum(facts.slots[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
+    lines = [
+        f"**{done} of {facts.budget} trials** have ended: {_counted(facts.slots)}"
+        + (f"; stopped ({facts.closed})" if facts.closed else ""),
+        f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
+        f"kinds saved **{facts.saved:.0%}** of the epochs",
+    ]
+    if best is not None and best.value is not None:
+        found = [
+            f"**Best {facts.study.metric} {best.value:.4f}**: trial {best.number}, "
+            f"epoch {best.user_attrs.get('best_epoch', '-')}"
+        ]
+        recipe = facts.best_recipe
+        if recipe is not None and recipe.value is not None:
+            gain = f"{best.value - recipe.value:+.4f} by the search"
+            found.append(
+                f"the best recipe of the field, `{recipe.user_attrs['origin']}`, reached "
+                f"{recipe.value:.4f} (trial {recipe.number}): "
+                + (gain if best.number != recipe.number else "nothing was better yet")
+            )
+        lines = found + lines
+    return [Heading(f"{spec.name}: {spec.task.replace('_', ' ')}"), Items(lines)]
+
+
+def best_config(facts: Facts) -> list[Block]:
+    """The best trial's searched settings beside their defaults."""
+    if facts.best is None:
+        return [Text("No trial has ended with a value yet.")]
+    rows = [(_name(row), row.default, row.best) for row in facts.comparison]
+    return [
+        Heading(f"Best config: trial {facts.best.number}", 3),
+        Table(("setting", "default", "best"), rows),
+    ]
+
+
+def importances(facts: Facts) -> list[Block]:
+    """Which settings matter, in words."""
+    heading = Heading("What matters", 3)
+    if not facts.importances:
+        return [
+            heading,
+            Text(f"Known once {MIN_FOR_IMPORTANCES} trials have trained all their epochs."),
+        ]
+    shares = [(name, share) for name, share in facts.importances.items() if share >= 0.05]
+    words = ", ".join(f"`{name}` {share:.0%}" for name, share in shares)
+    first = next(iter(facts.importances))
+    small = len(facts.importances) - len(shares)
+    rest = f"; the other {small} settings decide less than 5 % each" if small else ""
+    return [
+        heading,
+        Text(
+            f"**{first}** decides most about being among the best: {words}{rest}. PED-ANOVA, over "
+            "the trials that trained all their epochs."
+        ),
+    ]
+
+
+def ended(facts: Facts) -> list[Block]:
+    """Why trials ended."""
+    if not facts.reasons:
+        return []
+    rows = [(name, count, explained(name)) for name, count in facts.reasons.items()]
+    return [Heading("Why trials ended", 3), Table(("reason", "trials", "is"), rows)]
+
+
+def alarms(facts: Facts) -> list[Block]:
+    """The first trials that a health rule ended."""
+    if not facts.alarms:
+        return []
+    lines = [f"trial {a.trial}: {a.reason} after {a.epochs} epochs" for a in facts.alarms]
+    more = len(lines) - MOST_ALARMS
+    return [Items([*lines[:MOST_ALARMS], *([f"and {more} more"] if more > 0 else [])])]
+
+
+def trial_note(trial: FrozenTrial, config: BaseTrialConfig, metric: str) -> list[Block]:
+    """Why a trial ended, and everything that it was trained with."""
+    facts, why = trial.user_attrs, reason(trial)
+    value = "no value" if trial.value is None else f"{metric} {trial.value:.4f}"
+    if facts.get("best_epoch"):
+        value += f" at epoch {facts['best_epoch']} of {facts['epochs']}"
+    lines = [f"**{why}**: {explained(why)}", value, f"{clock(seconds(trial))} of device time"]
+    if facts.get("bar") is not None:
+        lines.insert(1, f"held against {facts['bar']:.4f}")
+    if facts.get("error"):
+        lines.append(f"error: {literal(facts['error'])}")
+    if facts.get("origin"):
+        lines.append(f"recipe of the field: `{facts['origin']}`")
+    if facts.get("hardware"):
+        lines.append(", ".join(f"{name} {value}" for name, value in facts["hardware"].items()))
+    settings = "\n".join(f"{name}: {value}" for name, value in config.flat().items())
+    return [Items(lines), Heading("Effective config", 3), Code(settings)]
+
+
+def _condition(conditions: Mapping[str, Collection[Any]]) -> str:
+    return literal("; ".join(f"{n} = {' or '.join(map(str, v))}" for n, v in conditions.items()))
+
+
+def _counted(slots: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count)
+
+
+def _name(row: Comparison) -> str:
+    return f"`{row.setting}`" if _same(row.default, row.best) else f"**{row.setting}**"
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other)

@@ -1,0 +1,391 @@
+"""A study on one page: a self-contained HTML file with its graphs, or Markdown without them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import html
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from search.files.artifacts import Artifacts
+from search.files.shown import bring
+from search.findings.facts import Facts, gather, seconds
+from search.findings.markup import (
+    Block,
+    Code,
+    Folded,
+    Graph,
+    Heading,
+    Items,
+    Row,
+    Table,
+    Text,
+    cell,
+    literal,
+    to_html,
+    to_markdown,
+)
+from search.findings.notes import best_config, ended, headline, importances
+from search.findings.search_graphs import history, importances_graph, slices
+from search.findings.thumbnails import thumbnails
+from search.findings.trial_graphs import study_figures
+from search.findings.versions import versions
+from search.findings.wording import clock
+from search.studies.reasons import explained, reason
+from search.studies.study import Study
+from spaces.errors import InputError, did_you_mean
+from spaces.paths import unfinished
+from spaces.yamlfile import dump_yaml
+
+FORMATS = ("html", "md")
+TOP = {"html": 20, "md": 10}  # rows of the leaderboard, and of the alarms
+HEIGHT, SLICE_HEIGHT = 420, 280  # pixels
+STYLED = ("xaxis", "yaxis", "paper_bgcolor", "plot_bgcolor", "hoverlabel")
+MOST_SETTINGS = 8  # that a row of the leaderboard lists
+PICTURE_BYTES = 300_000  # of all pictures; a page must stay below 6 MB with Plotly's 4.8
+PICTURES = "pictures"  # folder of a trial's pictures, in its own
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="segtune">
+<title>{title}</title>
+<style>
+{style}</style>
+<script>{plotly}</script>
+</head>
+<body>
+<noscript><p>The graphs of this page need JavaScript; the tables do not.</p></noscript>
+<main>
+{body}
+</main>
+<script>
+{print}</script>
+</body>
+</html>
+"""
+
+
+def write_report(study: Study, to: Path, form: str, artifacts: Artifacts) -> int:
+    """Write the report of a study into a file, whole or not at all.
+
+    Args:
+        form: one of FORMATS.
+        artifacts: where the trials' files are; the best trial's pictures may be among them.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        InputError: no trial has ended yet, or the file cannot be written.
+    """
+    content = report_text(study, form, artifacts).encode("utf-8", errors="backslashreplace")
+    temporary = unfinished(to)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(to)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"--to {to} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return len(content)
+
+
+def report_text(study: Study, form: str, artifacts: Artifacts) -> str:
+    """Return the text of a study's report; arguments as of `write_report`."""
+    facts = gather(study)
+    if not facts.ended:
+        raise InputError(
+            f"study {study.spec.name} has nothing to report: no trial has ended yet; see "
+            f"`segtune status {study.spec.name}`"
+        )
+    blocks = report_blocks(facts, artifacts, form)
+    if form == "md":
+        return to_markdown(blocks)
+    templates = files("search") / "templates"
+    return PAGE.format(
+        policy=POLICY,
+        title=html.escape(f"{study.spec.name}: segtune report"),
+        style=(templates / "report.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        body=to_html(blocks),
+        print=(templates / "report.js").read_text(encoding="utf-8"),
+    )
+
+
+def check_target(to: Path, form: str | None) -> str:
+    """Return the format of the report that is to be written to `to`; `-` is standard output.
+
+    Raises:
+        InputError: an unknown format, or a file that cannot be written.
+    """
+    if form is None:
+        form = "md" if str(to) == "-" else to.suffix.removeprefix(".").lower()
+        if form not in FORMATS:
+            raise InputError(f"--to {to}: must end in .html or .md, or give --format")
+    if form not in FORMATS:
+        hint = did_you_mean(form, FORMATS)
+        raise InputError(f"--format {form}: must be {' or '.join(FORMATS)}{hint}")
+    if str(to) == "-":
+        if form != "md":
+            raise InputError("--to -: only --format md goes to standard output; name a file")
+        return form
+    try:
+        if to.exists() and not to.is_file():
+            kind = "a folder" if to.is_dir() else "not a regular file"
+            raise InputError(f"--to {to} is {kind}; name a file")
+        if not to.parent.is_dir():
+            raise InputError(f"--to {to}: the folder {to.parent} does not exist; make it first")
+        if not os.access(to if to.exists() else to.parent, os.W_OK):
+            raise InputError(f"--to {to} cannot be written")
+    except OSError as error:
+        raise InputError(f"--to {to} cannot be written: {error.strerror}") from None
+    return form
+
+
+def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> list[Block]:
+    """What a report says, in its order; Markdown has no graphs and is shorter."""
+    top, graphs = TOP[form], form == "html"
+    title, *lines = headline(facts)
+    figures = study_figures(facts) if graphs else {}
+    blocks = [
+        title,
+        Text(f"Written {_now()} by segtune {versions()['segtune']}."),
+        *lines,
+        *best_config(facts),
+        *importances(facts),
+        *(_graph("importances", importances_graph(facts)) if graphs else []),
+        *ended(facts),
+        *leaderboard(facts, top),
+        *(search_graphs(facts, figures) if graphs else []),
+        *early_stopping(facts),
+        *_graph("early-stopping", figures.get("early-stopping")),
+        *health_alarms(facts, top),
+        *(best_trials(facts, figures, artifacts) if graphs else []),
+        *reproduce(facts),
+    ]
+    return [replace(b, level=b.level - 1) if isinstance(b, Heading) else b for b in blocks]
+
+
+def leaderboard(facts: Facts, top: int) -> list[Block]:
+    """The best trials and how their settings differ."""
+    trials = facts.ranking[:top]
+    if not trials:
+        return []
+    names = facts.by_importance
+    values = {trial.number: facts.searched_settings(trial) for trial in trials}
+    alike = [name for name in names if len(trials) > 1 and _alike(name, list(values.values()))]
+    differing = [name for name in names if name not in alike]
+    rows = [
+        (
+            trial.number,
+            f"{trial.value:.4f}",
+            trial.user_attrs.get("best_epoch"),
+            trial.user_attrs.get("epochs"),
+            reason(trial),
+            round(seconds(trial)),
+            trial.user_attrs.get("origin", facts.study.spec.sampler.name),
+            _listed(values[trial.number], differing[:MOST_SETTINGS]),
+        )
+        for trial in trials
+    ]
+    columns = ("trial", facts.study.metric, "best at", "epochs", "ended", "seconds", "from")
+    notes = [f"{len(trials)} of {len(facts.ranking)} trials with a value, best first."]
+    if alike:
+        notes.append(f"All of these have {_listed(values[trials[0].number], alike)}.")
+    if rest := differing[MOST_SETTINGS:]:
+        notes.append(f"Not shown{_less(facts)}: {', '.join(rest)}.")
+    return [
+        Heading("Leaderboard", 3),
+        Table((*columns, "settings that differ"), rows),
+        Text(" ".join(notes)),
+    ]
+
+
+def search_graphs(facts: Facts, figures: Mapping[str, go.Figure]) -> list[Block]:
+    """The search by trial, against its cost, and setting by setting."""
+    if not facts.ranking:
+        return []
+    graphs = [
+        _graph(f"slice-{number}", figure, SLICE_HEIGHT)[0]
+        for number, figure in enumerate(slices(facts).values())
+    ]
+    blocks: list[Block] = [
+        Heading("The search", 3),
+        *_graph("history", history(facts)),
+        *_graph("value-against-cost", figures.get("value-against-cost")),
+    ]
+    if graphs:
+        blocks += [
+            Heading("Setting by setting", 3),
+            Text(
+                f"{facts.study.metric} against {len(graphs)} of the {len(facts.searched)} searched "
+                f"settings{_most(facts)}. A darker point is a later trial, the diamond is the best."
+            ),
+            Row(graphs),
+        ]
+    return blocks
+
+
+def early_stopping(facts: Facts) -> list[Block]:
+    """The epochs that were not trained, and what ended those trials."""
+    heading = Heading("What early stopping saved", 3)
+    trained, full = facts.epochs
+    if not trained:
+        return [heading, Text("No trial has trained an epoch.")]
+    length = facts.study.space.base.train.epochs
+    rows = []
+    for name in facts.reasons:
+        epochs = [t.user_attrs.get("epochs", 0) for t in facts.judged if reason(t) == name]
+        if epochs:
+            saved = len(epochs) * length - sum(epochs)
+            share = f"{saved / (full - trained):.0%}" if full > trained else None
+            rows.append((name, len(epochs), sum(epochs), saved, share))
+    spared = clock(facts.seconds / trained * (full - trained))
+    return [
+        heading,
+        Text(
+            f"**{full - trained} of {full} epochs** ({facts.saved:.0%}) were not trained: at the "
+            f"study's mean of {facts.seconds / trained:.3g} s an epoch, about {spared} of device "
+            "time. Trials that failed, or could not be trained at all, do not count."
+        ),
+        Table(("ended by", "trials", "epochs trained", "epochs saved", "of all saved"), rows),
+    ]
+
+
+def health_alarms(facts: Facts, top: int) -> list[Block]:
+    """The trials that a health rule ended."""
+    heading = Heading("Health alarms", 3)
+    if not facts.alarms:
+        return [heading, Text("No health rule has ended a trial.")]
+    rows = [(a.trial, a.reason, a.epochs, explained(a.reason)) for a in facts.alarms[:top]]
+    blocks: list[Block] = [heading, Table(("trial", "alarm", "after epochs", "is"), rows)]
+    if (more := len(facts.alarms) - top) > 0:
+        blocks.append(Text(f"And {more} more."))
+    return blocks
+
+
+def best_trials(
+    facts: Facts, figures: Mapping[str, go.Figure], artifacts: Artifacts
+) -> list[Block]:
+    """Losses, classes and thresholds of the best trials; pictures of the best one."""
+    if facts.best is None:
+        return []
+    folder = artifacts.workdir(facts.study, facts.best.number) / PICTURES
+    if artifacts.bucket is not None and not folder.is_dir():  # drawn on another machine
+        bring(artifacts.shown, facts.study, facts.best._trial_id, folder)
+    pictures, left_out = thumbnails(folder, PICTURE_BYTES)
+    blocks: list[Block] = [Heading("The best trials", 3)]
+    for name in ("loss-parts", "per-class-iou", "box-thresh"):
+        blocks += _graph(name, figures.get(name))
+    if pictures:
+        blocks += [Text(f"Pictures of trial {facts.best.number}:"), Row(pictures)]
+    if left_out:
+        blocks.append(Text(f"{left_out} pictures are left out: no room, or not readable."))
+    if not pictures and not left_out:
+        blocks.append(
+            Text(
+                f"There are no pictures of trial {facts.best.number} in the artifacts folder of "
+                "the machine that wrote this report."
+            )
+        )
+    return blocks
+
+
+def reproduce(facts: Facts) -> list[Block]:
+    """Study file, data, software and commands."""
+    study, name = facts.study, facts.study.spec.name
+    spec = dump_yaml(study.spec.model_dump(mode="json"), width=90)
+    lines = [
+        f"data fingerprint `{study.fingerprint}`: SHA-256 over every file, split and class; "
+        "launching on other data under this name is refused",
+        f"study uid `{study.uid}`, seed {study.spec.seed}",
+    ]
+    if facts.best is not None and facts.best.user_attrs.get("hardware"):
+        hardware = facts.best.user_attrs["hardware"].items()
+        lines.append("the best trial ran on " + ", ".join(literal(f"{k} {v}") for k, v in hardware))
+    return [
+        Heading("How to reproduce", 3),
+        Code(
+            "segtune launch study.yaml                       # the file below\n"
+            f"segtune export {name} --to best/\n"
+            "segtune evaluate best/ --data val               # the exported model's score\n"
+            "segtune train best/config.yaml --to full/       # the best config, in full"
+        ),
+        Items(lines),
+        Folded("Versions, where this report was written", [_versions()]),
+        Folded("study.yaml, with the paths of where it was launched", [Code(spec)]),
+    ]
+
+
+def _versions() -> Table:
+    return Table(("package", "version"), list(versions().items()))
+
+
+def _graph(name: str, figure: go.Figure | None, height: int = HEIGHT) -> list[Graph]:
+    """A figure of its own height, as wide as the page, its title outside of it."""
+    if figure is None:
+        return []
+    page = go.Figure(figure)
+    title, _, caption = (page.layout.title.text or "").partition("<br><sub>")
+    style = page.layout.template.layout
+    # the whole template is 7 kB a graph, most of it about maps and solids
+    page.layout.template = {"layout": {name: style[name] for name in STYLED}}
+    page.update_layout(
+        height=page.layout.height or height,
+        margin={"l": 48, "r": 10, "t": 28, "b": 48},
+        font={"family": "system-ui, sans-serif", "size": 12},
+        # above: it grows upwards and never meets the axis title
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 11},
+            "entrywidth": 98,  # pixels of text: two columns on a telephone
+            "tracegroupgap": 0,
+        },
+    )
+    page.layout.title = None
+    title, caption = html.unescape(title), html.unescape(caption.removesuffix("</sub>"))
+    return [Graph(name, page, literal(title), literal(caption))]
+
+
+def _less(facts: Facts) -> str:
+    return ", as they matter less" if facts.importances else ""
+
+
+def _most(facts: Facts) -> str:
+    return ", those that matter most" if facts.importances else ""
+
+
+def _alike(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a setting counts in all rows and is the same in them."""
+    return all(name in row and row[name] == rows[0][name] for row in rows)
+
+
+def _listed(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{n} {literal(cell(values[n]))}" for n in names if n in values)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,213 @@
+"""What each stopping rule would have saved of a study, and what it would have lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
+from search.stopping.rules import OURS, optuna_pruner, quantile_rule, warmup_end
+from search.studies.reasons import OWN_ENDS, reason
+from search.studies.study import Study
+from spaces.errors import InputError
+from spaces.spec import PrunerSpec
+
+LOST = 0.01  # a search whose best is this far below the study's has lost something
+MIN_RUNS = 10  # fewer say nothing about a rule that waits for five
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A study's runs, as far as they went.
+
+    Attributes:
+        cut: runs that the study itself stopped, of which nobody knows how they would have gone on.
+    """
+
+    runs: list[Recorded]
+    cut: int
+
+    @property
+    def best(self) -> float:
+        return max(run.value for run in self.runs)
+
+    @property
+    def epochs(self) -> int:
+        return sum(len(run.metric) for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rule on the study's runs.
+
+    Attributes:
+        epochs: spent with the runs in the order in which they were begun.
+        best: what it found in that order.
+        mean_epochs: spent, over the random orders.
+        to_best: epochs until a run was within LOST of the best; mean over the random orders that
+            came so near, or None.
+        lost: share of the random orders that never did.
+    """
+
+    rule: str
+    epochs: int
+    best: float
+    mean_epochs: float
+    to_best: float | None
+    lost: float
+
+
+def read_curves(study: Study) -> Curves:
+    """Read the curves of all ended trials.
+
+    Raises:
+        InputError: there are too few to judge a rule by.
+    """
+    runs, cut = [], 0
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    histories = study.histories(trial.number for trial in ended)
+    for trial in ended:
+        history = histories[trial.number]
+        if not history:
+            continue
+        why = reason(trial)
+        cut += why not in OWN_ENDS and not why.startswith("health:")
+        runs.append(
+            Recorded(
+                trial.params,
+                tuple(report["metric"] for report in history),
+                tuple(report["seconds"] for report in history),
+                warmup_end(study.config(trial)),
+            )
+        )
+    if len(runs) < MIN_RUNS:
+        raise InputError(
+            f"study {study.spec.name} has {len(runs)} ended trials with an epoch, but a replay "
+            f"needs {MIN_RUNS}; raise its budget: segtune launch FILE --trials N"
+        )
+    return Curves(runs, cut)
+
+
+def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int = 0) -> list[Row]:
+    """Replay the study's runs under every rule.
+
+    Args:
+        orders: random orders of the runs, beside the one in which they were begun.
+        workers: that train at once, in simulated time.
+    """
+    epochs = study.space.base.train.epochs
+    shuffled = [list(curves.runs) for _ in range(orders)]
+    for number, runs in enumerate(shuffled):
+        random.Random(f"{seed}/{number}").shuffle(runs)
+    target = curves.best - LOST
+    rows = []
+    for name, make, pruner in _rules(study.spec.pruner, epochs, len(curves.runs)):
+        as_it_was = replay(InOrder(curves.runs), make(), epochs, workers=workers, pruner=pruner())
+        whole = [
+            replay(InOrder(runs), make(), epochs, workers=workers, pruner=pruner())
+            for runs in shuffled
+        ]
+        arrivals = (outcome.epochs_to(target) for outcome in whole)
+        arrived = [epochs_ for epochs_ in arrivals if epochs_ is not None]
+        rows.append(
+            Row(
+                name,
+                as_it_was.epochs,
+                as_it_was.best,
+                statistics.mean(outcome.epochs for outcome in whole),
+                statistics.mean(arrived) if arrived else None,
+                1 - len(arrived) / orders,
+            )
+        )
+    return rows
+
+
+def show(study: Study, curves: Curves, rows: Sequence[Row], orders: int, console: Console) -> None:
+    """Print the comparison, and what it cannot know."""
+    name = study.spec.name
+    table = Table(title=Text(f"{name}: stopping rules on its {len(curves.runs)} recorded runs"))
+    for heading in (
+        "rule",
+        "epochs",
+        "saved",
+        f"best {study.metric}",
+        f"epochs, {orders} orders",
+        f"to within {LOST}",
+        "never",
+    ):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    for row in rows:
+        table.add_row(
+            Text(row.rule),
+            str(row.epochs),
+            f"{1 - row.epochs / curves.epochs:.0%}",
+            f"{row.best:.4f}",
+            f"{row.mean_epochs:.0f}",
+            "-" if row.to_best is None else f"{row.to_best:.0f}",
+            f"{row.lost:.0%}",
+        )
+    console.print(table)
+    console.print(
+        "epochs, saved, best: with the runs in the order in which they were begun; then means over "
+        f"{orders} random orders: epochs in all, epochs until a run was within {LOST} of the best, "
+        "and the share of orders that never got there",
+        style="dim",
+    )
+    if curves.cut:
+        console.print(
+            f"{curves.cut} of the {len(curves.runs)} runs were stopped by the study itself; a rule "
+            "that lets them go on counts them as far as they went, so it would have spent more "
+            "(and perhaps found more). For a full answer run a study with pruner: none"
+        )
+
+
+def as_json(curves: Curves, rows: Sequence[Row]) -> str:
+    """The comparison for programs."""
+    facts = {"runs": len(curves.runs), "cut": curves.cut, "epochs": curves.epochs}
+    return json.dumps({**facts, "best": curves.best, "rules": [asdict(row) for row in rows]})
+
+
+def _rules(
+    own: PrunerSpec, epochs: int, trials: int
+) -> list[tuple[str, Callable[[], Rule], Callable[[], optuna.pruners.BasePruner]]]:
+    """(name, rule, Optuna's pruner) of each rule; the study's own settings where it is its rule."""
+    known = [
+        PrunerSpec(),
+        PrunerSpec(name="median"),
+        PrunerSpec(name="median", align="warmup"),
+        PrunerSpec(name="stock_median"),
+        PrunerSpec(name="percentile"),
+        PrunerSpec(name="hyperband"),
+    ]
+    specs = {_title(spec): spec for spec in known}
+    if own.name != "none" and own not in known:
+        specs[f"{own.name}, as this study has it"] = own
+    return [
+        ("none", Unpruned, optuna.pruners.NopPruner),
+        *(
+            (name, _maker(spec, epochs, trials), _pruner(spec, epochs))
+            for name, spec in specs.items()
+        ),
+    ]
+
+
+def _title(spec: PrunerSpec) -> str:
+    return spec.name if spec.align == PrunerSpec().align else f"{spec.name}, align: {spec.align}"
+
+
+def _maker(spec: PrunerSpec, epochs: int, trials: int) -> Callable[[], Rule]:
+    if spec.name in OURS:
+        return lambda: OurRule(quantile_rule(spec, epochs, trials))
+    return OptunaRule
+
+
+def _pruner(spec: PrunerSpec, epochs: int) -> Callable[[], optuna.pruners.BasePruner]:
+    return lambda: optuna_pruner(spec, epochs)

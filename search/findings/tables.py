@@ -1,0 +1,179 @@
+"""Tables for people: studies, one study, a space, scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.findings.ranking import ranked
+from search.findings.wording import clock, describe, dimension_text
+from search.studies.study import Study
+from spaces.space import Space
+
+
+def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
+    """One line a study."""
+    if not summaries:
+        console.print("no study yet; start one with: segtune launch STUDY.yaml")
+        return
+    table = Table()
+    for column in ("study", "ended", "running", "best", "trial", "time"):
+        table.add_column(column, justify="left" if column == "study" else "right")
+    for summary in summaries:
+        slots, best = summary["slots"], summary["best"]
+        ended = slots["COMPLETE"] + slots["PRUNED"] + slots["FAILED"]
+        table.add_row(
+            summary["name"],
+            f"{ended}/{sum(slots.values())}",
+            str(slots["RUNNING"]),
+            f"{summary['metric']} {best['value']:.4f}" if best else "-",
+            str(best["number"]) if best else "-",
+            clock(summary["seconds"]),
+        )
+    console.print(table)
+
+
+def show_study(summary: dict[str, Any], console: Console) -> None:
+    """A study's totals and every trial of it."""
+    slots = summary["slots"]
+    console.print(
+        f"{summary['name']}: "
+        + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
+        highlight=False,
+    )
+    console.print(
+        f"{summary['epochs']} epochs in {clock(summary['seconds'])}; early stopping saved "
+        f"{summary['epochs_saved']:.0%} of the epochs of the trials that have ended",
+        highlight=False,
+    )
+    table = Table()
+    for column in ("trial", "state", "reason", summary["metric"], "best at", "epochs", "config"):
+        table.add_column(column, no_wrap=column not in ("config", "reason"))
+    for row in summary["trials"]:
+        table.add_row(
+            str(row["number"]),
+            row["state"],
+            row["error"] or row["reason"] or "",
+            "-" if row["value"] is None else f"{row['value']:.4f}",
+            str(row["best_epoch"] or "-"),
+            str(row["epochs"] or "-"),
+            describe(row["params"]),
+        )
+    console.print(table)
+
+
+def show_workers(workers: list[dict[str, Any]], console: Console) -> None:
+    """One line a worker: where it is, what it runs, since when."""
+    if not workers:
+        return
+    table = Table(title="workers", title_justify="left")
+    for column in (
+        "host",
+        "pid",
+        "device",
+        "job",
+        "state",
+        "study",
+        "trial",
+        "for",
+        "last seen",
+    ):
+        table.add_column(column)
+    for row in workers:
+        table.add_row(
+            row["host"],
+            str(row["pid"]),
+            row["device"],
+            row["job"] or "-",
+            row["state"],
+            row["study"] or "-",
+            "-" if row["trial_number"] is None else str(row["trial_number"]),
+            "-" if row["for_seconds"] is None else clock(row["for_seconds"]),
+            f"{clock(row['silent_seconds'])} ago",
+        )
+    console.print(table)
+
+
+def show_space(space: Space, console: Console) -> None:
+    """Every dimension with its range and condition, then what is fixed."""
+    table = Table(title="searched", title_justify="left")
+    for column in ("setting", "values", "only where"):
+        table.add_column(column)
+    for name, dim in space.dims.items():
+        condition = "; ".join(
+            f"{other} = {' or '.join(map(str, values))}"
+            for other, values in space.when.get(name, {}).items()
+        )
+        table.add_row(name, dimension_text(dim), condition)
+    console.print(table)
+    fixed = Table(title="fixed (name one in `space:` to change or search it)", title_justify="left")
+    fixed.add_column("setting")
+    fixed.add_column("value")
+    for name, value in space.base.flat().items():
+        if name not in space.dims:
+            fixed.add_row(name, str(value))
+    console.print(fixed)
+
+
+def show_scores(scores: dict[str, Any], classes: list[str], split: str, console: Console) -> None:
+    """The metric, then each class, or precision and recall of a detector."""
+    if "detection" in scores:
+        _show_detection(scores, split, console)
+        return
+    name = "IoU" if "binary" in scores else "mIoU"
+    console.print(
+        f"{split} {name} {scores['metric']:.6f}, pixel accuracy {scores['pixel_accuracy']:.4f}",
+        highlight=False,
+    )
+    for key, value in scores.get("binary", {}).items():
+        console.print(f"  {key} {value:.4f}", highlight=False)
+    table = Table()
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for label, iou in zip(classes, scores["per_class"], strict=True):
+        table.add_row(label, "absent" if iou != iou else f"{iou:.4f}")
+    console.print(table)
+
+
+def _show_detection(scores: dict[str, Any], split: str, console: Console) -> None:
+    detection = scores["detection"]
+    console.print(
+        f"{split} Hmean {scores['metric']:.6f}, precision {detection['precision']:.4f}, recall "
+        f"{detection['recall']:.4f}",
+        highlight=False,
+    )
+    if detection["images_over_max_candidates"]:
+        console.print(
+            f"warning: decode.max_candidates left text out in "
+            f"{detection['images_over_max_candidates']} images; raise it",
+            highlight=False,
+        )
+    if "cleval" in scores:
+        text = ", ".join(f"{name} {value:.4f}" for name, value in scores["cleval"].items())
+        console.print(f"CLEval: {text}", highlight=False)
+
+
+def leaderboard(study: Study, rows: int = 5) -> Table:
+    """Return the best trials as a table."""
+    table = Table(title=f"{study.spec.name}: best trials", title_justify="left")
+    for column, justify in (
+        ("trial", "right"),
+        (study.metric, "right"),
+        ("ended", "left"),
+        ("epochs", "right"),
+        ("config", "left"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
+    for trial in ranked(study.trials())[:rows]:
+        settings = describe({**trial.params, **trial.user_attrs.get("decode", {})})
+        origin = trial.user_attrs.get("origin")
+        table.add_row(
+            str(trial.number),
+            f"{trial.value:.4f}",
+            trial.user_attrs["reason"],
+            str(trial.user_attrs["epochs"]),
+            f"{settings} ({origin})" if origin else settings,
+        )
+    return table

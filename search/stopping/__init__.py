@@ -1,0 +1,1 @@
+"""Early stopping: curves, rules, and searches replayed under them."""

@@ -1,0 +1,1 @@
+"""Studies in the store: their slots, reports, limits, workers and reasons."""

@@ -1,0 +1,82 @@
+"""Stopping and reopening a study, and the limits of its budget beside the count of trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from search.database.store import Store
+from search.database.tables import GPU_HOURS, HOURS, NOW, SPENT, control_table
+
+if TYPE_CHECKING:
+    from search.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a supervisor must act on.
+
+    Attributes:
+        now: the word that ends running trials: preempted (`stop --now`), stopped (a spent budget).
+        trial_seconds: how long one attempt may run.
+    """
+
+    now: str | None
+    trial_seconds: float | None
+
+    @staticmethod
+    def none() -> Limits:
+        return Limits(None, None)
+
+
+def limits(study: Study) -> Limits:
+    """Read a study's limits; close it where its hours are spent."""
+    budget = study.spec.budget
+    stop, elapsed = _state(study.store, study.study_id)
+    if not stop:
+        if budget.hours is not None and elapsed > budget.hours * 3600:
+            stop = HOURS
+        elif budget.gpu_hours is not None:
+            used = study.budget.used_seconds()
+            stop = GPU_HOURS if used > budget.gpu_hours * 3600 else None
+        if stop:
+            close(study.store, study.study_id, stop)
+    word = "preempted" if stop == NOW else "stopped" if stop in SPENT else None
+    seconds = None if budget.trial_hours is None else budget.trial_hours * 3600
+    return Limits(word, seconds)
+
+
+def stopped(study: Study) -> str | None:
+    """Why no new trial begins: after, now, hours, gpu_hours; None while the study is open."""
+    return _state(study.store, study.study_id)[0]
+
+
+def close(store: Store, study_id: int, reason: str) -> None:
+    """Let no new trial begin; with `now` running ones return their slots at their next step."""
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.update(control_table).where(control_table.c.study_id == study_id).values(stop=reason)
+        )
+
+
+def reopen(store: Store, study_id: int) -> None:
+    """Let trials begin again; hours count from here."""
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.update(control_table)
+            .where(control_table.c.study_id == study_id)
+            .values(stop=None, opened_at=store.now())
+        )
+
+
+def _state(store: Store, study_id: int) -> tuple[str | None, float]:
+    """(why it is closed, seconds since it was opened)."""
+    with store.engine.connect() as connection:
+        row = connection.execute(
+            sa.select(control_table.c.stop, store.now() - control_table.c.opened_at).where(
+                control_table.c.study_id == study_id
+            )
+        ).one()
+    return row[0], float(row[1])

@@ -1,0 +1,309 @@
+"""A study in the store: created once from its study file, reopened by name, drawn from by slots."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.study import Study as OptunaStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from search.database import optuna_writer
+from search.database.optuna_draft import Draft
+from search.database.store import Store
+from search.database.tables import UNCLAIMED, control_table, study_table
+from search.stopping.curves import Curve
+from search.stopping.rules import asks_running, optuna_pruner, warmup_end
+from search.studies import reports
+from search.studies.reports import Stored
+from search.studies.samplers import build_sampler
+from search.studies.slots import CONFIG, Budget, Claim, Locked, drawn_config, new_owner
+from spaces.config import BaseTrialConfig
+from spaces.errors import InputError, did_you_mean
+from spaces.space import Space
+from spaces.spec import StudySpec, spec_difference
+from spaces.starting import starting_params
+
+
+@dataclass
+class Study:
+    """An open study.
+
+    Attributes:
+        uid: tells studies of equal name in different stores apart, for instance on disk.
+        owner: name under which slots are claimed.
+        fingerprint: of the data set that the study was created with.
+    """
+
+    store: Store
+    spec: StudySpec
+    space: Space
+    study_id: int
+    uid: str
+    fingerprint: str
+    owner: str = field(default_factory=new_owner)
+    _begun: FrozenTrial | None = None  # the trial that was begun here last
+    _ids: dict[int, int] = field(default_factory=dict)  # of trials, by number
+
+    @property
+    def budget(self) -> Budget:
+        """The study's slots, as this worker sees them."""
+        attempts = self.spec.budget.max_attempts
+        return Budget(self.store, self.study_id, self.owner, attempts)
+
+    @property
+    def metric(self) -> str:
+        return self.spec.data.metric
+
+    def optuna(self, slot: int = 0) -> optuna.Study:
+        """Open the Optuna study with the sampler of a slot."""
+        return optuna.load_study(
+            study_name=self.spec.name,
+            storage=self.store.storage,
+            sampler=build_sampler(self.spec.sampler, self.spec.seed, slot),
+            pruner=_pruner(self),
+        )
+
+    def over(self, trials: Sequence[FrozenTrial]) -> OptunaStudy:
+        """Optuna's study with just these trials, for what only reads them: no look at the store."""
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, trials)
+        return draft.study(optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
+
+    def ask(self, slot: int, locked: Locked | None = None) -> int:
+        """Begin a new trial for a slot; its config is kept with it. Returns its number.
+
+        Args:
+            locked: the study as the holder of its lock sees it; None takes the lock.
+        """
+        if locked is None:
+            with self.store.locked(self.study_id) as connection:
+                return self.ask(slot, Locked(connection, self._all_trials()))
+        sampler = build_sampler(self.spec.sampler, self.spec.seed, slot)
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, locked.trials)
+        config = self.space.sample(draft.study(sampler, _pruner(self)).ask())
+        assert draft.trial is not None
+        attrs = {**draft.system_attrs, CONFIG: config.flat()}
+        begun = optuna_writer.begin(locked.connection, self.study_id, draft.trial, attrs)
+        if begun is None:  # somebody who knows no slots has taken it from the queue
+            return self.ask(slot, Locked(locked.connection, self._all_trials()))
+        self._begun = draft.trial
+        self._begun.number, self._begun._trial_id = begun.number, begun.trial_id
+        self._begun.system_attrs |= attrs
+        self._ids[begun.number] = begun.trial_id
+        return begun.number
+
+    def trial_id(self, number: int) -> int:
+        if number not in self._ids:
+            storage = self.store.storage
+            self._ids[number] = storage.get_trial_id_from_study_id_trial_number(
+                self.study_id, number
+            )
+        return self._ids[number]
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self.store.storage.get_trial(self.trial_id(number))
+
+    def begun(self, number: int) -> FrozenTrial:
+        """A trial as it was begun: its parameters, its config; the last one needs no reading."""
+        if self._begun is None or self._begun.number != number:
+            self._begun = self.trial(number)
+        return self._begun
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials that have been begun for a slot, by number."""
+        return [
+            trial
+            for trial in self._all_trials()
+            if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
+        ]
+
+    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+        """The effective config of a trial, with the decode settings that it chose."""
+        flat = drawn_config(trial)
+        if flat is None:
+            config = self.space.config(trial.params)
+        else:
+            config = type(self.space.base)().replace(flat)
+        return config.replace(trial.user_attrs.get("decode", {}))
+
+    def report(self, claim: Claim, report: Mapping[str, Any]) -> Stored | None:
+        """Store an epoch's report and prolong the lease; the same epoch again changes nothing.
+
+        Returns:
+            None where the slot is another worker's by now: the report is not stored.
+        """
+        trial_id = self.trial_id(claim.trial_number)
+        with self.store.engine.begin() as connection:
+            beside = asks_running(self.spec.pruner)
+            return reports.store(connection, self.budget, claim, trial_id, report, beside=beside)
+
+    def history(self, number: int) -> list[dict[str, Any]]:
+        """The reports of a trial, first epoch first."""
+        return self.histories([number])[number]
+
+    def histories(self, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+        """{trial: its reports, first epoch first}."""
+        return reports.histories(self.store, self.study_id, numbers)
+
+    def last_epoch(self, number: int) -> int:
+        """The last epoch of a trial that is stored; 0 before its first."""
+        return reports.last(self.store, self.study_id, number)
+
+    def curves_begun(self) -> tuple[int, dict[int, Curve], dict[int, Curve]]:
+        """Curves of the trials that have not ended, but have reported an epoch.
+
+        Returns:
+            How far `ended` has grown (0 where there are none), {trial: curve} of those that are
+            paused, and of the others.
+        """
+        with self.store.engine.connect() as connection:
+            until, found, paused = reports.begun(connection, self.study_id)
+        waits: dict[int, Curve] = {}
+        runs: dict[int, Curve] = {}
+        for number, metrics in found.items():
+            (waits if number in paused else runs)[number] = Curve(reports.values(metrics))
+        return until, waits, runs
+
+    def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
+        """Curves of the trials that have ended COMPLETE or PRUNED since an earlier call.
+
+        Args:
+            ended: what that call returned first; 0 for all.
+            warmups: also read where each trial's warm-up ended; else that is 0.
+
+        Returns:
+            How far `ended` has grown, and {trial: its curve} of those that have reported an epoch.
+        """
+        with self.store.engine.connect() as connection:
+            until, found = reports.ended_after(connection, self.study_id, ended)
+            drawn = reports.configs(connection, self.study_id, ended) if warmups and found else {}
+        ends: dict[int, int] = {}
+        for number in found if warmups else ():
+            if number in drawn:
+                config = type(self.space.base)().replace(drawn[number])
+            else:  # of a store of 0.1
+                config = self.config(self.trial(number))
+            ends[number] = warmup_end(config)
+        return until, {
+            number: Curve(reports.values(metrics), ends.get(number, 0))
+            for number, metrics in found.items()
+        }
+
+    def _all_trials(self) -> list[FrozenTrial]:
+        """Optuna's, those that wait and those that nobody has claimed included."""
+        return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
+
+
+def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: int | None) -> Study:
+    """Create the study of a spec, or reopen it where it exists.
+
+    Args:
+        fingerprint: of the data set as it is now.
+        trials: total budget, where it differs from the file's.
+
+    Raises:
+        InputError: a study of this name has another spec, or its data have changed.
+    """
+    with store.study_lock(0):
+        try:
+            study = open_study(store, spec.name)
+        except UnknownStudy:
+            study = _create(store, spec, fingerprint)
+    if difference := spec_difference(study.spec, spec):
+        raise InputError(
+            f"study {spec.name} exists with another spec; give this one another name, or undo:\n"
+            f"{difference}\n(only the budget can grow: segtune launch --trials N)"
+        )
+    if study.fingerprint != fingerprint:
+        raise InputError(
+            f"the data of study {spec.name} have changed since it began, so that its results "
+            "would not be comparable; give the study another name"
+        )
+    study.budget.extend(trials or spec.budget.trials)
+    return study
+
+
+class UnknownStudy(InputError):
+    """There is no study of that name."""
+
+
+def open_study(store: Store, name: str) -> Study:
+    """Open a study by name; raises UnknownStudy with the nearest name."""
+    names = study_names(store)
+    if name not in names:
+        known = f"; known: {', '.join(names)}" if names else "; the store has no study yet"
+        raise UnknownStudy(f"no study {name} in {store.shown}{did_you_mean(name, names) or known}")
+    return open_study_by_id(store, store.storage.get_study_id_from_name(name))
+
+
+def open_study_by_id(store: Store, study_id: int, owner: str | None = None) -> Study:
+    """Open a study; `owner` is the name under which a worker of many studies claims slots."""
+    with store.engine.connect() as connection:
+        row = connection.execute(
+            sa.select(study_table.c.uid, study_table.c.spec, study_table.c.fingerprint).where(
+                study_table.c.study_id == study_id
+            )
+        ).one()
+    spec = StudySpec.from_json(row.spec)
+    return Study(
+        store,
+        spec,
+        spec.search_space(),
+        study_id,
+        row.uid,
+        row.fingerprint,
+        owner or new_owner(),
+    )
+
+
+def study_names(store: Store) -> list[str]:
+    """Names of the store's segtune studies, oldest first."""
+    with store.engine.connect() as connection:
+        ids = set(connection.execute(sa.select(study_table.c.study_id)).scalars())
+    return [s.study_name for s in store.storage.get_all_studies() if s._study_id in ids]
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    return optuna_pruner(study.spec.pruner, study.space.base.train.epochs)
+
+
+def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
+    _clear_half_created(store, spec.name)
+    study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
+    study.set_metric_names([spec.data.metric])
+    study.set_user_attr("task", spec.task)
+    space = spec.search_space()
+    if spec.use_starting_points:
+        for point in spec.starting_points:
+            params = starting_params(space, point)
+            if params:
+                study.enqueue_trial(params, user_attrs={"origin": point.name}, skip_if_exists=True)
+    uid = uuid.uuid4().hex
+    with store.engine.begin() as connection:
+        connection.execute(
+            study_table.insert().values(
+                study_id=study._study_id, uid=uid, spec=spec.to_json(), fingerprint=fingerprint
+            )
+        )
+        connection.execute(
+            control_table.insert().values(study_id=study._study_id, opened_at=store.now())
+        )
+    return Study(store, spec, space, study._study_id, uid, fingerprint)
+
+
+def _clear_half_created(store: Store, name: str) -> None:
+    """Remove what a creation that was killed has left; refuse a foreign study of that name."""
+    for summary in store.storage.get_all_studies():
+        if summary.study_name != name:
+            continue
+        trials = store.storage.get_all_trials(summary._study_id, deepcopy=False)
+        if any(trial.state != TrialState.WAITING for trial in trials):
+            raise InputError(
+                f"{store.shown} holds an Optuna study {name} that segtune did not make; give "
+                "yours another name"
+            )
+        store.storage.delete_study(summary._study_id)

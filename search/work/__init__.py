@@ -1,0 +1,1 @@
+"""Workers: they claim slots, supervise trials, judge them, and show progress."""

@@ -1,0 +1,161 @@
+"""What a person sees while a study runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from search.database.tables import ENDED
+from search.findings.ranking import ranked
+from search.findings.wording import clock, describe
+from search.studies.study import Study
+from spaces.config import BaseTrialConfig
+
+
+class ProgressView:
+    """Follows a worker; use it as a context manager."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self.study = study
+        self.console = console
+        self.epochs = study.space.base.train.epochs
+        self.counts = study.budget.counts()
+        self.total = sum(self.counts.values())
+        self.began = time.monotonic()
+        self.ended_here = 0
+        self.best: tuple[int, float, str] | None = None
+        ranking = ranked(study.trials())
+        if ranking:
+            best = ranking[0]
+            assert best.value is not None
+            self.best = (best.number, best.value, describe(best.params))
+        self.current = self.last_pause = ""
+        self.warned = -60.0  # when the store was last said to be away
+        self.running: dict[int, BaseTrialConfig] = {}
+        self.seen: dict[int, int] = {}  # the last epoch of each trial that ran here
+        self.trials_bar = Progress(
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.epochs_bar = Progress(
+            TextColumn("epochs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.trials_task = self.trials_bar.add_task("", total=self.total, note="")
+        self.epochs_task = self.epochs_bar.add_task("", total=self.epochs, note="")
+        self.live = (  # last: it draws at once
+            Live(get_renderable=self._render, console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> ProgressView:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
+        self.running = {number: config}
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        settings = describe(self.study.begun(number).params)
+        self.current = f"trial {number}{again}: {settings}"
+        if self.live:
+            self.epochs_bar.update(
+                self.epochs_task, completed=0, total=config.train.epochs, note=""
+            )
+        epoch = self.seen.setdefault(number, 0)
+        self._say(
+            f"trial {number} goes on{again} after epoch {epoch}"
+            if epoch
+            else f"trial {number} started{again}: {settings}"
+        )
+
+    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+        value, speed = report["metric"], report["images_per_s"]
+        note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
+        if self.live:
+            self.epochs_bar.update(self.epochs_task, completed=report["epoch"], note=note)
+        elif report["epoch"] > self.seen[number]:  # a resumed trial repeats its reports
+            self.seen[number] = report["epoch"]
+            total = self.running[number].train.epochs
+            self._say(
+                f"trial {number} epoch {report['epoch']}/{total}: {self.study.metric} {value:.4f}, "
+                f"loss {report['train']['total']:.4f}, {speed:.0f} images/s"
+            )
+
+    def trial_ended(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None:
+        if state in self.counts:
+            self.counts[state] += 1
+            self.ended_here += 1
+        if value is not None and (self.best is None or value > self.best[1]):
+            self.best = (number, value, describe(self.study.begun(number).params))
+        shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
+        trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        line = f"trial {number} {state} ({reason}): {shown} in {trained}"
+        if self.live:
+            self.live.console.print(line, highlight=False)
+        self._say(f"{line}; {self._totals()}")
+
+    def store_away(self, error: BaseException) -> None:
+        """Say once a minute that the store does not answer; training goes on."""
+        now = time.monotonic()
+        if now - self.warned > 60:
+            self.warned = now
+            first = " ".join(str(error).split())[:160]
+            self.console.print(f"the store does not answer, trying again: {first}", highlight=False)
+
+    def paused(self, message: str) -> None:
+        """Say why nothing runs."""
+        if message != self.last_pause:
+            self.last_pause = message
+            self.console.print(message, highlight=False, soft_wrap=True)
+
+    def not_shown(self, number: int | None, problem: str) -> None:
+        """Say what the dashboard lacks of a trial, or of the study."""
+        of = "" if number is None else f"trial {number}: "
+        self.console.print(f"{of}the dashboard lacks {problem}", highlight=False, soft_wrap=True)
+
+    def _say(self, line: str) -> None:
+        if not self.live:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _totals(self) -> str:
+        c = self.counts
+        return (
+            f"{c['COMPLETE']} complete, {c['PRUNED']} pruned, {c['FAILED']} failed of "
+            f"{self.total}; {self._time_left()}"
+        )
+
+    def _time_left(self) -> str:
+        done = sum(self.counts[state] for state in ENDED)
+        if not self.ended_here or done >= self.total:
+            return f"{clock(time.monotonic() - self.began)} gone"
+        left = (time.monotonic() - self.began) / self.ended_here * (self.total - done)
+        return f"about {clock(left)} left"
+
+    def _render(self) -> Group:
+        """What the terminal shows; called twice a second, so it asks the store nothing."""
+        done = sum(self.counts[state] for state in ENDED)
+        self.trials_bar.update(self.trials_task, completed=done, note=self._totals())
+        parts: list[Any] = [self.trials_bar, self.epochs_bar, Text(self.current, "dim")]
+        if self.best:
+            number, value, params = self.best
+            parts.append(
+                Text(f"best: trial {number}, {self.study.metric} {value:.4f}: {params}", "green")
+            )
+        return Group(*parts)

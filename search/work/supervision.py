@@ -1,0 +1,189 @@
+"""One trial from its start to its child's end: reports out, words in, the lease kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from search.database.retry import Backoff, is_away
+from search.studies.limits import Limits, limits
+from search.studies.slots import FENCE_SECONDS, Claim
+from search.work.child import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
+from search.work.worker import Worker
+from spaces.config import BaseTrialConfig
+
+POLL_SECONDS = 0.5
+
+LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user has asked for
+
+STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
+
+WATCHDOG_SECONDS = 3600.0  # a child that has taken no step and ended no epoch for so long hangs
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a child is told, and the value that a pruner held its trial against, where there is one.
+
+    Attributes:
+        reason: a pruner's name, `paused`, `preempted`, `stopped`, `timeout`.
+    """
+
+    reason: str
+    bar: float | None = None
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The slot is another worker's by now: what the child did does not count."""
+
+
+class _Supervision:
+    """One trial from its start to its child's end: reports out, words in, the lease kept."""
+
+    def __init__(
+        self, worker: Worker, claim: Claim, config: BaseTrialConfig, child: TrialProcess
+    ) -> None:
+        self.worker, self.claim, self.config, self.child = worker, claim, config, child
+        self.study, self.budget = worker.study, worker.study.budget
+        self.began = time.monotonic()
+        self.looked = self.began
+        self.last_sign = self.began
+        self.trains = False  # whether the child has sent an epoch, or taken a step
+        self.first_step = math.inf  # when it said that it had taken one
+        self.longest_epoch = 0.0
+        self.values: list[float] = []
+        self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
+        self.outbox: deque[dict[str, Any]] = deque()
+        self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
+        self.bar: float | None = None  # that a pruner held the trial against
+        self.limits: Limits = Limits.none()
+        self.next_try, self.backoff = 0.0, Backoff()
+        child.fence(self.began + FENCE_SECONDS)
+
+    def run(self) -> Done | Failed | _Lost:
+        """Supervise until the child has ended and its reports are stored, or the slot is lost."""
+        outcome: Done | Failed | None = None
+        while True:
+            if outcome is None:
+                try:
+                    message = self.child.receive(POLL_SECONDS)
+                except ChildDied as death:
+                    message = Failed(unfit=False, message=death.how)
+                if isinstance(message, Done | Failed):
+                    outcome = message
+                elif isinstance(message, Epoch | Alive):
+                    self.last_sign, self.trains = time.monotonic(), True
+                    if isinstance(message, Alive):
+                        self.first_step = min(self.first_step, self.last_sign)
+                    if isinstance(message, Epoch):
+                        self._heard(message.report)
+            elif self.outbox:
+                time.sleep(POLL_SECONDS)
+            if self._due() and not self._with_store():
+                self.child.kill()
+                return _Lost()
+            # an interrupted worker does not wait for a store that is away: the next attempt
+            # repeats the reports from its checkpoint
+            if outcome is not None and (not self.outbox or self.worker.interrupt.count):
+                return outcome
+            if outcome is None:
+                self._look_after_child()
+                if self.trains and self.worker.meanwhile is not None:
+                    self.worker.meanwhile()
+
+    def _heard(self, report: dict[str, Any]) -> None:
+        self.values.append(report["metric"])
+        self.longest_epoch = max(self.longest_epoch, report["seconds"])
+        self.worker.watcher.epoch_ended(self.claim.trial_number, report)
+        self.outbox.append(report)
+
+    def _due(self) -> bool:
+        """Whether there is something for the store, and it is time to try."""
+        now = time.monotonic()
+        waiting = bool(self.outbox) or now - self.looked > LOOK_SECONDS
+        return waiting and now >= self.next_try
+
+    def _with_store(self) -> bool:
+        """Deliver reports in order and renew the lease; False where the slot is lost.
+
+        While the store is away this returns quickly and is tried again later.
+        """
+        try:
+            if self.stored is None:
+                self.stored = self.study.last_epoch(self.claim.trial_number)
+            while self.outbox:
+                report = self.outbox[0]
+                if report["epoch"] <= self.stored:  # a resumed child repeats what has been stored
+                    self.outbox.popleft()
+                    continue
+                asked = time.monotonic()
+                stored = self.study.report(self.claim, report)
+                if stored is None:
+                    return False
+                self._renewed(asked)
+                self.outbox.popleft()
+                self.worker.copy_checkpoint(self.claim)
+                if self.told is None and not self.outbox:
+                    word = self.worker.verdict(self.claim, self.config, self.values, stored)
+                    if word is not None:
+                        self._tell(word)
+            if (asked := time.monotonic()) - self.looked > LOOK_SECONDS:
+                if not self.budget.renew(self.claim):
+                    return False
+                self._renewed(asked)
+                self.looked = asked
+                self.limits = limits(self.study)
+                if self.worker.registration is not None:
+                    self.worker.registration.seen()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self.worker.watcher.store_away(error)
+            self.next_try = time.monotonic() + self.backoff.next()
+            return True
+        self.next_try, self.backoff = 0.0, Backoff()
+        return True
+
+    def _renewed(self, asked: float) -> None:
+        """The lease runs from when it was asked for, at the latest."""
+        self.child.fence(asked + FENCE_SECONDS)
+
+    def _look_after_child(self) -> None:
+        """Send the word that is due, and kill a child that does not follow it."""
+        now, interrupted = time.monotonic(), self.worker.interrupt.count
+        if self.told is None:
+            if interrupted:
+                self._tell(Word("preempted"))
+            elif self.limits.now:
+                self._tell(Word(self.limits.now))
+            elif self.limits.trial_seconds and now - self.began > self.limits.trial_seconds:
+                self._tell(Word("timeout"))
+            elif self.trains and self._ends:
+                self._tell(self._ends)
+        since = math.inf if self.told is None else self.told[1]
+        if self._ends and not interrupted:  # no word is heeded before a step, which may compile
+            since = max(since, self.first_step)
+        late = now - since > STOP_SECONDS + self.longest_step
+        if interrupted > 1 or late or now - self.last_sign > WATCHDOG_SECONDS:
+            self.child.kill()
+
+    @property
+    def _ends(self) -> Word | None:
+        """Why a trial that was paused is taken up only to end."""
+        if self.claim.bar is not None:
+            return Word(self.study.spec.pruner.name, self.claim.bar)
+        return Word("stopped") if self.claim.spent else None
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a child may need to come to the end of its step."""
+        return 0.0 if self.worker.interrupt.count else self.longest_epoch
+
+    def _tell(self, word: Word) -> None:
+        self.child.stop(word.reason)
+        self.bar = word.bar
+        self.told = (word.reason, time.monotonic())

@@ -1,0 +1,50 @@
+"""Who follows a study while it runs, and the Ctrl-C of its user."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+from spaces.config import BaseTrialConfig
+
+
+class Watcher(Protocol):
+    """Whoever shows the progress of a study."""
+
+    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None: ...
+
+    def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
+
+    def trial_ended(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None: ...
+
+    def store_away(self, error: BaseException) -> None: ...
+
+    def paused(self, message: str) -> None: ...
+
+    def not_shown(self, number: int | None, problem: str) -> None: ...
+
+
+@dataclass
+class Interrupt:
+    """What the user's Ctrl-C has asked for so far."""
+
+    count: int = 0
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Count SIGINT and SIGTERM instead of dying of them."""
+        before = {s: signal.signal(s, self._heard) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
