@@ -6,14 +6,16 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.database.retry import Backoff, is_away
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
 from search.work.child import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
-from search.work.worker import Worker
 from spaces.config import BaseTrialConfig
+
+if TYPE_CHECKING:
+    from search.work.worker import Worker
 
 POLL_SECONDS = 0.5
 
