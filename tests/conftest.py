@@ -19,13 +19,20 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.stores"]
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait must not spin on another test's cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # trials of 32x32 images gain nothing from two threads, which crawl on a busy machine
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a laptop looks for new cases, CI runs the same ones each time
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# `make test-cluster` looks longer than anybody waits before a commit
+settings.register_profile("exhaustive", max_examples=2000, deadline=None)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))

@@ -8,7 +8,6 @@ import socket
 import struct
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from search.files.artifacts import Artifacts
 from search.samples.streets import write_streets
 from search.studies.study import Study
 from spaces.spec import StudySpec
+
+TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 
 SPEC = """\
 name: {name}
@@ -55,14 +56,6 @@ sampler: random
 budget: {{trials: {trials}}}
 pruner: {pruner}
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread_a_trial() -> Iterator[None]:
-    """Trials of 32x32 images gain nothing from two threads, which crawl on a busy machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -96,21 +89,6 @@ def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
         return StudySpec.load(path)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def wait_for() -> Callable[[Callable[[], Any], float], Any]:
-    """Asks again and again until the answer is true; returns it."""
-
-    def wait(condition: Callable[[], Any], seconds: float) -> Any:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if found := condition():
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"not within {seconds:.0f} s")
-
-    return wait
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +162,7 @@ def embedded_url() -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture(params=["embedded", "tcp", "sqlite"])
+@pytest.fixture(params=["embedded", TCP, pytest.param("sqlite", marks=pytest.mark.cluster)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty store of each kind."""
     if request.param == "sqlite":
@@ -209,7 +187,7 @@ def tcp_url(tcp_postgres: Any) -> Iterator[str]:
     yield from fresh_database(tcp_postgres.url)
 
 
-@pytest.fixture(params=["embedded", "tcp"])
+@pytest.fixture(params=["embedded", TCP])
 def any_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on each kind of Postgres."""
     if request.param == "embedded":
