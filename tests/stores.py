@@ -6,6 +6,7 @@ import contextlib
 import io
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 from rich.console import Console
 
 from search.database.store import Store, open_store, start_embedded
@@ -24,7 +26,9 @@ from search.files.artifacts import Artifacts
 from search.samples.streets import write_streets
 from search.studies.study import Study
 from spaces.spec import StudySpec
+from tests.waiting import Running
 
+SEGTUNE = Path(sys.executable).with_name("segtune")
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 
 SPEC = """\
@@ -64,28 +68,33 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_streets(tmp_path_factory.mktemp("streets"), train=8, val=4, size=(40, 48))
 
 
+def small_study(
+    data: Path,
+    *,
+    name: str,
+    trials: int = 3,
+    epochs: int = 2,
+    pruner: str = "none",
+    starting_points: str = "false",
+) -> str:
+    """The text of a small study file."""
+    return SPEC.format(
+        name=name,
+        data=data,
+        trials=trials,
+        epochs=epochs,
+        pruner=pruner,
+        starting_points=starting_points,
+    )
+
+
 @pytest.fixture
 def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
     """Write and load a small study file."""
 
-    def make(
-        name: str = "small",
-        trials: int = 3,
-        epochs: int = 2,
-        pruner: str = "none",
-        starting_points: str = "false",
-    ) -> StudySpec:
+    def make(name: str = "small", **given: Any) -> StudySpec:
         path = tmp_path / f"{name}.yaml"
-        path.write_text(
-            SPEC.format(
-                name=name,
-                data=streets,
-                trials=trials,
-                epochs=epochs,
-                pruner=pruner,
-                starting_points=starting_points,
-            )
-        )
+        path.write_text(small_study(streets, name=name, **given))
         return StudySpec.load(path)
 
     return make
@@ -112,39 +121,40 @@ def check_whole() -> Callable[[Study, int, int], None]:
 class Finished:
     """A study of three trials that have really been trained, `my-study`."""
 
-    url: str
-    artifacts: Path
-    spec: StudySpec
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder / 'store.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def spec(self) -> StudySpec:
+        return StudySpec.load(self.folder / "study.yaml")
 
 
 @pytest.fixture(scope="session")
-def finished(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Run it once for all tests that read from it; its store is sqlite."""
+def finished(shared_folder: Path) -> Finished:
+    """Run it once for all tests that read from it, of all processes; two models are kept."""
     from search.launch import launch
     from spaces.errors import DONE
 
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "study.yaml").write_text(
-        SPEC.format(
-            name="my-study",
-            data=streets,
-            trials=3,
-            epochs=2,
-            pruner="none",
-            starting_points="false",
-        )
-    )
-    found = Finished(
-        f"sqlite:///{folder / 'store.db'}",
-        folder / "artifacts",
-        StudySpec.load(folder / "study.yaml"),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGTUNE_HOME", str(folder / "home"))
-        store = open_store(found.url)
-        quiet = Console(file=io.StringIO(), width=200)
-        assert launch(found.spec, store, Artifacts(found.artifacts), quiet) == DONE
-        store.close()
+    found = Finished(shared_folder / "finished")
+    with FileLock(shared_folder / "finished.lock"):
+        if found.folder.exists():
+            return found
+        data = write_streets(found.folder / "streets", train=8, val=4, size=(40, 48))
+        text = small_study(data, name="my-study") + "keep_models: 2\n"
+        (found.folder / "study.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SEGTUNE_HOME", str(found.folder / "home"))
+            store = open_store(found.url)
+            quiet = Console(file=io.StringIO(), width=200)
+            assert launch(found.spec, store, Artifacts(found.artifacts), quiet) == DONE
+            store.close()
     return found
 
 
@@ -319,3 +329,22 @@ def fresh_databases(embedded_url: str) -> Iterator[Callable[[], str]]:
         yield lambda: databases.enter_context(
             contextlib.contextmanager(fresh_database)(embedded_url)
         )
+
+
+@pytest.fixture(scope="session")
+def segtune() -> Callable[..., str]:
+    """Run a command in `cwd` and return its output; the exit code must be `code`.
+
+    With `installed` it is the installed script, which takes seconds to import what it needs.
+    """
+
+    def run(*words: str, cwd: Path, code: int = 0, installed: bool = False) -> str:
+        if installed:
+            running = Running.program(SEGTUNE, *words, cwd=cwd)
+        else:
+            running = Running.segtune(*words, cwd=cwd)
+        out = running.finish(code)
+        assert "Traceback" not in out
+        return out
+
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -92,9 +93,10 @@ class Running:
         *given: Any,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        terminal: bool = False,
     ) -> Running:
         """Call a function of a module in a process that has torch and the rest imported already."""
-        ours, theirs = os.pipe()
+        ours, theirs = pty.openpty() if terminal else os.pipe()
         with Connection(theirs, readable=False) as end:  # such a descriptor can be handed over
             process = context.Process(
                 target=_forked,
@@ -109,9 +111,16 @@ class Running:
         *words: str | Path,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        terminal: bool = False,
+        without: Sequence[str] = (),
     ) -> Running:
-        """Run a command as the installed script does, without its seconds of imports."""
-        return cls.fork(_segtune, *map(str, words), cwd=cwd, env=env)
+        """Run a command as the installed script does, without its seconds of imports.
+
+        Args:
+            without: packages that are not there.
+        """
+        words = tuple(map(str, words))
+        return cls.fork(_segtune, words, without, cwd=cwd, env=env, terminal=terminal)
 
     @property
     def returncode(self) -> int | None:
@@ -168,7 +177,8 @@ class Running:
         return "\n".join(self.lines)
 
     def _listen(self, output: IO[str]) -> None:
-        with output:
+        # an error is how a terminal says that nobody writes any more
+        with output, contextlib.suppress(OSError):
             for line in output:
                 self.lines.append(line.rstrip("\n"))
 
@@ -207,7 +217,9 @@ def _forked(
     sys.exit(function(*given))
 
 
-def _segtune(*words: str) -> None:
+def _segtune(words: Sequence[str], without: Sequence[str]) -> None:
+    for package in without:
+        sys.modules[package] = None  # type: ignore[assignment]
     from search.cli import main
 
     sys.argv = ["segtune", *words]

@@ -21,7 +21,7 @@ from benchmarks.statements import (
     make_spec,
     new_worker,
 )
-from search.database.store import Store
+from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS
 from search.files.artifacts import Artifacts
 from search.findings.facts import summary
@@ -280,8 +280,9 @@ def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) 
 
 
 def test_real_trials_go_on_from_their_checkpoints(
-    store: Store, make_spec: Callable[..., StudySpec], tmp_path: Path
+    postgres_url: str, make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
+    store = open_store(postgres_url)
     spec = make_spec(trials=6, epochs=4, pruner="{startup_trials: 3}")
     study = create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
     console = Console(quiet=True)
@@ -304,3 +305,4 @@ def test_real_trials_go_on_from_their_checkpoints(
         assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
         assert trial.user_attrs["epochs"] == len(history)
         assert trial.user_attrs["reason"] in ("completed", "quantile")
+    store.close()
