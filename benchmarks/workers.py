@@ -153,6 +153,7 @@ def _serve(
     from search.studies.slots import new_owner
     from search.studies.study import open_study
     from search.work import supervision, worker
+    from tests.fake_child import FakeChild
 
     rng = random.Random(seed)
     counted = [0.0, 0.0]
@@ -171,7 +172,7 @@ def _serve(
 
         def store_away(self, error: BaseException) -> None: ...
 
-    class Paced(s.Scripted):
+    class Paced(FakeChild):
         """A trial whose epochs take their time."""
 
         due = 0.0

@@ -851,7 +851,14 @@ def test_is_refused_before_anything_begins(case: Bad, place: Place) -> None:
     assert place.contents() == before
 
 
-@pytest.mark.parametrize("name", ["bounds-reversed", "weights-offline", "store-password"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bounds-reversed",
+        pytest.param("weights-offline", marks=pytest.mark.cluster),
+        pytest.param("store-password", marks=pytest.mark.cluster),
+    ],
+)
 def test_the_script_ends_with_code_2_and_no_traceback(name: str, place: Place) -> None:
     case = next(case for case in CASES if case.id == name)
     case.change(place)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import statements
 from benchmarks.statements import Quiet, make_spec, new_worker, scripted
 from search.dashboard.publish import PICTURES
 from search.database.store import open_store
@@ -23,21 +21,21 @@ from trainers.checkpoint import WEIGHTS
 
 
 @pytest.fixture
-def study(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    """Two trials, each with a model that pictures can be drawn of."""
+def study(postgres_url: str, tmp_path: Path) -> Iterator[Study]:
+    """Of two trials."""
     store = open_store(postgres_url)
     spec = make_spec(tmp_path, "two", trials=2, sampler="random", pruner="none")
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / WEIGHTS).write_bytes(b"weights")
-    original = statements.result
-
-    def with_model(*given: Any) -> Any:
-        return replace(original(*given), model=model)
-
-    monkeypatch.setattr(statements, "result", with_model)
     yield create_or_resume(store, spec, "f" * 64, None)
     store.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """One that pictures could be drawn of."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / WEIGHTS).write_bytes(b"weights")
+    return folder
 
 
 class Noting(Quiet):
@@ -95,10 +93,10 @@ def prepare(
 
 
 def test_the_next_trial_waits_for_nothing(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, watcher, log = prepare(study, tmp_path / "a", monkeypatch)
-    with scripted(lambda: [0.25, 0.5, 0.75]):
+    with scripted(lambda: [0.25, 0.5, 0.75], model):
         assert worker.run()
     assert log[:4] == ["claimed 0", "trains 0", "claimed 1", "trains 1"]
     after_first = log.index("trains 1")
@@ -120,11 +118,12 @@ def test_pictures_that_fail_are_drawn_again_when_nothing_else_runs(
     failures: int,
     lost: list[tuple[int, str]],
     study: Study,
+    model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker, watcher, log = prepare(study, tmp_path / "a", monkeypatch, failures)
-    with scripted(lambda: [0.25, 0.5]):
+    with scripted(lambda: [0.25, 0.5], model):
         assert worker.run()
     assert sum(word.startswith("draws") for word in log) == 4
     assert watcher.problems == lost
@@ -133,12 +132,12 @@ def test_pictures_that_fail_are_drawn_again_when_nothing_else_runs(
 
 
 def test_what_is_overtaken_while_it_is_drawn_is_not_shown(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.spec = study.spec.model_copy(update={"keep_models": 1})
     worker, watcher, _ = prepare(study, tmp_path / "a", monkeypatch)
     scripts = iter([[0.25], [0.75]])
-    with scripted(lambda: next(scripts)):
+    with scripted(lambda: next(scripts), model):
         assert worker.run()
     assert shown_trials(study) == {study.trial_id(1)} and not watcher.problems
     folders = [Artifacts(tmp_path / "a").workdir(study, number) / PICTURES for number in (0, 1)]
@@ -146,7 +145,7 @@ def test_what_is_overtaken_while_it_is_drawn_is_not_shown(
 
 
 def test_a_bug_in_a_graph_is_said_once_and_ends_nothing(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, watcher, _ = prepare(study, tmp_path / "a", monkeypatch)
 
@@ -154,7 +153,7 @@ def test_a_bug_in_a_graph_is_said_once_and_ends_nothing(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(worker.aftermath.publisher, "refresh", broken)
-    with scripted(lambda: [0.25, 0.5]):
+    with scripted(lambda: [0.25, 0.5], model):
         assert worker.run()
     assert study.budget.counts()["COMPLETE"] == 2
     said = [problem for _, problem in watcher.problems]

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +16,8 @@ from search.database.tables import slot_table
 from search.studies.slots import MAX_ATTEMPTS, Budget, Result, new_owner
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
+from tests.noop import claim_all
+from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -187,38 +188,14 @@ def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
     assert 150 <= study.budget.used_seconds() < 155
 
 
-CLAIMER = """
-import sys
-from search.studies.slots import Result
-from search.database.store import open_store
-from search.studies.study import open_study
-store = open_store(sys.argv[1])
-study = open_study(store, "small")
-while (claim := study.budget.claim(study.ask)) is not None:
-    print(claim.slot, claim.trial_number, flush=True)
-    study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
-"""
-
-
 def test_workers_that_claim_at_once_never_share_a_slot(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+    postgres_url: str, make_spec: MakeSpec
 ) -> None:
     store = open_store(postgres_url)
     study = make(store, make_spec, trials=24)
-    script = tmp_path / "claimer.py"
-    script.write_text(CLAIMER)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(script), postgres_url], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
     claimed = []
-    for worker in workers:
-        out, _ = worker.communicate(timeout=120)
-        assert worker.returncode == 0
-        claimed += [tuple(map(int, line.split())) for line in out.splitlines()]
-    assert isinstance(study.budget, Budget)
-    assert len({slot for slot, _ in claimed}) == 24
+    for running in [Running.fork(claim_all, postgres_url) for _ in range(4)]:
+        claimed += [tuple(map(int, line.split())) for line in running.finish().splitlines()]
+    assert len(claimed) == len({slot for slot, _ in claimed}) == 24
     assert len({number for _, number in claimed}) == len(study.trials())
     store.close()

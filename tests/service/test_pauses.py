@@ -16,14 +16,12 @@ from rich.console import Console
 
 from benchmarks.statements import (
     EPOCHS,
-    Scripted,
     Statements,
     curve,
     make_spec,
     new_worker,
-    report,
 )
-from search.database.store import Store
+from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS
 from search.files.artifacts import Artifacts
 from search.findings.facts import summary
@@ -34,10 +32,10 @@ from search.studies.limits import close, reopen
 from search.studies.slots import Budget, Claim, Result, new_owner
 from search.studies.study import Study, create_or_resume, open_study
 from search.work import supervision
-from search.work import worker as worker_module
 from search.work.child import Alive, Epoch
 from spaces.errors import DONE
 from spaces.spec import PrunerSpec, StudySpec
+from tests.fake_child import FakeChild, instead_of_training, report
 from trainers.tasks import load_data
 
 
@@ -47,38 +45,34 @@ class Resumable:
 
     Attributes:
         curves: by trial.
-        trained: epochs that each has trained so far.
-        starts: which trials were started, in order.
+        children: every child that was started, with its trial, in order.
     """
 
     curves: list[list[float]]
-    trained: dict[int, int] = field(default_factory=dict)
-    starts: list[int] = field(default_factory=list)
+    children: list[tuple[int, FakeChild]] = field(default_factory=list)
 
     @contextmanager
     def instead_of_training(self) -> Iterator[None]:
         with (
-            mock.patch.object(worker_module, "TrialProcess", self._start),
+            instead_of_training(self._start),
             mock.patch.object(supervision, "LOOK_SECONDS", float("inf")),
         ):
             yield
 
-    def _start(self, config: Any, data: Any, workdir: Path, free: Any) -> Scripted:
+    @property
+    def trained(self) -> dict[int, int]:
+        """Epochs that each trial has trained so far."""
+        return {number: child.sent for number, child in self.children}
+
+    @property
+    def starts(self) -> list[int]:
+        """Which trials were started, in order."""
+        return [number for number, _ in self.children]
+
+    def _start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
         number = int(workdir.name.removeprefix("trial-"))
-        self.starts.append(number)
-        metrics, trained = self.curves[number], self.trained
-        before = trained.get(number, 0)
-
-        class Child(Scripted):
-            def receive(self, timeout: float) -> Any:
-                if self.sent < before:  # no step is taken before all has been repeated
-                    self.sent += 1
-                    return Epoch(report(self.sent, metrics[self.sent - 1]))
-                message = super().receive(timeout)
-                trained[number] = self.sent
-                return message
-
-        return Child(metrics)
+        self.children.append((number, FakeChild(self.curves[number], workdir)))
+        return self.children[-1][1]
 
 
 def make_curves(count: int, seed: int = 0) -> list[list[float]]:
@@ -242,23 +236,18 @@ def test_a_trial_that_is_taken_up_to_end_may_take_long_to_its_first_step(
         assert worker.serve_one() and study.budget.waiting() == {0: "PAUSED"}
     close(store, study.study_id, HOURS)
     monkeypatch.setattr(supervision, "STOP_SECONDS", -0.5)  # an epoch took 1 s: late after 0.5
-    said: list[Any] = [Epoch(report(1, 0.5)), None, None, Alive()]
-    kills: list[int] = []
+    slow = Slow([], said=[Epoch(report(1, 0.5)), None, None, Alive()])
+    with instead_of_training(lambda *given: slow):
+        assert worker.serve_one()
+    assert study.trial(0).user_attrs["reason"] == "stopped" and not slow.killed
 
-    class Compiles(Scripted):
-        def receive(self, timeout: float) -> Any:
-            assert not kills
-            if not said:
-                return super().receive(timeout)
-            time.sleep(0.3)
-            return said.pop(0)
 
-        def kill(self) -> None:
-            kills.append(len(said))
+class Slow(FakeChild):
+    """One that takes its time."""
 
-    monkeypatch.setattr(worker_module, "TrialProcess", lambda *given: Compiles([]))
-    assert worker.serve_one()
-    assert study.trial(0).user_attrs["reason"] == "stopped" and not kills
+    def receive(self, timeout: float) -> Any:
+        time.sleep(0.3 if self.said else 0.0)
+        return super().receive(timeout)
 
 
 def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) -> None:
@@ -291,8 +280,9 @@ def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) 
 
 
 def test_real_trials_go_on_from_their_checkpoints(
-    store: Store, make_spec: Callable[..., StudySpec], tmp_path: Path
+    postgres_url: str, make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
+    store = open_store(postgres_url)
     spec = make_spec(trials=6, epochs=4, pruner="{startup_trials: 3}")
     study = create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
     console = Console(quiet=True)
@@ -315,3 +305,4 @@ def test_real_trials_go_on_from_their_checkpoints(
         assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
         assert trial.user_attrs["epochs"] == len(history)
         assert trial.user_attrs["reason"] in ("completed", "quantile")
+    store.close()

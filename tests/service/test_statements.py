@@ -18,7 +18,6 @@ from benchmarks.statements import (
     fill,
     make_spec,
     new_worker,
-    report,
     scripted,
     stock_trial,
 )
@@ -29,6 +28,7 @@ from search.studies.reports import Stored
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
+from tests.fake_child import report
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}

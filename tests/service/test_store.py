@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -38,17 +36,6 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
                 (SCHEMA_VERSION,)
             ]
         store.close()
-
-
-def test_many_first_starts_at_once_migrate_once(postgres_url: str) -> None:
-    code = f"from search.database.store import open_store; open_store({postgres_url!r}).close()"
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        for _ in range(6)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
 
 
 def test_a_server_that_goes_away_while_a_store_opens_is_said(

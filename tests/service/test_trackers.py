@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import struct
 import sys
 import threading
@@ -30,6 +29,7 @@ from search.work.worker import Worker
 from spaces.config import BaseTrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
+from tests.fake_child import FakeChild, instead_of_training, whole
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -60,6 +60,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains() -> Iterator[None]:
+    with instead_of_training(whole):
+        yield
 
 
 @pytest.fixture
@@ -209,33 +215,23 @@ def test_the_epochs_of_a_study_are_logged(
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_resumed_trial_logs_each_epoch_once(
-    how: str,
-    store: Store,
-    make_spec: MakeSpec,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    console: Console,
+    how: str, store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console
 ) -> None:
-    from search.work import worker as worker_module
-
-    # long enough that it has not ended when it is killed, while trackers begin; no alarm ends it
-    spec = make_spec(trials=1, epochs=30)
-    calm = {"health.falling_epochs": 0, "health.dead_class_epochs": 0, "health.diverging": 0}
-    spec = spec.model_copy(update={"trackers": ALL, "space": {**spec.space, **calm}})
+    spec = make_spec(trials=1, epochs=6).model_copy(update={"trackers": ALL})
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    children: list[Any] = []
-    original = worker_module.TrialProcess
+    children: list[FakeChild] = []
 
-    def remember(*args: Any, **kwargs: Any) -> Any:
-        children.append(original(*args, **kwargs))
+    def child(*given: Any) -> FakeChild:
+        children.append(whole(*given))
         return children[-1]
-
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
     def serve(on_epoch: Callable[[dict[str, Any]], None], interrupt: Interrupt) -> bool:
         watcher = Silent(on_epoch)
-        with Tracked(study, Artifacts(tmp_path / "a"), watcher, console, interrupt) as watching:
+        with (
+            Tracked(study, Artifacts(tmp_path / "a"), watcher, console, interrupt) as watching,
+            instead_of_training(child),
+        ):
             return Worker(study, data, Artifacts(tmp_path / "a"), watching, interrupt).run()
 
     interrupt = Interrupt()
@@ -243,7 +239,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
     def end_first(report: dict[str, Any]) -> None:
         if len(children) == 1 and report["epoch"] == 2:
             if how == "killed":
-                os.kill(children[0].pid, signal.SIGKILL)
+                children[0].kill()
             else:
                 interrupt.count = 1
 
@@ -255,7 +251,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
         assert (run.status, run.tags["reason"]) == ("KILLED", "given back")
         assert serve(lambda report: None, Interrupt())
     assert len(children) == 2 and said(console) == []
-    assert [report["epoch"] for report in study.history(0)] == [*range(1, 31)]
+    assert [report["epoch"] for report in study.history(0)] == [*range(1, 7)]
     check_kept(study, tmp_path / "a", 0)
     assert len(in_wandb(tmp_path / "a", 0)[0]) == 2  # one file an attempt
 
