@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from unittest import mock
 
 import optuna
 import sqlalchemy as sa
@@ -21,11 +20,12 @@ import sqlalchemy as sa
 from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.studies.study import Study
-from search.work import supervision
+from search.work.service import new_worker as worker_of
+from search.work.supervision import Timing
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.spec import StudySpec
-from tests.fake_child import FakeChild, instead_of_training
+from tests.fake_child import FakeChild
 
 EPOCHS, PARAMETERS = 30, 10
 SPACE = {
@@ -149,19 +149,33 @@ class NoData:
     fingerprint = "f" * 64
 
 
-def new_worker(study: Study, artifacts: Path) -> Worker:
-    """A worker of trials that train nothing, within `scripted`."""
-    return Worker(study, NoData(), Artifacts(artifacts), Quiet(), Interrupt())  # type: ignore[arg-type]
+def new_worker(study: Study, artifacts: Path, **settings: Any) -> Worker:
+    """A worker that leaves out what the clock alone asks of the store; `settings` of `Worker`.
+
+    Its trials train nothing within `scripted`.
+    """
+    settings = {"timing": Timing(look=math.inf), **settings}
+    return worker_of(
+        study,
+        NoData(),
+        Artifacts(artifacts),
+        Quiet(),
+        Interrupt(),
+        **settings,  # type: ignore[arg-type]
+    )
 
 
 @contextmanager
-def scripted(script: Callable[[], Sequence[float]], model: Path | None = None) -> Iterator[None]:
-    """Let trials train nothing, and leave out what the clock alone asks of the store."""
-    with (
-        instead_of_training(lambda *given: FakeChild(script(), model=model)),
-        mock.patch.object(supervision, "LOOK_SECONDS", math.inf),
-    ):
-        yield
+def scripted(
+    worker: Worker, script: Callable[[], Sequence[float]], model: Path | None = None
+) -> Iterator[None]:
+    """Let a worker's trials train nothing: each has the metrics that `script` gives next."""
+    before, worker.make_child = (
+        worker.make_child,
+        lambda *given: FakeChild(script(), model=model),
+    )
+    yield
+    worker.make_child = before
 
 
 def stock_trial(study: optuna.Study, metrics: Sequence[float]) -> None:
@@ -189,7 +203,7 @@ def fill(study: Study, finished: int) -> None:
     from benchmarks.dashboard import RUNNING
     from benchmarks.dashboard import fill as fill_tables
 
-    study.budget.extend(finished + RUNNING + 1000)
+    study.slots.extend(finished + RUNNING + 1000)
     fill_tables(study, finished + RUNNING, EPOCHS)
     if study.store.postgres:  # the rows came with ids of their own
         last = "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"

@@ -259,7 +259,7 @@ def _scripted_study(
     }
     study = create_or_resume(open_store(url), StudySpec.of(tree), "ab12" * 16, None)
     for reason in endings:
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim is not None
         length = {"completed": epochs, "oom": 0, "unfit": 0, "crashed": 0}.get(reason, epochs // 2)
         history = [_scripted_report(task, claim.trial_number, e, classes) for e in range(length)]
@@ -275,7 +275,7 @@ def _scripted_study(
         if reason in ("unfit", "crashed"):
             facts = {"error": error}
         value = None if best is None else best["metric"]
-        study.budget.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
+        study.slots.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
     return study
 
 

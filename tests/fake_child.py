@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from search.work import worker
 from search.work.child import ChildDied, Done, Epoch, Message
 from trainers.train import TrialResult
 
@@ -114,13 +111,6 @@ def whole(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
     number, epochs = int(workdir.name.removeprefix("trial-")), config.train.epochs
     metrics = [(0.5 + 0.01 * number) * epoch / epochs for epoch in range(1, epochs + 1)]
     return FakeChild(metrics, workdir, classes=data.classes)
-
-
-@contextmanager
-def instead_of_training(make_child: Callable[..., FakeChild]) -> Iterator[None]:
-    """Let workers make such children: `make_child(config, data, workdir, free)`."""
-    with mock.patch.object(worker, "TrialProcess", make_child):
-        yield
 
 
 def report(epoch: int, metric: float, seconds: float = 1.0, classes: int = 2) -> dict[str, Any]:

@@ -17,20 +17,20 @@ from typing import Any
 
 from rich.console import Console
 
+from search.database import optuna_writer
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
-from search.studies import reports as epochs_module
-from search.studies import slots as budget_module
+from search.studies import reports, slots
 from search.studies.heartbeats import Registration
-from search.studies.slots import Budget, Result, new_owner
+from search.studies.owners import new_owner
+from search.studies.slots import Result, Slots
 from search.studies.study import Study, open_study
-from search.work import service as service_module
-from search.work import supervision
+from search.work.kept_models import KeptModels
 from search.work.service import Service
+from search.work.supervision import Timing
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.space import Space
-from tests.fake_child import FakeChild, instead_of_training
+from tests.fake_child import FakeChild
 
 POINTS = (
     "entered",
@@ -63,7 +63,7 @@ def crew(
     url: str, artifacts: Path, study: str, epochs: int, seconds: float, lease: float, count: int
 ) -> int:
     """Let `count` workers serve a study, or all studies where it is empty, until idle."""
-    _hurry(lease)
+    slots.LEASE_SECONDS = lease
     pids = []
     for _ in range(count):
         if (pid := os.fork()) == 0:
@@ -78,7 +78,6 @@ def crew(
 def victims(url: str, artifacts: Path, points: Sequence[str], epochs: int) -> None:
     """Kill a worker at each point; the study of that name is its own."""
     global POINT
-    _hurry(60.0)
     _mine()
     for point in points:
         if (pid := os.fork()) == 0:
@@ -98,24 +97,20 @@ def claim_all(url: str) -> None:
     """Claim slots of the study `small` until there are none, and print each."""
     store = open_store(url)
     study = open_study(store, "small")
-    while (claim := study.budget.claim(study.ask)) is not None:
+    while (claim := study.slots.claim(study.ask)) is not None:
         print(claim.slot, claim.trial_number, flush=True)
-        study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
+        study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {}))
     store.close()
-
-
-def _hurry(lease: float) -> None:
-    """Let a lease be short, and whatever waits wait little."""
-    budget_module.LEASE_SECONDS = lease
-    supervision.LOOK_SECONDS = lease / 4
-    supervision.FENCE_SECONDS = lease * 0.8
-    supervision.POLL_SECONDS = 0.02
-    service_module.IDLE_SECONDS = 0.2
-    service_module.preflight = lambda spec: type("NoData", (), {"fingerprint": "f" * 64})()  # type: ignore
 
 
 def _serve(url: str, artifacts: Path, study: str, epochs: int, seconds: float) -> int:
     """Serve a study (or all) until idle; the exit code."""
+    metrics = [epoch / 100 for epoch in range(1, epochs + 1)]
+
+    def child(config: Any, data: Any, workdir: Path, free: Any) -> Child:
+        crashes = 1 if POINT.endswith("give-back") else None
+        return Child(metrics, workdir, seconds=seconds, classes=8, crashes_after=crashes)
+
     store, interrupt = open_store(url), Interrupt()
     service = Service(
         store,
@@ -126,14 +121,12 @@ def _serve(url: str, artifacts: Path, study: str, epochs: int, seconds: float) -
         lambda study: View(),
         study or None,
         until_idle=True,
+        load_data=lambda spec: NoData(),  # type: ignore[arg-type,return-value]
+        make_child=child,
+        timing=Timing(0.02, look=slots.LEASE_SECONDS / 4, fence=0.8 * slots.LEASE_SECONDS),
+        idle_seconds=0.2,
     )
-    metrics = [epoch / 100 for epoch in range(1, epochs + 1)]
-
-    def child(config: Any, data: Any, workdir: Path, free: Any) -> Child:
-        crashes = 1 if POINT.endswith("give-back") else None
-        return Child(metrics, workdir, seconds=seconds, classes=8, crashes_after=crashes)
-
-    with interrupt.listen(), instead_of_training(child):
+    with interrupt.listen():
         finished = service.run()
     store.close()
     sys.stdout.flush()
@@ -147,6 +140,12 @@ class Child(FakeChild):
         super().keep(epoch)
         if POINT == "mid-checkpoint":
             _die()
+
+
+class NoData:
+    """Data that nobody looks at."""
+
+    fingerprint = "f" * 64
 
 
 class View:
@@ -208,19 +207,19 @@ def _mine() -> None:
     _before(Space, "sample", "asked-not-sampled")
     _after(Space, "sample", "sampled-not-kept")
     _after(Study, "ask", "asked-not-claimed")
-    _before(Budget, "_set", "claim-not-stored", lambda *a, **k: k.get("state") == "RUNNING")
-    _after(Budget, "_set", "claim-not-committed", lambda *a, **k: k.get("state") == "RUNNING")
-    _after(Budget, "claim", "claimed")
+    _before(Slots, "_set", "claim-not-stored", lambda *a, **k: k.get("state") == "RUNNING")
+    _after(Slots, "_set", "claim-not-committed", lambda *a, **k: k.get("state") == "RUNNING")
+    _after(Slots, "claim", "claimed")
     _before(Study, "report", "before-report")
-    _after(epochs_module, "store", "report-not-committed")
+    _after(reports, "store", "report-not-committed")
     _after(Study, "report", "reported")
-    _before(Budget, "end", "before-end")
-    _after(Budget, "_store_result", "result-not-committed")
-    _before(Budget, "tell", "result-not-told")
-    _after(Budget, "tell", "told")
-    _before(Worker, "_tidy", "before-tidy")
-    _before(Budget, "give_back", "before-give-back")
-    _after(Budget, "give_back", "after-give-back")
+    _before(Slots, "end", "before-end")
+    _before(optuna_writer, "end", "result-not-told")
+    _after(Slots, "_end", "result-not-committed")
+    _after(Slots, "end", "told")
+    _before(KeptModels, "keep", "before-tidy")
+    _before(Slots, "give_back", "before-give-back")
+    _after(Slots, "give_back", "after-give-back")
     _after(Registration, "enter", "entered")
     _before(Registration, "leave", "before-leave")
     _before(Study, "last_epoch", "before-first-look")

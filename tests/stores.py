@@ -105,7 +105,7 @@ def check_whole() -> Callable[[Study, int, int], None]:
     """Exactly the budget: every trial trained in full, each of its epochs once."""
 
     def check(study: Study, trials: int, epochs: int) -> None:
-        counts = study.budget.counts()
+        counts = study.slots.counts()
         assert counts["COMPLETE"] == trials == sum(counts.values()), counts
         assert [trial.number for trial in study.trials()] == [*range(trials)]
         for trial in study.trials():

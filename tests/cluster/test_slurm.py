@@ -323,7 +323,7 @@ def test_stop_takes_back_jobs_that_wait(launched: Callable[..., Launched]) -> No
     run.process.finish(None, run.progress)
     states = sorted(run.cluster.jobs().values())
     assert states.count("CANCELLED") >= 2, states
-    counts = run.study.budget.counts()
+    counts = run.study.slots.counts()
     assert counts["OPEN"] == 4 and counts["RUNNING"] == 0, counts
 
 

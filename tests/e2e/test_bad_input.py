@@ -269,9 +269,9 @@ def launched(place: Place) -> None:
 def finished(place: Place) -> None:
     """A study with one trial that has ended, whose weights are not here."""
     with place.launched() as study:
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim
-        study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
+        study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
 
 
 def exported(place: Place) -> None:

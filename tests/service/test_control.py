@@ -13,7 +13,8 @@ from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS, NOW, control_table, worker_table
 from search.studies.heartbeats import Registration, workers
 from search.studies.limits import close, limits, reopen, stopped
-from search.studies.slots import Budget, Result, new_owner
+from search.studies.owners import new_owner
+from search.studies.slots import Result, Slots
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 from tests.noop import crew
@@ -32,16 +33,16 @@ def test_a_stopped_study_hands_out_no_slot_until_it_is_reopened(
     store: Store, make_spec: MakeSpec
 ) -> None:
     study = make(store, make_spec)
-    running = study.budget.claim(study.ask)
+    running = study.slots.claim(study.ask)
     assert running
     close(store, study.study_id, AFTER)
-    assert Budget(store, study.study_id, new_owner()).claim(study.ask) is None
+    assert Slots(store, study.study_id, new_owner()).claim(study.ask) is None
     assert limits(study).now is None  # what runs may end
-    assert study.budget.end(running, Result("COMPLETE", 0.5, "completed", {}))
+    assert study.slots.end(running, Result("COMPLETE", 0.5, "completed", {}))
     close(store, study.study_id, NOW)
     assert limits(study).now == "preempted"
     reopen(store, study.study_id)
-    assert stopped(study) is None and study.budget.claim(study.ask)
+    assert stopped(study) is None and study.slots.claim(study.ask)
 
 
 def test_hours_close_a_study_and_count_anew_when_it_is_reopened(
@@ -61,7 +62,7 @@ def test_gpu_hours_count_what_all_workers_hold(store: Store, make_spec: MakeSpec
 
     study = make(store, make_spec, gpu_hours=1.0)
     for _ in range(2):
-        assert Budget(store, study.study_id, new_owner()).claim(study.ask)
+        assert Slots(store, study.study_id, new_owner()).claim(study.ask)
     assert limits(study).now is None
     with store.engine.begin() as connection:  # two at once, for 31 minutes
         connection.execute(sa.update(slot_table).values(claimed_at=store.now() - 1860))
@@ -102,12 +103,12 @@ def test_stop_resume_and_extend_while_workers_run(
     running.line("epoch")
     close(store, study.study_id, NOW)
     assert "ended" not in running.finish()  # nothing is open any more
-    assert study.budget.counts()["OPEN"] == 3 and study.budget.waiting()
+    assert study.slots.counts()["OPEN"] == 3 and study.slots.waiting()
     reopen(store, study.study_id)
-    study.budget.extend(4)
+    study.slots.extend(4)
     running = start(postgres_url, tmp_path, 30, 0.02)
     out = running.finish()
-    assert study.budget.counts()["COMPLETE"] == 4, out
+    assert study.slots.counts()["COMPLETE"] == 4, out
     for trial in study.trials():
         assert [r["epoch"] for r in study.history(trial.number)] == [*range(1, 31)]
     store.close()
@@ -122,7 +123,7 @@ def test_one_signal_returns_the_trials(
     running.line("epoch")
     running.send(signal.SIGTERM)
     running.finish(130)  # a trial that did not end would go on for 100 s
-    assert study.budget.counts()["OPEN"] == 2 and workers(store) == []
+    assert study.slots.counts()["OPEN"] == 2 and workers(store) == []
     store.close()
 
 

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from search.database.store import Store, open_store
 from search.database.tables import ENDED, slot_table
+from search.studies.configs import drawn_config
 from search.studies.heartbeats import workers
-from search.studies.slots import drawn_config
 from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
 from tests.noop import POINTS, crew, open_and_close, victims
@@ -67,7 +67,7 @@ def finish(worker: Running, code: int = 0) -> list[str]:
 
 def check(study: Study, trials: int, epochs: int = 3) -> None:
     """Exactly the budget, one result a slot, nothing left running, every report there once."""
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     assert sum(counts[state] for state in ENDED) == trials == sum(counts.values())
     found = {trial.number: trial for trial in study.trials()}
     assert not [t for t in found.values() if t.state == TrialState.RUNNING]
@@ -295,6 +295,6 @@ def test_an_interrupt_while_the_database_is_away_ends_at_once(
     own_postgres.start()
     store = open_store(own_postgres.url)
     finish(start(own_postgres.url, tmp_path, epochs=3))
-    counts = open_study(store, study.spec.name).budget.counts()
+    counts = open_study(store, study.spec.name).slots.counts()
     assert counts["COMPLETE"] == 2, counts
     store.close()

@@ -28,7 +28,7 @@ MakeSpec = Callable[..., StudySpec]
 
 
 def end(study: Study, value: float, reason: str = "completed", **attrs: object) -> int:
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
     losses = {"total": 1.0, "pixel": 1.0, "region": 0.5}
     for epoch in (1, 2):
@@ -36,7 +36,7 @@ def end(study: Study, value: float, reason: str = "completed", **attrs: object) 
         assert study.report(claim, report)
     state = "COMPLETE" if reason == "completed" else "PRUNED"
     facts = {"epochs": 2, "best_epoch": 2, "seconds": 4.0, **attrs}
-    assert study.budget.end(claim, Result(state, value, reason, facts))
+    assert study.slots.end(claim, Result(state, value, reason, facts))
     return claim.trial_number
 
 

@@ -28,12 +28,14 @@ from search.findings.ranking import best_trial, ranked
 from search.launch import launch
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study, study_names
+from search.work.child import TrialProcess
+from search.work.service import new_worker
+from search.work.supervision import Timing
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
-from tests.fake_child import FakeChild, instead_of_training, whole
+from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
 from trainers.tasks import load_data
 
@@ -82,7 +84,7 @@ class Silent:
 def test_a_study_runs_to_its_budget(finished: Any) -> None:
     store = open_store(finished.url)
     study = open_study(store, "my-study")
-    assert study.budget.counts()["COMPLETE"] == 3
+    assert study.slots.counts()["COMPLETE"] == 3
     assert [t.user_attrs["reason"] for t in study.trials()] == ["completed"] * 3
     found = summary(study)
     assert found["epochs"] == 6 and found["epochs_saved"] == 0
@@ -129,11 +131,10 @@ def test_extending_goes_on_where_a_study_ended(
     store: Store, make_spec: MakeSpec, tmp_path: Path, quiet: Console
 ) -> None:
     artifacts = Artifacts(tmp_path / "artifacts")
-    with instead_of_training(whole):
-        assert launch(make_spec(trials=2), store, artifacts, quiet) == DONE
-        assert launch(make_spec(trials=2), store, artifacts, quiet, trials=3) == DONE
+    assert launch(make_spec(trials=2), store, artifacts, quiet, make_child=whole) == DONE
+    assert launch(make_spec(trials=2), store, artifacts, quiet, trials=3, make_child=whole) == DONE
     study = open_study(store, "small")
-    assert study.budget.counts()["COMPLETE"] == 3
+    assert study.slots.counts()["COMPLETE"] == 3
     assert [trial.number for trial in study.trials()] == [0, 1, 2]
 
 
@@ -145,13 +146,14 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     spec = make_spec(trials=2, epochs=40, pruner=pruner)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    ended = study.budget.claim(study.ask)  # a trial that nobody can match
+    ended = study.slots.claim(study.ask)  # a trial that nobody can match
     report = {"epoch": 1, "metric": 2.0, "train": {"total": 1.0}, "val": {"total": 1.0}}
     assert ended and study.report(ended, report)
-    assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
+    assert study.slots.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
-    with instead_of_training(whole):
-        assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), watcher, Interrupt(), make_child=whole
+    ).run()
     [(number, state, reason)] = watcher.ended
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
@@ -163,27 +165,22 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
 def test_a_killed_child_is_resumed_with_its_reports(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.work import worker as worker_module
-
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=12)  # it shall not have ended when it is killed
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[Any] = []
-    original = worker_module.TrialProcess
 
     def remember(*args: Any) -> Any:
-        children.append(original(*args))
+        children.append(TrialProcess(*args))
         return children[-1]
-
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
     def kill_first(number: int, report: dict[str, Any]) -> None:
         if len(children) == 1 and report["epoch"] == 2:
             os.kill(children[0].pid, signal.SIGKILL)
 
-    watcher = Silent(kill_first)
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    watcher, artifacts = Silent(kill_first), Artifacts(tmp_path / "a")
+    assert new_worker(study, data, artifacts, watcher, Interrupt(), make_child=remember).run()
     assert watcher.attempts == [1, 2]
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
@@ -197,16 +194,14 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten trials, each killed twice: at its start, in its steps, at its writes, as time falls."""
-    from search.work import worker as worker_module
-
     store = open_store(postgres_url)
     spec = make_spec(trials=10, epochs=4)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    original, timers = worker_module.TrialProcess, []
+    timers: list[Any] = []
 
     def mortal(*args: Any) -> Any:
-        child = original(*args)
+        child = TrialProcess(*args)
         kills = [timer for timer in timers if timer.attempt < 3]
         if watcher.attempts[-1] < 3:
             timer = threading.Timer(0.05 * (len(kills) + 1), child._process.kill)
@@ -215,14 +210,13 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
             timers.append(timer)
         return child
 
-    watcher = Silent()
-    monkeypatch.setattr(worker_module, "TrialProcess", mortal)
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    watcher, artifacts = Silent(), Artifacts(tmp_path / "a")
+    assert new_worker(study, data, artifacts, watcher, Interrupt(), make_child=mortal).run()
     for timer in timers:
         timer.join()
     retries = sum(state == "RETRY" for _, state, _ in watcher.ended)
     assert len(timers) >= 10 and retries >= 8, (len(timers), retries)
-    assert study.budget.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
+    assert study.slots.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
     for trial in study.trials():
         assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
         assert trial.value == max(report["metric"] for report in study.history(trial.number))
@@ -252,7 +246,7 @@ def test_an_interrupted_launch_resumes_where_it_was(
     running.send(interruption)
     running.finish(130 if interruption == signal.SIGINT else -signal.SIGKILL)
     before = study.history(0)
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     assert counts["OPEN" if interruption == signal.SIGINT else "RUNNING"] == 1
     Running.segtune(*command).finish()
     assert study.history(0)[: len(before)] == before
@@ -290,7 +284,7 @@ def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
         ballast.unlink()
 
     watcher.on_pause = make_room
-    assert Worker(study, data, Artifacts(small_disk / "artifacts"), watcher, Interrupt()).run()
+    assert new_worker(study, data, Artifacts(small_disk / "artifacts"), watcher, Interrupt()).run()
     assert len(watcher.pauses) == 1 and "the disk is full" in watcher.pauses[0]
     assert halves == [[]]  # nothing half written stayed
     assert watcher.ended == [(0, "COMPLETE", "completed")] and watcher.attempts == [1, 1]
@@ -328,8 +322,6 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says nothing after its first epoch, and heeds no word, as before a dead file server."""
-    from search.work import supervision
-
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=3)
     data = load_data(spec.data)
@@ -341,10 +333,16 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
         children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]
 
-    monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 0.5)
     watcher = Silent()
-    with instead_of_training(child):
-        assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    assert new_worker(
+        study,
+        data,
+        Artifacts(tmp_path / "a"),
+        watcher,
+        Interrupt(),
+        make_child=child,
+        timing=Timing(watchdog=0.5),
+    ).run()
     assert [child.killed for child in children] == [True, False] and watcher.attempts == [1, 2]
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
@@ -372,8 +370,9 @@ def test_a_worker_needs_two_connections(
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
             seen.append(connection.execute(sa.text(query)).scalar_one())
 
-    with instead_of_training(whole):
-        assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(look), Interrupt()).run()
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), Silent(look), Interrupt(), make_child=whole
+    ).run()
     watching.dispose()
     assert seen and max(seen) <= 2, seen
     store.close()
@@ -383,7 +382,7 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
-    from search.work.child import Alive, Done, Epoch, TrialProcess
+    from search.work.child import Alive, Done, Epoch
 
     spec = make_spec(epochs=10_000)
     config = spec.search_space().base.replace({"optim.lr": 1e-3})
@@ -404,8 +403,6 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
 def test_a_second_ctrl_c_ends_the_child_at_once(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.work import supervision
-
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=3)
     data = load_data(spec.data)
@@ -421,13 +418,22 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     def twice(number: int, report: dict[str, Any]) -> None:
         interrupt.count = 2
 
-    monkeypatch.setattr(supervision, "STOP_SECONDS", math.inf)  # how long one Ctrl-C would wait
-    with instead_of_training(child):
-        assert not Worker(study, data, Artifacts(tmp_path / "a"), Silent(twice), interrupt).run()
-        assert children[0].killed
-        assert study.budget.counts()["OPEN"] == 1
-        assert study.budget.waiting() == {0: "INTERRUPTED"}
-        assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt()).run()
+    timing = Timing(stop=math.inf)  # how long one Ctrl-C would wait
+    assert not new_worker(
+        study,
+        data,
+        Artifacts(tmp_path / "a"),
+        Silent(twice),
+        interrupt,
+        make_child=child,
+        timing=timing,
+    ).run()
+    assert children[0].killed
+    assert study.slots.counts()["OPEN"] == 1
+    assert study.slots.waiting() == {0: "INTERRUPTED"}
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt(), make_child=child
+    ).run()
     assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
     store.close()
 

@@ -25,11 +25,11 @@ from search.files.shown import attach, detach
 from search.findings.export import export_study
 from search.findings.report import report_text
 from search.studies.study import create_or_resume, open_study
+from search.work.service import new_worker
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.errors import InputError
 from spaces.spec import StudySpec
-from tests.fake_child import FakeChild, instead_of_training, whole
+from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
 from trainers.tasks import load_data
 
@@ -273,10 +273,9 @@ def test_a_trial_waits_for_the_bucket_that_has_its_checkpoint(
 
     notes = Patient()
     artifacts = Artifacts(tmp_path / "a", Bucket(bucket.name, bucket.prefix, network))
-    with instead_of_training(child):
-        assert Worker(study, data, artifacts, notes, Interrupt()).run()
+    assert new_worker(study, data, artifacts, notes, Interrupt(), make_child=child).run()
     assert network.refusals == 2 and [report["epoch"] for report in notes.reports] == [1, 2]
-    assert study.budget.counts()["COMPLETE"] == 1
+    assert study.slots.counts()["COMPLETE"] == 1
     store.close()
 
 
@@ -319,7 +318,7 @@ def test_another_machine_resumes_what_a_killed_worker_has_copied(
     assert 3 <= resumed <= len(known) < 12
 
     notes = Notes()
-    assert Worker(study, data, elsewhere, notes, Interrupt()).run()
+    assert new_worker(study, data, elsewhere, notes, Interrupt()).run()
     assert notes.attempts == [2]
     assert [report["epoch"] for report in notes.reports] == [*range(1, 13)]
     # what A has trained is repeated, not trained anew: to the microsecond as long
@@ -359,7 +358,7 @@ def test_models_of_overtaken_trials_leave_the_bucket(
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     artifacts = Artifacts(tmp_path / "a", bucket)
-    assert Worker(study, data, artifacts, Notes(), Interrupt()).run()
+    assert new_worker(study, data, artifacts, Notes(), Interrupt()).run()
     best = max(study.trials(), key=lambda trial: trial.value or 0)
     folders = {name.split("/")[1] for name in bucket.keys(artifacts.key(study, 0)[:8])}
     assert folders == {f"trial-{best.number:04d}"}
