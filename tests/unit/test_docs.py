@@ -10,8 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
-    *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.txt"), ROOT / ".ci" / "run",
-]  # fmt: skip
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("docker/*.txt"),
+    ROOT / ".ci" / "run",
+]
 
 # {a fault of docs/operations.md, as its row begins: the tests that inject it}
 FAULTS = {
