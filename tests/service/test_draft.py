@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database import optuna_writer
-from search.database.store import Store
+from search.database.store import Store, open_store
 from search.studies.configs import CONFIG
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
@@ -125,9 +125,10 @@ def test_a_told_trial_is_not_told_again(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_trial_that_somebody_took_from_the_queue_is_left_to_them(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user of Optuna asks the same study between our look and our writing."""
+    """A user of Optuna asks the same study between our look and our writing; not on sqlite."""
+    store = open_store(postgres_url)
     study = make(store, tmp_path, "ours", "tpe")
     queued = [t.number for t in study.optuna().trials]
     original, taken = type(study.space).sample, []
@@ -142,6 +143,7 @@ def test_a_trial_that_somebody_took_from_the_queue_is_left_to_them(
     assert taken[0] == queued[0] and number == queued[1]
     assert study.trial(taken[0]).params == {}  # nothing of ours
     assert study.trial(number).user_attrs["origin"]
+    store.close()
 
 
 def test_what_a_draft_never_needs_is_refused(store: Store, tmp_path: Path) -> None:
