@@ -280,7 +280,7 @@ def spaces(
     """Show what is searched by default, or the JSON Schema of study files."""
     _known_task(task)
     if schema:
-        from spaces.spec import study_schema
+        from spaces.schema import study_schema
 
         typer.echo(json.dumps(study_schema(), indent=1))
         return
@@ -522,7 +522,7 @@ def _with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) -
     from pydantic import ValidationError
 
     from spaces.errors import did_you_mean
-    from spaces.spec import WorkersSpec
+    from spaces.sections import WorkersSpec
     from spaces.yamlfile import parse_yaml
 
     changes = {name: value for name, value in given.items() if value is not None}

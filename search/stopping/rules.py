@@ -22,7 +22,7 @@ import optuna
 
 from search.stopping.curves import Curve, EndedCurves, Floats
 from spaces.config import BaseTrialConfig
-from spaces.spec import PrunerSpec
+from spaces.sections import PrunerSpec
 
 STARTUP_TRIALS = 5
 EARLY_QUANTILE = 0.5

@@ -37,7 +37,8 @@ from search.work import supervision
 from search.work import worker as worker_module
 from search.work.child import Alive, Epoch
 from spaces.errors import DONE
-from spaces.spec import PrunerSpec, StudySpec
+from spaces.sections import PrunerSpec
+from spaces.spec import StudySpec
 from trainers.tasks import load_data
 
 

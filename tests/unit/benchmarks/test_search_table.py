@@ -26,8 +26,9 @@ from benchmarks.table import Nearest, Table
 from search.stopping.replay import InOrder, Outcome, Recorded, Unpruned, replay
 from search.studies.samplers import build_sampler
 from spaces.config import TrialConfig
+from spaces.sections import SamplerSpec
 from spaces.space import Choice, Float, Int, Space
-from spaces.spec import SamplerSpec, StudySpec
+from spaces.spec import StudySpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -9,9 +9,10 @@ import torch
 
 from search.work.preflight import preflight
 from spaces.config import TrialConfig
+from spaces.entries import build_space
 from spaces.errors import InputError
 from spaces.segmentation import default_space
-from spaces.space import Space, build_space
+from spaces.space import Space
 from spaces.spec import StudySpec
 from trainers.segmentation import check_sizes, smallest_size
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaces.config import TrialConfig, flatten, parameter_types, parse_resolution, unflatten
+from spaces.entries import build_space
 from spaces.models import ARCHS, ENCODERS, incompatibility
 from spaces.segmentation import STARTING_POINTS, default_space
-from spaces.space import Choice, Float, Free, Int, Space, build_space
+from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import starting_params
 
 NASTY = {

@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 
 from spaces.config import TrialConfig
 from spaces.errors import InputError
-from spaces.spec import (
-    StudySpec,
-    dump_run_config,
-    load_run_config,
-    spec_difference,
-    study_schema,
-)
+from spaces.schema import study_schema
+from spaces.spec import StudySpec, dump_run_config, load_run_config, spec_difference
 from spaces.yamlfile import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
