@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spaces.config import TrialConfig, parameter_types
+from spaces.config import SegmentationConfig, parameter_types
 from spaces.spec import TASKS, Task
 
 
@@ -53,7 +53,7 @@ def _task_schema(task: Task) -> dict[str, Any]:
 
 def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
     """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
-    if name == "data.resolution" and schema["title"] == TrialConfig.__name__:
+    if name == "data.resolution" and schema["title"] == SegmentationConfig.__name__:
         return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
     node = schema
     for part in name.split("."):

@@ -1,4 +1,4 @@
-"""A search space: named dimensions, conditions and pins, and how a TrialConfig is drawn from it.
+"""A search space: named dimensions, conditions and pins, and how a trial's config is drawn from it.
 
 Nothing here knows Optuna: `sample` asks an object with Optuna's three `suggest_*` methods, so a
 trial can be drawn by Optuna, rebuilt from stored parameters, or drawn by a test.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from spaces.config import BaseTrialConfig, TrialConfig
+from spaces.config import BaseTrialConfig, SegmentationConfig
 from spaces.errors import InputError
 from spaces.models import incompatibility
 
@@ -89,7 +89,7 @@ class Space:
 
     dims: Mapping[str, Dimension]
     when: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
-    base: BaseTrialConfig = field(default_factory=TrialConfig)
+    base: BaseTrialConfig = field(default_factory=SegmentationConfig)
 
     def sample(self, suggest: Suggest) -> BaseTrialConfig:
         """Draw one config; each drawn name is a parameter of the trial."""

@@ -14,15 +14,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from spaces import segmentation, text_detection
-from spaces.config import BaseTrialConfig, Section, TrialConfig, parameter_types, unflatten
-from spaces.data import AnyDataSpec, DataSpec, TextDataSpec
+from spaces.config import BaseTrialConfig, Section, SegmentationConfig, parameter_types, unflatten
+from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -116,7 +116,7 @@ class StudySpec(Section):
 
     def _epochs(self) -> int:
         """Length of a trial; 1 where the file's is wrong, which `build_space` will say."""
-        epochs = self.space.get("train.epochs", TrialConfig().train.epochs)
+        epochs = self.space.get("train.epochs", SegmentationConfig().train.epochs)
         whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
         return epochs if whole else 1
 
@@ -125,7 +125,7 @@ class SegmentationStudySpec(StudySpec):
     """A study of semantic segmentation."""
 
     task: Literal["segmentation"]
-    data: DataSpec
+    data: SegmentationDataSpec
 
     def search_space(self) -> Space:
         for name in segmentation.BINARY_ONLY:
@@ -145,7 +145,7 @@ class TextDetectionStudySpec(StudySpec):
     """A study of DBNet text detection."""
 
     task: Literal["text_detection"]
-    data: TextDataSpec
+    data: TextDetectionDataSpec
 
     def default_space(self, epochs: int) -> Space:
         return text_detection.default_space(epochs)
@@ -160,7 +160,7 @@ class Task:
     """The models of a task's study files and configs."""
 
     study: type[StudySpec]
-    data: type[DataSpec] | type[TextDataSpec]
+    data: type[SegmentationDataSpec] | type[TextDetectionDataSpec]
     config: type[BaseTrialConfig]
     default_space: Callable[[int], Space]
     """Epochs -> what is searched where a file names nothing (segmentation: many classes)."""
@@ -169,12 +169,15 @@ class Task:
 TASKS = {
     "segmentation": Task(
         SegmentationStudySpec,
-        DataSpec,
-        TrialConfig,
+        SegmentationDataSpec,
+        SegmentationConfig,
         partial(segmentation.default_space, binary=False),
     ),
     "text_detection": Task(
-        TextDetectionStudySpec, TextDataSpec, TextTrialConfig, text_detection.default_space
+        TextDetectionStudySpec,
+        TextDetectionDataSpec,
+        TextDetectionConfig,
+        text_detection.default_space,
     ),
 }
 

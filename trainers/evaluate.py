@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
 from trainers.losses import IGNORE
@@ -34,7 +34,7 @@ class Evaluation:
 
 
 def evaluate_segmentation(
-    model_folder: Path, config: TrialConfig, data: SegmentationData, split: str, to: Path
+    model_folder: Path, config: SegmentationConfig, data: SegmentationData, split: str, to: Path
 ) -> Evaluation:
     """Score a saved model on a split as its training did, and write overlays into `to`.
 

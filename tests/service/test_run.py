@@ -31,7 +31,7 @@ from search.studies.slots import Result
 from search.studies.study import open_study
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
 from trainers.tasks import load_data
@@ -54,7 +54,7 @@ class Silent:
         self.on_pause: Callable[[], None] | None = None
         self.on_epoch = on_epoch
 
-    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+    def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
         self.attempts.append(attempt)
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
         monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
 
     class Patient(Silent):
-        def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+        def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
             super().trial_started(number, config, attempt)
             monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 3600.0)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.errors import InputError
 from spaces.schema import study_schema
 from spaces.spec import StudySpec, dump_run_config, load_run_config, spec_difference
@@ -75,7 +75,7 @@ def test_trackers_make_no_other_study(study: Path) -> None:
 
 def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
     spec = StudySpec.load(study)
-    config = TrialConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
+    config = SegmentationConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
     path = tmp_path / "config.yaml"
     path.write_text(dump_run_config(spec.data, config))
     assert load_run_config(path) == (spec.data, config)
