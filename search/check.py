@@ -12,7 +12,7 @@ from rich.table import Table
 from search.database.store import Store
 from search.findings.wording import dimension_text
 from search.work.preflight import preflight
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
@@ -118,7 +118,7 @@ def _device(space: Space, data: Data, console: Console) -> None:
         )
 
 
-def _largest(space: Space) -> Iterator[BaseTrialConfig]:
+def _largest(space: Space) -> Iterator[TrialConfig]:
     """The most demanding config of each network."""
     batch = max(space.values("train.batch_size"))
     if not space.has_archs:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.database.store import Store
-    from spaces.config import BaseTrialConfig
+    from spaces.config import TrialConfig
     from spaces.spec import StudySpec
 
 
@@ -487,7 +487,7 @@ def _known_task(task: str) -> None:
         raise InputError(f"unknown task {task}{hint}")
 
 
-def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialConfig:
+def _with_settings(config: TrialConfig, settings: list[str]) -> TrialConfig:
     """Apply `--set decode.name=value`; only what acts after the network may be changed."""
     from pydantic import ValidationError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spaces.config import BaseTrialConfig, parameter_types, plain_types
+from spaces.config import TrialConfig, parameter_types, plain_types
 from spaces.errors import did_you_mean, pydantic_message, shown
 from spaces.models import incompatibility, unknown_model
 from spaces.space import Choice, Dimension, EntryError, Float, Free, Int, Scalar, Space
@@ -182,7 +182,7 @@ def _condition(
     return result
 
 
-def _pinned(base: BaseTrialConfig, pins: dict[str, Any]) -> BaseTrialConfig:
+def _pinned(base: TrialConfig, pins: dict[str, Any]) -> TrialConfig:
     try:
         return base.replace(pins)
     except ValidationError as error:

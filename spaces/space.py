@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from spaces.config import BaseTrialConfig, SegmentationConfig
+from spaces.config import SegmentationConfig, TrialConfig
 from spaces.errors import InputError
 from spaces.models import incompatibility
 
@@ -89,9 +89,9 @@ class Space:
 
     dims: Mapping[str, Dimension]
     when: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
-    base: BaseTrialConfig = field(default_factory=SegmentationConfig)
+    base: TrialConfig = field(default_factory=SegmentationConfig)
 
-    def sample(self, suggest: Suggest) -> BaseTrialConfig:
+    def sample(self, suggest: Suggest) -> TrialConfig:
         """Draw one config; each drawn name is a parameter of the trial."""
         fixed = self.base.flat()
         drawn: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class Space:
                 drawn[name] = _draw(suggest, name, dim)
         return self.base.replace(drawn)
 
-    def config(self, params: Mapping[str, Any]) -> BaseTrialConfig:
+    def config(self, params: Mapping[str, Any]) -> TrialConfig:
         """Rebuild the config of a trial from its stored parameters.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from spaces import segmentation, text_detection
-from spaces.config import BaseTrialConfig, Section, SegmentationConfig, parameter_types, unflatten
+from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_types, unflatten
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
@@ -161,7 +161,7 @@ class Task:
 
     study: type[StudySpec]
     data: type[SegmentationDataSpec] | type[TextDetectionDataSpec]
-    config: type[BaseTrialConfig]
+    config: type[TrialConfig]
     default_space: Callable[[int], Space]
     """Epochs -> what is searched where a file names nothing (segmentation: many classes)."""
 
@@ -207,7 +207,7 @@ def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
 
 
-def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
+def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
     """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
 
     Raises:
@@ -236,7 +236,7 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
         raise _input_error(error, document, ("trial",), task.config) from None
 
 
-def dump_run_config(data: AnyDataSpec, config: BaseTrialConfig) -> str:
+def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
     """Return the text of an exported `config.yaml`."""
     tree = {
         "task": config.task,

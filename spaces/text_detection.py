@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from spaces.config import BaseTrialConfig, Section
+from spaces.config import Section, TrialConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -64,7 +64,7 @@ class TextDecodeConfig(Section):
     max_candidates: int = Field(1000, ge=1, le=100_000)
 
 
-class TextDetectionConfig(BaseTrialConfig):
+class TextDetectionConfig(TrialConfig):
     """The whole of one text-detection run."""
 
     task: ClassVar[str] = "text_detection"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from spaces.config import BaseTrialConfig, SegmentationConfig
+from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free, Space
@@ -29,7 +29,7 @@ from trainers.text_evaluate import evaluate_text
 
 def evaluate(
     model_folder: Path,
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: SegmentationData | TextData,
     split: str,
     to: Path,
@@ -139,7 +139,7 @@ class Task(Protocol):
 
 
 def make_task(
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: Data,
     device: torch.device,
     precision: str,

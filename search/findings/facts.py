@@ -17,7 +17,7 @@ from search.studies.limits import stopped
 from search.studies.reasons import reason
 from search.studies.slots import drawn_config
 from search.studies.study import Study
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.space import Free
 from spaces.spec import StudySpec
 
@@ -169,7 +169,7 @@ class Facts:
         """{trial: every epoch's report} of the TOP best trials."""
         return self.study.histories(t.number for t in self.ranking[:TOP])
 
-    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+    def config(self, trial: FrozenTrial) -> TrialConfig:
         return self.study.config(trial)
 
     def settings(self, trial: FrozenTrial) -> dict[str, Any]:

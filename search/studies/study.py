@@ -22,7 +22,7 @@ from search.studies import reports
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
 from search.studies.slots import CONFIG, Budget, Claim, Locked, drawn_config, new_owner
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import StudySpec, spec_difference
@@ -121,7 +121,7 @@ class Study:
             if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
         ]
 
-    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+    def config(self, trial: FrozenTrial) -> TrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
         flat = drawn_config(trial)
         if flat is None:

@@ -23,7 +23,7 @@ from search.files.artifacts import Artifacts
 from search.findings.facts import class_names
 from search.studies.study import Study
 from search.work.drawing import Drawing, draw
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from trainers.tasks import Data
 from trainers.train import TrialResult
 
@@ -71,7 +71,7 @@ class Aftermath:
     def trial_ended(
         self,
         number: int,
-        config: BaseTrialConfig,
+        config: TrialConfig,
         result: TrialResult,
         ranking: Sequence[FrozenTrial],
     ) -> None:

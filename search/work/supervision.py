@@ -12,7 +12,7 @@ from search.database.retry import Backoff, is_away
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
 from search.work.child import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 if TYPE_CHECKING:
     from search.work.worker import Worker
@@ -47,7 +47,7 @@ class _Supervision:
     """One trial from its start to its child's end: reports out, words in, the lease kept."""
 
     def __init__(
-        self, worker: Worker, claim: Claim, config: BaseTrialConfig, child: TrialProcess
+        self, worker: Worker, claim: Claim, config: TrialConfig, child: TrialProcess
     ) -> None:
         self.worker, self.claim, self.config, self.child = worker, claim, config, child
         self.study, self.budget = worker.study, worker.study.budget

@@ -49,7 +49,7 @@ from search.work.background import Aftermath, per_class
 from search.work.child import Done, Failed, TrialProcess
 from search.work.supervision import LOOK_SECONDS, POLL_SECONDS, Word, _Supervision
 from search.work.watchers import Interrupt, Watcher
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last, remove_models
 from trainers.data import file_digest
@@ -208,7 +208,7 @@ class Worker:
     def verdict(
         self,
         claim: Claim,
-        config: BaseTrialConfig,
+        config: TrialConfig,
         values: list[float],
         said: Stored,
     ) -> Word | None:
@@ -264,7 +264,7 @@ class Worker:
             self._ended_until = until
 
     def _settle(
-        self, claim: Claim, config: BaseTrialConfig, result: TrialResult, bar: float | None
+        self, claim: Claim, config: TrialConfig, result: TrialResult, bar: float | None
     ) -> None:
         """Store a result, where the slot is still ours, and tidy up."""
         if result.reason in ("preempted", "orphaned"):

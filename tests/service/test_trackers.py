@@ -27,7 +27,7 @@ from search.work.tracker_feed import Tracked
 from search.work.trackers import TrackedTrial, check_trackers
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import load_data
@@ -79,7 +79,7 @@ class Silent:
         self.on_epoch = on_epoch
         self.ended: list[str] = []
 
-    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None: ...
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
         self.on_epoch(report)
