@@ -18,7 +18,6 @@ from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
-from trainers.evaluate import class_names
 from trainers.precision import pick_device, resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data
@@ -58,7 +57,7 @@ def _classes(data: SegmentationData) -> Table:
         table.add_column(column, justify="right")
     total = sum(data.counts)
     weights = [class_weights(data.counts, method, 10.0) for method in METHODS]
-    for index, name in enumerate(class_names(data)):
+    for index, name in enumerate(data.spec.class_names):
         row = [f"{float(w[index]):.2f}" for w in weights if w is not None]
         table.add_row(name, f"{data.counts[index] / total:.3%}", *row)
     return table

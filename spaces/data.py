@@ -1,7 +1,7 @@
 """Where a task's images and labels are: the `data:` section of a study file.
 
-Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`
-and `names`.
+Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`,
+`names` and `class_names`.
 """
 
 from __future__ import annotations
@@ -83,9 +83,14 @@ class SegmentationDataSpec(Section):
 
     @property
     def names(self) -> list[str]:
-        """Class names; a class file has been read by then (`StudySpec.load`)."""
+        """`classes` as a list; a class file has been read by then (`StudySpec.load`)."""
         assert isinstance(self.classes, list)
         return self.classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of what `per_class` lists: a binary task's background has a score too."""
+        return ["background", *self.names] if self.binary else self.names
 
     @property
     def binary(self) -> bool:
@@ -143,6 +148,7 @@ class TextDetectionDataSpec(Section):
 
     metric: ClassVar[str] = "Hmean"
     names: ClassVar[list[str]] = ["text"]
+    class_names: ClassVar[list[str]] = []  # nothing is scored class by class
 
     train: TextDetectionSplitSpec
     val: TextDetectionSplitSpec

@@ -85,7 +85,7 @@ class SegmentationData(Splits[Sample]):
     @property
     def classes(self) -> int:
         """Classes that a confusion matrix counts (2 for a binary task)."""
-        return 2 if self.spec.binary else len(self.spec.names)
+        return len(self.spec.class_names)
 
 
 def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
@@ -337,7 +337,7 @@ def _index_table(spec_json: str) -> np.ndarray:
     """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
     spec = SegmentationDataSpec.model_validate_json(spec_json)
     table = np.full(65536, -1, dtype=np.int16)
-    table[: max(2, len(spec.names))] = np.arange(max(2, len(spec.names)))
+    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
     if spec.binary:
         table[255] = 1
     if spec.ignore_index is not None:
@@ -414,7 +414,7 @@ def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
             f"has {image.shape[1]}x{image.shape[0]}; both must be of one size"
         )
-    counts = np.bincount(mask.ravel(), minlength=256)[: max(2, len(spec.names))]
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
     return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
 
 

@@ -65,7 +65,7 @@ def evaluate_text(
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(scores, written, data.spec.names)
+    return Evaluation(scores, written)
 
 
 def load_dbnet(folder: Path) -> DBNet:

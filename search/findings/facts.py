@@ -19,7 +19,6 @@ from search.studies.slots import drawn_config
 from search.studies.study import Study
 from spaces.config import TrialConfig
 from spaces.space import Free
-from spaces.spec import StudySpec
 
 TOP = 5  # trials whose every epoch is read
 MIN_FOR_IMPORTANCES = 8  # complete trials; fewer say nothing
@@ -192,13 +191,6 @@ def gather(study: Study) -> Facts:
 
 def seconds(trial: FrozenTrial) -> float:
     return float(trial.user_attrs.get("seconds") or 0.0)
-
-
-def class_names(spec: StudySpec) -> list[str]:
-    """Names of the classes that a trial's `per_class` lists; none of a text detector."""
-    if spec.task != "segmentation":
-        return []
-    return ["background", *spec.data.names] if len(spec.data.names) == 1 else list(spec.data.names)
 
 
 def summary(study: Study) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial
 from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
-from search.findings.facts import class_names
 from search.studies.study import Study
 from search.work.drawing import Drawing, draw
 from spaces.config import TrialConfig
@@ -87,7 +86,7 @@ class Aftermath:
             config=config.replace(result.decode),
             model=result.model,
             history=result.history,
-            classes=class_names(spec),
+            classes=spec.data.class_names,
             per_class=per_class(result),
             ended=None if result.reason == "completed" else result.reason,
         )

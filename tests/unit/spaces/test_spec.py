@@ -54,6 +54,13 @@ def test_a_study_file_becomes_a_spec(study: Path) -> None:
     assert StudySpec.from_json(spec.to_json()).search_space() == spec.search_space()
 
 
+def test_a_binary_task_scores_its_background_too(study: Path) -> None:
+    data = StudySpec.load(study).data
+    assert data.class_names == ["a", "b"]
+    binary = data.model_copy(update={"classes": ["a"]})
+    assert (binary.names, binary.class_names) == (["a"], ["background", "a"])
+
+
 def test_a_difference_is_shown_line_by_line(study: Path) -> None:
     spec = StudySpec.load(study)
     assert spec_difference(spec, StudySpec.load(study)) == ""

@@ -89,6 +89,10 @@ def test_a_sampled_and_a_pinned_box_thresh_are_obeyed(tmp_path: Path) -> None:
     assert pinned.base.flat()["decode.box_thresh"] == 0.7
 
 
+def test_a_text_detector_has_no_score_of_a_class(tmp_path: Path) -> None:
+    assert spec(tmp_path).data.class_names == []
+
+
 def test_the_binarisation_threshold_may_be_free(tmp_path: Path) -> None:
     free = {"free": True, "low": 0.2, "high": 0.5, "step": 0.1}
     space = spec(tmp_path, **{"decode.thresh": free}).search_space()
