@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
@@ -99,11 +99,21 @@ class StudySpec(Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
     def search_space(self) -> Space:
-        """Build the space; raises EntryError for a wrong entry."""
+        """Return the space, built at the first call; raises EntryError for a wrong entry."""
+        return self._space
+
+    @cached_property
+    def _space(self) -> Space:
         default = self.default_space(self._epochs())
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         return build_space(default, json.loads(json.dumps(self.space)))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copy = super().model_copy(update=update, deep=deep)
+        if _SHAPES_SPACE & (update or {}).keys():
+            copy.__dict__.pop("_space", None)  # pydantic copies what is cached too
+        return copy
 
     def default_space(self, epochs: int) -> Space:
         """Return what is searched where the file names nothing."""
@@ -119,6 +129,9 @@ class StudySpec(Section):
         epochs = self.space.get("train.epochs", SegmentationConfig().train.epochs)
         whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
         return epochs if whole else 1
+
+
+_SHAPES_SPACE = {"data", "space", "use_default_space"}
 
 
 class SegmentationStudySpec(StudySpec):

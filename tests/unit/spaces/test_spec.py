@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,25 @@ def test_a_study_file_becomes_a_spec(study: Path) -> None:
     assert (spec.pruner.startup_trials, spec.pruner.align) == (3, "warmup")
     assert StudySpec.from_json(spec.to_json()) == spec
     assert StudySpec.from_json(spec.to_json()).search_space() == spec.search_space()
+
+
+def test_the_space_is_built_once_and_changes_nothing_else(study: Path) -> None:
+    spec = StudySpec.load(study)
+    fresh = StudySpec.from_json(spec.to_json())  # nobody has asked this one
+    assert fresh == spec and fresh.to_json() == spec.to_json()
+    assert spec.search_space() is spec.search_space()
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_a_copy_keeps_the_space_unless_what_shapes_it_changes(study: Path) -> None:
+    spec = StudySpec.load(study)
+    assert spec.model_copy(update={"keep_models": 1}).search_space() is spec.search_space()
+    pinned = spec.model_copy(update={"space": {"optim.lr": 0.125}}).search_space()
+    assert pinned.base.flat()["optim.lr"] == 0.125 and "optim.lr" not in pinned.dims
+    alone = spec.model_copy(update={"use_default_space": False}).search_space()
+    assert set(alone.dims) < set(spec.search_space().dims)
+    binary = spec.data.model_copy(update={"classes": ["a"]})
+    assert "decode.threshold" in spec.model_copy(update={"data": binary}).search_space().dims
 
 
 def test_a_binary_task_scores_its_background_too(study: Path) -> None:
