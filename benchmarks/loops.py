@@ -36,7 +36,7 @@ from benchmarks.plain import (
     optimizer_of,
 )
 from benchmarks.turns import Turns
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from trainers.batches import batch_sizes
 from trainers.losses import IGNORE, SegmentationLoss
 from trainers.memory import keep_freed_memory
@@ -74,9 +74,9 @@ def ours(setup: Setup, turns: Turns) -> None:
     assert result.reason == "completed", result.reason
 
 
-def our_config(setup: Setup) -> TrialConfig:
+def our_config(setup: Setup) -> SegmentationConfig:
     """The config whose steps do what the plain loops' steps do."""
-    return TrialConfig().replace(
+    return SegmentationConfig().replace(
         {
             "data.resolution": setup.resolution,
             "data.augment": "light",

@@ -51,7 +51,8 @@ from search.stopping.replay import (
 )
 from search.stopping.rules import QuantileRule, Verdict, quantile_rule
 from search.studies.samplers import build_sampler
-from spaces.spec import PrunerSpec, SamplerSpec, StudySpec
+from spaces.sections import PrunerSpec, SamplerSpec
+from spaces.spec import StudySpec
 
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived
 SAMPLERS = ("random", "tpe")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaces.spec import load_run_config
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers.dbnet.head import DBNet
 from trainers.precision import pick_device, resolve_precision
 from trainers.tasks import load_data
@@ -16,7 +16,7 @@ from trainers.text_detection import TextDetectionTask
 def load_export(folder: Path) -> tuple[TextDetectionTask, DBNet, TextData]:
     """Return the task, the network and the data of an exported text detector."""
     spec, config = load_run_config(folder / "config.yaml")
-    assert isinstance(config, TextTrialConfig), f"{folder} is no text detector"
+    assert isinstance(config, TextDetectionConfig), f"{folder} is no text detector"
     data = load_data(spec)
     assert isinstance(data, TextData)
     device = pick_device()

@@ -41,7 +41,7 @@ from benchmarks.plain import BATCH, Setup
 from benchmarks.report import heading, parser, publish, spread, table
 from benchmarks.turns import Crew, Epoch, rotated
 from spaces.config import parse_resolution
-from spaces.data import DataSpec
+from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 from spaces.yamlfile import dump_yaml
@@ -113,7 +113,7 @@ def measured_report(given: argparse.Namespace, home: Path) -> str:
     return report([measure(setup, given.pairs) for setup in setups], seconds)
 
 
-def study_spec(folder: Path | None, home: Path) -> DataSpec:
+def study_spec(folder: Path | None, home: Path) -> SegmentationDataSpec:
     """The data set of examples/camvid.yaml, or of a folder as samples/streets.py lays it out.
 
     Args:
@@ -130,7 +130,7 @@ def study_spec(folder: Path | None, home: Path) -> DataSpec:
         path = home / "study.yaml"
         path.write_text(dump_yaml({"name": "throughput", "task": "segmentation", **tree}))
     spec = StudySpec.load(path).data
-    assert isinstance(spec, DataSpec)
+    assert isinstance(spec, SegmentationDataSpec)
     if spec.binary or spec.palette is not None:
         raise InputError("the plain loops read masks of class indices with two or more classes")
     return spec

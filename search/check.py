@@ -12,13 +12,12 @@ from rich.table import Table
 from search.database.store import Store
 from search.findings.wording import dimension_text
 from search.work.preflight import preflight
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
-from trainers.evaluate import class_names
 from trainers.precision import pick_device, resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data
@@ -58,7 +57,7 @@ def _classes(data: SegmentationData) -> Table:
         table.add_column(column, justify="right")
     total = sum(data.counts)
     weights = [class_weights(data.counts, method, 10.0) for method in METHODS]
-    for index, name in enumerate(class_names(data)):
+    for index, name in enumerate(data.spec.class_names):
         row = [f"{float(w[index]):.2f}" for w in weights if w is not None]
         table.add_row(name, f"{data.counts[index] / total:.3%}", *row)
     return table
@@ -118,7 +117,7 @@ def _device(space: Space, data: Data, console: Console) -> None:
         )
 
 
-def _largest(space: Space) -> Iterator[BaseTrialConfig]:
+def _largest(space: Space) -> Iterator[TrialConfig]:
     """The most demanding config of each network."""
     batch = max(space.values("train.batch_size"))
     if not space.has_archs:

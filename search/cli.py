@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.database.store import Store
-    from spaces.config import BaseTrialConfig
+    from spaces.config import TrialConfig
     from spaces.spec import StudySpec
 
 
@@ -280,7 +280,7 @@ def spaces(
     """Show what is searched by default, or the JSON Schema of study files."""
     _known_task(task)
     if schema:
-        from spaces.spec import study_schema
+        from spaces.schema import study_schema
 
         typer.echo(json.dumps(study_schema(), indent=1))
         return
@@ -449,7 +449,7 @@ def evaluate(
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
     found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
-    show_scores(found.scores, found.classes, data, _console())
+    show_scores(found.scores, data_spec.class_names, data, _console())
     typer.echo(f"pictures of the best and worst images: {pictures}")
 
 
@@ -487,7 +487,7 @@ def _known_task(task: str) -> None:
         raise InputError(f"unknown task {task}{hint}")
 
 
-def _with_settings(config: BaseTrialConfig, settings: list[str]) -> BaseTrialConfig:
+def _with_settings(config: TrialConfig, settings: list[str]) -> TrialConfig:
     """Apply `--set decode.name=value`; only what acts after the network may be changed."""
     from pydantic import ValidationError
 
@@ -522,7 +522,7 @@ def _with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) -
     from pydantic import ValidationError
 
     from spaces.errors import did_you_mean
-    from spaces.spec import WorkersSpec
+    from spaces.sections import WorkersSpec
     from spaces.yamlfile import parse_yaml
 
     changes = {name: value for name, value in given.items() if value is not None}

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from search.findings.export import check_target, write_result
 from search.work.watchers import Interrupt
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from trainers.tasks import load_data
 from trainers.train import train
 
 
-def retrain(spec: AnyDataSpec, config: BaseTrialConfig, to: Path, console: Console) -> int:
+def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) -> int:
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
     check_target(to)
     data = load_data(spec)

@@ -1,4 +1,4 @@
-"""TrialConfig: every setting of one training run, typed, bounded, frozen.
+"""The config of a trial: every setting of one training run, typed, bounded, frozen.
 
 Its dotted paths (`loss.region_share`, `optim.lr`) are the vocabulary of the whole project: study
 files, the dashboard, exports and errors all use these names. Ranges here are hard limits of what
@@ -219,7 +219,7 @@ class DecodeConfig(Section):
     """Test-time augmentation: mean of the logits of the image and of its mirror image."""
 
 
-class BaseTrialConfig(Section):
+class TrialConfig(Section):
     """What the configs of all tasks share, and how their dotted names are read and changed."""
 
     task: ClassVar[str]
@@ -253,7 +253,7 @@ class BaseTrialConfig(Section):
         return type(self).model_validate(unflatten({**self.flat(), **changes}))
 
 
-class TrialConfig(BaseTrialConfig):
+class SegmentationConfig(TrialConfig):
     """The whole of one segmentation run. Field notes A to D name the source of each default."""
 
     task: ClassVar[str] = "segmentation"
@@ -292,7 +292,7 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def parameter_types(config: type[BaseTrialConfig] = TrialConfig) -> dict[str, Any]:
+def parameter_types(config: type[TrialConfig] = SegmentationConfig) -> dict[str, Any]:
     """Return {dotted name: type annotation} of every setting of a task's config."""
     return _types(config, "")
 

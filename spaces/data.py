@@ -1,7 +1,7 @@
 """Where a task's images and labels are: the `data:` section of a study file.
 
-Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`
-and `names`.
+Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`,
+`names` and `class_names`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Share(Section):
         return self
 
 
-class SplitSpec(Share):
+class SegmentationSplitSpec(Share):
     """One split: two folders whose files pair by stem, or a list file, or a share of `train`."""
 
     images: str | None = None
@@ -48,7 +48,7 @@ class SplitSpec(Share):
     """A text file of `image mask` lines (tab or spaces), relative to the file's own folder."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> SplitSpec:
+    def _one_source(self) -> SegmentationSplitSpec:
         folders = self.images is not None or self.masks is not None
         given = [folders, self.list is not None, self.fraction is not None]
         if sum(given) != 1:
@@ -59,12 +59,12 @@ class SplitSpec(Share):
         return self
 
 
-class DataSpec(Section):
+class SegmentationDataSpec(Section):
     """Images and masks, and what the mask values mean."""
 
-    train: SplitSpec
-    val: SplitSpec
-    test: SplitSpec | None = None
+    train: SegmentationSplitSpec
+    val: SegmentationSplitSpec
+    test: SegmentationSplitSpec | None = None
     classes: Annotated[list[str], Field(min_length=1, max_length=255)] | str
     """Class names in index order (one name = binary), or a .json or .txt file that has them."""
     ignore_index: int | None = Field(None, ge=0, le=65535)
@@ -83,9 +83,14 @@ class DataSpec(Section):
 
     @property
     def names(self) -> list[str]:
-        """Class names; a class file has been read by then (`StudySpec.load`)."""
+        """`classes` as a list; a class file has been read by then (`StudySpec.load`)."""
         assert isinstance(self.classes, list)
         return self.classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of what `per_class` lists: a binary task's background has a score too."""
+        return ["background", *self.names] if self.binary else self.names
 
     @property
     def binary(self) -> bool:
@@ -93,11 +98,11 @@ class DataSpec(Section):
 
     @field_validator("train", "test")
     @classmethod
-    def _no_fraction(cls, split: SplitSpec | None) -> SplitSpec | None:
+    def _no_fraction(cls, split: SegmentationSplitSpec | None) -> SegmentationSplitSpec | None:
         return _own_source(split)
 
     @model_validator(mode="after")
-    def _check(self) -> DataSpec:
+    def _check(self) -> SegmentationDataSpec:
         if isinstance(self.classes, list):
             twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
             if twice:
@@ -120,7 +125,7 @@ class DataSpec(Section):
         return self
 
 
-class TextSplitSpec(Share):
+class TextDetectionSplitSpec(Share):
     """One split of document images: a folder of images with their text boxes, or a share."""
 
     images: str | None = None
@@ -128,7 +133,7 @@ class TextSplitSpec(Share):
     """A folder of ICDAR files (`<stem>.txt` or `gt_<stem>.txt`), or one COCO-Text-like JSON."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> TextSplitSpec:
+    def _one_source(self) -> TextDetectionSplitSpec:
         folders = self.images is not None or self.labels is not None
         if folders == (self.fraction is not None):
             raise ValueError("give images and labels, or (val only) fraction")
@@ -138,15 +143,16 @@ class TextSplitSpec(Share):
         return self
 
 
-class TextDataSpec(Section):
+class TextDetectionDataSpec(Section):
     """Document images and their text boxes."""
 
     metric: ClassVar[str] = "Hmean"
     names: ClassVar[list[str]] = ["text"]
+    class_names: ClassVar[list[str]] = []  # nothing is scored class by class
 
-    train: TextSplitSpec
-    val: TextSplitSpec
-    test: TextSplitSpec | None = None
+    train: TextDetectionSplitSpec
+    val: TextDetectionSplitSpec
+    test: TextDetectionSplitSpec | None = None
     points: int | None = Field(4, ge=3)
     """Corners of a box in ICDAR files; null finds them line by line (curved text)."""
     max_pixels: int = Field(100_000_000, ge=1)
@@ -154,11 +160,11 @@ class TextDataSpec(Section):
 
     @field_validator("train", "test")
     @classmethod
-    def _no_fraction(cls, split: TextSplitSpec | None) -> TextSplitSpec | None:
+    def _no_fraction(cls, split: TextDetectionSplitSpec | None) -> TextDetectionSplitSpec | None:
         return _own_source(split)
 
 
-AnyDataSpec = DataSpec | TextDataSpec
+AnyDataSpec = SegmentationDataSpec | TextDetectionDataSpec
 
 S = TypeVar("S", bound=Share)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -52,7 +52,7 @@ def default_space(epochs: int, *, binary: bool) -> Space:
     if binary:
         dims["decode.threshold"] = Free(0.01, 0.99, 0.01)
         changes["loss.pixel"] = "bce"
-    return Space(dims, when, TrialConfig().replace(changes))
+    return Space(dims, when, SegmentationConfig().replace(changes))
 
 
 STARTING_POINTS = (

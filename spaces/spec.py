@@ -5,148 +5,31 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from spaces import segmentation, text_detection
-from spaces.config import BaseTrialConfig, Section, TrialConfig, parameter_types, unflatten
-from spaces.data import AnyDataSpec, DataSpec, TextDataSpec
+from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_types, unflatten
+from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
-from spaces.space import EntryError, Space, build_space
+from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
+from spaces.sources import resolve_paths
+from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class BudgetSpec(Section):
-    """How much a study may spend."""
-
-    trials: int = Field(30, ge=1, le=100_000)
-    hours: float | None = Field(None, gt=0)
-    """Wall-clock hours from the study's start; then running trials stop with their best so far."""
-    gpu_hours: float | None = Field(None, gt=0)
-    """Hours that its trials may hold devices, all workers together."""
-    trial_hours: float | None = Field(None, gt=0)
-    """Hours that one attempt of a trial may take."""
-    max_attempts: int = Field(3, ge=1, le=100)
-    """Attempts at a trial whose process or worker dies, before its slot is FAILED."""
-
-
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
-
-
-class SamplerSpec(Section):
-    """Who proposes the next config."""
-
-    name: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
-    startup_trials: int = Field(10, ge=0)
-    """Trials drawn at random before the model takes over (tpe, gp, cmaes)."""
-
-
-class PrunerSpec(Section):
-    """Who stops a trial early, beside patience and health."""
-
-    name: Literal["quantile", "median", "stock_median", "percentile", "hyperband", "none"] = (
-        "quantile"
-    )
-    startup_trials: int | None = Field(None, ge=0)
-    """Trials that must be there to compare with before any is stopped; null = 5."""
-    min_epochs: int | None = Field(None, ge=0)
-    """First epoch that may stop a trial; null = max(2, 10 % of the run) (quantile), or
-    max(3, 20 %). Pauses begin at half of it."""
-    quantile: float = Field(0.65, gt=0, lt=1)
-    """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
-    on."""
-    pause_below: float | None = Field(0.9, gt=0, lt=1)
-    """quantile: a trial below this quantile that does not stop is paused until it is among the best
-    or nothing new is left to begin; null = never."""
-    margin: float = Field(0.0, ge=0, lt=1)
-    """quantile: how far below it a trial may be, in units of the metric."""
-    align: Literal["start", "warmup"] = "start"
-    """quantile, median: compare at equal epochs, or at equal epochs after the warm-up."""
-    percentile: float = Field(25.0, gt=0, lt=100)
-    """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
-
-    @model_validator(mode="after")
-    def _check_pause(self) -> PrunerSpec:
-        bar = self.pause_below
-        if bar is None or bar == type(self).model_fields["pause_below"].default:
-            return self  # a study in the store names all fields
-        if self.name != "quantile" or self.align != "start":
-            raise ValueError("pause_below: counts with name: quantile and align: start only")
-        if bar < self.quantile:
-            raise ValueError(
-                f"pause_below: must be at least quantile, {self.quantile:g}, below which a trial "
-                f"stops, but got {bar:g}; null pauses none"
-            )
-        return self
-
-
-class WorkersSpec(Section):
-    """Who runs the trials: processes of this machine, jobs of Slurm, or actors of Ray."""
-
-    on: Literal["local", "slurm", "ray"] = "local"
-    count: int | None = Field(None, ge=0, le=10_000)
-    """Workers; null: local, one a GPU, or one; slurm and ray, one. 0: none are started."""
-    per_gpu: int = Field(1, ge=1)
-    """local: workers that share a GPU."""
-    cpus: int = Field(1, ge=1)
-    """slurm, ray: cores of each worker."""
-    gpus: float = Field(1.0, ge=0)
-    """slurm, ray: GPUs of each worker; with ray also a fraction."""
-    memory_gb: int | None = Field(None, ge=1)
-    """slurm, ray: memory of each worker in GB."""
-    partition: str | None = None
-    """slurm: the partition; null = the cluster's default."""
-    minutes: int = Field(24 * 60, ge=20)
-    """slurm: time limit of a job; before it ends the trial is returned and the job requeued."""
-    array: bool = True
-    """slurm: one job array; false = one job a worker."""
-    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
-    """slurm: further options of sbatch by their long names, as in {account: vision, qos: high}."""
-    address: str | None = None
-    """ray: the cluster's, as in 10.0.0.1:6379; null = this machine's."""
-    max_restarts: int = Field(3, ge=-1)
-    """ray: how often a worker whose node is lost is started again; -1 = always."""
-
-    @model_validator(mode="after")
-    def _check_engine(self) -> WorkersSpec:
-        for name, engines in _OF_ENGINE.items():
-            default = type(self).model_fields[name].get_default(call_default_factory=True)
-            if self.on not in engines and getattr(self, name) != default:
-                raise ValueError(f"{name}: counts with on: {' or '.join(engines)} only")
-        if self.on == "slurm" and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus: Slurm gives out whole GPUs, but got {self.gpus:g}")
-        return self
-
-
-_OF_ENGINE = {
-    "per_gpu": ("local",),
-    "cpus": ("slurm", "ray"),
-    "gpus": ("slurm", "ray"),
-    "memory_gb": ("slurm", "ray"),
-    "partition": ("slurm",),
-    "minutes": ("slurm",),
-    "array": ("slurm",),
-    "sbatch": ("slurm",),
-    "address": ("ray",),
-    "max_restarts": ("ray",),
-}
 
 
 class StudySpec(Section):
@@ -216,11 +99,21 @@ class StudySpec(Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
     def search_space(self) -> Space:
-        """Build the space; raises EntryError for a wrong entry."""
+        """Return the space, built at the first call; raises EntryError for a wrong entry."""
+        return self._space
+
+    @cached_property
+    def _space(self) -> Space:
         default = self.default_space(self._epochs())
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         return build_space(default, json.loads(json.dumps(self.space)))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copy = super().model_copy(update=update, deep=deep)
+        if _SHAPES_SPACE & (update or {}).keys():
+            copy.__dict__.pop("_space", None)  # pydantic copies what is cached too
+        return copy
 
     def default_space(self, epochs: int) -> Space:
         """Return what is searched where the file names nothing."""
@@ -233,16 +126,19 @@ class StudySpec(Section):
 
     def _epochs(self) -> int:
         """Length of a trial; 1 where the file's is wrong, which `build_space` will say."""
-        epochs = self.space.get("train.epochs", TrialConfig().train.epochs)
+        epochs = self.space.get("train.epochs", SegmentationConfig().train.epochs)
         whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
         return epochs if whole else 1
+
+
+_SHAPES_SPACE = {"data", "space", "use_default_space"}
 
 
 class SegmentationStudySpec(StudySpec):
     """A study of semantic segmentation."""
 
     task: Literal["segmentation"]
-    data: DataSpec
+    data: SegmentationDataSpec
 
     def search_space(self) -> Space:
         for name in segmentation.BINARY_ONLY:
@@ -262,7 +158,7 @@ class TextDetectionStudySpec(StudySpec):
     """A study of DBNet text detection."""
 
     task: Literal["text_detection"]
-    data: TextDataSpec
+    data: TextDetectionDataSpec
 
     def default_space(self, epochs: int) -> Space:
         return text_detection.default_space(epochs)
@@ -277,8 +173,8 @@ class Task:
     """The models of a task's study files and configs."""
 
     study: type[StudySpec]
-    data: type[DataSpec] | type[TextDataSpec]
-    config: type[BaseTrialConfig]
+    data: type[SegmentationDataSpec] | type[TextDetectionDataSpec]
+    config: type[TrialConfig]
     default_space: Callable[[int], Space]
     """Epochs -> what is searched where a file names nothing (segmentation: many classes)."""
 
@@ -286,12 +182,15 @@ class Task:
 TASKS = {
     "segmentation": Task(
         SegmentationStudySpec,
-        DataSpec,
-        TrialConfig,
+        SegmentationDataSpec,
+        SegmentationConfig,
         partial(segmentation.default_space, binary=False),
     ),
     "text_detection": Task(
-        TextDetectionStudySpec, TextDataSpec, TextTrialConfig, text_detection.default_space
+        TextDetectionStudySpec,
+        TextDetectionDataSpec,
+        TextDetectionConfig,
+        text_detection.default_space,
     ),
 }
 
@@ -321,7 +220,7 @@ def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
 
 
-def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
+def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
     """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
 
     Raises:
@@ -339,7 +238,7 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
         if key not in data:
             raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
     task = TASKS[_task(data, document)]
-    _resolve_paths(data, document, path.resolve().parent)
+    resolve_paths(data, document, path.resolve().parent)
     try:
         data_spec = task.data.model_validate(data["data"])
     except ValidationError as error:
@@ -350,7 +249,7 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, BaseTrialConfig]:
         raise _input_error(error, document, ("trial",), task.config) from None
 
 
-def dump_run_config(data: AnyDataSpec, config: BaseTrialConfig) -> str:
+def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
     """Return the text of an exported `config.yaml`."""
     tree = {
         "task": config.task,
@@ -358,60 +257,6 @@ def dump_run_config(data: AnyDataSpec, config: BaseTrialConfig) -> str:
         "trial": unflatten(config.flat()),
     }
     return dump_yaml(tree)
-
-
-def study_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of study files, for completion in editors."""
-    schemas = [_task_schema(task) for task in TASKS.values()]
-    definitions: dict[str, Any] = {}
-    for schema in schemas:
-        definitions.update(schema.pop("$defs"))
-    return {"title": "segtune study file", "oneOf": schemas, "$defs": definitions}
-
-
-def _task_schema(task: Task) -> dict[str, Any]:
-    schema = task.study.model_json_schema()
-    trial = task.config.model_json_schema()
-    schema.setdefault("$defs", {}).update(trial.get("$defs", {}))
-    range_ = {
-        "type": "object",
-        "properties": {
-            "low": {"type": "number"},
-            "high": {"type": "number"},
-            "log": {"type": "boolean"},
-            "step": {"type": "number", "exclusiveMinimum": 0},
-            "choices": {"type": "array", "minItems": 1},
-            "free": {"type": "boolean"},
-            "when": {"type": "object"},
-        },
-        "additionalProperties": False,
-    }
-    schema["properties"]["space"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "description": "a value pins, a list is a choice, {low, high, log} is a range",
-        "properties": {
-            name: {"anyOf": [_leaf(trial, name), {"type": "array", "minItems": 1}, range_]}
-            for name in parameter_types(task.config)
-        },
-    }
-    for part in ("sampler", "pruner"):
-        names = schema["$defs"][f"{part.capitalize()}Spec"]["properties"]["name"]["enum"]
-        schema["properties"][part] = {
-            "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{part.capitalize()}Spec"}]
-        }
-    return schema
-
-
-def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
-    if name == "data.resolution" and schema["title"] == TrialConfig.__name__:
-        return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
-    node = schema
-    for part in name.split("."):
-        leaf: dict[str, Any] = node["properties"][part]
-        node = schema["$defs"][leaf["$ref"].rsplit("/", 1)[-1]] if "$ref" in leaf else leaf
-    return node
 
 
 # ---------------------------------------------------------------- from YAML to a checked spec
@@ -428,7 +273,7 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
-    _resolve_paths(data, document, folder)
+    resolve_paths(data, document, folder)
     study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
     try:
         spec = study.model_validate(data)
@@ -450,70 +295,6 @@ def _task(data: dict[str, Any], document: Document) -> str:
             f"{did_you_mean(str(name), TASKS)} ({document.where(('task',))})"
         )
     return name
-
-
-IS_FOLDER = {"images": True, "masks": True, "list": False}
-
-
-def _resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
-    """Make the data set's paths absolute (relative to the study file) and read a class file."""
-    section = data.get("data")
-    if not isinstance(section, dict):
-        return
-    for split in ("train", "val", "test"):
-        paths = section.get(split)
-        for key in (*IS_FOLDER, "labels"):  # labels may be either
-            if isinstance(paths, dict) and isinstance(paths.get(key), str):
-                where = document.where(("data", split, key))
-                found = _existing(folder, paths[key], f"data.{split}.{key}", where)
-                if found.is_dir() != IS_FOLDER.get(key, found.is_dir()):
-                    kind = "a folder" if found.is_dir() else "not a folder"
-                    raise InputError(f"data.{split}.{key}: {found} is {kind} ({where})")
-                paths[key] = str(found)
-    if isinstance(section.get("classes"), str):
-        where = document.where(("data", "classes"))
-        path = _existing(folder, section["classes"], "data.classes", where)
-        section["classes"], ignore = _read_classes(path, where)
-        if ignore is not None:
-            section.setdefault("ignore_index", ignore)
-
-
-def _existing(folder: Path, given: str, name: str, where: str) -> Path:
-    """Return the absolute path of a file or folder; relative ones start at `folder`."""
-    try:
-        path = (folder / Path(given).expanduser()).resolve()
-        if path.exists():
-            return path
-        missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
-        siblings = [p.name for p in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{name}: {given!r} cannot be read: {error} ({where})") from None
-    near = difflib.get_close_matches(missing.name, siblings, n=1)
-    hint = f"; did you mean {missing.parent / near[0]}?" if near else ""
-    raise InputError(f"{name}: {path} does not exist{hint} ({where})")
-
-
-def _read_classes(path: Path, where: str) -> tuple[list[str], int | None]:
-    """Read class names (and an ignore_index) from .json or from a text file, one a line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"data.classes: cannot read {path}: {error.strerror} ({where})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"data.classes: {path} is not UTF-8 text ({where})") from None
-    if path.suffix.lower() != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()], None
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"data.classes: {path} is not JSON: {error} ({where})") from None
-    names = tree.get("classes") if isinstance(tree, dict) else tree
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f'data.classes: {path} must hold a list of names, or {{"classes": [...]}} ({where})'
-        )
-    ignore = tree.get("ignore_index") if isinstance(tree, dict) else None
-    return names, ignore
 
 
 def _input_error(

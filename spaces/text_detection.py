@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from spaces.config import BaseTrialConfig, Section
+from spaces.config import Section, TrialConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -64,7 +64,7 @@ class TextDecodeConfig(Section):
     max_candidates: int = Field(1000, ge=1, le=100_000)
 
 
-class TextTrialConfig(BaseTrialConfig):
+class TextDetectionConfig(TrialConfig):
     """The whole of one text-detection run."""
 
     task: ClassVar[str] = "text_detection"
@@ -105,7 +105,7 @@ def default_space(epochs: int) -> Space:
         "decode.box_thresh": Free(0.1, 0.9, 0.05),
         "decode.unclip_ratio": Free(1.5, 3.0, 0.25),
     }
-    return Space(dims, {}, TextTrialConfig().replace({"train.epochs": epochs}))
+    return Space(dims, {}, TextDetectionConfig().replace({"train.epochs": epochs}))
 
 
 _PUBLISHED_LOSS = {

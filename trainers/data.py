@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spaces.config import Section
-from spaces.data import DataSpec, Share, SplitSpec
+from spaces.data import SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from trainers.losses import IGNORE
@@ -77,7 +77,7 @@ class SegmentationData(Splits[Sample]):
         fingerprint: SHA-256 over the content of every file, the split and the classes.
     """
 
-    spec: DataSpec
+    spec: SegmentationDataSpec
     splits: dict[str, list[Sample]]
     counts: list[int]
     fingerprint: str
@@ -85,10 +85,10 @@ class SegmentationData(Splits[Sample]):
     @property
     def classes(self) -> int:
         """Classes that a confusion matrix counts (2 for a binary task)."""
-        return 2 if self.spec.binary else len(self.spec.names)
+        return len(self.spec.class_names)
 
 
-def load_segmentation_data(spec: DataSpec) -> SegmentationData:
+def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     """Find every pair, read every file, and return the checked data set.
 
     The result is remembered by the files' names, sizes and times, so that the next call is quick.
@@ -122,7 +122,7 @@ def recalled(
     return facts
 
 
-def find_splits(spec: DataSpec) -> dict[str, list[Sample]]:
+def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
     """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
     return each_split(spec.train, spec.val, spec.test, find_samples)
 
@@ -141,7 +141,7 @@ def each_split(
     return splits
 
 
-def find_samples(split: SplitSpec, name: str) -> list[Sample]:
+def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
     """Return the pairs of one split."""
     if split.list is not None:
         samples = _from_list(Path(split.list), name)
@@ -162,7 +162,7 @@ def decode_image(path: str, max_pixels: int) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def decode_mask(path: str, spec: DataSpec) -> np.ndarray:
+def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
     """Return a mask as (H, W) uint8 class indices with IGNORE for void.
 
     Raises:
@@ -316,7 +316,7 @@ def _undecodable(path: str, error: Exception) -> InputError:
     return InputError(f"{path}: cannot be decoded: {error}; is the file complete?")
 
 
-def _map_indices(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
+def _map_indices(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> np.ndarray:
     table = _index_table(spec.model_dump_json())
     values = values.astype(np.int64)
     mapped = table[values.clip(0, len(table) - 1)]
@@ -335,9 +335,9 @@ def _map_indices(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _index_table(spec_json: str) -> np.ndarray:
     """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
-    spec = DataSpec.model_validate_json(spec_json)
+    spec = SegmentationDataSpec.model_validate_json(spec_json)
     table = np.full(65536, -1, dtype=np.int16)
-    table[: max(2, len(spec.names))] = np.arange(max(2, len(spec.names)))
+    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
     if spec.binary:
         table[255] = 1
     if spec.ignore_index is not None:
@@ -345,7 +345,7 @@ def _index_table(spec_json: str) -> np.ndarray:
     return table
 
 
-def _map_colours(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
+def _map_colours(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> np.ndarray:
     packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
     mapped = _colour_table(spec.model_dump_json())[packed]
     if (mapped < 0).any():
@@ -361,7 +361,7 @@ def _map_colours(values: np.ndarray, path: str, spec: DataSpec) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _colour_table(spec_json: str) -> np.ndarray:
     """Packed RGB -> class index, IGNORE, or -1; a binary palette also has its background."""
-    spec = DataSpec.model_validate_json(spec_json)
+    spec = SegmentationDataSpec.model_validate_json(spec_json)
     assert spec.palette is not None
     table = np.full(1 << 24, -1, dtype=np.int16)
     if spec.binary:
@@ -382,7 +382,7 @@ class _Facts:
     counts: list[int]
 
 
-def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
+def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
     """Decode every file; return the train split's class counts and the fingerprint."""
     facts: dict[str, list[_Facts]] = {}
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
@@ -406,7 +406,7 @@ def _read_all(spec: DataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]
     return {"counts": totals["train"].tolist(), "fingerprint": digest.hexdigest()}
 
 
-def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
+def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
     image = decode_image(sample.image, spec.max_pixels)
     mask = decode_mask(sample.mask, spec)
     if image.shape[:2] != mask.shape:
@@ -414,7 +414,7 @@ def _check_sample(sample: Sample, spec: DataSpec) -> _Facts:
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
             f"has {image.shape[1]}x{image.shape[0]}; both must be of one size"
         )
-    counts = np.bincount(mask.ravel(), minlength=256)[: max(2, len(spec.names))]
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
     return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
 from trainers.losses import IGNORE
@@ -29,12 +29,10 @@ class Evaluation:
 
     scores: dict[str, Any]
     pictures: list[Path]
-    classes: list[str]
-    """Names of the classes that the scores list."""
 
 
 def evaluate_segmentation(
-    model_folder: Path, config: TrialConfig, data: SegmentationData, split: str, to: Path
+    model_folder: Path, config: SegmentationConfig, data: SegmentationData, split: str, to: Path
 ) -> Evaluation:
     """Score a saved model on a split as its training did, and write overlays into `to`.
 
@@ -53,7 +51,7 @@ def evaluate_segmentation(
     chosen = best_and_worst(ious, PICTURES)
     picture_folder(to)
     pictures = _draw(task, model, split, chosen, ious, to)
-    return Evaluation(scores, pictures, class_names(data))
+    return Evaluation(scores, pictures)
 
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
@@ -102,7 +100,7 @@ def _draw(
         image = decode_image(sample.image, task.data.spec.max_pixels)
         path = to / f"{names[index]}-{sample.stem}.png"
         caption = f"{sample.stem}   IoU {ious[index]:.3f}"
-        overlay(image, truth, predicted, class_names(task.data), caption).save(path)
+        overlay(image, truth, predicted, task.data.spec.class_names, caption).save(path)
         written[names[index]] = path
     return [written[name] for name in chosen]
 
@@ -134,8 +132,3 @@ def overlay(
     titles = ("ground truth", "prediction", "errors (red)")
     legend = [(names[c], tuple(int(v) for v in colours[c])) for c in present]
     return sheet(list(zip(titles, shown, strict=True)), caption, legend)
-
-
-def class_names(data: SegmentationData) -> list[str]:
-    """Names of the classes that scores list, with the background of a binary task."""
-    return ["background", *data.spec.names] if data.spec.binary else data.spec.names

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.config import DataConfig, ModelConfig, TrialConfig
+from spaces.config import DataConfig, ModelConfig, SegmentationConfig
 from spaces.errors import InputError
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Free, Space
@@ -34,7 +34,7 @@ class SegmentationTask:
 
     def __init__(
         self,
-        config: TrialConfig,
+        config: SegmentationConfig,
         data: SegmentationData,
         device: torch.device,
         precision: str,

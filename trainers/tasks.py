@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from spaces.config import BaseTrialConfig, TrialConfig
-from spaces.data import AnyDataSpec, DataSpec
+from spaces.config import SegmentationConfig, TrialConfig
+from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free, Space
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
@@ -29,7 +29,7 @@ from trainers.text_evaluate import evaluate_text
 
 def evaluate(
     model_folder: Path,
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: SegmentationData | TextData,
     split: str,
     to: Path,
@@ -47,12 +47,12 @@ def evaluate(
     Raises:
         InputError: the model is damaged, or CLEval cannot be had.
     """
-    if isinstance(config, TextTrialConfig):
+    if isinstance(config, TextDetectionConfig):
         assert isinstance(data, TextData)
         return evaluate_text(model_folder, config, data, split, to, cleval=cleval)
     if cleval:
         raise InputError("--cleval is a score of text detection, but this is segmentation")
-    assert isinstance(config, TrialConfig) and isinstance(data, SegmentationData)
+    assert isinstance(config, SegmentationConfig) and isinstance(data, SegmentationData)
     return evaluate_segmentation(model_folder, config, data, split, to)
 
 
@@ -139,17 +139,17 @@ class Task(Protocol):
 
 
 def make_task(
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: Data,
     device: torch.device,
     precision: str,
     free: Mapping[str, Free],
 ) -> Task:
     """Return the task of a config."""
-    if isinstance(config, TextTrialConfig):
+    if isinstance(config, TextDetectionConfig):
         assert isinstance(data, TextData)
         return TextDetectionTask(config, data, device, precision, free)
-    assert isinstance(config, TrialConfig) and isinstance(data, SegmentationData)
+    assert isinstance(config, SegmentationConfig) and isinstance(data, SegmentationData)
     return SegmentationTask(config, data, device, precision, free)
 
 
@@ -160,7 +160,7 @@ def load_data(spec: AnyDataSpec) -> SegmentationData | TextData:
         InputError: for the first wrong one, or for a $SEGTUNE_CACHE_BYTES that is no size.
     """
     asked_bytes()  # here, where nothing has been started yet
-    if isinstance(spec, DataSpec):
+    if isinstance(spec, SegmentationDataSpec):
         return load_segmentation_data(spec)
     return load_text_data(spec)
 
@@ -171,7 +171,7 @@ def check_space(space: Space, data: Data) -> None:
     Raises:
         InputError: a batch, a resolution, an encoder or its weights that cannot be used.
     """
-    if isinstance(space.base, TextTrialConfig):
+    if isinstance(space.base, TextDetectionConfig):
         check_text_space(space)
     else:
         assert isinstance(data, SegmentationData)

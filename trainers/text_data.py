@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.data import TextDataSpec, TextSplitSpec
+from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
     Imaged,
@@ -45,7 +45,7 @@ class TextData(Splits[Page]):
         fingerprint: SHA-256 over the content of every file and the split.
     """
 
-    spec: TextDataSpec
+    spec: TextDetectionDataSpec
     splits: dict[str, list[Page]]
     sizes: dict[str, tuple[int, int]]
     fingerprint: str
@@ -64,7 +64,7 @@ class TextData(Splits[Page]):
         return _read_text(page.labels, self.spec.points)
 
 
-def load_text_data(spec: TextDataSpec) -> TextData:
+def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """Pair images with their boxes, read every file, and return the checked data set.
 
     The result is remembered by the files' names, sizes and times, so that the next call is quick.
@@ -78,7 +78,7 @@ def load_text_data(spec: TextDataSpec) -> TextData:
     return TextData(spec, splits, sizes, facts["fingerprint"])
 
 
-def _read_all(spec: TextDataSpec, splits: dict[str, list[Page]]) -> dict[str, Any]:
+def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dict[str, Any]:
     """Read every image and every box; return the images' sizes and the fingerprint."""
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
@@ -100,7 +100,7 @@ def _read_all(spec: TextDataSpec, splits: dict[str, list[Page]]) -> dict[str, An
     return {"sizes": sizes, "fingerprint": total.hexdigest()}
 
 
-def find_pages(split: TextSplitSpec, name: str) -> list[Page]:
+def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
     """Return the pages of one split, sorted by image path."""
     assert split.images is not None and split.labels is not None
     images, labels = Path(split.images), Path(split.labels)

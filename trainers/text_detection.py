@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from spaces.errors import InputError
 from spaces.space import Free, Space
-from spaces.text_detection import TextLossConfig, TextModelConfig, TextTrialConfig
+from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
 from trainers import schedules
 from trainers.batches import batch_sizes, epoch_batches, layout, loader, normalise
 from trainers.dbnet.decode import Candidates, candidates
@@ -112,7 +112,7 @@ class TextDetectionTask:
 
     def __init__(
         self,
-        config: TextTrialConfig,
+        config: TextDetectionConfig,
         data: TextData,
         device: torch.device,
         precision: str,
@@ -348,7 +348,7 @@ def _padded(maps: Tensor, like: Tensor) -> Tensor:
 class _Pages(Dataset[tuple[Tensor, Tensor]]):
     """Augmented pages with their target maps, addressed by (epoch, index)."""
 
-    def __init__(self, pages: Pages, config: TextTrialConfig) -> None:
+    def __init__(self, pages: Pages, config: TextDetectionConfig) -> None:
         self.pages = pages
         self.config = config
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spaces.errors import InputError
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import match, pool
@@ -31,7 +31,7 @@ MAX_SIDE = 1600  # px, of a page in a picture
 
 def evaluate_text(
     model_folder: Path,
-    config: TextTrialConfig,
+    config: TextDetectionConfig,
     data: TextData,
     split: str,
     to: Path,
@@ -65,7 +65,7 @@ def evaluate_text(
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(scores, written, data.spec.names)
+    return Evaluation(scores, written)
 
 
 def load_dbnet(folder: Path) -> DBNet:

@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from spaces.space import Free
@@ -70,7 +70,7 @@ class TrialResult:
 
 
 def train(
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: Data,
     workdir: Path,
     on_epoch: Callable[[Report], None],
@@ -104,7 +104,7 @@ def train(
     return run.result(reason)
 
 
-def probe_memory(config: BaseTrialConfig, data: Data) -> tuple[float, int]:
+def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int]:
     """Take one training step and throw it away: (peak MiB of GPU memory, micro-batch that fits).
 
     The micro-batch is remembered for the trials to come.
@@ -120,7 +120,7 @@ class _Run:
 
     def __init__(
         self,
-        config: BaseTrialConfig,
+        config: TrialConfig,
         data: Data,
         workdir: Path,
         free: Mapping[str, Free],
@@ -380,7 +380,7 @@ class _Run:
         return f"{self.task.memory_key}/{self.precision}/{device_name(self.device)}"
 
 
-def _same_config(stored: dict[str, Any], config: BaseTrialConfig) -> bool:
+def _same_config(stored: dict[str, Any], config: TrialConfig) -> bool:
     """Whether a checkpoint is of this config; a setting that it does not know had its default."""
     try:
         return type(config).model_validate(stored) == config
@@ -393,7 +393,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _check_batch(config: BaseTrialConfig, task: Task) -> None:
+def _check_batch(config: TrialConfig, task: Task) -> None:
     needed = task.min_batch
     smallest = min(config.train.batch_size, config.train.micro_batch or needed, task.samples)
     if smallest < needed:
@@ -410,7 +410,7 @@ def _memory_file(key: str) -> Path:
     return cache_dir() / "micro_batch" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
-def _remembered(key: str, config: BaseTrialConfig) -> int:
+def _remembered(key: str, config: TrialConfig) -> int:
     """The largest micro-batch known to fit, or the whole batch where nothing is known."""
     path = _memory_file(key)
     if not path.exists():

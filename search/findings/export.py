@@ -16,7 +16,7 @@ from search.findings import ranking
 from search.findings.plots import plot_curves
 from search.findings.versions import git_commit, versions
 from search.studies.study import Study
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import unfinished
@@ -77,7 +77,7 @@ def write_result(
     to: Path,
     *,
     data: AnyDataSpec,
-    config: BaseTrialConfig,
+    config: TrialConfig,
     model: Path,
     history: list[dict[str, Any]],
     metric: str,

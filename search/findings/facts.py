@@ -17,9 +17,8 @@ from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import kind, reason
 from search.studies.study import Study
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.space import Free
-from spaces.spec import StudySpec
 
 TOP = 5  # trials whose every epoch is read
 MIN_FOR_IMPORTANCES = 8  # complete trials; fewer say nothing
@@ -174,7 +173,7 @@ class Facts:
         """{trial: every epoch's report} of the TOP best trials."""
         return self.study.histories(t.number for t in self.ranking[:TOP])
 
-    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+    def config(self, trial: FrozenTrial) -> TrialConfig:
         return self.study.config(trial)
 
     def settings(self, trial: FrozenTrial) -> dict[str, Any]:
@@ -197,13 +196,6 @@ def gather(study: Study) -> Facts:
 
 def seconds(trial: FrozenTrial) -> float:
     return float(trial.user_attrs.get("seconds") or 0.0)
-
-
-def class_names(spec: StudySpec) -> list[str]:
-    """Names of the classes that a trial's `per_class` lists; none of a text detector."""
-    if spec.task != "segmentation":
-        return []
-    return ["background", *spec.data.names] if len(spec.data.names) == 1 else list(spec.data.names)
 
 
 def summary(study: Study) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, second
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import explained, reason
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 MOST_ALARMS = 20  # in a list of them
 
@@ -129,7 +129,7 @@ def alarms(facts: Facts) -> list[Block]:
     return [Items([*lines[:MOST_ALARMS], *([f"and {more} more"] if more > 0 else [])])]
 
 
-def trial_note(trial: FrozenTrial, config: BaseTrialConfig, metric: str) -> list[Block]:
+def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Block]:
     """Why a trial ended, and everything that it was trained with."""
     facts, why = trial.user_attrs, reason(trial)
     value = "no value" if trial.value is None else f"{metric} {trial.value:.4f}"

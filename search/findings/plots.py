@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 
 def plot_curves(
     history: Sequence[dict[str, Any]],
-    config: BaseTrialConfig,
+    config: TrialConfig,
     metric: str,
     title: str,
     path: Path,

@@ -18,7 +18,7 @@ from search.stopping.rules import OURS, optuna_pruner, quantile_rule, warmup_end
 from search.studies.reasons import kind, reason
 from search.studies.study import Study
 from spaces.errors import InputError
-from spaces.spec import PrunerSpec
+from spaces.sections import PrunerSpec
 
 LOST = 0.01  # a search whose best is this far below the study's has lost something
 MIN_RUNS = 10  # fewer say nothing about a rule that waits for five

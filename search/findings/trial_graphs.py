@@ -8,7 +8,7 @@ from typing import TypeVar
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from search.findings.facts import TOP, Facts, class_names, seconds
+from search.findings.facts import TOP, Facts, seconds
 from search.findings.graph_style import COLOURS, label, noted, plain, styles, titled, whole_steps
 from search.studies.reasons import reason
 
@@ -95,7 +95,7 @@ def cost(facts: Facts) -> go.Figure | None:
 
 def per_class(facts: Facts) -> go.Figure | None:
     """IoU of each class across trials, the best trial marked."""
-    names = [label(name) for name in class_names(facts.study.spec)]
+    names = [label(name) for name in facts.study.spec.data.class_names]
     with_classes = [t for t in facts.ranking if t.user_attrs.get("per_class")]
     if not names or not with_classes:
         return None

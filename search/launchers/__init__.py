@@ -13,7 +13,7 @@ from typing import Any
 from search.launchers.engine import Launcher, Member
 from search.studies.study import Study
 from spaces.errors import InputError
-from spaces.spec import WorkersSpec
+from spaces.sections import WorkersSpec
 
 JOBS = "segtune:jobs"  # a study's attribute: the jobs that were submitted for it
 

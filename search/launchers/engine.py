@@ -14,7 +14,7 @@ from typing import Protocol
 from search.files.artifacts import Artifacts
 from search.studies.heartbeats import JOB
 from spaces.errors import InputError
-from spaces.spec import WorkersSpec
+from spaces.sections import WorkersSpec
 
 ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
 

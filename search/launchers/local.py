@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from search.launchers.engine import ENDED_WELL, Member, Order
 from search.studies.heartbeats import JOB
-from spaces.spec import WorkersSpec
+from spaces.sections import WorkersSpec
 
 
 def place(workers: int | None, per_gpu: int, gpus: int) -> list[str | None]:

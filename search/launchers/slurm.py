@@ -16,7 +16,7 @@ from typing import Any
 
 from search.launchers.engine import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
 from spaces.errors import InputError
-from spaces.spec import WorkersSpec
+from spaces.sections import WorkersSpec
 
 SIGNAL_SECONDS = 90  # before its time limit a job is signalled
 RETURN_SECONDS = 60.0  # that a worker then has for returning its trial

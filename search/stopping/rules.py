@@ -21,8 +21,8 @@ import numpy as np
 import optuna
 
 from search.stopping.curves import Curve, EndedCurves, Floats
-from spaces.config import BaseTrialConfig
-from spaces.spec import PrunerSpec
+from spaces.config import TrialConfig
+from spaces.sections import PrunerSpec
 
 STARTUP_TRIALS = 5
 EARLY_QUANTILE = 0.5
@@ -229,7 +229,7 @@ def min_epochs(spec: PrunerSpec, epochs: int) -> int:
     return max(least, math.ceil(share * epochs))
 
 
-def warmup_end(config: BaseTrialConfig) -> int:
+def warmup_end(config: TrialConfig) -> int:
     """Epochs until learning rate and loss have warmed up (the ramp not counted)."""
     return max(config.optim.warmup_epochs, config.loss_warmup[0])
 

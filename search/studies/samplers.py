@@ -6,7 +6,7 @@ import hashlib
 
 import optuna
 
-from spaces.spec import SamplerSpec
+from spaces.sections import SamplerSpec
 
 
 def build_sampler(spec: SamplerSpec, seed: int, slot: int) -> optuna.samplers.BaseSampler:

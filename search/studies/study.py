@@ -130,7 +130,7 @@ class Study:
         """All trials that have been begun for a slot, by number."""
         return [trial for trial in self._all_trials() if not _of_no_slot(trial)]
 
-    def config(self, trial: FrozenTrial) -> BaseTrialConfig:
+    def config(self, trial: FrozenTrial) -> TrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
         flat = drawn_config(trial)
         if flat is None:

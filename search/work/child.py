@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.work.forkserver import context
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers.disk import is_full
@@ -99,7 +99,7 @@ class TrialProcess:
 
     def __init__(
         self,
-        config: BaseTrialConfig,
+        config: TrialConfig,
         data: Data,
         workdir: Path,
         free: Mapping[str, Free],
@@ -182,7 +182,7 @@ class ChildDied(Exception):
 
 def _main(
     pipe: Connection,
-    config: BaseTrialConfig,
+    config: TrialConfig,
     data: Data,
     workdir: Path,
     free: dict[str, Free],

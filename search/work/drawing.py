@@ -12,7 +12,7 @@ from typing import Any
 
 from search.work.child import LOG, log_to
 from search.work.forkserver import context
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from trainers.tasks import Data, evaluate
 
 DRAW_SECONDS = 600.0  # drawing that has not ended after so long is given up
@@ -31,7 +31,7 @@ class Drawing:
 
     title: str
     metric: str
-    config: BaseTrialConfig
+    config: TrialConfig
     model: Path
     history: Sequence[dict[str, Any]]
     classes: Sequence[str]

@@ -14,7 +14,7 @@ from search.database.tables import ENDED
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe
 from search.studies.study import Study
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 
 class ProgressView:
@@ -36,7 +36,7 @@ class ProgressView:
             self.best = (best.number, best.value, describe(best.params))
         self.current = self.last_pause = ""
         self.warned = -60.0  # when the store was last said to be away
-        self.running: dict[int, BaseTrialConfig] = {}
+        self.running: dict[int, TrialConfig] = {}
         self.seen: dict[int, int] = {}  # the last epoch of each trial that ran here
         self.trials_bar = Progress(
             TextColumn("trials"),
@@ -67,7 +67,7 @@ class ProgressView:
         if self.live:
             self.live.stop()
 
-    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.running = {number: config}
         again = f", attempt {attempt}" if attempt > 1 else ""
         settings = describe(self.study.begun(number).trial.params)

@@ -19,7 +19,7 @@ from search.files.artifacts import Artifacts
 from search.studies.study import Study
 from search.work.trackers import TRACKERS, TrackedTrial, Tracker, flatten
 from search.work.watchers import Interrupt, Watcher
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.spec import StudySpec
 
 SLOW_SECONDS = 30.0  # a call that takes longer is said
@@ -59,7 +59,7 @@ class Tracked:
                 feed.thread.join(0.1)
             feed.given_up = True
 
-    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.watcher.trial_started(number, config, attempt)
         name, metric = self.study.spec.name, self.study.metric
         folder = self.artifacts.folder

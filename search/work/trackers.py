@@ -229,8 +229,7 @@ def flatten(report: Mapping[str, Any], spec: StudySpec) -> dict[str, float]:
     """
     values: dict[str, float] = {spec.data.metric: report["metric"], **report.get("decode", {})}
     if "per_class" in report:
-        names = spec.data.names if len(spec.data.names) > 1 else ["background", *spec.data.names]
-        ious = zip(names, report["per_class"], strict=True)
+        ious = zip(spec.data.class_names, report["per_class"], strict=True)
         values |= {f"IoU/{name}": iou for name, iou in ious if iou == iou}
     for name, value in report.items():
         parts = value if isinstance(value, Mapping) and name != "decode" else {"": value}

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 
 class Watcher(Protocol):
     """Whoever shows the progress of a study."""
 
-    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None: ...
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
 

@@ -26,7 +26,7 @@ from search.work.child import Done, Failed, MakeChild, TrialProcess
 from search.work.judge import Judge
 from search.work.supervision import Supervision, Timing
 from search.work.watchers import Interrupt, Watcher
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last
 from trainers.data import file_digest
@@ -202,7 +202,7 @@ class Worker:
         )
 
     def _settle(
-        self, claim: Claim, config: BaseTrialConfig, result: TrialResult, bar: float | None
+        self, claim: Claim, config: TrialConfig, result: TrialResult, bar: float | None
     ) -> None:
         """Store a result, where the slot is still ours, and hand it on to the background."""
         state, epochs = REASONS[result.reason].stored, len(result.history)

@@ -33,9 +33,9 @@ from search.samples.receipts import write_receipts
 from search.samples.streets import write_streets
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.spec import StudySpec, dump_run_config
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers.tasks import load_data
 
 STUDY = """\
@@ -196,7 +196,7 @@ def text_space(entry: str) -> Change:
 def text_exported(place: Place) -> None:
     """What `segtune export` writes for text detection, with weights that are none."""
     spec = StudySpec.load(place.folder / "words.yaml")
-    write("best/config.yaml", dump_run_config(spec.data, TextTrialConfig()))(place)
+    write("best/config.yaml", dump_run_config(spec.data, TextDetectionConfig()))(place)
     write("best/model/config.json", "{}")(place)
     write("best/model/model.safetensors", "")(place)
 
@@ -276,7 +276,7 @@ def finished(place: Place) -> None:
 
 def exported(place: Place) -> None:
     """What `segtune export --to best` writes, without weights."""
-    config = dump_run_config(place.spec().data, TrialConfig())
+    config = dump_run_config(place.spec().data, SegmentationConfig())
     write("best/config.yaml", config)(place)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from search.samples.streets import CLASSES, write_streets
-from spaces.config import TrialConfig
-from spaces.data import DataSpec
+from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from trainers import samples
 from trainers.cache import load_arrays
 from trainers.data import SegmentationData
@@ -27,21 +27,23 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
+def streets(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataSpec:
     folder = write_streets(tmp_path_factory.mktemp("streets"), train=32, val=8)
     splits = {
         split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
         for split in ("train", "val")
     }
-    return DataSpec.model_validate({**splits, "classes": list(CLASSES), "ignore_index": 255})
+    return SegmentationDataSpec.model_validate(
+        {**splits, "classes": list(CLASSES), "ignore_index": 255}
+    )
 
 
 @pytest.fixture
-def data(streets: DataSpec) -> SegmentationData:
+def data(streets: SegmentationDataSpec) -> SegmentationData:
     return load_data(streets)
 
 
-def make_config(**changes: Any) -> TrialConfig:
+def make_config(**changes: Any) -> SegmentationConfig:
     settings = {
         "model.encoder": "resnet18",
         "model.encoder_weights": None,
@@ -52,7 +54,7 @@ def make_config(**changes: Any) -> TrialConfig:
         "loss.warmup_epochs": 1,
         "loss.ramp_epochs": 1,
     }
-    return TrialConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**settings, **changes})
 
 
 def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:

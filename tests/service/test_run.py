@@ -57,7 +57,7 @@ class Silent:
         self.on_pause: Callable[[], None] | None = None
         self.on_epoch = on_epoch
 
-    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
+    def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
         self.attempts.append(attempt)
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,10 +21,32 @@ from search.database.store import Store, open_store
 from search.database.tables import schema_table
 from search.studies.slots import Result
 from search.studies.study import UnknownStudy, create_or_resume, open_study, study_names
+from search.work.preflight import preflight
+from spaces.entries import build_space
 from spaces.errors import InputError
+from spaces.sections import WorkersSpec
+from spaces.space import Space
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
+
+
+def test_a_launch_builds_its_space_once(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Space] = []
+
+    def build(*args: Any) -> Space:
+        built.append(build_space(*args))
+        return built[-1]
+
+    monkeypatch.setattr("spaces.spec.build_space", build)
+    store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    spec = make_spec(starting_points="true")
+    spec = spec.model_copy(update={"workers": WorkersSpec(count=2)})  # segtune launch --workers 2
+    study = create_or_resume(store, spec, preflight(spec).fingerprint, None)
+    store.close()
+    assert len(built) == 1 and study.space is built[0]
 
 
 def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> None:

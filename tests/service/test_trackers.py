@@ -84,7 +84,7 @@ class Silent:
         self.on_epoch = on_epoch
         self.ended: list[str] = []
 
-    def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None: ...
+    def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
     def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
         self.on_epoch(report)

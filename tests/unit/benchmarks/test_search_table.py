@@ -25,9 +25,10 @@ from benchmarks.search import (
 from benchmarks.table import Nearest, Table
 from search.stopping.replay import InOrder, Outcome, Recorded, Unpruned, replay
 from search.studies.samplers import build_sampler
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
+from spaces.sections import SamplerSpec
 from spaces.space import Choice, Float, Int, Space
-from spaces.spec import SamplerSpec, StudySpec
+from spaces.spec import StudySpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -39,7 +40,7 @@ SPACE = Space(
         "loss.warmup_epochs": Int(0, 4),
     },
     {"loss.focal_gamma": {"loss.pixel": ("focal",)}},
-    TrialConfig(),
+    SegmentationConfig(),
 )
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from search.cli import app
 from search.samples.receipts import write_receipts
 from search.samples.streets import CLASSES, VOID, write_streets
-from spaces.config import TrialConfig, parameter_types
-from spaces.text_detection import TextTrialConfig
+from spaces.config import SegmentationConfig, parameter_types
+from spaces.text_detection import TextDetectionConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -55,7 +55,9 @@ def test_options_that_take_part_in_a_study_are_documented() -> None:
 def test_schema_is_printed_for_editors() -> None:
     answer = CliRunner().invoke(app, ["spaces", "--schema"])
     schema = json.loads(answer.output)
-    for part, config in zip(schema["oneOf"], (TrialConfig, TextTrialConfig), strict=True):
+    for part, config in zip(
+        schema["oneOf"], (SegmentationConfig, TextDetectionConfig), strict=True
+    ):
         assert set(part["properties"]["space"]["properties"]) == set(parameter_types(config))
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from search.work.preflight import preflight
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
+from spaces.entries import build_space
 from spaces.errors import InputError
 from spaces.segmentation import default_space
-from spaces.space import Space, build_space
+from spaces.space import Space
 from spaces.spec import StudySpec
 from trainers.segmentation import check_sizes, smallest_size
 
@@ -53,4 +54,4 @@ def test_every_precision_of_the_space_is_checked() -> None:
 
 def test_default_space_can_train_anywhere() -> None:
     check_sizes(default_space(50, binary=True))
-    assert TrialConfig().data.size == (512, 512)
+    assert SegmentationConfig().data.size == (512, 512)

@@ -15,7 +15,7 @@ from search.launchers.engine import Order
 from search.launchers.local import place
 from search.launchers.slurm import _Serve
 from spaces.errors import InputError
-from spaces.spec import WorkersSpec
+from spaces.sections import WorkersSpec
 
 
 @pytest.mark.parametrize(

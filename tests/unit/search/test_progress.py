@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from search.work.progress import ProgressView
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 
 
 def make_view() -> tuple[ProgressView, io.StringIO]:
     study: Any = SimpleNamespace(
         metric="mIoU",
-        space=SimpleNamespace(base=TrialConfig()),
+        space=SimpleNamespace(base=SegmentationConfig()),
         budget=SimpleNamespace(
             counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
         ),
@@ -34,16 +34,16 @@ def report(epoch: int) -> dict[str, Any]:
 def test_a_trial_that_goes_on_repeats_no_line() -> None:
     view, out = make_view()
     for number in (0, 1):
-        view.trial_started(number, TrialConfig(), 1)
+        view.trial_started(number, SegmentationConfig(), 1)
         view.epoch_ended(number, report(1))
         view.epoch_ended(number, report(2))
         view.trial_ended(number, "PAUSED", "waits", 0.2, 2)
-    view.trial_started(0, TrialConfig(), 1)
+    view.trial_started(0, SegmentationConfig(), 1)
     for epoch in (1, 2, 3):
         view.epoch_ended(0, report(epoch))
     view.trial_ended(0, "COMPLETE", "completed", 0.3, 3)
     lines = [" ".join(line.split()[:4]) for line in out.getvalue().splitlines()]
-    of = TrialConfig().train.epochs
+    of = SegmentationConfig().train.epochs
     begun = ["started: optim.lr=0.0{}", f"epoch 1/{of}:", f"epoch 2/{of}:", "PAUSED (waits):"]
     more = ["goes on", f"epoch 3/{of}:", "COMPLETE (completed):"]
     assert lines == [
@@ -56,6 +56,6 @@ def test_a_trial_that_goes_on_repeats_no_line() -> None:
 @pytest.mark.parametrize(("epochs", "said"), [(0, "0 epochs;"), (1, "1 epoch;"), (2, "2 epochs;")])
 def test_the_epochs_of_a_trial_are_counted_in_words(epochs: int, said: str) -> None:
     view, out = make_view()
-    view.trial_started(0, TrialConfig(), 1)
+    view.trial_started(0, SegmentationConfig(), 1)
     view.trial_ended(0, "PRUNED", "oom", None, epochs)
     assert f"trial 0 PRUNED (oom): no value in {said}" in out.getvalue()

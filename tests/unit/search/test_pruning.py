@@ -20,7 +20,7 @@ from search.stopping.rules import (
     optuna_pruner,
     quantile_rule,
 )
-from spaces.spec import PrunerSpec
+from spaces.sections import PrunerSpec
 
 ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # medians .2 .3 .4 .5
 

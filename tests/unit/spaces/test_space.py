@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces.config import TrialConfig, flatten, parameter_types, parse_resolution, unflatten
+from spaces.config import SegmentationConfig, flatten, parameter_types, parse_resolution, unflatten
+from spaces.entries import build_space
 from spaces.models import ARCHS, ENCODERS, incompatibility
 from spaces.segmentation import STARTING_POINTS, default_space
-from spaces.space import Choice, Float, Free, Int, Space, build_space
+from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import starting_params
 
 NASTY = {
@@ -236,7 +237,7 @@ def test_wrong_resolutions(wrong: Any) -> None:
 
 
 def test_flat_and_back() -> None:
-    config = TrialConfig().replace({"optim.lr": 0.123, "loss.class_weights.max_ratio": 7.0})
+    config = SegmentationConfig().replace({"optim.lr": 0.123, "loss.class_weights.max_ratio": 7.0})
     assert unflatten(config.flat()) == config.model_dump()
     assert flatten(config.model_dump()) == config.flat()
     assert set(config.flat()) == set(parameter_types())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.errors import InputError
-from spaces.spec import (
-    StudySpec,
-    dump_run_config,
-    load_run_config,
-    spec_difference,
-    study_schema,
-)
+from spaces.schema import study_schema
+from spaces.spec import StudySpec, dump_run_config, load_run_config, spec_difference
 from spaces.yamlfile import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,6 +55,32 @@ def test_a_study_file_becomes_a_spec(study: Path) -> None:
     assert StudySpec.from_json(spec.to_json()).search_space() == spec.search_space()
 
 
+def test_the_space_is_built_once_and_changes_nothing_else(study: Path) -> None:
+    spec = StudySpec.load(study)
+    fresh = StudySpec.from_json(spec.to_json())  # nobody has asked this one
+    assert fresh == spec and fresh.to_json() == spec.to_json()
+    assert spec.search_space() is spec.search_space()
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_a_copy_keeps_the_space_unless_what_shapes_it_changes(study: Path) -> None:
+    spec = StudySpec.load(study)
+    assert spec.model_copy(update={"keep_models": 1}).search_space() is spec.search_space()
+    pinned = spec.model_copy(update={"space": {"optim.lr": 0.125}}).search_space()
+    assert pinned.base.flat()["optim.lr"] == 0.125 and "optim.lr" not in pinned.dims
+    alone = spec.model_copy(update={"use_default_space": False}).search_space()
+    assert set(alone.dims) < set(spec.search_space().dims)
+    binary = spec.data.model_copy(update={"classes": ["a"]})
+    assert "decode.threshold" in spec.model_copy(update={"data": binary}).search_space().dims
+
+
+def test_a_binary_task_scores_its_background_too(study: Path) -> None:
+    data = StudySpec.load(study).data
+    assert data.class_names == ["a", "b"]
+    binary = data.model_copy(update={"classes": ["a"]})
+    assert (binary.names, binary.class_names) == (["a"], ["background", "a"])
+
+
 def test_a_difference_is_shown_line_by_line(study: Path) -> None:
     spec = StudySpec.load(study)
     assert spec_difference(spec, StudySpec.load(study)) == ""
@@ -80,7 +102,7 @@ def test_trackers_make_no_other_study(study: Path) -> None:
 
 def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
     spec = StudySpec.load(study)
-    config = TrialConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
+    config = SegmentationConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})
     path = tmp_path / "config.yaml"
     path.write_text(dump_run_config(spec.data, config))
     assert load_run_config(path) == (spec.data, config)

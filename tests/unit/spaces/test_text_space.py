@@ -13,7 +13,7 @@ from spaces.errors import InputError
 from spaces.space import Float, Free
 from spaces.spec import StudySpec, TextDetectionStudySpec, dump_run_config, load_run_config
 from spaces.starting import starting_params
-from spaces.text_detection import STARTING_POINTS, TextTrialConfig, default_space
+from spaces.text_detection import STARTING_POINTS, TextDetectionConfig, default_space
 
 
 def spec(folder: Path, **space: Any) -> StudySpec:
@@ -42,7 +42,7 @@ def test_what_the_issue_names_is_searched() -> None:
 
 
 def test_defaults_are_those_of_field_note_e() -> None:
-    config = TextTrialConfig()
+    config = TextDetectionConfig()
     assert (config.model.inner, config.model.out) == (256, 64)
     assert (config.loss.pixel_weight, config.loss.threshold_weight, config.loss.dice_weight) == (
         5, 10, 1,
@@ -89,6 +89,10 @@ def test_a_sampled_and_a_pinned_box_thresh_are_obeyed(tmp_path: Path) -> None:
     assert pinned.base.flat()["decode.box_thresh"] == 0.7
 
 
+def test_a_text_detector_has_no_score_of_a_class(tmp_path: Path) -> None:
+    assert spec(tmp_path).data.class_names == []
+
+
 def test_the_binarisation_threshold_may_be_free(tmp_path: Path) -> None:
     free = {"free": True, "low": 0.2, "high": 0.5, "step": 0.1}
     space = spec(tmp_path, **{"decode.thresh": free}).search_space()
@@ -110,7 +114,7 @@ def test_a_spec_and_an_export_come_back(tmp_path: Path) -> None:
     assert isinstance(given, TextDetectionStudySpec)
     again = StudySpec.from_json(given.to_json())
     assert again == given and again.data.metric == "Hmean"
-    config = TextTrialConfig().replace({"decode.box_thresh": 0.35, "model.decoder": "unet"})
+    config = TextDetectionConfig().replace({"decode.box_thresh": 0.35, "model.decoder": "unet"})
     (tmp_path / "config.yaml").write_text(dump_run_config(given.data, config))
     assert load_run_config(tmp_path / "config.yaml") == (given.data, config)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from search.samples.receipts import write_receipts
-from spaces.data import TextDataSpec
+from spaces.data import TextDetectionDataSpec
 from trainers.text_data import TextData, load_text_data
 
 
-def spec_of(folder: Path, **settings: object) -> TextDataSpec:
+def spec_of(folder: Path, **settings: object) -> TextDetectionDataSpec:
     splits = {
         split: {"images": f"{folder}/{split}/images", "labels": f"{folder}/{split}/labels"}
         for split in ("train", "val")
     }
-    return TextDataSpec.model_validate({**splits, **settings})
+    return TextDetectionDataSpec.model_validate({**splits, **settings})
 
 
 @pytest.fixture(scope="session")

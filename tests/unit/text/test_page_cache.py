@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spaces.paths import cache_dir
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers.page_cache import load_pages
 from trainers.text_augment import resize_page
 from trainers.text_data import TextData
@@ -89,7 +89,7 @@ def test_scores_do_not_know_where_pages_come_from(
         assert np.array_equal(one.probability, other.probability) and losses == same
 
 
-def config_of(**changes: Any) -> TextTrialConfig:
+def config_of(**changes: Any) -> TextDetectionConfig:
     settings = {
         "model.encoder_weights": None,
         "model.inner": 16,
@@ -98,8 +98,8 @@ def config_of(**changes: Any) -> TextTrialConfig:
         "train.batch_size": 2,
         "train.precision": "fp32",
     }
-    return TextTrialConfig().replace({**settings, **changes})
+    return TextDetectionConfig().replace({**settings, **changes})
 
 
-def task_of(config: TextTrialConfig, data: TextData) -> TextDetectionTask:
+def task_of(config: TextDetectionConfig, data: TextData) -> TextDetectionTask:
     return TextDetectionTask(config, data, CPU, "fp32", {})

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spaces.data import TextDataSpec
+from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from trainers.text_data import TextData, load_text_data
 
 LINE = "10,10,50,10,50,20,10,20,a word, and another"
 
 
-def spec_of(folder: Path, **settings: object) -> TextDataSpec:
+def spec_of(folder: Path, **settings: object) -> TextDetectionDataSpec:
     splits = {
         split: {"images": f"{folder}/{split}/images", "labels": f"{folder}/{split}/labels"}
         for split in ("train", "val")
     }
-    return TextDataSpec.model_validate({**splits, **settings})
+    return TextDetectionDataSpec.model_validate({**splits, **settings})
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_coco_text(folder: Path) -> None:
     (folder / "train.json").write_text(json.dumps(content))
     given = spec_of(folder).model_dump()
     given["train"]["labels"] = str(folder / "train.json")
-    data = load_text_data(TextDataSpec.model_validate(given))
+    data = load_text_data(TextDetectionDataSpec.model_validate(given))
     first, second = (data.truth(page) for page in data.split("train"))
     assert first.polygons[0].tolist() == [[5, 6], [25, 6], [25, 16], [5, 16]]
     assert second.ignore.tolist() == [True] and second.polygons[0].shape == (5, 2)
@@ -76,7 +76,7 @@ def test_coco_text(folder: Path) -> None:
 def test_val_as_a_share_of_train(folder: Path) -> None:
     given = spec_of(folder).model_dump()
     given["val"] = {"fraction": 0.5}
-    data = load_text_data(TextDataSpec.model_validate(given))
+    data = load_text_data(TextDetectionDataSpec.model_validate(given))
     stems = [page.stem for name in ("train", "val") for page in data.split(name)]
     assert sorted(stems) == ["p0", "p1"] and len(data.split("val")) == 1
 
@@ -149,4 +149,4 @@ def test_images_that_a_json_does_not_have(folder: Path) -> None:
     given = spec_of(folder).model_dump()
     given["train"]["labels"] = str(folder / "train.json")
     with pytest.raises(InputError, match=r"2 of 2 images .*train\.json; the first is p0\.png"):
-        load_text_data(TextDataSpec.model_validate(given))
+        load_text_data(TextDetectionDataSpec.model_validate(given))

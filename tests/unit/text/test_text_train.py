@@ -12,7 +12,7 @@ from PIL import Image
 
 from spaces.errors import InputError
 from spaces.space import Free
-from spaces.text_detection import TextTrialConfig
+from spaces.text_detection import TextDetectionConfig
 from trainers import checkpoint, health
 from trainers.dbnet.head import DBNet
 from trainers.tasks import evaluate, make_task
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def small(**changes: Any) -> TextTrialConfig:
+def small(**changes: Any) -> TextDetectionConfig:
     settings = {
         "model.encoder_weights": None,
         "model.inner": 16,
@@ -56,7 +56,7 @@ def small(**changes: Any) -> TextTrialConfig:
         "optim.encoder_lr_ratio": 1.0,
         "health.grad_norm": 0,
     }
-    return TextTrialConfig().replace({**settings, **changes})
+    return TextDetectionConfig().replace({**settings, **changes})
 
 
 def run(

@@ -18,8 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from spaces.config import TrialConfig
-from spaces.data import DataSpec
+from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import cache_dir
 from trainers import cache, cache_folder, samples
@@ -206,14 +206,14 @@ def test_sizes_are_read(text: str, expected: int, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("text", ["lots", "-1", "20GBB", "1e9", "GB", "5iB"])
 def test_a_size_that_is_none_is_refused_before_anything_starts(
-    text: str, streets: DataSpec, monkeypatch: pytest.MonkeyPatch
+    text: str, streets: SegmentationDataSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEGTUNE_CACHE_BYTES", text)
     with pytest.raises(InputError, match=r"SEGTUNE_CACHE_BYTES must be a size such as 20GB"):
         load_data(streets)
 
 
-def config_of(**changes: Any) -> TrialConfig:
+def config_of(**changes: Any) -> SegmentationConfig:
     settings = {
         "model.encoder": "resnet18",
         "model.encoder_weights": None,
@@ -223,7 +223,7 @@ def config_of(**changes: Any) -> TrialConfig:
         "train.epochs": 2,
         "train.precision": "fp32",
     }
-    return TrialConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**settings, **changes})
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spaces.data import DataSpec
+from spaces.data import SegmentationDataSpec
 from trainers.class_weights import class_weights
 from trainers.tasks import load_data
 
@@ -53,7 +53,7 @@ def test_camvid_spans_what_the_field_measured(camvid: Path) -> None:
         split: {"images": str(camvid / split / "images"), "masks": str(camvid / split / "masks")}
         for split in ("train", "val")
     }
-    counts = load_data(DataSpec.model_validate({**splits, **known})).counts
+    counts = load_data(SegmentationDataSpec.model_validate({**splits, **known})).counts
     for method, span in (("inverse_freq", 108.5), ("sqrt_inv_freq", 10.4)):
         weights = class_weights(counts, method, 1e6)
         assert weights is not None

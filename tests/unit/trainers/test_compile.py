@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.errors import InputError
 from spaces.paths import cache_dir
 from trainers import compile as module
@@ -28,7 +28,7 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(module.FOLDER, raising=False)
 
 
-def config_of(**changes: Any) -> TrialConfig:
+def config_of(**changes: Any) -> SegmentationConfig:
     settings = {
         "model.encoder": "resnet18",
         "model.encoder_weights": None,
@@ -37,7 +37,7 @@ def config_of(**changes: Any) -> TrialConfig:
         "train.epochs": 1,
         "train.precision": "fp32",
     }
-    return TrialConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**settings, **changes})
 
 
 def test_odd_batches_run_as_before_and_the_model_is_saved_as_before(

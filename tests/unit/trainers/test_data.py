@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from search.samples.streets import CLASSES, write_streets
-from spaces.data import DataSpec
+from spaces.data import SegmentationDataSpec
 from trainers import data as data_module
 from trainers.data import decode_image, decode_mask, find_splits
 from trainers.losses import IGNORE
 from trainers.tasks import load_data
 
 
-def spec(folder: Path, **changes: Any) -> DataSpec:
+def spec(folder: Path, **changes: Any) -> SegmentationDataSpec:
     splits = {
         split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
         for split in ("train", "val")
     }
     known = {"classes": list(CLASSES), "ignore_index": 255}
-    return DataSpec.model_validate({**splits, **known, **changes})
+    return SegmentationDataSpec.model_validate({**splits, **known, **changes})
 
 
 def save(path: Path, values: np.ndarray) -> Path:
@@ -58,7 +58,7 @@ def test_mask_values_become_class_indices(
     settings = {"classes": ["a", "b", "c"], "ignore_index": None, **settings}
     split = {"list": "unused"}
     mask = decode_mask(
-        str(path), DataSpec.model_validate({"train": split, "val": split, **settings})
+        str(path), SegmentationDataSpec.model_validate({"train": split, "val": split, **settings})
     )
     assert mask.dtype == np.uint8
     assert mask.tolist() == expected
@@ -70,7 +70,7 @@ def test_a_palette_png_is_read_by_index(tmp_path: Path) -> None:
     image.save(tmp_path / "mask.png")
     split = {"list": "unused"}
     given = {"train": split, "val": split, "classes": ["a", "b", "c"]}
-    mask = decode_mask(str(tmp_path / "mask.png"), DataSpec.model_validate(given))
+    mask = decode_mask(str(tmp_path / "mask.png"), SegmentationDataSpec.model_validate(given))
     assert mask.tolist() == [[0, 1], [2, 1]]
 
 
@@ -132,7 +132,7 @@ def test_the_preflight_is_remembered_until_a_file_changes(
     decoded: list[str] = []
     original = data_module.decode_mask
 
-    def count(path: str, spec: DataSpec) -> np.ndarray:
+    def count(path: str, spec: SegmentationDataSpec) -> np.ndarray:
         decoded.append(path)
         return original(path, spec)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from search.samples.streets import CLASSES, write_streets
-from spaces.data import DataSpec
+from spaces.data import SegmentationDataSpec
 
 WORKER = """
 import json, sys
@@ -24,13 +24,13 @@ def count(path, *args, **kwargs):
 Image.open = count
 
 import torch
-from spaces.config import TrialConfig
-from spaces.data import DataSpec
+from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
 
-data = load_data(DataSpec.model_validate_json(sys.argv[1]))
-config = TrialConfig().replace({"data.resolution": "256x256", "train.batch_size": 8})
+data = load_data(SegmentationDataSpec.model_validate_json(sys.argv[1]))
+config = SegmentationConfig().replace({"data.resolution": "256x256", "train.batch_size": 8})
 task = SegmentationTask(config, data, torch.device("cpu"), "fp32", {})
 total = sum(float(images.mean()) for images, _ in task.batches(0))
 for batch in task._split("val").batches([list(range(len(data.split("val"))))]):
@@ -43,16 +43,18 @@ for _ in sys.stdin:  # the files stay mapped until the end of the input
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> DataSpec:
+def spec(tmp_path: Path) -> SegmentationDataSpec:
     folder = write_streets(tmp_path / "streets", train=24, val=8, size=(96, 128))
     splits = {
         split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
         for split in ("train", "val")
     }
-    return DataSpec.model_validate({**splits, "classes": list(CLASSES), "ignore_index": 255})
+    return SegmentationDataSpec.model_validate(
+        {**splits, "classes": list(CLASSES), "ignore_index": 255}
+    )
 
 
-def start(spec: DataSpec) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+def start(spec: SegmentationDataSpec) -> tuple[subprocess.Popen[str], dict[str, Any]]:
     """A worker that has gone through both splits and holds them."""
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, spec.model_dump_json()],
@@ -78,7 +80,7 @@ def cache_memory(pid: int, home: Path) -> dict[str, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
 def test_a_second_worker_adds_no_decoding_and_under_a_tenth_of_the_memory(
-    spec: DataSpec, segtune_home: Path
+    spec: SegmentationDataSpec, segtune_home: Path
 ) -> None:
     """PSS counts a page that n processes map as 1/n of a page in each."""
     first, began = start(spec)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from spaces.config import TrialConfig
-from spaces.data import DataSpec
+from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers import train as train_module
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def small(**changes: Any) -> TrialConfig:
+def small(**changes: Any) -> SegmentationConfig:
     """A config that trains in a second, in fp32."""
     settings = {
         "model.encoder": "resnet18",
@@ -47,7 +47,7 @@ def small(**changes: Any) -> TrialConfig:
         "loss.ramp_epochs": 1,
         "health.grad_norm": 0,
     }
-    return TrialConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**settings, **changes})
 
 
 def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:
@@ -251,7 +251,7 @@ def test_a_last_image_that_would_be_alone_joins_its_neighbours(
 
 
 @pytest.fixture(scope="module")
-def blobs(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataSpec:
     """A binary data set: dark blobs on light ground."""
     folder = tmp_path_factory.mktemp("blobs")
     rng = np.random.default_rng(0)
@@ -270,10 +270,12 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
         split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
         for split in ("train", "val")
     }
-    return DataSpec.model_validate({**splits, "classes": ["blob"]})
+    return SegmentationDataSpec.model_validate({**splits, "classes": ["blob"]})
 
 
-def test_a_free_threshold_is_chosen_inside_the_run(blobs: DataSpec, tmp_path: Path) -> None:
+def test_a_free_threshold_is_chosen_inside_the_run(
+    blobs: SegmentationDataSpec, tmp_path: Path
+) -> None:
     data = load_data(blobs)
     config = small(**{"loss.pixel": "bce", "optim.lr": 3e-3, "train.epochs": 4})
     free = {"decode.threshold": Free(0.05, 0.95, 0.05)}

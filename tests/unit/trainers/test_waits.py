@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from trainers import train as module
 from trainers.data import SegmentationData
 from trainers.train import _Run, train
@@ -40,7 +40,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def small(**changes: Any) -> TrialConfig:
+def small(**changes: Any) -> SegmentationConfig:
     settings = {
         "model.encoder": "resnet18",
         "model.encoder_weights": None,
@@ -53,7 +53,7 @@ def small(**changes: Any) -> TrialConfig:
         "loss.ramp_epochs": 0,
         "health.grad_norm": 0,
     }
-    return TrialConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**settings, **changes})
 
 
 def test_the_counter_counts() -> None:

@@ -1,0 +1,62 @@
+"""The JSON Schema of study files, for completion and checks in editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spaces.config import SegmentationConfig, parameter_types
+from spaces.spec import TASKS, Task
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of study files, for completion in editors."""
+    schemas = [_task_schema(task) for task in TASKS.values()]
+    definitions: dict[str, Any] = {}
+    for schema in schemas:
+        definitions.update(schema.pop("$defs"))
+    return {"title": "segtune study file", "oneOf": schemas, "$defs": definitions}
+
+
+def _task_schema(task: Task) -> dict[str, Any]:
+    schema = task.study.model_json_schema()
+    trial = task.config.model_json_schema()
+    schema.setdefault("$defs", {}).update(trial.get("$defs", {}))
+    range_ = {
+        "type": "object",
+        "properties": {
+            "low": {"type": "number"},
+            "high": {"type": "number"},
+            "log": {"type": "boolean"},
+            "step": {"type": "number", "exclusiveMinimum": 0},
+            "choices": {"type": "array", "minItems": 1},
+            "free": {"type": "boolean"},
+            "when": {"type": "object"},
+        },
+        "additionalProperties": False,
+    }
+    schema["properties"]["space"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "a value pins, a list is a choice, {low, high, log} is a range",
+        "properties": {
+            name: {"anyOf": [_leaf(trial, name), {"type": "array", "minItems": 1}, range_]}
+            for name in parameter_types(task.config)
+        },
+    }
+    for part in ("sampler", "pruner"):
+        names = schema["$defs"][f"{part.capitalize()}Spec"]["properties"]["name"]["enum"]
+        schema["properties"][part] = {
+            "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{part.capitalize()}Spec"}]
+        }
+    return schema
+
+
+def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
+    if name == "data.resolution" and schema["title"] == SegmentationConfig.__name__:
+        return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
+    node = schema
+    for part in name.split("."):
+        leaf: dict[str, Any] = node["properties"][part]
+        node = schema["$defs"][leaf["$ref"].rsplit("/", 1)[-1]] if "$ref" in leaf else leaf
+    return node

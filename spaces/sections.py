@@ -1,0 +1,122 @@
+"""The sections that every task's study file has: budget, sampler, pruner, workers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from spaces.config import Section
+
+
+class BudgetSpec(Section):
+    """How much a study may spend."""
+
+    trials: int = Field(30, ge=1, le=100_000)
+    hours: float | None = Field(None, gt=0)
+    """Wall-clock hours from the study's start; then running trials stop with their best so far."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Hours that its trials may hold devices, all workers together."""
+    trial_hours: float | None = Field(None, gt=0)
+    """Hours that one attempt of a trial may take."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    """Attempts at a trial whose process or worker dies, before its slot is FAILED."""
+
+
+class SamplerSpec(Section):
+    """Who proposes the next config."""
+
+    name: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
+    startup_trials: int = Field(10, ge=0)
+    """Trials drawn at random before the model takes over (tpe, gp, cmaes)."""
+
+
+class PrunerSpec(Section):
+    """Who stops a trial early, beside patience and health."""
+
+    name: Literal["quantile", "median", "stock_median", "percentile", "hyperband", "none"] = (
+        "quantile"
+    )
+    startup_trials: int | None = Field(None, ge=0)
+    """Trials that must be there to compare with before any is stopped; null = 5."""
+    min_epochs: int | None = Field(None, ge=0)
+    """First epoch that may stop a trial; null = max(2, 10 % of the run) (quantile), or
+    max(3, 20 %). Pauses begin at half of it."""
+    quantile: float = Field(0.65, gt=0, lt=1)
+    """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
+    on."""
+    pause_below: float | None = Field(0.9, gt=0, lt=1)
+    """quantile: a trial below this quantile that does not stop is paused until it is among the best
+    or nothing new is left to begin; null = never."""
+    margin: float = Field(0.0, ge=0, lt=1)
+    """quantile: how far below it a trial may be, in units of the metric."""
+    align: Literal["start", "warmup"] = "start"
+    """quantile, median: compare at equal epochs, or at equal epochs after the warm-up."""
+    percentile: float = Field(25.0, gt=0, lt=100)
+    """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
+
+    @model_validator(mode="after")
+    def _check_pause(self) -> PrunerSpec:
+        bar = self.pause_below
+        if bar is None or bar == type(self).model_fields["pause_below"].default:
+            return self  # a study in the store names all fields
+        if self.name != "quantile" or self.align != "start":
+            raise ValueError("pause_below: counts with name: quantile and align: start only")
+        if bar < self.quantile:
+            raise ValueError(
+                f"pause_below: must be at least quantile, {self.quantile:g}, below which a trial "
+                f"stops, but got {bar:g}; null pauses none"
+            )
+        return self
+
+
+class WorkersSpec(Section):
+    """Who runs the trials: processes of this machine, jobs of Slurm, or actors of Ray."""
+
+    on: Literal["local", "slurm", "ray"] = "local"
+    count: int | None = Field(None, ge=0, le=10_000)
+    """Workers; null: local, one a GPU, or one; slurm and ray, one. 0: none are started."""
+    per_gpu: int = Field(1, ge=1)
+    """local: workers that share a GPU."""
+    cpus: int = Field(1, ge=1)
+    """slurm, ray: cores of each worker."""
+    gpus: float = Field(1.0, ge=0)
+    """slurm, ray: GPUs of each worker; with ray also a fraction."""
+    memory_gb: int | None = Field(None, ge=1)
+    """slurm, ray: memory of each worker in GB."""
+    partition: str | None = None
+    """slurm: the partition; null = the cluster's default."""
+    minutes: int = Field(24 * 60, ge=20)
+    """slurm: time limit of a job; before it ends the trial is returned and the job requeued."""
+    array: bool = True
+    """slurm: one job array; false = one job a worker."""
+    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    """slurm: further options of sbatch by their long names, as in {account: vision, qos: high}."""
+    address: str | None = None
+    """ray: the cluster's, as in 10.0.0.1:6379; null = this machine's."""
+    max_restarts: int = Field(3, ge=-1)
+    """ray: how often a worker whose node is lost is started again; -1 = always."""
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> WorkersSpec:
+        for name, engines in _OF_ENGINE.items():
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if self.on not in engines and getattr(self, name) != default:
+                raise ValueError(f"{name}: counts with on: {' or '.join(engines)} only")
+        if self.on == "slurm" and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: Slurm gives out whole GPUs, but got {self.gpus:g}")
+        return self
+
+
+_OF_ENGINE = {
+    "per_gpu": ("local",),
+    "cpus": ("slurm", "ray"),
+    "gpus": ("slurm", "ray"),
+    "memory_gb": ("slurm", "ray"),
+    "partition": ("slurm",),
+    "minutes": ("slurm",),
+    "array": ("slurm",),
+    "sbatch": ("slurm",),
+    "address": ("ray",),
+    "max_restarts": ("ray",),
+}
