@@ -24,7 +24,7 @@ from search.studies.owners import new_owner
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
 from search.studies.slots import Claim, Slots
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import StudySpec, spec_difference
@@ -36,7 +36,7 @@ class Begun:
     """A trial as it was begun: its parameters, and its config."""
 
     trial: FrozenTrial
-    config: BaseTrialConfig
+    config: TrialConfig
 
 
 @dataclass

@@ -18,12 +18,12 @@ from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies
-from search.findings.facts import Facts, class_names, gather
+from search.findings.facts import Facts, gather
 from search.studies.study import Study
 from search.work.drawing import Drawing, draw
 from search.work.kept_models import KeptModels
 from search.work.watchers import Interrupt, Watcher
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from trainers.tasks import Data
 from trainers.train import TrialResult
 
@@ -35,7 +35,7 @@ class _Ended:
     """A trial whose result has been stored."""
 
     number: int
-    config: BaseTrialConfig
+    config: TrialConfig
     result: TrialResult
 
 
@@ -82,7 +82,7 @@ class Background:
         self.publisher = Publisher(self.study, self.artifacts)
         self.models = KeptModels(self.study, self.artifacts, self.copies)
 
-    def trial_ended(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
+    def trial_ended(self, number: int, config: TrialConfig, result: TrialResult) -> None:
         """Take a trial whose result has been stored."""
         self._ended.append(_Ended(number, config, result))
 
@@ -155,7 +155,7 @@ class Background:
             config=ended.config.replace(result.decode),
             model=model,
             history=result.history,
-            classes=class_names(spec),
+            classes=spec.data.class_names,
             per_class=result.per_class,
             ended=None if result.reason == "completed" else result.reason,
         )

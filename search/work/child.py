@@ -90,7 +90,7 @@ class MakeChild(Protocol):
     """Starts the child of a trial."""
 
     def __call__(
-        self, config: BaseTrialConfig, data: Data, workdir: Path, free: Mapping[str, Free]
+        self, config: TrialConfig, data: Data, workdir: Path, free: Mapping[str, Free]
     ) -> Child: ...
 
 

@@ -20,7 +20,7 @@ from search.stopping.rules import (
 from search.studies.reports import Stored
 from search.studies.slots import Claim
 from search.studies.study import Study
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Judge:
     _slot_count: int | None = None  # of the study, at the first look
 
     def verdict(
-        self, claim: Claim, config: BaseTrialConfig, values: list[float], said: Stored
+        self, claim: Claim, config: TrialConfig, values: list[float], said: Stored
     ) -> Word | None:
         """Return what a trial is told after its last epoch, where it does not go on.
 

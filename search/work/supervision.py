@@ -20,7 +20,7 @@ from search.studies.study import Study
 from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed
 from search.work.judge import Judge, Word
 from search.work.watchers import Interrupt, Watcher
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Supervision:
         study: Study,
         judge: Judge,
         claim: Claim,
-        config: BaseTrialConfig,
+        config: TrialConfig,
         child: Child,
         *,
         watcher: Watcher,

@@ -48,7 +48,7 @@ class TooManyFailures(Exception):
 class BackgroundWork(Protocol):
     """What follows a trial while the next one trains."""
 
-    def trial_ended(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
+    def trial_ended(self, number: int, config: TrialConfig, result: TrialResult) -> None:
         """Take a trial whose result has been stored."""
 
     def trial_failed(self) -> None:

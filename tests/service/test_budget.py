@@ -17,7 +17,8 @@ from search.database.tables import slot_table
 from search.studies.owners import new_owner
 from search.studies.slots import MAX_ATTEMPTS, Result, Slots
 from search.studies.study import Study, create_or_resume
-from spaces.spec import SamplerSpec, StudySpec
+from spaces.sections import SamplerSpec
+from spaces.spec import StudySpec
 from tests.noop import claim_all
 from tests.waiting import Running
 

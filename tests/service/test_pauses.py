@@ -34,7 +34,8 @@ from search.studies.study import Study, create_or_resume, open_study
 from search.work.child import Alive, Epoch, TrialProcess
 from search.work.supervision import Timing
 from spaces.errors import DONE
-from spaces.spec import PrunerSpec, StudySpec
+from spaces.sections import PrunerSpec
+from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, report
 from trainers.tasks import load_data
 

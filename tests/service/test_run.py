@@ -32,7 +32,7 @@ from search.work.child import TrialProcess
 from search.work.service import new_worker
 from search.work.supervision import Timing
 from search.work.watchers import Interrupt
-from spaces.config import TrialConfig
+from spaces.config import SegmentationConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
 from tests.fake_child import FakeChild, whole

@@ -26,7 +26,7 @@ from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
 from search.work.trackers import TrackedTrial, check_trackers
 from search.work.watchers import Interrupt
-from spaces.config import BaseTrialConfig
+from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
