@@ -133,12 +133,12 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
     """From the end of each trial to the first step of the next, in the worker's own loop."""
     from unittest import mock
 
-    from benchmarks.statements import Quiet
     from search.files.artifacts import Artifacts
     from search.work import worker as worker_module
     from search.work.child import Alive, Done, TrialProcess
     from search.work.watchers import Interrupt
     from search.work.worker import Worker
+    from tests.scripted import Quiet
 
     times: list[tuple[str, float]] = []
 

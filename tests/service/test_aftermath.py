@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import statements
-from benchmarks.statements import Quiet, make_spec, new_worker, scripted
 from search.dashboard.publish import PICTURES
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
@@ -19,6 +17,7 @@ from search.files.shown import shown_trials
 from search.studies.study import Study, create_or_resume
 from search.work import background as aftermath
 from search.work.worker import Worker
+from tests.scripted import Quiet, make_spec, new_worker, result, scripted
 from trainers.checkpoint import WEIGHTS
 
 
@@ -30,12 +29,11 @@ def study(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     model = tmp_path / "model"
     model.mkdir()
     (model / WEIGHTS).write_bytes(b"weights")
-    original = statements.result
 
     def with_model(*given: Any) -> Any:
-        return replace(original(*given), model=model)
+        return replace(result(*given), model=model)
 
-    monkeypatch.setattr(statements, "result", with_model)
+    monkeypatch.setattr("tests.scripted.result", with_model)
     yield create_or_resume(store, spec, "f" * 64, None)
     store.close()
 

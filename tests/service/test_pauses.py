@@ -14,15 +14,6 @@ from unittest import mock
 import pytest
 from rich.console import Console
 
-from benchmarks.statements import (
-    EPOCHS,
-    Scripted,
-    Statements,
-    curve,
-    make_spec,
-    new_worker,
-    report,
-)
 from search.database.store import Store
 from search.database.tables import AFTER, HOURS
 from search.files.artifacts import Artifacts
@@ -38,6 +29,8 @@ from search.work import worker as worker_module
 from search.work.child import Alive, Epoch
 from spaces.errors import DONE
 from spaces.spec import PrunerSpec, StudySpec
+from tests.scripted import EPOCHS, Scripted, curve, make_spec, new_worker, report
+from tests.statements import Statements
 from trainers.tasks import load_data
 
 

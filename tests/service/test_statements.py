@@ -11,17 +11,6 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
-from benchmarks.statements import (
-    EPOCHS,
-    Statements,
-    curve,
-    fill,
-    make_spec,
-    new_worker,
-    report,
-    scripted,
-    stock_trial,
-)
 from search.database.store import Store, open_store
 from search.studies.heartbeats import Registration
 from search.studies.limits import limits
@@ -29,6 +18,9 @@ from search.studies.reports import Stored
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
+from tests.filled import fill_ended
+from tests.scripted import EPOCHS, curve, make_spec, new_worker, report, scripted
+from tests.statements import Statements, stock_trial
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -157,7 +149,7 @@ def filled_studies(fresh_databases: Callable[[], str], folder: Path) -> Iterator
     for finished in (20, 400):
         store = open_store(fresh_databases())
         study = make(store, folder, sampler="random")
-        fill(study, finished)
+        fill_ended(study, finished)
         yield finished, study
         store.close()
 
