@@ -40,16 +40,17 @@ def publish(text: str, to: Path | None) -> None:
         to.write_text(text)
 
 
-def heading(title: str, command: str, *, gpu: bool = False) -> str:
+def heading(title: str, command: str, *, gpu: bool = False, program: str = "-m benchmarks.") -> str:
     """Return a report's first lines: title, machine, date, and the command that measures it.
 
     Args:
-        command: what stands behind `python -m benchmarks.`.
+        command: the benchmark's name and options, as they stand behind `program`.
         gpu: the figures are of the GPU, where there is one.
+        program: what stands behind `python` and before the command.
     """
     return (
         f"# {title}\n\n{hardware(gpu=gpu)}; {datetime.date.today().isoformat()}; measured by "
-        f"`python -m benchmarks.{command}`.\n"
+        f"`python {program}{command}`.\n"
     )
 
 

@@ -131,11 +131,11 @@ def _ready_seconds(store: Any, folder: Path, runs: int) -> list[float]:
 
 def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
     """From the end of each trial to the first step of the next, in the worker's own loop."""
-    from benchmarks.statements import Quiet
     from search.files.artifacts import Artifacts
     from search.work.child import Alive, Done, TrialProcess
     from search.work.service import new_worker
     from search.work.watchers import Interrupt
+    from tests.scripted import Quiet
 
     times: list[tuple[str, float]] = []
 

@@ -72,9 +72,10 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
     import optuna
     from optuna.storages import RDBStorage
 
-    from benchmarks import statements as s
     from search.findings.facts import gather
     from search.studies.study import create_or_resume
+    from tests import scripted as s
+    from tests.statements import stock_trial
 
     rng = random.Random(0)
     with opened(folder) as store, contextlib.ExitStack() as patches:
@@ -99,7 +100,7 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
             script[:] = [[repetition + value for value in s.curve(rng)]]
             turns = [
                 ("segtune", worker.serve_one),
-                ("Optuna's loop", lambda: s.stock_trial(stock, script[0])),
+                ("Optuna's loop", lambda: stock_trial(stock, script[0])),
             ]
             for who, run in turns if repetition % 2 else reversed(turns):
                 count(engines, run, found[who] if repetition >= WARM else Measured.nothing())
@@ -111,18 +112,19 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
 
 def looks(folder: Path) -> int:
     """Statements that a worker asks every few seconds while a trial runs."""
-    from benchmarks import statements as s
     from search.studies.heartbeats import Registration
     from search.studies.limits import limits
     from search.studies.study import create_or_resume
+    from tests.scripted import make_spec
+    from tests.statements import Statements
 
     with opened(folder) as store:
-        spec = s.make_spec(folder, "looks", trials=1, sampler="random")
+        spec = make_spec(folder, "looks", trials=1, sampler="random")
         study = create_or_resume(store, spec, "f" * 64, None)
         registration = Registration(store, study.owner, "cpu")
         claim = study.slots.claim(study.ask)
         assert claim is not None
-        with s.Statements.of(store) as counted:
+        with Statements.of(store) as counted:
             study.slots.renew(claim)
             limits(study)
             registration.seen()
@@ -133,8 +135,9 @@ def report_and_verdict(
     folder: Path, finished: Sequence[int], trials: int
 ) -> dict[str, dict[int, Measured]]:
     """{who: {finished trials: a report with its verdict}}; sizes and programs in turns."""
-    from benchmarks import statements as s
     from search.studies.study import create_or_resume
+    from tests.filled import fill_ended
+    from tests.scripted import EPOCHS, make_spec
 
     sides: dict[tuple[str, int], Side] = {}
     found: dict[str, dict[int, Measured]] = {"segtune": {}, "Optuna's median": {}}
@@ -142,15 +145,15 @@ def report_and_verdict(
         for size in finished:
             for who, kind in (("segtune", Ours), ("Optuna's median", Stock)):
                 store = stores.enter_context(opened(folder))
-                spec = s.make_spec(folder, "filled", trials=1, sampler="random")
+                spec = make_spec(folder, "filled", trials=1, sampler="random")
                 study = create_or_resume(store, spec, "f" * 64, None)
-                s.fill(study, size)
+                fill_ended(study, size)
                 sides[who, size] = kind(study, folder)
                 found[who][size] = Measured.nothing()
         for trial in range(trials + 1):
             for side in sides.values():
                 side.begin()
-            for epoch in range(1, s.EPOCHS):
+            for epoch in range(1, EPOCHS):
                 for (who, size), side in sides.items():
                     # not of the first trial: its verdicts read all that has ended, once
                     measured = found[who][size] if trial else Measured.nothing()
@@ -164,7 +167,7 @@ class Ours:
     """Report and verdict as the worker has them."""
 
     def __init__(self, study: Study, folder: Path) -> None:
-        from benchmarks.statements import new_worker
+        from tests.scripted import new_worker
 
         self.study, self.worker = study, new_worker(study, folder)
         self.engines = [study.store.engine, study.store._optuna.engine]
@@ -231,7 +234,7 @@ Side = Ours | Stock
 
 def count(engines: Sequence[sa.Engine], run: Callable[[], object], to: Measured) -> None:
     """Run something once; the counting is a part of its time, the same for all."""
-    from benchmarks.statements import Statements
+    from tests.statements import Statements
 
     with Statements(*engines) as counted:
         began = time.perf_counter()
@@ -268,8 +271,8 @@ def report(
     verdicts: dict[str, dict[int, Measured]],
 ) -> str:
     """The figures as Markdown."""
-    from benchmarks.statements import EPOCHS
     from search.work.supervision import Timing
+    from tests.scripted import EPOCHS
 
     small, large = given.finished
     trial_rows = [

@@ -82,12 +82,12 @@ def main() -> None:
 
 def load(store: Store, folder: Path, count: int, given: argparse.Namespace) -> Load:
     """Let `count` workers serve one study for a while; what they asked of the server meanwhile."""
-    from benchmarks import statements as s
     from search.studies.study import create_or_resume
+    from tests.scripted import make_spec
 
     name = f"workers-{uuid.uuid4().hex[:8]}"
     rule = {"name": "quantile", "pause_below": None}  # a scripted trial cannot go on where it was
-    spec = s.make_spec(folder, name, trials=100_000, pruner=rule)
+    spec = make_spec(folder, name, trials=100_000, pruner=rule)
     study = create_or_resume(store, spec, "f" * 64, None)
     url = store.engine.url.render_as_string(hide_password=False)
     store.engine.dispose()  # no connection of ours is to be counted, or inherited
@@ -146,13 +146,13 @@ def _serve(
 
     import sqlalchemy as sa
 
-    from benchmarks import statements as s
     from search.dashboard import publish
     from search.database.store import open_store
     from search.studies.heartbeats import Registration
     from search.studies.owners import new_owner
     from search.studies.study import open_study
     from search.work.supervision import Timing
+    from tests import scripted as s
     from tests.fake_child import FakeChild
 
     rng = random.Random(seed)
@@ -259,17 +259,18 @@ def claim_times(folder: Path, ended: int) -> tuple[list[float], list[float]]:
     """
     from unittest import mock
 
-    from benchmarks import statements as s
     from benchmarks import store
     from search.studies.slots import Result
     from search.studies.study import create_or_resume
+    from tests.filled import fill_ended
+    from tests.scripted import make_spec
 
     whole: list[float] = []
     held: list[float] = []
     with store.opened(folder) as fresh:
-        study = create_or_resume(fresh, s.make_spec(folder, "claims", trials=1000), "f" * 64, None)
+        study = create_or_resume(fresh, make_spec(folder, "claims", trials=1000), "f" * 64, None)
         if ended:
-            s.fill(study, ended)
+            fill_ended(study, ended)
         locked = fresh.locked
 
         @contextlib.contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.statements import Quiet, make_spec, new_worker, scripted
 from search.dashboard.publish import PICTURES
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
@@ -17,6 +16,7 @@ from search.files.shown import shown_trials
 from search.studies.study import Study, create_or_resume
 from search.work import background
 from search.work.worker import Worker
+from tests.scripted import Quiet, make_spec, new_worker, scripted
 from trainers.checkpoint import WEIGHTS
 
 

@@ -13,13 +13,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.statements import (
-    EPOCHS,
-    Statements,
-    curve,
-    make_spec,
-    new_worker,
-)
 from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS
 from search.files.artifacts import Artifacts
@@ -37,6 +30,8 @@ from spaces.errors import DONE
 from spaces.sections import PrunerSpec
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, report
+from tests.scripted import EPOCHS, curve, make_spec, new_worker
+from tests.statements import Statements
 from trainers.tasks import load_data
 
 

@@ -11,16 +11,6 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
-from benchmarks.statements import (
-    EPOCHS,
-    Statements,
-    curve,
-    fill,
-    make_spec,
-    new_worker,
-    scripted,
-    stock_trial,
-)
 from search.database.store import Store, open_store
 from search.findings.facts import gather
 from search.studies.heartbeats import Registration
@@ -30,6 +20,9 @@ from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
 from tests.fake_child import report
+from tests.filled import fill_ended
+from tests.scripted import EPOCHS, curve, make_spec, new_worker, scripted
+from tests.statements import Statements, stock_trial
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -158,7 +151,7 @@ def filled_studies(fresh_databases: Callable[[], str], folder: Path) -> Iterator
     for finished in (20, 400):
         store = open_store(fresh_databases())
         study = make(store, folder, sampler="random")
-        fill(study, finished)
+        fill_ended(study, finished)
         yield finished, study
         store.close()
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from benchmarks.statements import EPOCHS, make_spec, new_worker
 from search.database.store import open_store
 from search.database.tables import control_table, epoch_table, slot_table
 from search.stopping.rules import QuantileRule, asks_running, quantile_rule, warmup_end
@@ -25,6 +24,7 @@ from search.studies import reports as epochs
 from search.studies.reports import Stored
 from search.studies.slots import Claim
 from search.studies.study import Study, create_or_resume
+from tests.scripted import EPOCHS, make_spec, new_worker
 
 TRIALS, HISTORIES = 12, 400
 

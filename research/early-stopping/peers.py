@@ -1,11 +1,13 @@
 """Other libraries' stopping rules in our replay: Ray Tune's ASHA, Syne Tune's ASHA and PASHA.
 
 Their own schedulers decide; the configs come from the sampler under test, so that rules are
-compared and not samplers. Ray Tune comes with the extra `peers`, Syne Tune by
+compared and not samplers. They are no extras of segtune:
 
+    pip install 'ray[tune]>=2.40' 'dill>=0.3'
     pip install --no-deps 'syne-tune==0.14.2'
 
-(it declares numpy below 2, but what is used here runs on numpy 2; later releases have no PASHA).
+(Syne Tune declares numpy below 2, but what is used here runs on numpy 2; later releases have no
+PASHA. It needs dill.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import forecast
+import forecast
 from search.stopping.replay import Recorded
 
 EPOCHS = 4

@@ -1,6 +1,6 @@
-"""What a trial asks of the store, counted, with trials that train nothing.
+"""Trials that train nothing: everything but the training is real.
 
-Everything but the training is real; the counts hold for any trial of as many epochs and parameters.
+For tests and for benchmarks of the store: what one holds, the other measures.
 """
 
 from __future__ import annotations
@@ -11,13 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import optuna
-import sqlalchemy as sa
-
-from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.studies.study import Study
 from search.work.service import new_worker as worker_of
@@ -63,50 +58,6 @@ def make_spec(
         "budget": {"trials": trials},
     }
     return StudySpec.of(tree)
-
-
-class Statements:
-    """Counts the statements of engines while it is entered, and the rows that they give.
-
-    Attributes:
-        texts: the statements, in order.
-        rows: rows returned or changed.
-    """
-
-    def __init__(self, *engines: sa.Engine) -> None:
-        self.engines = engines
-        self.texts: list[str] = []
-        self.rows = 0
-
-    @classmethod
-    def of(cls, store: Store) -> Self:
-        """Of a store: our tables and Optuna's storage each have an engine."""
-        return cls(store.engine, store._optuna.engine)
-
-    def __enter__(self) -> Self:
-        for engine in self.engines:
-            sa.event.listen(engine, "before_cursor_execute", self._heard)
-            sa.event.listen(engine, "after_cursor_execute", self._answered)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for engine in self.engines:
-            sa.event.remove(engine, "before_cursor_execute", self._heard)
-            sa.event.remove(engine, "after_cursor_execute", self._answered)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def _heard(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        self.texts.append(statement)
-
-    def _answered(self, connection: Any, cursor: Any, *rest: Any) -> None:
-        self.rows += max(0, cursor.rowcount)
 
 
 def curve(rng: random.Random, epochs: int = EPOCHS) -> list[float]:
@@ -176,36 +127,3 @@ def scripted(
     )
     yield
     worker.make_child = before
-
-
-def stock_trial(study: optuna.Study, metrics: Sequence[float]) -> None:
-    """The same trial by the loop that Optuna's documentation shows."""
-
-    def objective(trial: optuna.Trial) -> float:
-        for name, dim in SPACE.items():
-            if isinstance(dim, list):
-                trial.suggest_categorical(name, dim)
-            elif isinstance(dim["low"], int):
-                trial.suggest_int(name, dim["low"], dim["high"])
-            else:
-                trial.suggest_float(name, dim["low"], dim["high"], log=dim.get("log", False))
-        for step, metric in enumerate(metrics, start=1):
-            trial.report(metric, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return max(metrics)
-
-    study.optimize(objective, n_trials=1)
-
-
-def fill(study: Study, finished: int) -> None:
-    """Give a study of a fresh database ended trials of EPOCHS epochs, and a few running ones."""
-    from benchmarks.dashboard import RUNNING
-    from benchmarks.dashboard import fill as fill_tables
-
-    study.slots.extend(finished + RUNNING + 1000)
-    fill_tables(study, finished + RUNNING, EPOCHS)
-    if study.store.postgres:  # the rows came with ids of their own
-        last = "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"
-        with study.store.engine.begin() as connection:
-            connection.execute(sa.text(last))

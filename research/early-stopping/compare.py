@@ -1,13 +1,12 @@
 """Epochs that a search spends until it is within 0.01 of the best config: rules and samplers.
 
-    python -m benchmarks.search --to benchmarks/search.md        # about 50 minutes on two cores
-    python -m benchmarks.search --variants --to FILE             # ours with other settings
-    python -m benchmarks.search --halves --first-seed 100 --to FILE   # half of the runs
+    python research/early-stopping/compare.py --to FILE      # about 50 minutes on two cores
+    python research/early-stopping/compare.py --halves       # a random half of the runs each
+    python research/early-stopping/compare.py --variants     # ours with other settings
 
-Replays the recorded curves of benchmarks/camvid_table.jsonl (`python -m benchmarks.record`), see
-search/stopping/replay.py. Each row is many searches that differ in their seed alone; row by row
-the seeds are the same. Ray Tune's and Syne Tune's rules need the extra `peers`; without it
-their rows are left out, and the report says so (see benchmarks/peers.py).
+Replays the recorded curves of curves.jsonl (record.py), see search/stopping/replay.py. Each row is
+many searches that differ in their seed alone; row by row the seeds are the same. Ray Tune's and
+Syne Tune's rules are left out where those are not installed, and the report says so (peers.py).
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 
-from benchmarks import peers
-from benchmarks.forecast import forecasts
-from benchmarks.one_epoch import TopK
-from benchmarks.record import SPEC, read_table
+import peers
 from benchmarks.report import called, heading, parser, publish, table
-from benchmarks.table import Nearest, Table
+from forecast import forecasts
+from one_epoch import TopK
+from record import read_table, space
 from search.stopping.curves import Curve
 from search.stopping.replay import (
     OptunaRule,
@@ -52,7 +50,7 @@ from search.stopping.replay import (
 from search.stopping.rules import QuantileRule, Verdict, quantile_rule
 from search.studies.samplers import build_sampler
 from spaces.sections import PrunerSpec, SamplerSpec
-from spaces.spec import StudySpec
+from table import Nearest, Table
 
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived
 SAMPLERS = ("random", "tpe")
@@ -244,7 +242,7 @@ def main() -> None:
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         outcomes = dict(zip(tasks, pool.map(run, tasks, chunksize=5), strict=True))
-    text = report(runs, names, outcomes, sorted(missing), called("search"))
+    text = report(runs, names, outcomes, sorted(missing), called("compare.py"))
     publish(text, args.to)
 
 
@@ -263,7 +261,7 @@ def recorded(half: int | None = None) -> Table:
     if half is not None:
         kept = random.Random(half).sample(range(len(rows)), len(rows) // 2)
         rows = [rows[row] for row in sorted(kept)]
-    return Table(StudySpec.load(SPEC).search_space(), rows)
+    return Table(space(), rows)
 
 
 def run(task: Task) -> Outcome:
@@ -295,14 +293,18 @@ def report(
     names: list[str],
     outcomes: dict[Task, Outcome],
     missing: list[str],
-    command: str = "search",
+    command: str = "compare.py",
 ) -> str:
     """Return the Markdown report."""
     seeds = len({task.seed for task in outcomes})
-    text = heading("Epochs until a search has come near the best config", command)
+    text = heading(
+        "Epochs until a search has come near the best config",
+        command,
+        program="research/early-stopping/",
+    )
     text += f"""
-{len(runs.runs)} recorded runs of {runs.epochs} epochs (`python -m benchmarks.record`: CamVid, the
-default space, our trainer). {_targets(runs, list(outcomes))}
+{len(runs.runs)} recorded runs of {runs.epochs} epochs (record.py: CamVid, the default space,
+our trainer). {_targets(runs, list(outcomes))}
 {seeds} searches a row, the same seeds in every row, no recorded run twice in one search. Unsolved:
 every run that comes near the best had been stopped before it got there; such a search is charged
 with training its whole table. In brackets the 95 % interval of the mean (bootstrap) and of the

@@ -1,4 +1,4 @@
-"""The search benchmark: nearest runs, one-epoch selection, intervals, the committed table."""
+"""The replayed searches: nearest runs, one-epoch selection, intervals, the committed curves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 import pytest
 
-from benchmarks import peers, record
-from benchmarks.one_epoch import TopK
-from benchmarks.search import (
+import peers
+import record
+from compare import (
     NONE,
     OURS,
     Task,
@@ -22,13 +22,13 @@ from benchmarks.search import (
     share_interval,
     spent,
 )
-from benchmarks.table import Nearest, Table
+from one_epoch import TopK
 from search.stopping.replay import InOrder, Outcome, Recorded, Unpruned, replay
 from search.studies.samplers import build_sampler
 from spaces.config import SegmentationConfig
 from spaces.sections import SamplerSpec
 from spaces.space import Choice, Float, Int, Space
-from spaces.spec import StudySpec
+from table import Nearest, Table
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -171,7 +171,7 @@ def test_intervals() -> None:
 def test_the_recorded_table_is_of_whole_runs() -> None:
     rows = record.read_table()
     assert len({row["config"] for row in rows}) == len(rows) >= 100
-    space = StudySpec.load(record.SPEC).search_space()
+    space = record.space()
     for row in rows:
         params, _ = record.draw(space, row["config"])
         assert params == row["params"]  # the draw of its seed, from the space as it is now
@@ -207,7 +207,7 @@ def test_the_peers_rules_run_in_the_replay(name: str) -> None:
     needs = entries(recorded())[name].needs
     assert needs is not None
     if peers.available()[needs] is None:
-        pytest.skip(f"what {name} needs is not installed; pip install 'segtune[peers]'")
+        pytest.skip(f"what {name} needs is not installed: research/early-stopping/peers.py")
     outcome = run(Task("random", 8, name, 0, False))
     assert 0 < outcome.epochs < recorded().total_epochs
 

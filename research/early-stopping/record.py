@@ -1,8 +1,8 @@
 """Record real learning curves: random configs of the default space, trained in full by our trainer.
 
-    python -m benchmarks.record --configs 100 --workers 2       # about 90 minutes on two cores
+    python research/early-stopping/record.py --configs 100 --workers 2    # 90 minutes on two cores
 
-Each line of the table (benchmarks/camvid_table.jsonl) is one config: its drawn parameters, the
+Each line of the table (curves.jsonl) is one config: its drawn parameters, the
 epoch at which its warm-up ended, and for every epoch the validation mIoU at original image size and
 the CPU seconds that it took in a process of one thread (so that what else the machine did does not
 count). Config i is the draw of seed i, and its weights and batches have seed i too. A run that is
@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 
 from spaces.space import Space
 from spaces.spec import StudySpec
 
 HERE = Path(__file__).resolve().parent
-SPEC, TABLE = HERE / "camvid_table.yaml", HERE / "camvid_table.jsonl"
+SPEC, TABLE = HERE / "curves.yaml", HERE / "curves.jsonl"
 
 
 def main() -> None:
@@ -83,6 +84,11 @@ def draw(space: Space, number: int) -> tuple[dict[str, Any], Any]:
     trial = study.ask()
     config = space.sample(trial)
     return dict(trial.params), config.replace({"train.seed": number})
+
+
+def space() -> Space:
+    """Return what the configs are drawn from; it asks for no images, so a replay needs none."""
+    return StudySpec.of(yaml.safe_load(SPEC.read_text())).search_space()
 
 
 def read_table() -> list[dict[str, Any]]:
