@@ -9,20 +9,27 @@ tables of another version when the store is opened.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import distribution_to_json
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
-from search.database.optuna_reader import table_of
-
-_TRIALS = table_of(models.TrialModel)
-_STEPS = table_of(models.TrialIntermediateValueModel)
+from search.database.optuna_private import (
+    STUDIES,
+    TRIAL_PARAMS,
+    TRIAL_STEPS,
+    TRIAL_SYSTEM_ATTRS,
+    TRIAL_USER_ATTRS,
+    TRIAL_VALUES,
+    TRIALS,
+    attr_row,
+    id_of_trial,
+    param_row,
+    step_row,
+    value_row,
+)
 
 
 @dataclass(frozen=True)
@@ -47,29 +54,24 @@ def begin(
         None where the waiting trial is not waiting any more.
     """
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    if trial._trial_id == -1:
+    if id_of_trial(trial) == -1:
         begun = _insert_trial(connection, study_id, now)
     else:
-        begun = Begun(trial._trial_id, trial.number)
+        begun = Begun(id_of_trial(trial), trial.number)
         taken = connection.execute(
-            sa.update(_TRIALS)
-            .where(_TRIALS.c.trial_id == begun.trial_id, _TRIALS.c.state == TrialState.WAITING)
+            sa.update(TRIALS)
+            .where(TRIALS.c.trial_id == begun.trial_id, TRIALS.c.state == TrialState.WAITING)
             .values(state=TrialState.RUNNING, datetime_start=now)
         )
         if taken.rowcount != 1:
             return None
     params = [
-        {
-            "trial_id": begun.trial_id,
-            "param_name": name,
-            "param_value": trial.distributions[name].to_internal_repr(value),
-            "distribution_json": distribution_to_json(trial.distributions[name]),
-        }
+        param_row(begun.trial_id, name, value, trial.distributions[name])
         for name, value in trial.params.items()
     ]
     if params:
-        connection.execute(sa.insert(table_of(models.TrialParamModel)).values(params))
-    _put_attrs(connection, models.TrialSystemAttributeModel, begun.trial_id, system_attrs)
+        connection.execute(sa.insert(TRIAL_PARAMS).values(params))
+    _put_attrs(connection, TRIAL_SYSTEM_ATTRS, begun.trial_id, system_attrs)
     return begun
 
 
@@ -84,34 +86,26 @@ def end(
     """End a trial; False, and nothing is stored, where it has ended already."""
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     trial_id = connection.execute(
-        sa.update(_TRIALS)
+        sa.update(TRIALS)
         .where(
-            _TRIALS.c.study_id == study_id,
-            _TRIALS.c.number == number,
-            _TRIALS.c.state.in_((TrialState.RUNNING, TrialState.WAITING)),
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.number == number,
+            TRIALS.c.state.in_((TrialState.RUNNING, TrialState.WAITING)),
         )
         .values(state=state, datetime_complete=now)
-        .returning(_TRIALS.c.trial_id)
+        .returning(TRIALS.c.trial_id)
     ).scalar()
     if trial_id is None:
         return False
     if value is not None:
-        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-        row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
-        connection.execute(sa.insert(table_of(models.TrialValueModel)).values(row))
-    _put_attrs(connection, models.TrialUserAttributeModel, trial_id, user_attrs)
+        connection.execute(sa.insert(TRIAL_VALUES).values(value_row(trial_id, value)))
+    _put_attrs(connection, TRIAL_USER_ATTRS, trial_id, user_attrs)
     return True
 
 
 def step(trial_id: int, epoch: int, value: float) -> tuple[sa.Table, dict[str, Any]]:
     """The table and the row of an intermediate value."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return _STEPS, {
-        "trial_id": trial_id,
-        "step": epoch,
-        "intermediate_value": stored,
-        "intermediate_value_type": kind,
-    }
+    return TRIAL_STEPS, step_row(trial_id, epoch, value)
 
 
 def insert_for(dialect: str) -> Any:
@@ -127,30 +121,25 @@ def insert_for(dialect: str) -> Any:
 
 def _insert_trial(connection: sa.Connection, study_id: int, now: datetime.datetime) -> Begun:
     if connection.dialect.name == "postgresql":  # as Optuna does: numbers are counted
-        studies = table_of(models.StudyModel)
         connection.execute(
-            sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update()
+            sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
         )
-    earlier = _TRIALS.alias()
+    earlier = TRIALS.alias()
     number = sa.select(sa.func.count()).where(earlier.c.study_id == study_id).scalar_subquery()
     row = connection.execute(
-        sa.insert(_TRIALS)
+        sa.insert(TRIALS)
         .values(study_id=study_id, number=number, state=TrialState.RUNNING, datetime_start=now)
-        .returning(_TRIALS.c.trial_id, _TRIALS.c.number)
+        .returning(TRIALS.c.trial_id, TRIALS.c.number)
     ).one()
     return Begun(row.trial_id, row.number)
 
 
 def _put_attrs(
-    connection: sa.Connection, model: Any, trial_id: int, attrs: Mapping[str, Any]
+    connection: sa.Connection, table: sa.Table, trial_id: int, attrs: Mapping[str, Any]
 ) -> None:
     if not attrs:
         return
-    table = table_of(model)
-    rows = [
-        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in attrs.items()
-    ]
+    rows = [attr_row(trial_id, key, value) for key, value in attrs.items()]
     insert = insert_for(connection.dialect.name)(table).values(rows)
     connection.execute(
         insert.on_conflict_do_update(
