@@ -258,9 +258,7 @@ class Worker:
         """Read the curves of trials that have ended since the last look, where there are any."""
         if ended is None or ended > self._ended_until:
             until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
-            for trial, curve in curves.items():
-                if trial not in self._ended:
-                    self._ended.add(trial, curve)
+            self._ended.add({n: curve for n, curve in curves.items() if n not in self._ended})
             self._ended_until = until
 
     def _settle(
