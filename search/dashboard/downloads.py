@@ -17,9 +17,9 @@ from wsgiref.util import FileWrapper
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
-from optuna_dashboard.artifact import _backend
 
 from search.dashboard.guards import READ_METHODS, answer
+from search.dashboard.optuna_dashboard_private import artifact_meta
 from search.files.shown import ShownFiles
 
 INLINE = ("image/png", "image/jpeg", "application/json")  # may be shown in place
@@ -86,10 +86,8 @@ def _artifact_meta(storage: BaseStorage, path: str) -> dict[str, str] | None:
         return None
     study, trial, artifact = found.groups()
     try:
-        if trial is None:
-            meta = _backend.get_study_artifact_meta(storage, int(study), artifact)
-        else:
-            meta = _backend.get_trial_artifact_meta(storage, int(study), int(trial), artifact)
+        trial_id = None if trial is None else int(trial)
+        meta = artifact_meta(storage, int(study), trial_id, artifact)
     except KeyError:  # no such study or trial
         return None
     if meta is None:

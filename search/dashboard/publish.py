@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
-from optuna_dashboard._note import (
-    get_note_from_system_attrs,
-    note_str_key_prefix,
-    note_ver_key,
-    split_body,
+from search.dashboard.optuna_dashboard_private import (
+    NOTES,
+    graph_attrs,
+    graph_prefix,
+    has_note,
+    note,
+    note_attrs,
+    note_prefixes,
 )
-
+from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import attach, detach, shown_trials
 from search.findings.facts import Facts
@@ -83,12 +85,11 @@ class Publisher:
             facts: of the study as it is now.
         """
         study_id = self.study.study_id
-        before = self.study.store.study_attrs(study_id, "dashboard:note%", "dashboard:%:note_ver")
-        ours = [note_ver_key(None), note_str_key_prefix(None)]
-        ours += [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
+        before = self.study.store.study_attrs(study_id, *NOTES)
+        ours = [*note_prefixes(), *map(graph_prefix, FIGURES)]
         attrs = self._trial_notes(facts, before) | self._study_note(facts, before)
         for name, figure in study_figures(facts).items():
-            attrs |= split_plot_data(figure.to_json(), f"{SYSTEM_ATTR_PLOT_DATA}{name}:")
+            attrs |= graph_attrs(name, figure.to_json())
         self.study.store.replace_study_attrs(study_id, ours, attrs)
         self._refreshed, self.stale, self._new_best = time.monotonic(), False, False
         self._best = None if facts.best is None else facts.best.number
@@ -97,28 +98,28 @@ class Publisher:
         """The notes of ended trials that have none."""
         attrs: dict[str, Any] = {}
         for trial in facts.ended:
-            if note_ver_key(trial._trial_id) in written or "reason" not in trial.user_attrs:
+            trial_id = id_of_trial(trial)
+            if has_note(written, trial_id) or "reason" not in trial.user_attrs:
                 continue
-            note = trial_note(trial, facts.config(trial), self.study.metric)
-            attrs[note_ver_key(trial._trial_id)] = 1
-            attrs |= split_body(to_markdown(note), trial._trial_id)
+            blocks = trial_note(trial, facts.config(trial), self.study.metric)
+            attrs |= note_attrs(to_markdown(blocks), 1, trial_id)
         return attrs
 
     def _study_note(self, facts: Facts, before: Mapping[str, Any]) -> dict[str, Any]:
         """The study's note, with what a user has written below ours."""
-        earlier = get_note_from_system_attrs(before, None)
-        _, found, kept = earlier["body"].partition(KEPT)
+        earlier, version = note(before)
+        _, found, kept = earlier.partition(KEPT)
         body = to_markdown(study_note(facts)) + f"\n{KEPT}\n"
         body += kept.lstrip("\n") if found else "\n(What you write here stays.)\n"
-        return {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
+        return note_attrs(body, version + 1, None)
 
     def _remove_overtaken(self, facts: Facts) -> None:
         shown, files, best = shown_trials(self.study), self.artifacts.shown, set(facts.kept)
         for trial in facts.trials:
-            pictured = trial._trial_id in shown or trial.number in self._attached
+            pictured = id_of_trial(trial) in shown or trial.number in self._attached
             if trial.number in best or not pictured:
                 continue
-            detach(files, self.study, trial._trial_id)
+            detach(files, self.study, id_of_trial(trial))
             shutil.rmtree(
                 self.artifacts.workdir(self.study, trial.number) / PICTURES, ignore_errors=True
             )

@@ -17,17 +17,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
-from optuna_dashboard._inmemory_cache import _CachedExtraStudyProperty
-from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study_detail
 
+from search.dashboard.optuna_dashboard_private import StudyJson, trial_json, trial_of
+from search.database.optuna_private import FrozenStudy, id_of_trial
 from search.database.store import Store
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _PATH = re.compile(r"/api/studies/(\d+)/*")
-_OF_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")
 GZIP_BYTES = 10_000  # shorter answers are sent as they are
 
 
@@ -78,16 +75,15 @@ class _Serialized:
     def __init__(self, store: Store, study_id: int) -> None:
         self.store, self.study_id = store, study_id
         self.ended: dict[int, tuple[dict[str, Any], bytes]] = {}  # attributes used, JSON
-        self.properties = _CachedExtraStudyProperty()
+        self.study_json = StudyJson()
 
     def body(self, directions: list[StudyDirection], after: int) -> bytes:
         storage = self.store.storage
         trials = storage.get_all_trials(self.study_id, deepcopy=False)
         common, of_trial = self._attributes()
-        self.properties.update(
-            [t for t in trials if not t.state.is_finished() or t._trial_id not in self.ended]
-        )
-        texts = {t._trial_id: self._trial(t, of_trial.get(t._trial_id, {})) for t in trials}
+        ids = [id_of_trial(trial) for trial in trials]
+        self.study_json.add([t for t, i in zip(trials, ids, strict=True) if i not in self.ended])
+        texts = {i: self._trial(t, of_trial.get(i, {})) for t, i in zip(trials, ids, strict=True)}
         complete = any(t.state == TrialState.COMPLETE for t in trials)
         best = storage.get_best_trial(self.study_id) if complete else None
         study = FrozenStudy(
@@ -98,34 +94,22 @@ class _Serialized:
             system_attrs=common,
             study_id=self.study_id,
         )
-        detail = serialize_study_detail(
-            study,
-            [],
-            [],
-            self.properties.intersection_search_space,
-            self.properties.union_search_space,
-            self.properties.union_user_attrs,
-            self.properties.has_intermediate_values,
-            dict(sorted(get_plotly_graph_objects(common).items())),
-            [],
-        )
-        del detail["trials"], detail["best_trials"]
-        best_text = b"" if best is None else texts[best._trial_id]
-        listed = b",".join(texts[t._trial_id] for t in trials[after:])
+        best_text = b"" if best is None else texts[id_of_trial(best)]
+        listed = b",".join(texts[i] for i in ids[after:])
         return b'%s,"best_trials":[%s],"trials":[%s]}' % (
-            json.dumps(detail).encode()[:-1],
+            json.dumps(self.study_json.of(study)).encode()[:-1],
             best_text,
             listed,
         )
 
     def _trial(self, trial: FrozenTrial, attrs: dict[str, Any]) -> bytes:
         """A trial's JSON; made again where its note or files have changed."""
-        kept = self.ended.get(trial._trial_id)
+        kept = self.ended.get(id_of_trial(trial))
         if kept is not None and kept[0] == attrs:
             return kept[1]
-        text = json.dumps(serialize_frozen_trial(self.study_id, trial, attrs)).encode()
+        text = json.dumps(trial_json(self.study_id, trial, attrs)).encode()
         if trial.state.is_finished():
-            self.ended[trial._trial_id] = (attrs, text)
+            self.ended[id_of_trial(trial)] = (attrs, text)
         return text
 
     def _attributes(self) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
@@ -133,9 +117,9 @@ class _Serialized:
         common: dict[str, Any] = {}
         of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
         for key, value in self.store.study_attrs(self.study_id, "%").items():
-            match = _OF_TRIAL.match(key)
-            if match is None:
+            trial_id = trial_of(key)
+            if trial_id is None:
                 common[key] = value
             else:
-                of_trial[int(match[1])][key] = value
+                of_trial[trial_id][key] = value
         return common, of_trial

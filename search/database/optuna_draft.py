@@ -18,6 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database.optuna_private import id_of_trial
+
 NEW = -1  # the id of a trial that no table has yet
 
 
@@ -91,7 +93,7 @@ class Draft(BaseStorage):
     ) -> bool:
         """Take a trial from the queue; the only state that a draft can be given."""
         assert state == TrialState.RUNNING and self.trial is None
-        waiting = next(t for t in self.trials if t._trial_id == trial_id)
+        waiting = next(t for t in self.trials if id_of_trial(t) == trial_id)
         trial = copy.deepcopy(waiting)
         trial.state, trial.datetime_start = state, datetime.datetime.now()
         self._take(trial)
@@ -113,7 +115,7 @@ class Draft(BaseStorage):
         self.system_attrs[key] = value
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return copy.deepcopy(next(t for t in self.trials if t._trial_id == trial_id))
+        return copy.deepcopy(next(t for t in self.trials if id_of_trial(t) == trial_id))
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
         return dict(self._own(trial_id).system_attrs)
@@ -129,11 +131,11 @@ class Draft(BaseStorage):
 
     def _take(self, trial: FrozenTrial) -> None:
         self.trial = trial
-        self.trials = [t for t in self.trials if t._trial_id != trial._trial_id]
+        self.trials = [t for t in self.trials if id_of_trial(t) != id_of_trial(trial)]
         self.trials.insert(trial.number, trial)
 
     def _own(self, trial_id: int) -> FrozenTrial:
-        assert self.trial is not None and trial_id == self.trial._trial_id
+        assert self.trial is not None and trial_id == id_of_trial(self.trial)
         return self.trial
 
     # ------------------------------------------------------------ what asking never does

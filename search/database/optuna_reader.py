@@ -9,53 +9,59 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections import defaultdict
 from collections.abc import Container, Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database.optuna_private import (
+    TRIAL_PARAMS,
+    TRIAL_STEPS,
+    TRIAL_SYSTEM_ATTRS,
+    TRIAL_USER_ATTRS,
+    TRIAL_VALUES,
+    TRIALS,
+    OwnReads,
+    number,
+)
+
 MOST_IDS = 500  # named one by one in a query; beyond, all later ones are read
-_SPECIAL = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
-class BulkStorage(RDBStorage):
+class BulkStorage(OwnReads):
     """Reads many trials with one query a table."""
 
-    def _get_trials(
+    def read_trials(
         self,
         study_id: int,
         states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
+        chosen_ids: set[int],
+        above_id: int,
     ) -> list[FrozenTrial]:
-        trials = table_of(models.TrialModel)
-        older = {i for i in included_trial_ids if i <= trial_id_greater_than}
-        floor = trial_id_greater_than
+        older = {i for i in chosen_ids if i <= above_id}
+        floor = above_id
         if len(older) > MOST_IDS:
             floor = min(older) - 1
-        wanted = sa.or_(trials.c.trial_id > floor, trials.c.trial_id.in_(older))
-        where = sa.and_(trials.c.study_id == study_id, wanted)
+        wanted = sa.or_(TRIALS.c.trial_id > floor, TRIALS.c.trial_id.in_(older))
+        where = sa.and_(TRIALS.c.study_id == study_id, wanted)
         with self.engine.connect() as connection:
             # one moment's view, as one query of Optuna's would give
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ")
             rows = connection.execute(
                 sa.select(
-                    trials.c.trial_id,
-                    trials.c.number,
-                    sa.type_coerce(trials.c.state, sa.String).label("state"),
-                    trials.c.datetime_start,
-                    trials.c.datetime_complete,
+                    TRIALS.c.trial_id,
+                    TRIALS.c.number,
+                    sa.type_coerce(TRIALS.c.state, sa.String).label("state"),
+                    TRIALS.c.datetime_start,
+                    TRIALS.c.datetime_complete,
                 )
                 .where(where)
-                .order_by(trials.c.trial_id)
+                .order_by(TRIALS.c.trial_id)
             ).all()
             if not rows:
                 self.get_study_name_from_id(study_id)  # a KeyError where there is no such study
@@ -69,12 +75,20 @@ class BulkStorage(RDBStorage):
         return found
 
 
+def system_attribute(study_id: int, key: str) -> sa.Select[Any]:
+    """The query of one system attribute, as JSON, of a study's trials, with their numbers."""
+    return (
+        sa.select(TRIALS.c.number, TRIAL_SYSTEM_ATTRS.c.value_json)
+        .join(TRIAL_SYSTEM_ATTRS, TRIAL_SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, TRIAL_SYSTEM_ATTRS.c.key == key)
+    )
+
+
 class _Parts:
     """Everything that belongs to the chosen trials, by trial id."""
 
     def __init__(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
-        def read(model: Any, *columns: str, order: str | None = None) -> Iterable[Any]:
-            table, trials = table_of(model), table_of(models.TrialModel)
+        def read(table: sa.Table, *columns: str, order: str | None = None) -> Iterable[Any]:
             chosen = [
                 sa.type_coerce(table.c[name], sa.String)
                 if name.endswith("_type")
@@ -82,20 +96,18 @@ class _Parts:
                 for name in columns
             ]
             query = sa.select(table.c.trial_id, *chosen).join(
-                trials, trials.c.trial_id == table.c.trial_id
+                TRIALS, TRIALS.c.trial_id == table.c.trial_id
             )
             query = query.where(where)
             return connection.execute(query.order_by(table.c[order]) if order else query)
 
         self.values: dict[int, dict[int, float]] = defaultdict(dict)
-        for i, objective, value, kind in read(
-            models.TrialValueModel, "objective", "value", "value_type"
-        ):
-            self.values[i][objective] = value if kind == "FINITE" else _SPECIAL[kind]
+        for i, objective, value, kind in read(TRIAL_VALUES, "objective", "value", "value_type"):
+            self.values[i][objective] = number(value, kind)
         self.params: dict[int, dict[str, Any]] = defaultdict(dict)
         self.distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
         for i, name, value, text in read(
-            models.TrialParamModel,
+            TRIAL_PARAMS,
             "param_name",
             "param_value",
             "distribution_json",
@@ -106,17 +118,17 @@ class _Parts:
             self.params[i][name] = distribution.to_external_repr(value)
         self.steps: dict[int, dict[int, float]] = defaultdict(dict)
         for i, step, value, kind in read(
-            models.TrialIntermediateValueModel,
+            TRIAL_STEPS,
             "step",
             "intermediate_value",
             "intermediate_value_type",
         ):
-            self.steps[i][step] = value if kind == "FINITE" else _SPECIAL[kind]
+            self.steps[i][step] = number(value, kind)
         self.user: dict[int, dict[str, Any]] = defaultdict(dict)
-        for i, key, text in read(models.TrialUserAttributeModel, "key", "value_json"):
+        for i, key, text in read(TRIAL_USER_ATTRS, "key", "value_json"):
             self.user[i][key] = json.loads(text)
         self.system: dict[int, dict[str, Any]] = defaultdict(dict)
-        for i, key, text in read(models.TrialSystemAttributeModel, "key", "value_json"):
+        for i, key, text in read(TRIAL_SYSTEM_ATTRS, "key", "value_json"):
             self.system[i][key] = json.loads(text)
 
     def trial(self, row: Any, state: TrialState) -> FrozenTrial:
@@ -148,8 +160,3 @@ def _local(moment: datetime.datetime | None) -> datetime.datetime | None:
 def _distribution(text: str) -> BaseDistribution:
     """Distributions are never changed once made: equal ones are one object."""
     return json_to_distribution(text)
-
-
-def table_of(model: Any) -> sa.Table:
-    """The table of one of Optuna's models."""
-    return cast(sa.Table, model.__table__)

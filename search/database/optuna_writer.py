@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import distribution_to_json
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
-from search.database.optuna_reader import table_of
-
-_TRIALS = table_of(models.TrialModel)
-_STEPS = table_of(models.TrialIntermediateValueModel)
+from search.database.optuna_private import (
+    STUDIES,
+    STUDY_SYSTEM_ATTRS,
+    TRIAL_PARAMS,
+    TRIAL_STEPS,
+    TRIAL_SYSTEM_ATTRS,
+    TRIAL_USER_ATTRS,
+    TRIAL_VALUES,
+    TRIALS,
+    attr_row,
+    id_of_trial,
+    param_row,
+    step_row,
+    study_attr_row,
+    value_row,
+)
 
 
 @dataclass(frozen=True)
@@ -46,37 +56,32 @@ def begin(
         None where the waiting trial is not waiting any more.
     """
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    if trial._trial_id == -1:
+    if id_of_trial(trial) == -1:
         begun = _insert_trial(connection, study_id, now)
     else:
-        begun = Begun(trial._trial_id, trial.number)
+        begun = Begun(id_of_trial(trial), trial.number)
         taken = connection.execute(
-            sa.update(_TRIALS)
-            .where(_TRIALS.c.trial_id == begun.trial_id, _TRIALS.c.state == TrialState.WAITING)
+            sa.update(TRIALS)
+            .where(TRIALS.c.trial_id == begun.trial_id, TRIALS.c.state == TrialState.WAITING)
             .values(state=TrialState.RUNNING, datetime_start=now)
         )
         if taken.rowcount != 1:
             return None
     params = [
-        {
-            "trial_id": begun.trial_id,
-            "param_name": name,
-            "param_value": trial.distributions[name].to_internal_repr(value),
-            "distribution_json": distribution_to_json(trial.distributions[name]),
-        }
+        param_row(begun.trial_id, name, value, trial.distributions[name])
         for name, value in trial.params.items()
     ]
     if params:
-        connection.execute(sa.insert(table_of(models.TrialParamModel)).values(params))
-    _put_attrs(
-        connection, models.TrialSystemAttributeModel, "trial_id", begun.trial_id, system_attrs
-    )
+        connection.execute(sa.insert(TRIAL_PARAMS).values(params))
+    rows = [attr_row(begun.trial_id, key, value) for key, value in system_attrs.items()]
+    _put_attrs(connection, TRIAL_SYSTEM_ATTRS, rows)
     return begun
 
 
 def put_study_attrs(connection: sa.Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
     """Store system attributes of a study."""
-    _put_attrs(connection, models.StudySystemAttributeModel, "study_id", study_id, attrs)
+    rows = [study_attr_row(study_id, key, value) for key, value in attrs.items()]
+    _put_attrs(connection, STUDY_SYSTEM_ATTRS, rows)
 
 
 def end(
@@ -90,34 +95,27 @@ def end(
     """End a trial; False, and nothing is stored, where it has ended already."""
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     trial_id = connection.execute(
-        sa.update(_TRIALS)
+        sa.update(TRIALS)
         .where(
-            _TRIALS.c.study_id == study_id,
-            _TRIALS.c.number == number,
-            _TRIALS.c.state.in_((TrialState.RUNNING, TrialState.WAITING)),
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.number == number,
+            TRIALS.c.state.in_((TrialState.RUNNING, TrialState.WAITING)),
         )
         .values(state=state, datetime_complete=now)
-        .returning(_TRIALS.c.trial_id)
+        .returning(TRIALS.c.trial_id)
     ).scalar()
     if trial_id is None:
         return False
     if value is not None:
-        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-        row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
-        connection.execute(sa.insert(table_of(models.TrialValueModel)).values(row))
-    _put_attrs(connection, models.TrialUserAttributeModel, "trial_id", trial_id, user_attrs)
+        connection.execute(sa.insert(TRIAL_VALUES).values(value_row(trial_id, value)))
+    rows = [attr_row(trial_id, key, value) for key, value in user_attrs.items()]
+    _put_attrs(connection, TRIAL_USER_ATTRS, rows)
     return True
 
 
 def step(trial_id: int, epoch: int, value: float) -> tuple[sa.Table, dict[str, Any]]:
     """The table and the row of an intermediate value."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return _STEPS, {
-        "trial_id": trial_id,
-        "step": epoch,
-        "intermediate_value": stored,
-        "intermediate_value_type": kind,
-    }
+    return TRIAL_STEPS, step_row(trial_id, epoch, value)
 
 
 def insert_for(dialect: str) -> Any:
@@ -133,40 +131,38 @@ def insert_for(dialect: str) -> Any:
 
 def _insert_trial(connection: sa.Connection, study_id: int, now: datetime.datetime) -> Begun:
     if connection.dialect.name == "postgresql":  # as Optuna does: numbers are counted
-        studies = table_of(models.StudyModel)
         connection.execute(
-            sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update()
+            sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
         )
-    earlier = _TRIALS.alias()
+    earlier = TRIALS.alias()
     number = sa.select(sa.func.count()).where(earlier.c.study_id == study_id).scalar_subquery()
     row = connection.execute(
-        sa.insert(_TRIALS)
+        sa.insert(TRIALS)
         .values(study_id=study_id, number=number, state=TrialState.RUNNING, datetime_start=now)
-        .returning(_TRIALS.c.trial_id, _TRIALS.c.number)
+        .returning(TRIALS.c.trial_id, TRIALS.c.number)
     ).one()
     return Begun(row.trial_id, row.number)
 
 
 def running(connection: sa.Connection) -> list[tuple[int, int, int]]:
     """(study id, number, trial id) of every trial that Optuna takes for running."""
-    query = sa.select(_TRIALS.c.study_id, _TRIALS.c.number, _TRIALS.c.trial_id)
-    rows = connection.execute(query.where(_TRIALS.c.state == TrialState.RUNNING))
+    query = sa.select(TRIALS.c.study_id, TRIALS.c.number, TRIALS.c.trial_id)
+    rows = connection.execute(query.where(TRIALS.c.state == TrialState.RUNNING))
     return [(row.study_id, row.number, row.trial_id) for row in rows]
 
 
 def back_into_queue(connection: sa.Connection, trial_id: int) -> bool:
     """Let a trial wait again whose parameters were enqueued; False where they were drawn."""
-    attrs = table_of(models.TrialSystemAttributeModel)
+    attrs = TRIAL_SYSTEM_ATTRS
     of_trial = attrs.c.trial_id == trial_id
     enqueued = sa.select(attrs.c.key).where(of_trial, attrs.c.key == "fixed_params")
     if connection.execute(enqueued).first() is None:
         return False
-    params = table_of(models.TrialParamModel)
-    connection.execute(sa.delete(params).where(params.c.trial_id == trial_id))
+    connection.execute(sa.delete(TRIAL_PARAMS).where(TRIAL_PARAMS.c.trial_id == trial_id))
     connection.execute(sa.delete(attrs).where(of_trial, attrs.c.key != "fixed_params"))
     connection.execute(
-        sa.update(_TRIALS)
-        .where(_TRIALS.c.trial_id == trial_id)
+        sa.update(TRIALS)
+        .where(TRIALS.c.trial_id == trial_id)
         .values(state=TrialState.WAITING, datetime_start=None)
     )
     return True
@@ -174,30 +170,22 @@ def back_into_queue(connection: sa.Connection, trial_id: int) -> bool:
 
 def drop_user_attr(connection: sa.Connection, key: str, value: Any) -> None:
     """Remove an attribute wherever it has this value."""
-    attrs = table_of(models.TrialUserAttributeModel)
+    attrs = TRIAL_USER_ATTRS
     same = sa.and_(attrs.c.key == key, attrs.c.value_json == json.dumps(value))
     connection.execute(sa.delete(attrs).where(same))
 
 
 def _put_attrs(
-    connection: sa.Connection, model: Any, owner: str, owner_id: int, attrs: Mapping[str, Any]
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Store attributes of a trial or a study.
-
-    Args:
-        owner: the column that names it.
-    """
-    if not attrs:
+    """Store attributes of a trial, or of a study."""
+    if not rows:
         return
-    table = table_of(model)
-    rows = [
-        {owner: owner_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in attrs.items()
-    ]
+    keys = [table.c[name] for name in rows[0] if name != "value_json"]
     insert = insert_for(connection.dialect.name)(table).values(rows)
     connection.execute(
         insert.on_conflict_do_update(
-            index_elements=[table.c[owner], table.c.key],
+            index_elements=keys,
             set_={"value_json": insert.excluded.value_json},
         )
     )

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb.models import StudySystemAttributeModel
 
 from search.database.migrations import migrate
+from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_attr_row
 from search.database.optuna_reader import BulkStorage
 from search.database.tables import seconds_now
 from search.database.url import STORE_FORM, drivers_words, engine_options, parse_store_url
@@ -113,7 +113,7 @@ class Store:
 
     def study_attrs(self, study_id: int, *like: str) -> dict[str, Any]:
         """System attributes of a study whose key is like one of the patterns (% is any text)."""
-        table = cast(sa.Table, StudySystemAttributeModel.__table__)
+        table = STUDY_SYSTEM_ATTRS
         with self.engine.connect() as connection:
             rows = connection.execute(
                 sa.select(table.c.key, table.c.value_json).where(
@@ -131,11 +131,8 @@ class Store:
         One transaction under a lock: a reader sees the old or the new ones, never a mixture, as
         it could with Optuna's own setters, which store one key at a time.
         """
-        table = cast(sa.Table, StudySystemAttributeModel.__table__)
-        rows = [
-            {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-            for key, value in attrs.items()
-        ]
+        table = STUDY_SYSTEM_ATTRS
+        rows = [study_attr_row(study_id, key, value) for key, value in attrs.items()]
         with self.engine.begin() as connection:
             if self.postgres:
                 connection.execute(
@@ -194,8 +191,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         engine.dispose()
         raise
     # with its cache of ended trials, which `load_study` would else build anew for each trial
-    cached = optuna.storages.get_storage(storage)
-    return Store(engine, cached, shown, storage, _server=server)
+    return Store(engine, cached(storage), shown, storage, _server=server)
 
 
 def start_embedded() -> Any:

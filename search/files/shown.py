@@ -28,6 +28,9 @@ from spaces.paths import unfinished
 
 FOLDER = "shown"  # within the artifacts folder
 
+# where optuna-dashboard looks for a study's own files, and for its trials'
+OF_STUDY, OF_TRIALS = "artifacts:", "dashboard:artifacts:"
+
 _NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _SPACE = uuid.UUID("5e9d7a52-6f3b-4f0e-9a53-0b6a3f6f8c11")
@@ -154,10 +157,9 @@ def bring(files: ShownFiles, study: Study, trial_id: int, to: Path) -> None:
 
 def shown_trials(study: Study) -> set[int]:
     """Ids of the trials that files are shown with."""
-    keys = study.store.study_attrs(study.study_id, "dashboard:artifacts:%")
-    return {int(key.split(":")[2]) for key in keys}
+    keys = study.store.study_attrs(study.study_id, f"{OF_TRIALS}%")
+    return {int(key.removeprefix(OF_TRIALS).partition(":")[0]) for key in keys}
 
 
 def _prefix(trial_id: int | None) -> str:
-    """Where optuna-dashboard looks for a study's own files, and for a trial's."""
-    return "artifacts:" if trial_id is None else f"dashboard:artifacts:{trial_id}:"
+    return OF_STUDY if trial_id is None else f"{OF_TRIALS}{trial_id}:"

@@ -16,6 +16,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import bring
 from search.findings.facts import Facts, gather, seconds
@@ -292,7 +293,7 @@ def best_trials(
         return []
     folder = artifacts.workdir(facts.study, facts.best.number) / PICTURES
     if artifacts.bucket is not None and not folder.is_dir():  # drawn on another machine
-        bring(artifacts.shown, facts.study, facts.best._trial_id, folder)
+        bring(artifacts.shown, facts.study, id_of_trial(facts.best), folder)
     pictures, left_out = thumbnails(folder, PICTURE_BYTES)
     blocks: list[Block] = [Heading("The best trials", 3)]
     for name in ("loss-parts", "per-class-iou", "box-thresh"):

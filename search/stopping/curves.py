@@ -1,16 +1,16 @@
 """Curves of ended trials, with their best values by epoch in one array.
 
 A verdict after each epoch of each trial asks for all of them: at 10,000 trials one look along a
-column instead of ten thousand curves.
+row instead of ten thousand curves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Self
 
 import numpy as np
@@ -24,31 +24,28 @@ class EndedCurves:
 
     def __init__(self) -> None:
         self._curves: dict[int, Curve] = {}
-        # by epoch from the first: best so far, a shorter curve's last best carried on; NaN before
-        self._bests: Floats = np.empty((0, 1))
+        # (epochs, trials): best so far, a shorter curve's last best carried on; NaN before
+        self._bests: Floats = np.empty((1, 0))
         self._warmups = np.empty(0, dtype=np.int64)
 
     @classmethod
     def of(cls, curves: Iterable[Curve]) -> Self:
         """The curves of trials 0, 1, ..."""
         ended = cls()
-        for trial, curve in enumerate(curves):
-            ended.add(trial, curve)
+        ended.add(dict(enumerate(curves)))
         return ended
 
-    def add(self, trial: int, curve: Curve) -> None:
-        """Add a trial's curve, once."""
-        assert trial not in self._curves, trial
-        row = len(self._curves)
-        self._make_room(row + 1, len(curve.values))
-        if curve.values:
-            best = np.fmax.accumulate(np.array(curve.values, dtype=np.float64))
-            self._bests[row, : len(best)] = best
-            self._bests[row, len(best) :] = best[-1]
-        else:
-            self._bests[row] = np.nan
-        self._warmups[row] = curve.warmup
-        self._curves[trial] = curve
+    def add(self, curves: Mapping[int, Curve]) -> None:
+        """Add the curves of trials, each once; many are best added together."""
+        assert not self._curves.keys() & curves.keys(), curves.keys()
+        metrics = list(zip_longest(*(c.values for c in curves.values()), fillvalue=math.nan))
+        new = np.array(metrics or [(math.nan,) * len(curves)], dtype=np.float64)
+        epochs = max(len(self._bests), len(new))
+        parts = (self._bests, np.fmax.accumulate(new))
+        self._bests = np.hstack([_carried_on(part, epochs) for part in parts])
+        warmups = np.array([c.warmup for c in curves.values()], dtype=np.int64)
+        self._warmups = np.hstack([self._warmups, warmups])
+        self._curves |= curves
 
     def bests(self, epoch: int, *, after_warmup: bool = False) -> Floats:
         """Each trial's best metric by an epoch, `epoch` >= 1; those without one are left out.
@@ -56,13 +53,12 @@ class EndedCurves:
         Args:
             epoch: counted from the first one, or from the end of each trial's own warm-up.
         """
-        bests = self._bests[: len(self)]
-        last = bests.shape[1]
+        last = len(self._bests)
         if after_warmup:
-            columns = np.minimum(self._warmups[: len(self)] + epoch, last) - 1
-            found = bests[np.arange(len(self)), columns]
+            rows = np.minimum(self._warmups + epoch, last) - 1
+            found = self._bests[rows, np.arange(len(self))]
         else:
-            found = bests[:, min(epoch, last) - 1]
+            found = self._bests[min(epoch, last) - 1]
         known: Floats = found[~np.isnan(found)]
         return known
 
@@ -75,18 +71,10 @@ class EndedCurves:
     def __iter__(self) -> Iterator[Curve]:
         return iter(self._curves.values())
 
-    def _make_room(self, rows: int, epochs: int) -> None:
-        """Grow the array by doubling, so that adding costs the same at any size."""
-        have_rows, have_epochs = self._bests.shape
-        if epochs > have_epochs:
-            wider = np.repeat(self._bests[:, -1:], epochs, axis=1)
-            wider[:, :have_epochs] = self._bests
-            self._bests = wider
-        if rows > have_rows:
-            more = max(rows, 2 * have_rows, 64) - have_rows
-            empty = np.full((more, self._bests.shape[1]), np.nan)
-            self._bests = np.concatenate([self._bests, empty])
-            self._warmups = np.concatenate([self._warmups, np.zeros(more, dtype=np.int64)])
+
+def _carried_on(bests: Floats, epochs: int) -> Floats:
+    """(epochs, trials), with the last epoch repeated until there are so many."""
+    return np.concatenate([bests, np.repeat(bests[-1:], epochs - len(bests), axis=0)])
 
 
 @dataclass(frozen=True)

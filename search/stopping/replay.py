@@ -153,7 +153,7 @@ class OurRule(Unpruned):
     def run_ended(self, run: Run) -> None:
         self._running.pop(run.number, None)
         self._paused.pop(run.number, None)
-        self.ended.add(run.number, self.curve(run))
+        self.ended.add({run.number: self.curve(run)})
 
     def curve(self, run: Run) -> Curve:
         """What a run is judged by."""

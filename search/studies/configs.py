@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-from search.database.optuna_reader import table_of
+from search.database.optuna_reader import system_attribute
 from search.database.tables import slot_table
 
 CONFIG = "segtune:config"  # the system attribute
@@ -27,18 +26,10 @@ def configs_ended_after(
     connection: sa.Connection, study_id: int, ended: int
 ) -> dict[int, dict[str, Any]]:
     """{trial: the settings that it was begun with} of those that ended after `ended`."""
-    trials, attrs = table_of(models.TrialModel), table_of(models.TrialSystemAttributeModel)
-    same = sa.and_(
-        slot_table.c.study_id == trials.c.study_id, slot_table.c.trial_number == trials.c.number
-    )
+    config = system_attribute(study_id, CONFIG).subquery()
     rows = connection.execute(
-        sa.select(trials.c.number, attrs.c.value_json)
-        .join(attrs, attrs.c.trial_id == trials.c.trial_id)
-        .join(slot_table, same)
-        .where(
-            slot_table.c.study_id == study_id,
-            slot_table.c.ended_as > ended,
-            attrs.c.key == CONFIG,
-        )
+        sa.select(config.c.number, config.c.value_json)
+        .join(slot_table, slot_table.c.trial_number == config.c.number)
+        .where(slot_table.c.study_id == study_id, slot_table.c.ended_as > ended)
     )
     return {row.number: json.loads(row.value_json) for row in rows}

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database import optuna_writer
 from search.database.optuna_draft import Draft
+from search.database.optuna_private import give_id, id_of_study
 from search.database.store import Store
 from search.database.tables import control_table, study_table
 from search.stopping.curves import Curve
@@ -102,7 +103,8 @@ class Study:
         if begun is None:  # somebody who knows no slots has taken it from the queue
             return self.ask(slot, connection)
         optuna_writer.put_study_attrs(connection, self.study_id, draft.study_attrs)
-        trial.number, trial._trial_id = begun.number, begun.trial_id
+        trial.number = begun.number
+        give_id(trial, begun.trial_id)
         trial.system_attrs |= attrs
         self._begun = Begun(trial, config)
         self._ids[begun.number] = begun.trial_id
@@ -294,7 +296,7 @@ def study_names(store: Store) -> list[str]:
     """Names of the store's segtune studies, oldest first."""
     with store.engine.connect() as connection:
         ids = set(connection.execute(sa.select(study_table.c.study_id)).scalars())
-    return [s.study_name for s in store.storage.get_all_studies() if s._study_id in ids]
+    return [s.study_name for s in store.storage.get_all_studies() if id_of_study(s) in ids]
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
@@ -316,13 +318,13 @@ def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     with store.engine.begin() as connection:
         connection.execute(
             study_table.insert().values(
-                study_id=study._study_id, uid=uid, spec=spec.to_json(), fingerprint=fingerprint
+                study_id=id_of_study(study), uid=uid, spec=spec.to_json(), fingerprint=fingerprint
             )
         )
         connection.execute(
-            control_table.insert().values(study_id=study._study_id, opened_at=store.now())
+            control_table.insert().values(study_id=id_of_study(study), opened_at=store.now())
         )
-    return Study(store, spec, space, study._study_id, uid, fingerprint)
+    return Study(store, spec, space, id_of_study(study), uid, fingerprint)
 
 
 def _clear_half_created(store: Store, name: str) -> None:
@@ -330,10 +332,10 @@ def _clear_half_created(store: Store, name: str) -> None:
     for summary in store.storage.get_all_studies():
         if summary.study_name != name:
             continue
-        trials = store.storage.get_all_trials(summary._study_id, deepcopy=False)
+        trials = store.storage.get_all_trials(id_of_study(summary), deepcopy=False)
         if any(trial.state != TrialState.WAITING for trial in trials):
             raise InputError(
                 f"{store.shown} holds an Optuna study {name} that segtune did not make; give "
                 "yours another name"
             )
-        store.storage.delete_study(summary._study_id)
+        store.storage.delete_study(id_of_study(summary))

@@ -95,7 +95,5 @@ class Judge:
         """Read the curves of trials that have ended since the last look, where there are any."""
         if ended is None or ended > self._ended_until:
             until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
-            for trial, curve in curves.items():
-                if trial not in self._ended:
-                    self._ended.add(trial, curve)
+            self._ended.add({t: curve for t, curve in curves.items() if t not in self._ended})
             self._ended_until = until

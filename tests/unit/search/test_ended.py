@@ -33,6 +33,6 @@ def test_equal_to_asking_each_curve(found: list[Curve], epoch: int) -> None:
 def test_more_rows_and_longer_curves_are_made_room_for() -> None:
     ended = EndedCurves()
     for trial in range(1000):
-        ended.add(trial, Curve((trial / 1000,) * (1 + trial % 50)))
+        ended.add({trial: Curve((trial / 1000,) * (1 + trial % 50))})
     assert np.array_equal(ended.bests(50), np.arange(1000) / 1000)
     assert 999 in ended and 1000 not in ended

@@ -145,7 +145,7 @@ def _run_ours(drawn: np.ndarray) -> list[bool]:
     for trial, row in enumerate(drawn):
         verdicts = ((e, rule.verdict(Curve(tuple(row[:e])), ended)) for e in range(1, len(row)))
         stop = next((epoch for epoch, verdict in verdicts if verdict is Verdict.STOP), None)
-        ended.add(trial, Curve(tuple(row[:stop])))
+        ended.add({trial: Curve(tuple(row[:stop]))})
         completed.append(stop is None)
     return completed
 
