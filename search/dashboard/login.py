@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import html
 import logging
 import math
 import re
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.guards import READ_METHODS, answer, refuse
+from search.templates import asset, render
 
 COOKIE = "segtune_session"
 SESSION_SECONDS = 12 * 3600
@@ -32,48 +32,12 @@ HOME = "/dashboard"
 Clock = Callable[[], float]
 _log = logging.getLogger("segtune.dashboard")
 
-_STYLE = """
-*{box-sizing:border-box}
-body{margin:0;min-height:100vh;display:grid;place-items:center;padding:16px;
-font:16px/1.5 system-ui,sans-serif;background:#f3f5f8;color:#1b2430}
-main{width:100%;max-width:360px;padding:28px;border-radius:12px;background:#fff;
-box-shadow:0 1px 3px #0002,0 8px 24px #0001}
-h1{margin:0 0 20px;font-size:22px}
-label{display:block;margin-bottom:6px;font-weight:600}
-input,button{width:100%;padding:10px 12px;border-radius:8px;font:inherit}
-input{border:1px solid #8a94a3;background:#fff;color:inherit}
-button{margin-top:16px;border:0;background:#1a5fb4;color:#fff;font-weight:600;cursor:pointer}
-button:hover{background:#164f96}
-:focus-visible{outline:3px solid #62a0ea;outline-offset:2px}
-.error{margin:0 0 16px;padding:10px 12px;border-radius:8px;background:#fdecea;color:#8c1d18}
-@media(prefers-color-scheme:dark){body{background:#14181f;color:#e6e9ee}
-main{background:#1f252e}input{background:#14181f;border-color:#6b7686}
-.error{background:#4a1d1a;color:#ffdad6}}
-"""
+_STYLE = asset("login.css")
 _POLICY = (
     "default-src 'none'; style-src 'sha256-"
     + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} - segtune</title>
-<style>{style}</style>
-</head>
-<body><main><h1>{title}</h1>{content}</main></body>
-</html>
-"""
-_SIGN_IN = """{error}<form method="post" action="/login">
-<input type="hidden" name="next" value="{next}">
-<input name="username" value="segtune" autocomplete="username" hidden>
-<label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required
- autofocus{described}>
-<button type="submit">Sign in</button></form>"""
-_SIGN_OUT = '<form method="post" action="/logout"><button type="submit">Sign out</button></form>'
 
 
 class Sessions:
@@ -159,8 +123,7 @@ class Login:
             gone = ("Set-Cookie", _cookie(environ, "", 0))
             return _redirect(environ, start_response, "/login", gone)
         if signed_in and path == "/logout":
-            content = _PAGE.format(title="Sign out", style=_STYLE, content=_SIGN_OUT)
-            return _html(environ, start_response, HTTPStatus.OK, content)
+            return _page(environ, start_response, HTTPStatus.OK, signed_in=True)
         if signed_in:
             return self._app(environ, start_response)
         if method in READ_METHODS and _is_page(environ):
@@ -272,27 +235,13 @@ def _page(
     environ: WSGIEnvironment,
     start_response: StartResponse,
     status: HTTPStatus,
-    target: str,
+    target: str = HOME,
     error: str = "",
     headers: Iterable[tuple[str, str]] = (),
+    signed_in: bool = False,
 ) -> Iterable[bytes]:
-    shown = f'<p class="error" id="error" role="alert">{html.escape(error)}</p>' if error else ""
-    content = _SIGN_IN.format(
-        error=shown,
-        next=html.escape(target),
-        described=' aria-describedby="error" aria-invalid="true"' if error else "",
-    )
-    page = _PAGE.format(title="Sign in", style=_STYLE, content=content)
-    return _html(environ, start_response, status, page, headers)
-
-
-def _html(
-    environ: WSGIEnvironment,
-    start_response: StartResponse,
-    status: HTTPStatus,
-    page: str,
-    headers: Iterable[tuple[str, str]] = (),
-) -> Iterable[bytes]:
+    """The page to sign in, or to sign out for who is signed in."""
+    page = render("login.html", style=_STYLE, target=target, error=error, signed_in=signed_in)
     policy = ("Content-Security-Policy", _POLICY)
     kind = "text/html; charset=utf-8"
     return answer(environ, start_response, status, page, kind, [policy, *headers])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from search.templates import render
 
 _SPAN = re.compile(
     r"\\(?P<literal>[\\*`])"
@@ -45,6 +46,15 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers, or nothing, in every row."""
+        columns = [[row[index] for row in self.rows] for index in range(len(self.columns))]
+        return [
+            any(v is not None for v in values) and all(v is None or _is_number(v) for v in values)
+            for values in columns
+        ]
+
 
 @dataclass(frozen=True)
 class Code:
@@ -60,6 +70,17 @@ class Graph:
     title: str = ""
     caption: str = ""
 
+    def drawing(self) -> str:
+        """Its HTML, for a page that has Plotly."""
+        return str(
+            self.figure.to_html(
+                full_html=False,
+                include_plotlyjs=False,
+                div_id=self.name,
+                config={"responsive": True, "displaylogo": False},
+            )
+        )
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -68,6 +89,11 @@ class Picture:
     caption: str
     content: bytes
     mimetype: str = "image/png"
+
+    @property
+    def source(self) -> str:
+        """A data URL."""
+        return f"data:{self.mimetype};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -109,9 +135,12 @@ def to_markdown(blocks: Iterable[Block]) -> str:
     return "\n\n".join(part for block in blocks if (part := _markdown(block))) + "\n"
 
 
-def to_html(blocks: Iterable[Block]) -> str:
-    """Return HTML elements; no character of a user's text is taken for markup."""
-    return "\n".join(_html(block) for block in blocks)
+def to_html(blocks: Iterable[Block | str]) -> str:
+    """Return HTML elements; no character of a user's text is taken for markup.
+
+    A string among the blocks is marked text without an element around it.
+    """
+    return render("blocks.html", blocks=list(blocks), spans=_spans, cell=cell)
 
 
 def _markdown(block: Block) -> str:
@@ -126,12 +155,12 @@ def _markdown(block: Block) -> str:
         fence = "`" * max(3, *(len(run) + 1 for run in runs), 3)
         return "\n".join((fence, *block.text.splitlines(), fence))
     if isinstance(block, Table):
-        aligned = ["--:" if _numeric(block, i) else "---" for i in range(len(block.columns))]
+        aligned = ["--:" if numeric else "---" for numeric in block.numeric]
         head, *rows = ([_in_table(cell(v)) for v in row] for row in (block.columns, *block.rows))
         return "\n".join(f"| {' | '.join(row)} |" for row in (head, aligned, *rows))
     if isinstance(block, Folded):
         inner = to_markdown(block.blocks)
-        return f"<details><summary>{_inline(block.summary)}</summary>\n\n{inner}\n</details>"
+        return f"<details><summary>{to_html([block.summary])}</summary>\n\n{inner}\n</details>"
     return ""
 
 
@@ -172,72 +201,7 @@ def _escaped_start(found: re.Match[str]) -> str:
     return f"\\{found[1]}" if found[1] else f"{found[2]}\\{found[3]}"
 
 
-def _html(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
-    if isinstance(block, Text):
-        return f"<p>{_inline(block.text)}</p>"
-    if isinstance(block, Items):
-        return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in block.items)}</ul>"
-    if isinstance(block, Code):
-        return f"<pre><code>{html.escape(block.text)}</code></pre>"
-    if isinstance(block, Table):
-        return _html_table(block)
-    if isinstance(block, Row):
-        kind = "row" if isinstance(block.items[0], Graph) else "row pictures"
-        return f'<div class="{kind}">{to_html(block.items)}</div>'
-    if isinstance(block, Folded):
-        inner = to_html(block.blocks)
-        return f"<details open><summary>{_inline(block.summary)}</summary>{inner}</details>"
-    if isinstance(block, Picture):
-        data = base64.b64encode(block.content).decode()
-        return (
-            f'<figure><img alt="{html.escape(block.caption)}" '
-            f'src="data:{block.mimetype};base64,{data}">'
-            f"<figcaption>{html.escape(block.caption)}</figcaption></figure>"
-        )
-    return _html_graph(block)
-
-
-def _html_graph(graph: Graph) -> str:
-    title = f"<h3>{_inline(graph.title)}</h3>" if graph.title else ""
-    caption = f"<figcaption>{_inline(graph.caption)}</figcaption>" if graph.caption else ""
-    drawing = graph.figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=graph.name,
-        config={"responsive": True, "displaylogo": False},
-    )
-    return f"<figure>{title}{drawing}{caption}</figure>"
-
-
-def _html_table(table: Table) -> str:
-    kinds = [' class="number"' if _numeric(table, i) else "" for i in range(len(table.columns))]
-    head = "".join(f"<th{k}>{_inline(c)}</th>" for k, c in zip(kinds, table.columns, strict=True))
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{_inline(cell(v))}</td>" for k, v in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _inline(text: str) -> str:
-    tags = {"bold": "b", "code": "code"}
-    parts = []
-    for kind, part in _spans(text):
-        inner = _inline(part) if kind == "bold" else html.escape(part)
-        parts.append(f"<{tags[kind]}>{inner}</{tags[kind]}>" if kind in tags else inner)
-    return "".join(parts)
-
-
-def _numeric(table: Table, column: int) -> bool:
-    """Whether a column holds numbers, or nothing, in every row."""
-    values = [row[column] for row in table.rows]
-    return any(v is not None for v in values) and all(
-        v is None
-        or (isinstance(v, int | float) and not isinstance(v, bool))
-        or (isinstance(v, str) and _NUMBER.fullmatch(v) is not None)
-        for v in values
-    )
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,7 +9,6 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from search.findings.versions import versions
 from search.findings.wording import clock
 from search.studies.reasons import explained, reason
 from search.studies.study import Study
+from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 from spaces.paths import unfinished
 from spaces.yamlfile import dump_yaml
@@ -54,33 +54,6 @@ STYLED = ("xaxis", "yaxis", "paper_bgcolor", "plot_bgcolor", "hoverlabel")
 MOST_SETTINGS = 8  # that a row of the leaderboard lists
 PICTURE_BYTES = 300_000  # of all pictures; a page must stay below 6 MB with Plotly's 4.8
 PICTURES = "pictures"  # folder of a trial's pictures, in its own
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="segtune">
-<title>{title}</title>
-<style>
-{style}</style>
-<script>{plotly}</script>
-</head>
-<body>
-<noscript><p>The graphs of this page need JavaScript; the tables do not.</p></noscript>
-<main>
-{body}
-</main>
-<script>
-{print}</script>
-</body>
-</html>
-"""
 
 
 def write_report(study: Study, to: Path, form: str, artifacts: Artifacts) -> int:
@@ -122,14 +95,13 @@ def report_text(study: Study, form: str, artifacts: Artifacts) -> str:
     blocks = report_blocks(facts, artifacts, form)
     if form == "md":
         return to_markdown(blocks)
-    templates = files("search") / "templates"
-    return PAGE.format(
-        policy=POLICY,
-        title=html.escape(f"{study.spec.name}: segtune report"),
-        style=(templates / "report.css").read_text(encoding="utf-8"),
+    return render(
+        "report.html",
+        name=study.spec.name,
+        style=asset("report.css"),
         plotly=get_plotlyjs(),
         body=to_html(blocks),
-        print=(templates / "report.js").read_text(encoding="utf-8"),
+        printing=asset("report.js"),
     )
 
 

@@ -5,7 +5,9 @@ Most tests call the WSGI app; the last ones run `segtune dashboard` as a user do
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -565,7 +567,15 @@ def test_sign_in_leads_to_no_other_site(guarded: Client, target: str) -> None:
 
 def test_a_target_is_escaped_in_the_page(guarded: Client) -> None:
     page = guarded("GET", "/login?next=/%22%3E%3Cscript%3E")
-    assert b"&quot;&gt;&lt;script&gt;" in page.body and b"<script" not in page.body
+    assert b"&#34;&gt;&lt;script&gt;" in page.body and b"<script" not in page.body
+
+
+def test_the_policy_allows_the_style_that_is_sent_and_no_other(guarded: Client) -> None:
+    page = guarded("GET", "/login")
+    [style] = re.findall(rb"<style>(.*?)</style>", page.body, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    policy = page.header("Content-Security-Policy") or ""
+    assert f"style-src 'sha256-{digest}';" in policy and "unsafe" not in policy
 
 
 # --- writing ---

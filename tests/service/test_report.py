@@ -28,9 +28,10 @@ from search.files.artifacts import Artifacts
 from search.findings.facts import Facts, gather
 from search.findings.markup import to_html
 from search.findings.ranking import judged, ranked
-from search.findings.report import PAGE, PICTURE_BYTES, report_blocks, report_text, write_report
+from search.findings.report import PICTURE_BYTES, report_blocks, report_text, write_report
 from search.findings.thumbnails import thumbnails
 from search.studies.study import Study, open_study
+from search.templates import asset
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 
@@ -364,7 +365,7 @@ def test_a_large_study_stays_small_and_quick(large: Facts, tmp_path: Path) -> No
     began = time.monotonic()
     body = to_html(report_blocks(large, Artifacts(tmp_path)))
     seconds = time.monotonic() - began
-    page = len(PAGE) + len(get_plotlyjs()) + 10_000  # and its style
+    page = len(asset("report.html")) + len(get_plotlyjs()) + 10_000  # and its style
     assert page + len(body.encode()) + 4 / 3 * PICTURE_BYTES < LIMIT
     assert seconds < 30, seconds
     assert "1000 of 3000 trials, evenly by rank" in body

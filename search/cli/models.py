@@ -1,0 +1,58 @@
+"""Commands about an exported config and its model; neither needs a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli.options import console
+from search.cli.settings import with_settings
+from spaces.errors import InputError
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="An exported config.yaml", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+) -> None:
+    """Train an exported config in full. Ctrl-C saves; the same line resumes."""
+    from spaces.spec import load_run_config
+
+    data_spec, trial_config = load_run_config(config)
+
+    from search.retrain import retrain
+
+    raise typer.Exit(retrain(data_spec, trial_config, to, console()))
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
+    data: Annotated[str, typer.Option("--data", help="Split: train, val or test")] = "val",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
+    ] = None,
+    cleval: Annotated[
+        bool, typer.Option("--cleval", help="Text detection: also the CLEval scores")
+    ] = False,
+) -> None:
+    """Score an exported model on a split; draw its five best and five worst images."""
+    from spaces.spec import load_run_config
+
+    data_spec, trial_config = load_run_config(folder / "config.yaml")
+    trial_config = with_settings(trial_config, settings or [])
+    for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
+        if not (folder / "model" / name).is_file():
+            raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
+
+    from search.findings.tables import show_scores
+    from trainers.tasks import evaluate as run_evaluation
+    from trainers.tasks import load_data
+
+    checked = load_data(data_spec)
+    checked.split(data)
+    pictures = folder / f"evaluation-{data}"
+    found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
+    show_scores(found.scores, data_spec.class_names, data, console())
+    typer.echo(f"pictures of the best and worst images: {pictures}")

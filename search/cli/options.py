@@ -1,0 +1,61 @@
+"""What several commands share: options and arguments, the open store, the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spaces.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.database.store import Store
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Study store: postgresql://user:password@host/database or sqlite:///file.db "
+        "[default: $SEGTUNE_STORE, else the embedded Postgres]",
+    ),
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        help="Folder of trial files, or s3://bucket/prefix "
+        "[default: $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME]",
+    ),
+]
+SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study", show_default=False)]
+
+
+def closing_store(url: str | None, *, create: bool = False) -> closing[Store]:
+    """Open a store, to be closed after a `with` block."""
+    from search.database.store import open_store
+
+    return closing(open_store(url, create=create))
+
+
+def console() -> Console:
+    """Return where tables are printed."""
+    from rich.console import Console
+
+    # pipes and files get whole lines; a terminal gets its own width
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def known_task(task: str) -> None:
+    """Refuse, with InputError, a task that there is none of."""
+    from spaces.errors import did_you_mean
+    from spaces.spec import TASKS
+
+    if task not in TASKS:
+        hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
+        raise InputError(f"unknown task {task}{hint}")

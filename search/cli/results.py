@@ -1,0 +1,149 @@
+"""Commands that show or write what studies have found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli.options import ArtifactsOption, StoreOption, StudyArgument, closing_store, console
+
+
+def status(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; all when left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Show studies: slots, best value, and why trials ended."""
+    from search.findings.facts import summary
+    from search.findings.tables import show_studies, show_study, show_workers
+    from search.studies.heartbeats import workers
+    from search.studies.study import open_study, study_names
+
+    with closing_store(store) as opened:
+        names = study_names(opened) if study is None else [study]
+        summaries = [summary(open_study(opened, name)) for name in names]
+        crew = workers(opened)
+    if as_json:
+        found = {"studies": summaries, "workers": crew} if study is None else summaries[0]
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if study is None:
+        show_studies(summaries, console())
+    else:
+        show_study(summaries[0], console())
+        crew = [worker for worker in crew if worker["study"] == study]
+    show_workers(crew, console())
+
+
+def dashboard(
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one")] = 8080,
+    allow_writes: Annotated[
+        bool, typer.Option("--allow-writes", help="Let readers edit, rename and delete studies")
+    ] = False,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the password in one line [default: $SEGTUNE_DASHBOARD_PASSWORD_FILE, "
+            "else $SEGTUNE_DASHBOARD_PASSWORD, else none]"
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which others reach it (repeatable)"),
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Show the studies in a browser, until stopped. Read-only, and for this machine, by default."""
+    from search.dashboard.server import Access, listen, read_password, serve
+    from search.files.artifacts import open_artifacts
+
+    kept = open_artifacts(artifacts, write=allow_writes)
+    access = Access(host, tuple(allow_host or ()), read_password(password_file), allow_writes)
+    with listen(host, port) as listener, closing_store(store) as opened:
+        raise typer.Exit(serve(opened, kept, console(), listener, access))
+
+
+def report(
+    study: StudyArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File to write; - prints Markdown [default: STUDY-report.html]"),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="html or md [default: by the ending of --to]"),
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Write what a study has found into one file: HTML that opens offline, or Markdown."""
+    from search.files.artifacts import open_artifacts
+    from search.findings.report import check_target, report_text, write_report
+    from search.studies.study import open_study
+
+    target = to or Path(f"{study}-report.{form or 'html'}")
+    form = check_target(target, form)
+    kept = open_artifacts(artifacts)
+    with closing_store(store) as opened:
+        found = open_study(opened, study)
+        if str(target) == "-":
+            typer.echo(report_text(found, form, kept), nl=False)
+            return
+        size = write_report(found, target, form, kept)
+    typer.echo(f"wrote {target} ({size / 1e6:.2f} MB)")
+
+
+def replay(
+    study: StudyArgument,
+    store: StoreOption = None,
+    orders: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Random orders of the study's trials")
+    ] = 50,
+    workers: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Workers that train at once, simulated")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Show what each stopping rule would have saved of a study, and lost; trains nothing."""
+    import optuna
+
+    from search.findings.savings import as_json as to_json
+    from search.findings.savings import compare, read_curves, show
+    from search.studies.study import open_study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with closing_store(store) as opened:
+        opened_study = open_study(opened, study)
+        curves = read_curves(opened_study)
+        rows = compare(opened_study, curves, orders, workers)
+        if as_json:
+            typer.echo(to_json(curves, rows))
+        else:
+            show(opened_study, curves, rows, orders, console())
+
+
+def export(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    trial: Annotated[int | None, typer.Option(help="This trial instead of the best one")] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Write the best config, its weights, its provenance and its curves."""
+    from search.files.artifacts import open_artifacts
+    from search.findings.export import check_target, export_study
+    from search.studies.study import open_study
+
+    check_target(to)
+    with closing_store(store) as opened:
+        export_study(open_study(opened, study), open_artifacts(artifacts), to, trial)
+    facts = json.loads((to / "provenance.json").read_text())
+    typer.echo(
+        f"wrote {to}: trial {facts['trial']}, {facts['metric']} {facts['value']:.4f}\n"
+        f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
+    )
