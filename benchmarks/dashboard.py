@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import heading, parser, publish, spread, table
+from trainers.report import EpochReport, Losses
 
 SPEC = """\
 name: large
@@ -104,6 +105,7 @@ def fill(study: Any, trials: int, epochs: int) -> None:
 
     from search.database.tables import control_table, epoch_table, slot_table
     from search.studies.slots import CONFIG
+    from search.studies.trial_facts import TrialFacts
 
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng, classes = random.Random(0), len(study.spec.data.names)
@@ -153,16 +155,15 @@ def fill(study: Any, trials: int, epochs: int) -> None:
         )
         attrs: dict[str, Any] = {}
         if not running:
-            attrs |= {
-                "reason": kind,
-                "epochs": last,
-                "best_epoch": last,
-                "seconds": 1.5 * last,
-                "decode": {},
-                "hardware": {"device": "cpu", "precision": "bf16", "micro_batch": 8},
-                "per_class": [round(top * rng.uniform(0.5, 1.2), 4) for _ in range(classes)],
-                "bar": None if kind == "completed" else round(top + 0.05, 4),
-            }
+            facts = TrialFacts(
+                epochs=last,
+                best_epoch=last,
+                seconds=1.5 * last,
+                per_class=[round(top * rng.uniform(0.5, 1.2), 4) for _ in range(classes)],
+                bar=None if kind == "completed" else round(top + 0.05, 4),
+                hardware={"device": "cpu", "precision": "bf16", "micro_batch": 8},
+            )
+            attrs |= {"reason": kind, **facts.at_end()}
             tables[models.TrialValueModel].append(
                 {
                     "trial_id": number + 1,
@@ -190,7 +191,7 @@ def fill(study: Any, trials: int, epochs: int) -> None:
                     "trial_number": number,
                     "epoch": epoch,
                     "metric": value,
-                    "report": json.dumps(_report(epoch, value)),
+                    "report": json.dumps(_report(epoch, value).to_json()),
                 }
             )
         slots.append({"slot": number, "state": state, "trial_number": number})
@@ -218,9 +219,9 @@ def fill(study: Any, trials: int, epochs: int) -> None:
         )
 
 
-def _report(epoch: int, metric: float) -> dict[str, Any]:
-    losses = {"total": 1 / epoch, "pixel": 1 / epoch, "region": 1 / epoch}
-    return {"epoch": epoch, "metric": metric, "train": losses, "val": losses, "seconds": 1.5}
+def _report(epoch: int, metric: float) -> EpochReport:
+    losses = Losses(total=1 / epoch, pixel=1 / epoch, region=1 / epoch)
+    return EpochReport(epoch=epoch, metric=metric, train=losses, val=losses, seconds=1.5)
 
 
 def _go_on(study: Any, epochs: int) -> None:

@@ -27,6 +27,7 @@ from search.work.child import Done, Epoch
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.spec import StudySpec
+from trainers.report import EpochReport, Losses
 from trainers.train import TrialResult
 
 EPOCHS, PARAMETERS = 30, 10
@@ -137,25 +138,25 @@ class Scripted:
     def join(self) -> None: ...
 
 
-def report(epoch: int, metric: float) -> dict[str, Any]:
+def report(epoch: int, metric: float) -> EpochReport:
     """As `trainers.train` reports an epoch."""
-    losses = {"total": 1 / epoch, "pixel": 0.5 / epoch, "region": 0.5 / epoch}
-    return {
-        "epoch": epoch,
-        "metric": metric,
-        "train": losses,
-        "val": losses,
-        "per_class": [metric, metric],
-        "images_per_s": 100.0,
-        "seconds": 1.0,
-    }
+    losses = Losses(total=1 / epoch, pixel=0.5 / epoch, region=0.5 / epoch)
+    return EpochReport(
+        epoch=epoch,
+        metric=metric,
+        train=losses,
+        val=losses,
+        per_class=[metric, metric],
+        images_per_s=100.0,
+        seconds=1.0,
+    )
 
 
 def result(metrics: Sequence[float], reason: str) -> TrialResult:
     """As `trainers.train` ends; no model, hence no pictures."""
     history = [report(epoch, metric) for epoch, metric in enumerate(metrics, start=1)]
-    best = max(history, key=lambda r: r["metric"], default=None)
-    value, epoch = (None, None) if best is None else (best["metric"], best["epoch"])
+    best = max(history, key=lambda r: r.metric, default=None)
+    value, epoch = (None, None) if best is None else (best.metric, best.epoch)
     return TrialResult(reason, value, epoch, {}, None, history, {"device": "cpu"})
 
 
@@ -175,7 +176,7 @@ class Quiet:
 
     def trial_started(self, number: int, config: Any, attempt: int) -> None: ...
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
+    def epoch_ended(self, number: int, report: EpochReport) -> None: ...
 
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int

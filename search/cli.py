@@ -449,7 +449,7 @@ def evaluate(
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
     found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
-    show_scores(found.scores, found.classes, data, _console())
+    show_scores(found, data, _console())
     typer.echo(f"pictures of the best and worst images: {pictures}")
 
 

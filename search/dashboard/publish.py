@@ -31,6 +31,7 @@ from search.findings.notes import study_note, trial_note
 from search.findings.ranking import ranked
 from search.findings.trial_graphs import FIGURES, study_figures
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 
 REFRESH_SECONDS = 60.0  # between refreshes while trials end one after another
 NEW_BEST_SECONDS = 5.0  # the same, where a trial is the new best
@@ -95,7 +96,7 @@ class Publisher:
         """The notes of ended trials that have none."""
         attrs: dict[str, Any] = {}
         for trial in facts.ended:
-            if note_ver_key(trial._trial_id) in written or "reason" not in trial.user_attrs:
+            if note_ver_key(trial._trial_id) in written or TrialFacts.of(trial).reason is None:
                 continue
             note = trial_note(trial, facts.config(trial), self.study.metric)
             attrs[note_ver_key(trial._trial_id)] = 1

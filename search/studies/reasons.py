@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial
 
+from search.studies.trial_facts import TrialFacts
+
 
 def reason(trial: FrozenTrial) -> str:
     """Why a trial ended: its reason code."""
-    return str(trial.user_attrs.get("reason", "crashed"))
+    return TrialFacts.of(trial).reason or "crashed"
 
 
 REASONS: Mapping[str, str] = {

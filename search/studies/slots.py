@@ -36,6 +36,7 @@ from search.database.tables import (
     slot_table,
 )
 from search.stopping.rules import Review
+from search.studies.trial_facts import TrialFacts
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
 FENCE_SECONDS = 50.0  # after a renewal the trial's process ends by itself, before the lease does
@@ -102,7 +103,7 @@ def drawn_config(trial: FrozenTrial) -> dict[str, Any] | None:
 
     They are no user attribute: optuna-dashboard would show them in one line of a thousand letters.
     """
-    return trial.system_attrs.get(CONFIG) or trial.user_attrs.get("config")  # the latter: 0.1
+    return trial.system_attrs.get(CONFIG) or TrialFacts.of(trial).config
 
 
 class Budget:
@@ -396,7 +397,7 @@ class Budget:
             waiting = optuna.trial.create_trial(
                 state=TrialState.WAITING,
                 system_attrs={"fixed_params": fixed},
-                user_attrs={k: v for k, v in trial.user_attrs.items() if k == "origin"},
+                user_attrs=TrialFacts.of(trial).in_queue(),
             )
             self.store.storage.create_new_trial(self.study_id, template_trial=waiting)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -22,11 +21,13 @@ from search.studies import reports
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
 from search.studies.slots import CONFIG, Budget, Claim, Locked, drawn_config, new_owner
+from search.studies.trial_facts import TrialFacts
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import StudySpec, spec_difference
 from spaces.starting import starting_params
+from trainers.report import EpochReport
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Study:
         return [
             trial
             for trial in self._all_trials()
-            if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
+            if trial.state != TrialState.WAITING and TrialFacts.of(trial).reason != UNCLAIMED
         ]
 
     def config(self, trial: FrozenTrial) -> BaseTrialConfig:
@@ -128,9 +129,9 @@ class Study:
             config = self.space.config(trial.params)
         else:
             config = type(self.space.base)().replace(flat)
-        return config.replace(trial.user_attrs.get("decode", {}))
+        return config.replace(TrialFacts.of(trial).decode)
 
-    def report(self, claim: Claim, report: Mapping[str, Any]) -> Stored | None:
+    def report(self, claim: Claim, report: EpochReport) -> Stored | None:
         """Store an epoch's report and prolong the lease; the same epoch again changes nothing.
 
         Returns:
@@ -141,11 +142,11 @@ class Study:
             beside = asks_running(self.spec.pruner)
             return reports.store(connection, self.budget, claim, trial_id, report, beside=beside)
 
-    def history(self, number: int) -> list[dict[str, Any]]:
+    def history(self, number: int) -> list[EpochReport]:
         """The reports of a trial, first epoch first."""
         return self.histories([number])[number]
 
-    def histories(self, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+    def histories(self, numbers: Iterable[int]) -> dict[int, list[EpochReport]]:
         """{trial: its reports, first epoch first}."""
         return reports.histories(self.store, self.study_id, numbers)
 
@@ -281,7 +282,8 @@ def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
         for point in spec.starting_points:
             params = starting_params(space, point)
             if params:
-                study.enqueue_trial(params, user_attrs={"origin": point.name}, skip_if_exists=True)
+                attrs = TrialFacts(origin=point.name).in_queue()
+                study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
     uid = uuid.uuid4().hex
     with store.engine.begin() as connection:
         connection.execute(

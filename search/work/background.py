@@ -190,5 +190,5 @@ def per_class(result: TrialResult) -> list[float | None] | None:
     """IoU of each class in the best epoch; None for a class that the validation split lacks."""
     if result.best_epoch is None:
         return None
-    found = result.history[result.best_epoch - 1].get("per_class")
-    return found and [None if iou != iou else round(iou, 4) for iou in found]
+    found = result.history[result.best_epoch - 1].per_class
+    return None if found is None else [None if iou != iou else round(iou, 4) for iou in found]

@@ -6,13 +6,14 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.database.retry import Backoff, is_away
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
 from search.work.child import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
 from spaces.config import BaseTrialConfig
+from trainers.report import EpochReport
 
 if TYPE_CHECKING:
     from search.work.worker import Worker
@@ -59,7 +60,7 @@ class _Supervision:
         self.longest_epoch = 0.0
         self.values: list[float] = []
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
-        self.outbox: deque[dict[str, Any]] = deque()
+        self.outbox: deque[EpochReport] = deque()
         self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
         self.bar: float | None = None  # that a pruner held the trial against
         self.limits: Limits = Limits.none()
@@ -97,9 +98,9 @@ class _Supervision:
                 if self.trains and self.worker.meanwhile is not None:
                     self.worker.meanwhile()
 
-    def _heard(self, report: dict[str, Any]) -> None:
-        self.values.append(report["metric"])
-        self.longest_epoch = max(self.longest_epoch, report["seconds"])
+    def _heard(self, report: EpochReport) -> None:
+        self.values.append(report.metric)
+        self.longest_epoch = max(self.longest_epoch, report.seconds)
         self.worker.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
 
@@ -119,7 +120,7 @@ class _Supervision:
                 self.stored = self.study.last_epoch(self.claim.trial_number)
             while self.outbox:
                 report = self.outbox[0]
-                if report["epoch"] <= self.stored:  # a resumed child repeats what has been stored
+                if report.epoch <= self.stored:  # a resumed child repeats what has been stored
                     self.outbox.popleft()
                     continue
                 asked = time.monotonic()

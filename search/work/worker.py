@@ -45,6 +45,7 @@ from search.studies.limits import limits
 from search.studies.reports import Stored
 from search.studies.slots import Claim, Result
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from search.work.background import Aftermath, per_class
 from search.work.child import Done, Failed, TrialProcess
 from search.work.supervision import LOOK_SECONDS, POLL_SECONDS, Word, _Supervision
@@ -282,16 +283,16 @@ class Worker:
             state,
             result.value,
             result.reason,
-            {
-                "epochs": epochs,
-                "best_epoch": result.best_epoch,
-                "seconds": round(sum(report["seconds"] for report in result.history), 3),
-                "decode": result.decode,
-                "per_class": per_class(result),
-                "bar": bar,
-                "hardware": result.hardware,
-                "model_sha256": None if weights is None else file_digest(str(weights)),
-            },
+            TrialFacts(
+                epochs=epochs,
+                best_epoch=result.best_epoch,
+                seconds=round(sum(report.seconds for report in result.history), 3),
+                decode=result.decode,
+                per_class=per_class(result),
+                bar=bar,
+                hardware=result.hardware,
+                model_sha256=None if weights is None else file_digest(str(weights)),
+            ).at_end(),
         )
         if not self._patiently(lambda: self.study.budget.end(claim, stored)):
             return  # the lease ran out and another worker has the slot: this result is not counted
@@ -311,7 +312,7 @@ class Worker:
         """A config that cannot run is PRUNED; a crash returns the slot until attempts run out."""
         number, budget = claim.trial_number, self.study.budget
         if failure.unfit:
-            unfit = Result("PRUNED", None, "unfit", {"error": failure.message})
+            unfit = Result("PRUNED", None, "unfit", TrialFacts(error=failure.message).at_end())
             if self._patiently(lambda: budget.end(claim, unfit)):
                 self._drop_checkpoints(number)
                 self.aftermath.trial_failed()
@@ -328,7 +329,7 @@ class Worker:
             self.watcher.trial_ended(number, "RETRY", f"crashed: {message}", None, 0)
             return
         self._failures += 1
-        crashed = Result("FAILED", None, "crashed", {"error": failure.message})
+        crashed = Result("FAILED", None, "crashed", TrialFacts(error=failure.message).at_end())
         if self._patiently(lambda: budget.end(claim, crashed)):
             self._drop_checkpoints(number)
             self.aftermath.trial_failed()

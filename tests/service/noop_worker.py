@@ -35,6 +35,7 @@ from search.work.service import Service
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.space import Space
+from trainers.report import EpochReport, Losses
 from trainers.train import TrialResult
 
 URL, ARTIFACTS, STUDY = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
@@ -79,19 +80,20 @@ class Child:
         self.sent += 1
         return Epoch(self.report(self.sent))
 
-    def report(self, epoch: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "metric": epoch / 100,
-            "seconds": SECONDS,
-            "images_per_s": 1.0,
-            "train": {"total": 1.0},
-            "val": {"total": 1.0},
-        }
+    def report(self, epoch: int) -> EpochReport:
+        loss = Losses(total=1.0)
+        return EpochReport(
+            epoch=epoch,
+            metric=epoch / 100,
+            train=loss,
+            val=loss,
+            images_per_s=1.0,
+            seconds=SECONDS,
+        )
 
     def result(self, reason: str) -> TrialResult:
         history = [self.report(epoch) for epoch in range(1, self.sent + 1)]
-        value = history[-1]["metric"] if history else None
+        value = history[-1].metric if history else None
         return TrialResult(reason, value, len(history) or None, {}, None, history, {})
 
     def fence(self, deadline: float) -> None:
@@ -173,7 +175,7 @@ class View:
         self.say("started", number, attempt)
 
     def epoch_ended(self, number: int, report: Any) -> None:
-        self.say("epoch", number, report["epoch"])
+        self.say("epoch", number, report.epoch)
 
     def trial_ended(self, number: int, state: str, reason: str, value: Any, epochs: int) -> None:
         self.say("ended", number, state, reason)

@@ -127,7 +127,7 @@ def test_stop_resume_and_extend_while_workers_run(
     out, _ = crew.communicate(timeout=120)
     assert study.budget.counts()["COMPLETE"] == 4, out
     for trial in study.trials():
-        assert [r["epoch"] for r in study.history(trial.number)] == [*range(1, 31)]
+        assert [r.epoch for r in study.history(trial.number)] == [*range(1, 31)]
     store.close()
 
 

@@ -38,6 +38,7 @@ from search.work import worker as worker_module
 from search.work.child import Alive, Epoch
 from spaces.errors import DONE
 from spaces.spec import PrunerSpec, StudySpec
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 
@@ -299,8 +300,8 @@ def test_real_trials_go_on_from_their_checkpoints(
     reports: dict[tuple[int, int], list[Any]] = {}
     heard = supervision._Supervision._heard
 
-    def remember(self: Any, said: dict[str, Any]) -> None:
-        reports.setdefault((self.claim.trial_number, said["epoch"]), []).append(said)
+    def remember(self: Any, said: EpochReport) -> None:
+        reports.setdefault((self.claim.trial_number, said.epoch), []).append(said)
         heard(self, said)
 
     with mock.patch.object(supervision._Supervision, "_heard", remember):
@@ -312,6 +313,6 @@ def test_real_trials_go_on_from_their_checkpoints(
     assert all(again == first for first, *more in repeated for again in more)
     for trial in open_study(store, "small").trials():
         history = study.history(trial.number)
-        assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
+        assert [r.epoch for r in history] == list(range(1, len(history) + 1))
         assert trial.user_attrs["epochs"] == len(history)
         assert trial.user_attrs["reason"] in ("completed", "quantile")

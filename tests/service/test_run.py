@@ -34,6 +34,7 @@ from search.work.worker import Worker
 from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -47,7 +48,7 @@ def quiet() -> Console:
 class Silent:
     """A watcher that only takes notes."""
 
-    def __init__(self, on_epoch: Callable[[int, dict[str, Any]], None] | None = None) -> None:
+    def __init__(self, on_epoch: Callable[[int, EpochReport], None] | None = None) -> None:
         self.ended: list[tuple[int, str, str]] = []
         self.attempts: list[int] = []
         self.pauses: list[str] = []
@@ -57,7 +58,7 @@ class Silent:
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.attempts.append(attempt)
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         if self.on_epoch:
             self.on_epoch(number, report)
 
@@ -124,7 +125,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     ended = study.budget.claim(study.ask)  # a trial that nobody can match
-    report = {"epoch": 1, "metric": 2.0, "train": {"total": 1.0}, "val": {"total": 1.0}}
+    report = EpochReport(epoch=1, metric=2.0)
     assert ended and study.report(ended, report)
     assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
@@ -133,7 +134,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
     assert 1 <= trial.user_attrs["epochs"] < 40
-    assert trial.value == max(report["metric"] for report in study.history(number))
+    assert trial.value == max(report.metric for report in study.history(number))
     store.close()
 
 
@@ -155,8 +156,8 @@ def test_a_killed_child_is_resumed_with_its_reports(
 
     monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
-    def kill_first(number: int, report: dict[str, Any]) -> None:
-        if len(children) == 1 and report["epoch"] == 2:
+    def kill_first(number: int, report: EpochReport) -> None:
+        if len(children) == 1 and report.epoch == 2:
             os.kill(children[0].pid, signal.SIGKILL)
 
     watcher = Silent(kill_first)
@@ -165,7 +166,7 @@ def test_a_killed_child_is_resumed_with_its_reports(
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
     assert len(study.trials()) == 1
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    assert [r.epoch for r in study.history(0)] == [*range(1, 13)]
 
 
 def test_a_child_killed_at_twenty_moments_loses_nothing(
@@ -200,8 +201,8 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
     assert len(timers) >= 10 and retries >= 8, (len(timers), retries)
     assert study.budget.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
     for trial in study.trials():
-        assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
-        assert trial.value == max(report["metric"] for report in study.history(trial.number))
+        assert [r.epoch for r in study.history(trial.number)] == [1, 2, 3, 4]
+        assert trial.value == max(report.metric for report in study.history(trial.number))
     store.close()
 
 
@@ -251,7 +252,7 @@ def test_an_interrupted_launch_resumes_where_it_was(
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert study.history(0)[: len(before)] == before
-    assert [r["epoch"] for r in study.history(0)] == list(range(1, 13))
+    assert [r.epoch for r in study.history(0)] == list(range(1, 13))
     assert study.trial(0).state == TrialState.COMPLETE
     assert len(study.trials()) == 1
     store.close()
@@ -353,7 +354,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
 
     monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
-    def freeze(number: int, report: dict[str, Any]) -> None:
+    def freeze(number: int, report: EpochReport) -> None:
         frozen = len(children) == 1
         if frozen:
             os.kill(children[0].pid, signal.SIGSTOP)
@@ -368,7 +369,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     watcher = Patient(freeze)
     assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
     assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    assert [r.epoch for r in study.history(0)] == [*range(1, 13)]
     store.close()
 
 
@@ -389,7 +390,7 @@ def test_a_worker_needs_two_connections(
     watching = sa.create_engine(sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"))
     seen: list[int] = []
 
-    def look(number: int, report: dict[str, Any]) -> None:
+    def look(number: int, report: EpochReport) -> None:
         with watching.connect() as connection:
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
             seen.append(connection.execute(sa.text(query)).scalar_one())
@@ -443,7 +444,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
 
     monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
-    def twice(number: int, report: dict[str, Any]) -> None:
+    def twice(number: int, report: EpochReport) -> None:
         os.kill(children[0].pid, signal.SIGSTOP)  # it cannot follow any word
         interrupt.count = 2
 
@@ -452,7 +453,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     assert time.monotonic() - began < 30
     assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0: "INTERRUPTED"}
     assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt()).run()
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    assert [r.epoch for r in study.history(0)] == [*range(1, 13)]
     store.close()
 
 

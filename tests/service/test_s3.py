@@ -32,6 +32,7 @@ from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -235,7 +236,7 @@ class Notes:
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.attempts.append(attempt)
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.reports.append(report)
 
     def trial_ended(
@@ -288,10 +289,10 @@ def test_another_machine_resumes_what_a_killed_worker_has_copied(
     notes = Notes()
     assert Worker(study, data, elsewhere, notes, Interrupt()).run()
     assert notes.attempts == [2]
-    assert [report["epoch"] for report in notes.reports] == [*range(1, 13)]
+    assert [report.epoch for report in notes.reports] == [*range(1, 13)]
     # what A has trained is repeated, not trained anew: to the microsecond as long
     assert notes.reports[:resumed] == known[:resumed]
-    assert [report["epoch"] for report in study.history(0)] == [*range(1, 13)]
+    assert [report.epoch for report in study.history(0)] == [*range(1, 13)]
     assert not list(bucket.keys(f"{key}/checkpoint/"))
 
     c = Artifacts(tmp_path / "c", bucket)

@@ -29,6 +29,7 @@ from search.studies.reports import Stored
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
+from trainers.report import EpochReport
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -203,9 +204,9 @@ def test_a_worker_of_a_busy_study(on_postgres: Store, tmp_path: Path) -> None:
     noticed = {3: 1, 9: 2}  # epoch: trials that end before it
     original = worker.watcher.epoch_ended
 
-    def epoch_ended(number: int, said: dict[str, int]) -> None:
+    def epoch_ended(number: int, said: EpochReport) -> None:
         counted.__exit__(None, None, None)
-        for _ in range(noticed.get(said["epoch"], 0)):
+        for _ in range(noticed.get(said.epoch, 0)):
             end_one(study, RISING)
         counted.__enter__()
         original(number, said)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from search.work.progress import ProgressView
 from spaces.config import TrialConfig
+from trainers.report import EpochReport, Losses
 
 
 def make_view() -> tuple[ProgressView, io.StringIO]:
@@ -27,8 +28,8 @@ def make_view() -> tuple[ProgressView, io.StringIO]:
     return ProgressView(study, Console(file=out, width=200)), out
 
 
-def report(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "metric": epoch / 10, "images_per_s": 9, "train": {"total": 1.0}}
+def report(epoch: int) -> EpochReport:
+    return EpochReport(epoch=epoch, metric=epoch / 10, images_per_s=9, train=Losses(total=1.0))
 
 
 def test_a_trial_that_goes_on_repeats_no_line() -> None:
