@@ -41,6 +41,7 @@ from trainers.batches import batch_sizes
 from trainers.losses import IGNORE, SegmentationLoss
 from trainers.memory import keep_freed_memory
 from trainers.precision import autocast, grad_scaler, pick_device, resolve_precision
+from trainers.report import EpochReport
 from trainers.train import train
 
 
@@ -62,10 +63,10 @@ def ours(setup: Setup, turns: Turns) -> None:
             turns.trained()
         return None
 
-    def on_epoch(report: dict[str, Any]) -> None:
-        assert taken == steps * report["epoch"], (taken, steps, report["epoch"])
-        turns.done(report["metric"])
-        if report["epoch"] < setup.epochs:
+    def on_epoch(report: EpochReport) -> None:
+        assert taken == steps * report.epoch, (taken, steps, report.epoch)
+        turns.done(report.metric)
+        if report.epoch < setup.epochs:
             turns.wait()
 
     with tempfile.TemporaryDirectory() as folder:

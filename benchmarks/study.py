@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.studies.trial_facts import TrialFacts
+from trainers.report import Scores
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -21,7 +24,7 @@ class Outcome:
     summary: dict[str, Any]
     best: Any
     epoch_seconds: list[float]
-    evaluated: dict[str, Any]
+    evaluated: Scores
     export: Path
 
 
@@ -48,7 +51,7 @@ def run_example(name: str, folder: Path) -> Outcome:
     seconds = time.perf_counter() - began
     study = open_study(store, spec.name)
     best = best_trial(study)
-    epochs = [r["seconds"] for trial in study.trials() for r in study.history(trial.number)]
+    epochs = [r.seconds for trial in study.trials() for r in study.history(trial.number)]
     to = export_study(study, artifacts, folder / "best")
     found = summary(study)
     store.close()
@@ -64,7 +67,7 @@ def show(outcome: Outcome) -> None:
     print(f"wall time          {outcome.seconds / 60:.1f} min")
     print(f"trials             {len(found['trials'])}, ended by {found['reasons']}")
     print(f"best val {metric:<10}{best.value:.4f} (trial {best.number})")
-    print(f"chosen inside      {best.user_attrs['decode']}")
+    print(f"chosen inside      {TrialFacts.of(best).decode}")
     print(f"epochs             {found['epochs']}, saved {found['epochs_saved']:.1%}")
     print(f"seconds an epoch   {statistics.median(outcome.epoch_seconds):.1f} (median)")
-    print(f"export, evaluated  {outcome.evaluated['metric']:.6f}, study {best.value:.6f}")
+    print(f"export, evaluated  {outcome.evaluated.metric:.6f}, study {best.value:.6f}")

@@ -16,7 +16,9 @@ from search.findings.tables import leaderboard
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
 from search.studies.limits import stopped
+from search.studies.reasons import reason
 from search.studies.study import Study, create_or_resume
+from search.studies.trial_facts import TrialFacts
 from search.work.preflight import preflight
 from search.work.progress import ProgressView
 from search.work.service import new_worker
@@ -148,10 +150,9 @@ def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: In
         if not trial.state.is_finished() or trial.number in known:
             continue
         known.add(trial.number)
-        facts = trial.user_attrs
+        epochs = TrialFacts.of(trial).epochs or 0
         state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
-        reason, epochs = facts.get("reason", "?"), facts.get("epochs", 0)
-        view.trial_ended(trial.number, state, reason, trial.value, epochs)
+        view.trial_ended(trial.number, state, reason(trial), trial.value, epochs)
     return len(known) > before
 
 

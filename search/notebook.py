@@ -14,6 +14,7 @@ from search.findings.ranking import best_trial
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.study import open_study as open_in_store
+from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -101,16 +102,16 @@ class NotebookStudy:
         waiting = self._study.slots.waiting()
         rows = []
         for trial in facts.trials:
-            attrs, settings = trial.user_attrs, facts.settings(trial)
+            known, settings = TrialFacts.of(trial), facts.settings(trial)
             row = {
                 "number": trial.number,
                 "state": waiting.get(trial.number, trial.state.name),
                 "reason": reason(trial) if trial.state.is_finished() else None,
                 "value": trial.value,
-                "best_epoch": attrs.get("best_epoch"),
-                "epochs": attrs.get("epochs"),
-                "seconds": attrs.get("seconds"),
-                "origin": attrs.get("origin", self._study.spec.sampler.name),
+                "best_epoch": known.best_epoch,
+                "epochs": known.epochs,
+                "seconds": known.seconds,
+                "origin": known.origin or self._study.spec.sampler.name,
             }
             rows.append(row | {name: settings.get(name) for name in names})
         frame = pd.DataFrame(rows, columns=[*_COLUMNS, *names])
@@ -130,11 +131,11 @@ class NotebookStudy:
         rows = []
         for number in numbers:
             for report in self._study.history(number):
-                row = {"trial": number, "epoch": report["epoch"], self.metric: report["metric"]}
-                for split in ("train", "val"):
-                    for part, value in report.get(split, {}).items():
+                row = {"trial": number, "epoch": report.epoch, self.metric: report.metric}
+                for split, losses in (("train", report.train), ("val", report.val)):
+                    for part, value in losses.parts().items():
                         row[f"{split}_{part}"] = value
-                rows.append(row | {"lr": report.get("lr"), "seconds": report.get("seconds")})
+                rows.append(row | {"lr": report.lr, "seconds": report.seconds})
         return pd.DataFrame(rows, columns=None if rows else ["trial", "epoch", self.metric])
 
     def importances(self) -> dict[str, float]:

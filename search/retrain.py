@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from search.findings.export import check_target, write_result
 from search.work.watchers import Interrupt
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 from trainers.train import train
 
@@ -22,10 +22,10 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
     data = load_data(spec)
     workdir = to.with_name(f".{to.name}.work")
 
-    def show(report: dict[str, Any]) -> None:
+    def show(report: EpochReport) -> None:
         console.print(
-            f"epoch {report['epoch']}/{config.train.epochs}: {spec.metric} {report['metric']:.4f}, "
-            f"loss {report['train']['total']:.4f}, {report['images_per_s']:.0f} images/s",
+            f"epoch {report.epoch}/{config.train.epochs}: {spec.metric} {report.metric:.4f}, "
+            f"loss {report.train.total:.4f}, {report.images_per_s:.0f} images/s",
             highlight=False,
         )
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import settings
 
 from tests.waiting import until
+from trainers.report import CurvePoint, Detection, EpochReport, Losses
 
 pytest_plugins = ["tests.stores"]
 
@@ -244,6 +246,7 @@ def _scripted_study(
     from search.database.store import open_store
     from search.studies.slots import Result
     from search.studies.study import create_or_resume
+    from search.studies.trial_facts import TrialFacts
     from spaces.spec import StudySpec
 
     kind = "masks" if task == "segmentation" else "labels"
@@ -269,36 +272,43 @@ def _scripted_study(
         history = [_scripted_report(task, claim.trial_number, e, classes) for e in range(length)]
         for report in history:
             study.report(claim, report)
-        facts: dict[str, Any] = {"epochs": length, "seconds": 1.5 * length}
-        best = max(history, key=lambda report: report["metric"], default=None)
+        facts = TrialFacts(epochs=length, seconds=1.5 * length)
+        best = max(history, key=lambda report: report.metric, default=None)
         if best is not None:
-            facts |= {"best_epoch": best["epoch"], "per_class": best.get("per_class")}
-            facts |= {"hardware": {"device": "cpu"}, "decode": best.get("decode", {})}
-        if reason == "median":
-            facts["bar"] = 0.7
+            facts = replace(
+                facts,
+                best_epoch=best.epoch,
+                per_class=best.per_class,
+                decode=best.decode,
+                bar=0.7 if reason == "median" else None,
+                hardware={"device": "cpu"},
+            )
         if reason in ("unfit", "crashed"):
-            facts = {"error": error}
-        value = None if best is None else best["metric"]
-        study.slots.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
+            facts = TrialFacts(error=error)
+        value = None if best is None else best.metric
+        study.slots.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts.at_end()))
     return study
 
 
-def _scripted_report(task: str, number: int, after: int, classes: Sequence[str]) -> dict[str, Any]:
+def _scripted_report(task: str, number: int, after: int, classes: Sequence[str]) -> EpochReport:
     """An epoch's report as `trainers.train` writes it; metrics and losses are formulas."""
     metric = (0.5 + 0.37 * number % 0.3) * (after + 1) / (after + 2)
-    loss = {"total": 2 / (after + 1), "pixel": 1.2 / (after + 1), "region": 0.8 / (after + 1)}
-    report = {
-        "epoch": after + 1,
-        "metric": metric,
-        "train": {**loss, "share": 0.5},
-        "val": loss,
-        "lr": 1e-3,
-        "images_per_s": 100.0,
-        "seconds": 1.5,
-    }
+    loss = Losses(total=2 / (after + 1), pixel=1.2 / (after + 1), region=0.8 / (after + 1))
+    report = EpochReport(
+        epoch=after + 1,
+        metric=metric,
+        train=replace(loss, share=0.5),
+        val=loss,
+        lr=1e-3,
+        images_per_s=100.0,
+        seconds=1.5,
+    )
     if task == "segmentation":
         spread = [0.02 * (index + 1) for index in range(len(classes))]
-        return {**report, "per_class": [round(metric - by, 4) for by in spread]}
-    curve = [[t / 10, 0.5 + t / 20, 0.95 - t / 20, metric - abs(t - 4) / 50] for t in range(1, 9)]
-    detection = {"precision": 0.7, "recall": 0.75, "curve": curve}
-    return {**report, "decode": {"decode.box_thresh": 0.4}, "detection": detection}
+        return replace(report, per_class=[round(metric - by, 4) for by in spread])
+    curve = tuple(
+        CurvePoint(t / 10, 0.5 + t / 20, 0.95 - t / 20, metric - abs(t - 4) / 50)
+        for t in range(1, 9)
+    )
+    detection = Detection(precision=0.7, recall=0.75, curve=curve)
+    return replace(report, decode={"decode.box_thresh": 0.4}, detection=detection)

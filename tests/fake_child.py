@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search.work.child import ChildDied, Done, Epoch, Message
+from trainers.report import EpochReport, Losses
 from trainers.train import TrialResult
 
 CHECKPOINT = "epochs-trained"
@@ -84,7 +85,7 @@ class FakeChild:
         self.sent += 1
         return Epoch(self._report(self.sent))
 
-    def _report(self, epoch: int) -> dict[str, Any]:
+    def _report(self, epoch: int) -> EpochReport:
         return report(epoch, self.metrics[epoch - 1], self.seconds, self.classes)
 
     def keep(self, epoch: int) -> None:
@@ -113,22 +114,22 @@ def whole(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
     return FakeChild(metrics, workdir, classes=data.classes)
 
 
-def report(epoch: int, metric: float, seconds: float = 1.0, classes: int = 2) -> dict[str, Any]:
+def report(epoch: int, metric: float, seconds: float = 1.0, classes: int = 2) -> EpochReport:
     """As `trainers.train` reports an epoch."""
-    losses = {"total": 1 / epoch, "pixel": 0.5 / epoch, "region": 0.5 / epoch}
-    return {
-        "epoch": epoch,
-        "metric": metric,
-        "train": losses,
-        "val": losses,
-        "per_class": [metric] * classes,
-        "images_per_s": 100.0,
-        "seconds": seconds,
-    }
+    losses = Losses(total=1 / epoch, pixel=0.5 / epoch, region=0.5 / epoch)
+    return EpochReport(
+        epoch=epoch,
+        metric=metric,
+        train=losses,
+        val=losses,
+        per_class=[metric] * classes,
+        images_per_s=100.0,
+        seconds=seconds,
+    )
 
 
-def result(history: list[dict[str, Any]], reason: str, model: Path | None = None) -> TrialResult:
+def result(history: list[EpochReport], reason: str, model: Path | None = None) -> TrialResult:
     """As `trainers.train` ends."""
-    best = max(history, key=lambda report: report["metric"], default=None)
-    value, epoch = (None, None) if best is None else (best["metric"], best["epoch"])
+    best = max(history, key=lambda report: report.metric, default=None)
+    value, epoch = (None, None) if best is None else (best.metric, best.epoch)
     return TrialResult(reason, value, epoch, {}, model, history, {"device": "cpu"})

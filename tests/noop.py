@@ -158,7 +158,7 @@ class View:
         self.say("started", number, attempt)
 
     def epoch_ended(self, number: int, report: Any) -> None:
-        self.say("epoch", number, report["epoch"])
+        self.say("epoch", number, report.epoch)
 
     def trial_ended(self, number: int, state: str, reason: str, value: Any, epochs: int) -> None:
         self.say("ended", number, state, reason)

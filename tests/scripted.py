@@ -21,6 +21,7 @@ from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild
+from trainers.report import EpochReport
 
 EPOCHS, PARAMETERS = 30, 10
 SPACE = {
@@ -76,7 +77,7 @@ class Quiet:
 
     def trial_started(self, number: int, config: Any, attempt: int) -> None: ...
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
+    def epoch_ended(self, number: int, report: EpochReport) -> None: ...
 
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int

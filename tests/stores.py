@@ -110,9 +110,9 @@ def check_whole() -> Callable[[Study, int, int], None]:
         assert [trial.number for trial in study.trials()] == [*range(trials)]
         for trial in study.trials():
             history = study.history(trial.number)
-            assert [report["epoch"] for report in history] == [*range(1, epochs + 1)]
+            assert [report.epoch for report in history] == [*range(1, epochs + 1)]
             # of a trial that had begun anew, the child's seconds would not be those first reported
-            assert trial.user_attrs["seconds"] == round(sum(r["seconds"] for r in history), 3)
+            assert trial.user_attrs["seconds"] == round(sum(r.seconds for r in history), 3)
 
     return check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trainers.losses import IGNORE
 from trainers.metrics import ConfusionMatrix
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
+from trainers.report import Scores
 from trainers.segmentation import SegmentationTask, at_original_size, class_map
 
 PICTURES = 5  # of the best and of the worst images
@@ -25,10 +27,15 @@ PICTURES = 5  # of the best and of the worst images
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split, and the pictures that were written, best and worst first."""
+    """Scores of a split, and the pictures that were written, best and worst first.
 
-    scores: dict[str, Any]
+    Attributes:
+        cleval: recall, precision and hmean by CLEval, where they were asked for.
+    """
+
+    scores: Scores
     pictures: list[Path]
+    cleval: Mapping[str, float] | None = None
 
 
 def evaluate_segmentation(
@@ -46,7 +53,7 @@ def evaluate_segmentation(
     task = SegmentationTask(config, data, device, precision, free={})
     model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
-    scores = task.validate(model, split)
+    scores, _ = task.validate(model, split)
     ious = _image_ious(task, model, split)
     chosen = best_and_worst(ious, PICTURES)
     picture_folder(to)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from trainers.losses import SegmentationLoss
 from trainers.metrics import ConfusionMatrix, ThresholdCurve
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
+from trainers.report import Losses, Scores
 from trainers.samples import Samples, open_samples
 
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
@@ -88,14 +88,11 @@ class SegmentationTask:
             return forward(model, images)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
         """Score a split at original image size; also the loss parts at network size.
 
-        Returns:
-            metric: mIoU, or for a binary task the foreground's IoU at the best (free) or the
-            given threshold; per_class; pixel_accuracy; loss {total, pixel, region}; and for a
-            binary task `binary` with threshold, precision, recall and f1, and in `decode` the
-            threshold where it is free.
+        The metric is mIoU, or for a binary task the foreground's IoU at the best (free) or the
+        given threshold.
         """
         model.eval()
         confusion = ConfusionMatrix(self.data.classes, self.device)
@@ -112,29 +109,26 @@ class SegmentationTask:
                     curve.update(resized[:, 0].sigmoid(), truth)
                 else:
                     confusion.update(class_map(resized), truth)
-        loss = {name: float(value) / count for name, value in totals.items()}
+        loss = Losses(**{name: float(value) / count for name, value in totals.items()})
         if self.binary:
             best = curve.best()
-            return {
-                "metric": best.iou,
-                "decode": dict.fromkeys(self.free, best.threshold),
-                "per_class": [best.background_iou, best.iou],
-                "pixel_accuracy": best.pixel_accuracy,
-                "binary": {
+            return Scores(
+                metric=best.iou,
+                decode=dict.fromkeys(self.free, best.threshold),
+                per_class=[best.background_iou, best.iou],
+                pixel_accuracy=best.pixel_accuracy,
+                binary={
                     "threshold": best.threshold,
                     "precision": best.precision,
                     "recall": best.recall,
                     "f1": best.f1,
                 },
-                "loss": loss,
-            }
-        scores = confusion.compute()
-        return {
-            "metric": scores.miou,
-            "per_class": scores.per_class,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "loss": loss,
-        }
+            ), loss
+        found = confusion.compute()
+        scores = Scores(
+            metric=found.miou, per_class=found.per_class, pixel_accuracy=found.pixel_accuracy
+        )
+        return scores, loss
 
     def predictions(
         self, model: nn.Module, split: str
@@ -159,9 +153,10 @@ class SegmentationTask:
                 yield indices[part], logits, masks[part].long(), originals[part]
                 start = part.stop
 
-    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+    def dead_class_view(self, scores: Scores) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
-        pairs = zip(report["per_class"], self.data.counts, strict=True)
+        assert scores.per_class is not None
+        pairs = zip(scores.per_class, self.data.counts, strict=True)
         return [iou if count else math.nan for iou, count in pairs]
 
     def _fitting_logits(self, model: nn.Module, images: Tensor) -> Tensor | None:

@@ -21,6 +21,7 @@ from spaces.text_detection import TextDetectionConfig
 from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
+from trainers.report import Losses, Scores
 from trainers.segmentation import SegmentationTask, check_segmentation_space
 from trainers.text_data import TextData, load_text_data
 from trainers.text_detection import TextDetectionTask, check_text_space
@@ -129,11 +130,11 @@ class Task(Protocol):
         """Logits (B, C, H, W), under autocast."""
         ...
 
-    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
-        """Scores of a split: `metric`, `loss` (parts), `decode` where something is free, more."""
+    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
+        """Scores and loss parts of a split."""
         ...
 
-    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+    def dead_class_view(self, scores: Scores) -> list[float]:
         """Scores of the classes that an epoch's dead-class alarm looks at."""
         ...
 

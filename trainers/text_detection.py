@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +27,7 @@ from trainers.dbnet.targets import make_targets
 from trainers.models import explain, short_message
 from trainers.page_cache import Pages, load_pages
 from trainers.precision import autocast
+from trainers.report import CurvePoint, Detection, Losses, Scores
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
 
@@ -157,17 +157,14 @@ class TextDetectionTask:
             probability, threshold = model(images)
         return torch.cat([probability, threshold], dim=1)
 
-    def validate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
         """Score a split in image coordinates: one forward pass, every free setting swept.
 
-        Returns:
-            metric: Hmean at the best setting of the free dimensions; decode: that setting;
-            detection: precision, recall, images_over_max_candidates, and the curve
-            [[box_thresh, precision, recall, Hmean], ...] at the best unclip ratio; loss parts.
+        The metric is Hmean at the best setting of the free dimensions.
         """
         return self.score(list(self.outputs(model, split)))
 
-    def score(self, found_on: list[tuple[PageOutput, dict[str, float]]]) -> dict[str, Any]:
+    def score(self, found_on: list[tuple[PageOutput, dict[str, float]]]) -> tuple[Scores, Losses]:
         """Score what `outputs` has yielded; see `validate`."""
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
@@ -177,22 +174,21 @@ class TextDetectionTask:
         thresh = max(found, key=lambda t: (found[t].best[2].hmean, -abs(t - usual)))
         box_thresh, unclip_ratio, best = found[thresh].best
         chosen = dict(zip(DECODE, (thresh, box_thresh, unclip_ratio), strict=True))
-        return {
-            "metric": best.hmean,
-            "decode": {name: value for name, value in chosen.items() if name in self.free},
-            "detection": {
-                "precision": best.precision,
-                "recall": best.recall,
-                "images_over_max_candidates": found[thresh].bound_images,
-                "curve": [
-                    [at, scores.precision, scores.recall, scores.hmean]
-                    for at, scores in zip(
-                        grids["decode.box_thresh"], found[thresh].curve(unclip_ratio), strict=True
-                    )
-                ],
-            },
-            "loss": {name: fmean(parts[name] for parts in losses) for name in losses[0]},
-        }
+        curve = zip(grids["decode.box_thresh"], found[thresh].curve(unclip_ratio), strict=True)
+        scores = Scores(
+            metric=best.hmean,
+            decode={name: value for name, value in chosen.items() if name in self.free},
+            detection=Detection(
+                precision=best.precision,
+                recall=best.recall,
+                images_over_max_candidates=found[thresh].bound_images,
+                curve=tuple(
+                    CurvePoint(at, pooled.precision, pooled.recall, pooled.hmean)
+                    for at, pooled in curve
+                ),
+            ),
+        )
+        return scores, Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
 
     @torch.no_grad()
     def outputs(
@@ -240,7 +236,7 @@ class TextDetectionTask:
             max_candidates=self.config.decode.max_candidates,
         )
 
-    def dead_class_view(self, report: Mapping[str, Any]) -> list[float]:
+    def dead_class_view(self, scores: Scores) -> list[float]:
         """No classes: text detection has no class that could be dead while others live."""
         return []
 

@@ -52,10 +52,9 @@ def evaluate_text(
     model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
     outputs = list(task.outputs(model, split))
-    scores = task.score(outputs)
+    scores, _ = task.score(outputs)
     pages = [(detections(task, output), output) for output, _ in outputs]
-    if cleval:
-        scores["cleval"] = cleval_scores(pages)
+    characters = cleval_scores(pages) if cleval else None
     values = [pool([match(list(found.boxes), output.truth)]).hmean for found, output in pages]
     picture_folder(to)
     written = []
@@ -65,7 +64,7 @@ def evaluate_text(
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(scores, written)
+    return Evaluation(scores, written, characters)
 
 
 def load_dbnet(folder: Path) -> DBNet:

@@ -31,10 +31,9 @@ from trainers.compile import compile_model
 from trainers.memory import keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
+from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
 from trainers.watch import FiniteWatch
-
-Report = dict[str, Any]
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
 
@@ -57,7 +56,7 @@ class TrialResult:
     best_epoch: int | None
     decode: dict[str, float]
     model: Path | None
-    history: list[Report]
+    history: list[EpochReport]
     hardware: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,15 +64,15 @@ class TrialResult:
         """IoU of each class in the best epoch; None for a class that the validation split lacks."""
         if self.best_epoch is None:
             return None
-        found = self.history[self.best_epoch - 1].get("per_class")
-        return found and [None if iou != iou else round(iou, 4) for iou in found]
+        found = self.history[self.best_epoch - 1].per_class
+        return None if found is None else [None if iou != iou else round(iou, 4) for iou in found]
 
 
 def train(
     config: TrialConfig,
     data: Data,
     workdir: Path,
-    on_epoch: Callable[[Report], None],
+    on_epoch: Callable[[EpochReport], None],
     should_stop: Callable[[], str | None] = lambda: None,
     free: Mapping[str, Free] | None = None,
 ) -> TrialResult:
@@ -139,7 +138,7 @@ class _Run:
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = grad_scaler(self.device, self.precision)
         self.micro_batch = config.train.micro_batch or _remembered(self._memory_key(), config)
-        self.history: list[Report] = []
+        self.history: list[EpochReport] = []
         self.step = 0
         self._resume()
         if config.train.compile:
@@ -152,12 +151,12 @@ class _Run:
 
     @property
     def metrics(self) -> list[float]:
-        return [report["metric"] for report in self.history]
+        return [report.metric for report in self.history]
 
     @property
-    def best(self) -> Report | None:
+    def best(self) -> EpochReport | None:
         """The first epoch with the highest metric."""
-        return max(self.history, key=lambda r: (r["metric"], -r["epoch"]), default=None)
+        return max(self.history, key=lambda r: (r.metric, -r.epoch), default=None)
 
     @property
     def ended(self) -> str | None:
@@ -213,27 +212,31 @@ class _Run:
         finite = math.isfinite(self.losses["total"]) and bool(self.norms.isfinite().all())
         return None if finite else "nonfinite"
 
-    def finish_epoch(self) -> Report:
+    def finish_epoch(self) -> EpochReport:
         """Validate, make the epoch durable, and return its report."""
         epoch = self.epoch + 1
         with ThreadPoolExecutor(1) as pool:  # validation leaves the state as it is
             saved = pool.submit(checkpoint.save_state, self.workdir, epoch, self._state())
-            scores = self.task.validate(self.model)
+            scores, loss = self.task.validate(self.model)
             saved.result()
-        share = self.task.loss.share
-        report: Report = {
-            "epoch": epoch,
-            **{name: value for name, value in scores.items() if name != "loss"},
-            "train": {**self.losses, "share": share},
-            "val": scores["loss"],
-            "grad_norm": float(self.norms.mean()) if len(self.norms) else 0.0,
-            "grad_norm_max": float(self.norms.max()) if len(self.norms) else 0.0,
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-            "images_per_s": self.task.samples / self.train_seconds,
-            "peak_memory_mb": self._peak_memory_mb(),
-            "micro_batch": self.largest_micro_batch,
-            "seconds": time.perf_counter() - self.started,
-        }
+        report = EpochReport(
+            epoch=epoch,
+            metric=scores.metric,
+            decode=scores.decode,
+            per_class=scores.per_class,
+            pixel_accuracy=scores.pixel_accuracy,
+            binary=scores.binary,
+            detection=scores.detection,
+            train=Losses(**self.losses, share=self.task.loss.share),
+            val=loss,
+            grad_norm=float(self.norms.mean()) if len(self.norms) else 0.0,
+            grad_norm_max=float(self.norms.max()) if len(self.norms) else 0.0,
+            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            images_per_s=self.task.samples / self.train_seconds,
+            peak_memory_mb=self._peak_memory_mb(),
+            micro_batch=self.largest_micro_batch,
+            seconds=time.perf_counter() - self.started,
+        )
         self.history.append(report)
         best = self.best
         assert best is not None
@@ -242,11 +245,11 @@ class _Run:
         checkpoint.commit(
             self.workdir,
             epoch,
-            best["epoch"],
+            best.epoch,
             {
                 "config": self.config.model_dump(mode="json"),
                 "fingerprint": self.data.fingerprint,
-                "history": self.history,
+                "history": [report.to_json() for report in self.history],
             },
         )
         return report
@@ -255,10 +258,10 @@ class _Run:
         best = self.best
         return TrialResult(
             reason=reason,
-            value=None if best is None else best["metric"],
-            best_epoch=None if best is None else best["epoch"],
-            decode={} if best is None else best.get("decode", {}),
-            model=None if best is None else self.workdir / f"model-{best['epoch']}",
+            value=None if best is None else best.metric,
+            best_epoch=None if best is None else best.epoch,
+            decode={} if best is None else best.decode,
+            model=None if best is None else self.workdir / f"model-{best.epoch}",
             history=self.history,
             hardware={
                 "device": device_name(self.device),
@@ -360,14 +363,14 @@ class _Run:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.micro_batch = state["micro_batch"]
         self.step = state["step"]
-        self.history = state["history"]
+        self.history = [EpochReport.from_json(report) for report in state["history"]]
 
-    def _vitals(self, report: Report) -> health.Vitals:
+    def _vitals(self, report: EpochReport) -> health.Vitals:
         return health.Vitals(
-            metric=report["metric"],
-            pixel_loss=report["train"]["pixel"],
-            total_loss=report["train"]["total"],
-            grad_norm=report["grad_norm"],
+            metric=report.metric,
+            pixel_loss=report.train.pixel,
+            total_loss=report.train.total,
+            grad_norm=report.grad_norm,
             per_class=self.task.dead_class_view(report),
         )
 

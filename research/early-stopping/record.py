@@ -30,6 +30,7 @@ import yaml
 
 from spaces.space import Space
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 
 HERE = Path(__file__).resolve().parent
 SPEC, TABLE = HERE / "curves.yaml", HERE / "curves.jsonl"
@@ -69,7 +70,7 @@ def record(number: int) -> dict[str, Any]:
         "params": params,
         "warmup": warmup_end(config),
         "reason": result.reason,
-        "metric": [_finite(report["metric"]) for report in result.history],
+        "metric": [_finite(report.metric) for report in result.history],
         "cpu_seconds": clock.seconds,
     }
     with open(TABLE, "a") as file:
@@ -110,7 +111,7 @@ class _Clock:
         self.last = time.process_time()
         self.seconds: list[float] = []
 
-    def epoch(self, report: dict[str, Any]) -> None:
+    def epoch(self, report: EpochReport) -> None:
         now = time.process_time()
         self.seconds.append(round(now - self.last, 2))
         self.last = now

@@ -54,5 +54,5 @@ def evaluate(
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
     found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
-    show_scores(found.scores, data_spec.class_names, data, console())
+    show_scores(found, data_spec.class_names, data, console())
     typer.echo(f"pictures of the best and worst images: {pictures}")

@@ -31,6 +31,7 @@ from search.findings.markup import to_markdown
 from search.findings.notes import study_note, trial_note
 from search.findings.trial_graphs import FIGURES, study_figures
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 
 REFRESH_SECONDS = 60.0  # between refreshes while trials end one after another
 NEW_BEST_SECONDS = 5.0  # the same, where a trial is the new best
@@ -99,7 +100,7 @@ class Publisher:
         attrs: dict[str, Any] = {}
         for trial in facts.ended:
             trial_id = id_of_trial(trial)
-            if has_note(written, trial_id) or "reason" not in trial.user_attrs:
+            if has_note(written, trial_id) or TrialFacts.of(trial).reason is None:
                 continue
             blocks = trial_note(trial, facts.config(trial), self.study.metric)
             attrs |= note_attrs(to_markdown(blocks), 1, trial_id)

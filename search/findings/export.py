@@ -16,6 +16,7 @@ from search.findings import ranking
 from search.findings.plots import plot_curves
 from search.findings.versions import git_commit, versions
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
@@ -23,6 +24,7 @@ from spaces.paths import unfinished
 from spaces.spec import dump_run_config
 from trainers.checkpoint import WEIGHTS
 from trainers.data import file_digest
+from trainers.report import EpochReport
 
 
 def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
@@ -33,7 +35,8 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
     """
     trial = ranking.best_trial(study, number)
     workdir = artifacts.workdir(study, trial.number)
-    model = workdir / f"model-{trial.user_attrs['best_epoch']}"
+    facts = TrialFacts.of(trial)
+    model = workdir / f"model-{facts.best_epoch}"
     if artifacts.bucket is not None and not model.is_dir():
         fetch_model(artifacts.bucket, artifacts.key(study, trial.number), model)
     if not model.is_dir():
@@ -42,7 +45,7 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
             "machine (see --artifacts), or were not among the keep_models="
             f"{study.spec.keep_models} best"
         )
-    known = trial.user_attrs.get("model_sha256")
+    known = facts.model_sha256
     if known and file_digest(str(model / WEIGHTS)) != known:
         raise InputError(
             f"the weights of trial {trial.number} in {model} are not what the trial has written: "
@@ -52,15 +55,15 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
         "study": study.spec.name,
         "study_uid": study.uid,
         "trial": trial.number,
-        "origin": trial.user_attrs.get("origin", study.spec.sampler.name),
+        "origin": facts.origin or study.spec.sampler.name,
         "metric": study.metric,
         "value": trial.value,
-        "reason": trial.user_attrs["reason"],
-        "epochs": trial.user_attrs["epochs"],
-        "best_epoch": trial.user_attrs["best_epoch"],
+        "reason": facts.reason,
+        "epochs": facts.epochs,
+        "best_epoch": facts.best_epoch,
         "data_fingerprint": study.fingerprint,
         "model_sha256": known,
-        "hardware": trial.user_attrs["hardware"],
+        "hardware": facts.hardware,
     }
     return write_result(
         to,
@@ -79,7 +82,7 @@ def write_result(
     data: AnyDataSpec,
     config: TrialConfig,
     model: Path,
-    history: list[dict[str, Any]],
+    history: list[EpochReport],
     metric: str,
     provenance: dict[str, Any],
 ) -> Path:

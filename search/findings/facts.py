@@ -17,8 +17,10 @@ from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import kind, reason
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.space import Free
+from trainers.report import EpochReport
 
 TOP = 5  # trials whose every epoch is read
 MIN_FOR_IMPORTANCES = 8  # complete trials; fewer say nothing
@@ -93,7 +95,7 @@ class Facts:
     @cached_property
     def epochs(self) -> tuple[int, int]:
         """(epochs trained, epochs that the judged trials would have trained in full)."""
-        trained = sum(trial.user_attrs.get("epochs", 0) for trial in self.judged)
+        trained = sum(TrialFacts.of(trial).epochs or 0 for trial in self.judged)
         return trained, len(self.judged) * self.study.space.base.train.epochs
 
     @property
@@ -111,7 +113,7 @@ class Facts:
     def alarms(self) -> list[Alarm]:
         """Trials that a health rule ended."""
         return [
-            Alarm(trial.number, reason(trial), trial.user_attrs.get("epochs", 0))
+            Alarm(trial.number, reason(trial), TrialFacts.of(trial).epochs or 0)
             for trial in self.ended
             if kind(reason(trial)) == "alarm"
         ]
@@ -166,10 +168,10 @@ class Facts:
     @cached_property
     def best_recipe(self) -> FrozenTrial | None:
         """The best of the starting points that practitioners recommend, or None."""
-        return next((t for t in self.ranking if "origin" in t.user_attrs), None)
+        return next((t for t in self.ranking if TrialFacts.of(t).origin), None)
 
     @cached_property
-    def histories(self) -> dict[int, list[dict[str, Any]]]:
+    def histories(self) -> dict[int, list[EpochReport]]:
         """{trial: every epoch's report} of the TOP best trials."""
         return self.study.histories(t.number for t in self.ranking[:TOP])
 
@@ -181,7 +183,7 @@ class Facts:
         flat = drawn_config(trial)
         if flat is None:
             return self.config(trial).flat()
-        return {**flat, **trial.user_attrs.get("decode", {})}
+        return {**flat, **TrialFacts.of(trial).decode}
 
     def searched_settings(self, trial: FrozenTrial) -> dict[str, Any]:
         """The searched settings that count in a trial, by dotted name."""
@@ -195,7 +197,7 @@ def gather(study: Study) -> Facts:
 
 
 def seconds(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs.get("seconds") or 0.0)
+    return float(TrialFacts.of(trial).seconds or 0.0)
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -203,8 +205,8 @@ def summary(study: Study) -> dict[str, Any]:
     trials = study.trials()
     waiting = study.slots.waiting()
     ranking = ranked(trials)
-    epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
-    trained = sum(trial.user_attrs.get("epochs", 0) for trial in judged(trials))
+    epochs = sum(TrialFacts.of(trial).epochs or 0 for trial in trials)
+    trained = sum(TrialFacts.of(trial).epochs or 0 for trial in judged(trials))
     full = len(judged(trials)) * study.space.base.train.epochs
     return {
         "name": study.spec.name,
@@ -214,27 +216,28 @@ def summary(study: Study) -> dict[str, Any]:
         "stopped": stopped(study),
         "reasons": dict(
             Counter(
-                t.user_attrs.get("reason", waiting.get(t.number, "running").lower()) for t in trials
+                TrialFacts.of(t).reason or waiting.get(t.number, "running").lower() for t in trials
             )
         ),
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
-        "seconds": sum(trial.user_attrs.get("seconds", 0.0) for trial in trials),
+        "seconds": sum(seconds(trial) for trial in trials),
         "best": _row(ranking[0], waiting) if ranking else None,
         "trials": [_row(trial, waiting) for trial in trials],
     }
 
 
 def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+    facts = TrialFacts.of(trial)
     return {
         "number": trial.number,
         "state": waiting.get(trial.number, trial.state.name),
         "value": trial.value,
-        "reason": trial.user_attrs.get("reason"),
-        "error": trial.user_attrs.get("error"),
-        "origin": trial.user_attrs.get("origin"),
-        "epochs": trial.user_attrs.get("epochs"),
-        "best_epoch": trial.user_attrs.get("best_epoch"),
-        "seconds": trial.user_attrs.get("seconds"),
-        "params": {**trial.params, **trial.user_attrs.get("decode", {})},
+        "reason": facts.reason,
+        "error": facts.error,
+        "origin": facts.origin,
+        "epochs": facts.epochs,
+        "best_epoch": facts.best_epoch,
+        "seconds": facts.seconds,
+        "params": {**trial.params, **facts.decode},
     }

@@ -11,6 +11,7 @@ from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, second
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import explained, reason
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 
 MOST_ALARMS = 20  # in a list of them
@@ -65,13 +66,13 @@ def headline(facts: Facts) -> list[Block]:
     if best is not None and best.value is not None:
         found = [
             f"**Best {facts.study.metric} {best.value:.4f}**: trial {best.number}, "
-            f"epoch {best.user_attrs.get('best_epoch', '-')}"
+            f"epoch {TrialFacts.of(best).best_epoch or '-'}"
         ]
         recipe = facts.best_recipe
         if recipe is not None and recipe.value is not None:
             gain = f"{best.value - recipe.value:+.4f} by the search"
             found.append(
-                f"the best recipe of the field, `{recipe.user_attrs['origin']}`, reached "
+                f"the best recipe of the field, `{TrialFacts.of(recipe).origin}`, reached "
                 f"{recipe.value:.4f} (trial {recipe.number}): "
                 + (gain if best.number != recipe.number else "nothing was better yet")
             )
@@ -131,19 +132,19 @@ def alarms(facts: Facts) -> list[Block]:
 
 def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Block]:
     """Why a trial ended, and everything that it was trained with."""
-    facts, why = trial.user_attrs, reason(trial)
+    facts, why = TrialFacts.of(trial), reason(trial)
     value = "no value" if trial.value is None else f"{metric} {trial.value:.4f}"
-    if facts.get("best_epoch"):
-        value += f" at epoch {facts['best_epoch']} of {facts['epochs']}"
+    if facts.best_epoch:
+        value += f" at epoch {facts.best_epoch} of {facts.epochs}"
     lines = [f"**{why}**: {explained(why)}", value, f"{clock(seconds(trial))} of device time"]
-    if facts.get("bar") is not None:
-        lines.insert(1, f"held against {facts['bar']:.4f}")
-    if facts.get("error"):
-        lines.append(f"error: {literal(facts['error'])}")
-    if facts.get("origin"):
-        lines.append(f"recipe of the field: `{facts['origin']}`")
-    if facts.get("hardware"):
-        lines.append(", ".join(f"{name} {value}" for name, value in facts["hardware"].items()))
+    if facts.bar is not None:
+        lines.insert(1, f"held against {facts.bar:.4f}")
+    if facts.error:
+        lines.append(f"error: {literal(facts.error)}")
+    if facts.origin:
+        lines.append(f"recipe of the field: `{facts.origin}`")
+    if facts.hardware:
+        lines.append(", ".join(f"{name} {value}" for name, value in facts.hardware.items()))
     settings = "\n".join(f"{name}: {value}" for name, value in config.flat().items())
     return [Items(lines), Heading("Effective config", 3), Code(settings)]
 

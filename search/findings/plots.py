@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from spaces.config import TrialConfig
+from trainers.report import CurvePoint, EpochReport
 
 
 def plot_curves(
-    history: Sequence[dict[str, Any]],
+    history: Sequence[EpochReport],
     config: TrialConfig,
     metric: str,
     title: str,
@@ -26,16 +27,18 @@ def plot_curves(
     """
     from matplotlib.figure import Figure
 
-    epochs = [report["epoch"] for report in history]
-    values = [report["metric"] for report in history]
+    epochs = [report.epoch for report in history]
+    values = [report.metric for report in history]
     best = max(range(len(values)), key=lambda i: (values[i], -i))
-    detection = history[best].get("detection")
+    detection = history[best].detection
     figure = Figure(figsize=(16 if detection else 11, 4.2), layout="constrained")
     losses, scores, *rest = figure.subplots(1, 3 if detection else 2)
-    for index, part in enumerate(sorted(history[0]["val"], key=lambda name: name != "total")):
+    train = [report.train.parts() for report in history]
+    val = [report.val.parts() for report in history]
+    for index, part in enumerate(sorted(val[0], key=lambda name: name != "total")):
         colour = f"C{index}"
-        losses.plot(epochs, [r["train"][part] for r in history], colour, label=f"train {part}")
-        losses.plot(epochs, [r["val"][part] for r in history], f"{colour}--", label=f"val {part}")
+        losses.plot(epochs, [parts[part] for parts in train], colour, label=f"train {part}")
+        losses.plot(epochs, [parts[part] for parts in val], f"{colour}--", label=f"val {part}")
     losses.set(xlabel="epoch", ylabel="loss", title="loss parts")
     losses.set_ylim(bottom=0)
     scores.plot(epochs, values, "C3", label=f"val {metric}")
@@ -53,7 +56,7 @@ def plot_curves(
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     if detection:
-        _plot_thresholds(rest[0], detection["curve"], config.flat()["decode.box_thresh"])
+        _plot_thresholds(rest[0], detection.curve, config.flat()["decode.box_thresh"])
     for axes in (losses, scores, *rest):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -61,16 +64,13 @@ def plot_curves(
     figure.savefig(path, dpi=120)
 
 
-def _plot_thresholds(axes: Any, curve: list[list[float]], chosen: float) -> None:
-    """Precision, recall and Hmean over box_thresh, and the setting that was chosen.
-
-    Args:
-        curve: rows of box_thresh, precision, recall, Hmean.
-    """
-    at = [row[0] for row in curve]
-    for column, name in ((1, "precision"), (2, "recall"), (3, "Hmean")):
-        marker = "." if len(curve) == 1 else ""
-        axes.plot(at, [row[column] for row in curve], f"C{column}", marker=marker, label=name)
+def _plot_thresholds(axes: Any, curve: Sequence[CurvePoint], chosen: float) -> None:
+    """Precision, recall and Hmean over box_thresh, and the setting that was chosen."""
+    at = [point.box_thresh for point in curve]
+    marker = "." if len(curve) == 1 else ""
+    axes.plot(at, [point.precision for point in curve], "C1", marker=marker, label="precision")
+    axes.plot(at, [point.recall for point in curve], "C2", marker=marker, label="recall")
+    axes.plot(at, [point.hmean for point in curve], "C3", marker=marker, label="Hmean")
     axes.axvline(chosen, color="0.4", linestyle=":", label=f"chosen: {chosen:g}")
     axes.set(xlabel="decode.box_thresh", title="validation, best epoch")
     axes.set_ylim(0, 1)

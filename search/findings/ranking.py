@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
 
 
@@ -28,7 +29,7 @@ def judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         trial
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        and trial.user_attrs.get("reason") not in ("oom", "unfit")
+        and TrialFacts.of(trial).reason not in ("oom", "unfit")
     ]
 
 

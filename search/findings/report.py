@@ -42,6 +42,7 @@ from search.findings.versions import versions
 from search.findings.wording import clock
 from search.studies.reasons import explained, reason
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 from spaces.paths import unfinished
@@ -172,14 +173,14 @@ def leaderboard(facts: Facts, top: int) -> list[Block]:
         (
             trial.number,
             f"{trial.value:.4f}",
-            trial.user_attrs.get("best_epoch"),
-            trial.user_attrs.get("epochs"),
+            known.best_epoch,
+            known.epochs,
             reason(trial),
             round(seconds(trial)),
-            trial.user_attrs.get("origin", facts.study.spec.sampler.name),
+            known.origin or facts.study.spec.sampler.name,
             _listed(values[trial.number], differing[:MOST_SETTINGS]),
         )
-        for trial in trials
+        for trial, known in ((trial, TrialFacts.of(trial)) for trial in trials)
     ]
     columns = ("trial", facts.study.metric, "best at", "epochs", "ended", "seconds", "from")
     notes = [f"{len(trials)} of {len(facts.ranking)} trials with a value, best first."]
@@ -228,7 +229,7 @@ def early_stopping(facts: Facts) -> list[Block]:
     length = facts.study.space.base.train.epochs
     rows = []
     for name in facts.reasons:
-        epochs = [t.user_attrs.get("epochs", 0) for t in facts.judged if reason(t) == name]
+        epochs = [TrialFacts.of(t).epochs or 0 for t in facts.judged if reason(t) == name]
         if epochs:
             saved = len(epochs) * length - sum(epochs)
             share = f"{saved / (full - trained):.0%}" if full > trained else None
@@ -293,9 +294,9 @@ def reproduce(facts: Facts) -> list[Block]:
         "launching on other data under this name is refused",
         f"study uid `{study.uid}`, seed {study.spec.seed}",
     ]
-    if facts.best is not None and facts.best.user_attrs.get("hardware"):
-        hardware = facts.best.user_attrs["hardware"].items()
-        lines.append("the best trial ran on " + ", ".join(literal(f"{k} {v}") for k, v in hardware))
+    if facts.best is not None and (hardware := TrialFacts.of(facts.best).hardware):
+        named = (literal(f"{name} {value}") for name, value in hardware.items())
+        lines.append("the best trial ran on " + ", ".join(named))
     return [
         Heading("How to reproduce", 3),
         Code(

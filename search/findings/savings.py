@@ -83,8 +83,8 @@ def read_curves(study: Study) -> Curves:
         runs.append(
             Recorded(
                 trial.params,
-                tuple(report["metric"] for report in history),
-                tuple(report["seconds"] for report in history),
+                tuple(report.metric for report in history),
+                tuple(report.seconds for report in history),
                 warmup_end(study.config(trial)),
             )
         )

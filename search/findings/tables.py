@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe, dimension_text
+from search.studies.reasons import reason
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.space import Space
+from trainers.report import Detection
+
+if TYPE_CHECKING:  # it brings torch
+    from trainers.evaluate import Evaluation
 
 
 def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
@@ -117,42 +124,42 @@ def show_space(space: Space, console: Console) -> None:
     console.print(fixed)
 
 
-def show_scores(scores: dict[str, Any], classes: list[str], split: str, console: Console) -> None:
+def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: Console) -> None:
     """The metric, then each class, or precision and recall of a detector."""
-    if "detection" in scores:
-        _show_detection(scores, split, console)
+    scores = found.scores
+    if scores.detection is not None:
+        _show_detection(scores.metric, scores.detection, split, console)
+        if found.cleval is not None:
+            text = ", ".join(f"{name} {value:.4f}" for name, value in found.cleval.items())
+            console.print(f"CLEval: {text}", highlight=False)
         return
-    name = "IoU" if "binary" in scores else "mIoU"
+    name = "IoU" if scores.binary is not None else "mIoU"
     console.print(
-        f"{split} {name} {scores['metric']:.6f}, pixel accuracy {scores['pixel_accuracy']:.4f}",
+        f"{split} {name} {scores.metric:.6f}, pixel accuracy {scores.pixel_accuracy:.4f}",
         highlight=False,
     )
-    for key, value in scores.get("binary", {}).items():
+    for key, value in (scores.binary or {}).items():
         console.print(f"  {key} {value:.4f}", highlight=False)
     table = Table()
     table.add_column("class")
     table.add_column("IoU", justify="right")
-    for label, iou in zip(classes, scores["per_class"], strict=True):
+    for label, iou in zip(classes, scores.per_class or (), strict=True):
         table.add_row(label, "absent" if iou != iou else f"{iou:.4f}")
     console.print(table)
 
 
-def _show_detection(scores: dict[str, Any], split: str, console: Console) -> None:
-    detection = scores["detection"]
+def _show_detection(hmean: float, detection: Detection, split: str, console: Console) -> None:
     console.print(
-        f"{split} Hmean {scores['metric']:.6f}, precision {detection['precision']:.4f}, recall "
-        f"{detection['recall']:.4f}",
+        f"{split} Hmean {hmean:.6f}, precision {detection.precision:.4f}, recall "
+        f"{detection.recall:.4f}",
         highlight=False,
     )
-    if detection["images_over_max_candidates"]:
+    if detection.images_over_max_candidates:
         console.print(
             f"warning: decode.max_candidates left text out in "
-            f"{detection['images_over_max_candidates']} images; raise it",
+            f"{detection.images_over_max_candidates} images; raise it",
             highlight=False,
         )
-    if "cleval" in scores:
-        text = ", ".join(f"{name} {value:.4f}" for name, value in scores["cleval"].items())
-        console.print(f"CLEval: {text}", highlight=False)
 
 
 def leaderboard(study: Study, rows: int = 5) -> Table:
@@ -167,13 +174,13 @@ def leaderboard(study: Study, rows: int = 5) -> Table:
     ):
         table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
     for trial in ranked(study.trials())[:rows]:
-        settings = describe({**trial.params, **trial.user_attrs.get("decode", {})})
-        origin = trial.user_attrs.get("origin")
+        facts = TrialFacts.of(trial)
+        settings = describe({**trial.params, **facts.decode})
         table.add_row(
             str(trial.number),
             f"{trial.value:.4f}",
-            trial.user_attrs["reason"],
-            str(trial.user_attrs["epochs"]),
-            f"{settings} ({origin})" if origin else settings,
+            reason(trial),
+            str(facts.epochs),
+            f"{settings} ({facts.origin})" if facts.origin else settings,
         )
     return table

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from search.findings.facts import TOP, Facts, seconds
 from search.findings.graph_style import COLOURS, label, noted, plain, styles, titled, whole_steps
 from search.studies.reasons import reason
+from search.studies.trial_facts import TrialFacts
 
 T = TypeVar("T")
 
@@ -51,11 +52,11 @@ def early_stopping(facts: Facts) -> go.Figure | None:
             showlegend=False,
         )
     _legend(figure, style)
-    held = [t for t in trials if t.user_attrs.get("bar") is not None]
+    held = [(t, bar) for t in trials if (bar := TrialFacts.of(t).bar) is not None]
     if held:
         figure.add_scatter(
-            x=[max(trial.intermediate_values) for trial in held],
-            y=[trial.user_attrs["bar"] for trial in held],
+            x=[max(trial.intermediate_values) for trial, _ in held],
+            y=[bar for _, bar in held],
             mode="markers",
             marker={"symbol": "line-ew", "size": 12, "line": {"width": 2, "color": "#222"}},
             name="bar at its end",
@@ -96,16 +97,17 @@ def cost(facts: Facts) -> go.Figure | None:
 def per_class(facts: Facts) -> go.Figure | None:
     """IoU of each class across trials, the best trial marked."""
     names = [label(name) for name in facts.study.spec.data.class_names]
-    with_classes = [t for t in facts.ranking if t.user_attrs.get("per_class")]
+    with_classes = [t for t in facts.ranking if TrialFacts.of(t).per_class]
     if not names or not with_classes:
         return None
     trials = _some(with_classes, facts, min(MOST_TRIALS, MOST_BOX_POINTS // len(names)))
     figure = go.Figure()
+    ious = [TrialFacts.of(trial).per_class or () for trial in trials]
     places = list(range(len(names)))  # two names may have the same label
     for index in places:
         figure.add_box(
             x0=index,
-            y=[trial.user_attrs["per_class"][index] for trial in trials],
+            y=[values[index] for values in ious],
             text=[f"trial {trial.number}" for trial in trials],
             boxpoints="all",
             jitter=0.5,
@@ -119,7 +121,7 @@ def per_class(facts: Facts) -> go.Figure | None:
     best = trials[0]
     figure.add_scatter(
         x=places,
-        y=best.user_attrs["per_class"],
+        y=ious[0],
         mode="markers",
         marker={"color": COLOURS[1], "symbol": "diamond", "size": 11, "line": {"width": 1}},
         name=f"best trial ({best.number})",
@@ -139,11 +141,13 @@ def loss_parts(facts: Facts) -> go.Figure | None:
     figure = go.Figure()
     for rank, (number, reports) in enumerate(facts.histories.items()):
         history = _every(reports)
-        for part in [name for name in history[0]["val"] if name in DASHES] if history else []:
-            for split, opacity in (("train", 0.4), ("val", 1.0)):
+        train = [report.train.parts() for report in history]
+        val = [report.val.parts() for report in history]
+        for part in [name for name in val[0] if name in DASHES] if history else []:
+            for split, losses, opacity in (("train", train, 0.4), ("val", val, 1.0)):
                 figure.add_scatter(
-                    x=[report["epoch"] for report in history],
-                    y=[_rounded(report[split].get(part)) for report in history],
+                    x=[report.epoch for report in history],
+                    y=[_rounded(parts.get(part)) for parts in losses],
                     mode="lines",
                     line={"color": COLOURS[rank], "dash": DASHES[part], "width": 2},
                     opacity=opacity,
@@ -170,20 +174,24 @@ def thresholds(facts: Facts) -> go.Figure | None:
     figure, drawn = go.Figure(), 0
     for rank, trial in enumerate(facts.ranking[:TOP]):
         number, history = trial.number, facts.histories[trial.number]
-        best = trial.user_attrs.get("best_epoch")
-        detection = history[best - 1].get("detection") if best and best <= len(history) else None
-        if not detection:
+        best = TrialFacts.of(trial).best_epoch
+        detection = history[best - 1].detection if best and best <= len(history) else None
+        if detection is None:
             continue
-        rows, drawn = detection["curve"], drawn + 1
-        for column, dash, name in ((3, "solid", "Hmean"), (1, "dot", "P"), (2, "dash", "R")):
+        points, drawn = detection.curve, drawn + 1
+        for score, dash, name in (
+            ("hmean", "solid", "Hmean"),
+            ("precision", "dot", "P"),
+            ("recall", "dash", "R"),
+        ):
             figure.add_scatter(
-                x=[row[0] for row in rows],
-                y=[row[column] for row in rows],
-                mode="lines+markers" if len(rows) == 1 else "lines",
+                x=[point.box_thresh for point in points],
+                y=[getattr(point, score) for point in points],
+                mode="lines+markers" if len(points) == 1 else "lines",
                 line={"color": COLOURS[rank], "dash": dash, "width": 2},
                 name=f"trial {number}",
                 legendgroup=str(number),
-                showlegend=column == 3,
+                showlegend=score == "hmean",
                 hovertemplate=f"trial {number}<br>box_thresh %{{x}}: {name} %{{y:.4f}}"
                 "<extra></extra>",
             )

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from search.database.optuna_reader import system_attribute
 from search.database.tables import slot_table
+from search.studies.trial_facts import TrialFacts
 
 CONFIG = "segtune:config"  # the system attribute
 
@@ -19,7 +20,7 @@ def drawn_config(trial: FrozenTrial) -> dict[str, Any] | None:
 
     They are no user attribute: optuna-dashboard would show them in one line of a thousand letters.
     """
-    return trial.system_attrs.get(CONFIG) or trial.user_attrs.get("config")  # the latter: 0.1
+    return trial.system_attrs.get(CONFIG) or TrialFacts.of(trial).config  # the latter: 0.1
 
 
 def configs_ended_after(

@@ -8,6 +8,8 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial
 
+from search.studies.trial_facts import TrialFacts
+
 Kind = Literal["end", "rule", "alarm", "limit", "failure", "return"]
 
 
@@ -62,7 +64,7 @@ REASONS: Mapping[str, Reason] = {
 
 def reason(trial: FrozenTrial) -> str:
     """Why a trial ended: its reason code."""
-    return str(trial.user_attrs.get("reason", "crashed"))
+    return TrialFacts.of(trial).reason or "crashed"
 
 
 def explained(code: str) -> str:

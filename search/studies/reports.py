@@ -17,6 +17,7 @@ from search.database import optuna_writer
 from search.database.store import Store
 from search.database.tables import OPEN, PAUSED, RUNNING, control_table, epoch_table, slot_table
 from search.studies.slots import Claim, Slots
+from trainers.report import EpochReport
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def store(
     slots: Slots,
     claim: Claim,
     trial_id: int,
-    report: Mapping[str, Any],
+    report: EpochReport,
     *,
     beside: bool,
 ) -> Stored | None:
@@ -52,11 +53,11 @@ def store(
     row = {
         "study_id": slots.study_id,
         "trial_number": claim.trial_number,
-        "epoch": report["epoch"],
-        "metric": report["metric"],
-        "report": json.dumps(report),
+        "epoch": report.epoch,
+        "metric": report.metric,
+        "report": json.dumps(report.to_json()),
     }
-    rows = [(epoch_table, row), optuna_writer.step(trial_id, report["epoch"], report["metric"])]
+    rows = [(epoch_table, row), optuna_writer.step(trial_id, report.epoch, report.metric)]
     insert = optuna_writer.insert_for(connection.dialect.name)
     if connection.dialect.name != "postgresql":
         if not slots.renew_in(connection, claim):
@@ -65,16 +66,14 @@ def store(
             connection.execute(insert(table).values(values).on_conflict_do_nothing())
         if not beside:
             return Stored(None)
-        bests = _beside(slots.study_id, claim.trial_number, report["epoch"])
+        bests = _beside(slots.study_id, claim.trial_number, report.epoch)
         return Stored(None, tuple(connection.execute(bests).scalars()))
     renewed = slots.renewal(claim).returning(slot_table.c.slot).cte("renewed")
     ended = sa.select(control_table.c.ended).where(control_table.c.study_id == slots.study_id)
     query = sa.select(
         sa.select(sa.func.count()).select_from(renewed).scalar_subquery(),
         ended.scalar_subquery(),
-        _array(_beside(slots.study_id, claim.trial_number, report["epoch"]))
-        if beside
-        else sa.null(),
+        _array(_beside(slots.study_id, claim.trial_number, report.epoch)) if beside else sa.null(),
     )
     for table, values in rows:
         literals = [
@@ -121,11 +120,9 @@ def _beside(study_id: int, trial_number: int, epoch: int) -> sa.Select[Any]:
     return sa.select(best.c.best).where(best.c.best.is_not(None))
 
 
-def histories(
-    store: Store, study_id: int, numbers: Iterable[int]
-) -> dict[int, list[dict[str, Any]]]:
+def histories(store: Store, study_id: int, numbers: Iterable[int]) -> dict[int, list[EpochReport]]:
     """{trial: its reports, first epoch first}."""
-    found: dict[int, list[dict[str, Any]]] = {number: [] for number in numbers}
+    found: dict[int, list[EpochReport]] = {number: [] for number in numbers}
     with store.engine.connect() as connection:
         rows = connection.execute(
             sa.select(epoch_table.c.trial_number, epoch_table.c.report)
@@ -133,7 +130,7 @@ def histories(
             .order_by(epoch_table.c.trial_number, epoch_table.c.epoch)
         ).all()
     for row in rows:
-        found[row.trial_number].append(json.loads(row.report))
+        found[row.trial_number].append(EpochReport.from_json(json.loads(row.report)))
     return found
 
 

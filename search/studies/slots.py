@@ -62,7 +62,7 @@ class Result:
         state: COMPLETE, PRUNED or FAILED.
         reason: completed, patience, median, health:<alarm>, oom, nonfinite, crashed, timeout,
             stopped, unfit.
-        attrs: further facts, which become user attributes of Optuna's trial; JSON.
+        attrs: `TrialFacts.at_end`, which become user attributes of Optuna's trial; JSON.
     """
 
     state: str

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -25,11 +24,13 @@ from search.studies.owners import new_owner
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
 from search.studies.slots import Claim, Slots
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import StudySpec, spec_difference
 from spaces.starting import starting_params
+from trainers.report import EpochReport
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class Study:
             config = self.space.config(trial.params)
         else:
             config = type(self.space.base)().replace(flat)
-        return config.replace(trial.user_attrs.get("decode", {}))
+        return config.replace(TrialFacts.of(trial).decode)
 
-    def report(self, claim: Claim, report: Mapping[str, Any]) -> Stored | None:
+    def report(self, claim: Claim, report: EpochReport) -> Stored | None:
         """Store an epoch's report and prolong the lease; the same epoch again changes nothing.
 
         Returns:
@@ -152,11 +153,11 @@ class Study:
             beside = asks_running(self.spec.pruner)
             return reports.store(connection, self.slots, claim, trial_id, report, beside=beside)
 
-    def history(self, number: int) -> list[dict[str, Any]]:
+    def history(self, number: int) -> list[EpochReport]:
         """The reports of a trial, first epoch first."""
         return self.histories([number])[number]
 
-    def histories(self, numbers: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+    def histories(self, numbers: Iterable[int]) -> dict[int, list[EpochReport]]:
         """{trial: its reports, first epoch first}."""
         return reports.histories(self.store, self.study_id, numbers)
 
@@ -226,7 +227,7 @@ class Study:
 
 def _of_no_slot(trial: FrozenTrial) -> bool:
     """Whether a trial waits in the queue, or was lost by an older version before it had a slot."""
-    lost = trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
+    lost = trial.state == TrialState.FAIL and TrialFacts.of(trial).reason is None
     return lost or trial.state == TrialState.WAITING
 
 
@@ -313,7 +314,8 @@ def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
         for point in spec.starting_points:
             params = starting_params(space, point)
             if params:
-                study.enqueue_trial(params, user_attrs={"origin": point.name}, skip_if_exists=True)
+                attrs = TrialFacts(origin=point.name).in_queue()
+                study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
     uid = uuid.uuid4().hex
     with store.engine.begin() as connection:
         connection.execute(

@@ -21,13 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from search.work.forkserver import context
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers.disk import is_full
+from trainers.report import EpochReport
 from trainers.tasks import Data
 from trainers.train import TrialResult, train
 
@@ -39,7 +40,7 @@ ALIVE_SECONDS = 30.0
 class Epoch:
     """An epoch has ended and its checkpoint is durable."""
 
-    report: dict[str, Any]
+    report: EpochReport
 
 
 @dataclass(frozen=True)

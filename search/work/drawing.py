@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from search.work.child import LOG, log_to
 from search.work.forkserver import context
 from spaces.config import TrialConfig
+from trainers.report import EpochReport
 from trainers.tasks import Data, evaluate
 
 DRAW_SECONDS = 600.0  # drawing that has not ended after so long is given up
@@ -33,7 +33,7 @@ class Drawing:
     metric: str
     config: TrialConfig
     model: Path
-    history: Sequence[dict[str, Any]]
+    history: Sequence[EpochReport]
     classes: Sequence[str]
     per_class: Sequence[float | None] | None
     ended: str | None

@@ -15,6 +15,7 @@ from search.findings.ranking import ranked
 from search.findings.wording import clock, describe
 from search.studies.study import Study
 from spaces.config import TrialConfig
+from trainers.report import EpochReport
 
 
 class ProgressView:
@@ -83,17 +84,17 @@ class ProgressView:
             else f"trial {number} started{again}: {settings}"
         )
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
-        value, speed = report["metric"], report["images_per_s"]
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
+        value, speed = report.metric, report.images_per_s
         note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
         if self.live:
-            self.epochs_bar.update(self.epochs_task, completed=report["epoch"], note=note)
-        elif report["epoch"] > self.seen[number]:  # a resumed trial repeats its reports
-            self.seen[number] = report["epoch"]
+            self.epochs_bar.update(self.epochs_task, completed=report.epoch, note=note)
+        elif report.epoch > self.seen[number]:  # a resumed trial repeats its reports
+            self.seen[number] = report.epoch
             total = self.running[number].train.epochs
             self._say(
-                f"trial {number} epoch {report['epoch']}/{total}: {self.study.metric} {value:.4f}, "
-                f"loss {report['train']['total']:.4f}, {speed:.0f} images/s"
+                f"trial {number} epoch {report.epoch}/{total}: {self.study.metric} {value:.4f}, "
+                f"loss {report.train.total:.4f}, {speed:.0f} images/s"
             )
 
     def trial_ended(

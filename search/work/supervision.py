@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from search.database.retry import Backoff, is_away
 from search.studies.heartbeats import Registration
@@ -21,6 +20,7 @@ from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed
 from search.work.judge import Judge, Word
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
+from trainers.report import EpochReport
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Supervision:
         self.longest_epoch = 0.0
         self.values: list[float] = []
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
-        self.outbox: deque[dict[str, Any]] = deque()
+        self.outbox: deque[EpochReport] = deque()
         self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
         self.bar: float | None = None  # that a pruner held the trial against
         self.limits: Limits = Limits.none()
@@ -120,9 +120,9 @@ class Supervision:
                 if self.trains:
                     self.meanwhile()
 
-    def _heard(self, report: dict[str, Any]) -> None:
-        self.values.append(report["metric"])
-        self.longest_epoch = max(self.longest_epoch, report["seconds"])
+    def _heard(self, report: EpochReport) -> None:
+        self.values.append(report.metric)
+        self.longest_epoch = max(self.longest_epoch, report.seconds)
         self.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
 
@@ -142,7 +142,7 @@ class Supervision:
                 self.stored = self.study.last_epoch(self.claim.trial_number)
             while self.outbox:
                 report = self.outbox[0]
-                if report["epoch"] <= self.stored:  # a resumed child repeats what has been stored
+                if report.epoch <= self.stored:  # a resumed child repeats what has been stored
                     self.outbox.popleft()
                     continue
                 asked = time.monotonic()

@@ -21,6 +21,7 @@ from search.work.trackers import TRACKERS, TrackedTrial, Tracker, flatten
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 
 SLOW_SECONDS = 30.0  # a call that takes longer is said
 DRAIN_SECONDS = 25.0  # how long a worker that ends waits for its trackers
@@ -66,7 +67,7 @@ class Tracked:
         trial = TrackedTrial(name, self.study.uid, number, config.flat(), metric, folder)
         self._feed("start", trial)
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.watcher.epoch_ended(number, report)
         self._feed("epoch", report)
 
@@ -144,8 +145,8 @@ class _Feed:
     def _handle(self, kind: str, facts: list[Any]) -> None:
         if kind == "epoch":
             report = facts[0]
-            if self.tracker is not None and report["epoch"] > self.tracker.logged:
-                self.tracker.log(report["epoch"], flatten(report, self.spec))
+            if self.tracker is not None and report.epoch > self.tracker.logged:
+                self.tracker.log(report.epoch, flatten(report, self.spec))
                 self.said.clear()
             return
         tracker, self.tracker = self.tracker, None

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 
 CALL_SECONDS = 20.0  # how long W&B may take to begin or to finish a run
 
@@ -222,16 +223,16 @@ def check_trackers(names: Iterable[str]) -> None:
             ) from None
 
 
-def flatten(report: Mapping[str, Any], spec: StudySpec) -> dict[str, float]:
+def flatten(report: EpochReport, spec: StudySpec) -> dict[str, float]:
     """Return an epoch's numbers by name: `mIoU`, `train/total`, `IoU/road`, `decode.box_thresh`.
 
     A class that the validation split lacks has no IoU, and so no entry.
     """
-    values: dict[str, float] = {spec.data.metric: report["metric"], **report.get("decode", {})}
-    if "per_class" in report:
-        ious = zip(spec.data.class_names, report["per_class"], strict=True)
+    values: dict[str, float] = {spec.data.metric: report.metric, **report.decode}
+    if report.per_class is not None:
+        ious = zip(spec.data.class_names, report.per_class, strict=True)
         values |= {f"IoU/{name}": iou for name, iou in ious if iou == iou}
-    for name, value in report.items():
+    for name, value in report.to_json().items():
         parts = value if isinstance(value, Mapping) and name != "decode" else {"": value}
         for part, number in parts.items():
             if isinstance(number, int | float) and name not in ("epoch", "metric"):

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from spaces.config import TrialConfig
+from trainers.report import EpochReport
 
 
 class Watcher(Protocol):
@@ -17,7 +18,7 @@ class Watcher(Protocol):
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None: ...
+    def epoch_ended(self, number: int, report: EpochReport) -> None: ...
 
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int

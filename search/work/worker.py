@@ -22,6 +22,7 @@ from search.studies.limits import limits
 from search.studies.reasons import REASONS
 from search.studies.slots import Claim, Result
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from search.work.child import Done, Failed, MakeChild, TrialProcess
 from search.work.judge import Judge
 from search.work.supervision import Supervision, Timing
@@ -218,16 +219,16 @@ class Worker:
             state,
             result.value,
             result.reason,
-            {
-                "epochs": epochs,
-                "best_epoch": result.best_epoch,
-                "seconds": round(sum(report["seconds"] for report in result.history), 3),
-                "decode": result.decode,
-                "per_class": result.per_class,
-                "bar": bar,
-                "hardware": result.hardware,
-                "model_sha256": None if weights is None else file_digest(str(weights)),
-            },
+            TrialFacts(
+                epochs=epochs,
+                best_epoch=result.best_epoch,
+                seconds=round(sum(report.seconds for report in result.history), 3),
+                decode=result.decode,
+                per_class=result.per_class,
+                bar=bar,
+                hardware=result.hardware,
+                model_sha256=None if weights is None else file_digest(str(weights)),
+            ).at_end(),
         )
         if not self._patiently(lambda: self.study.slots.end(claim, stored)):
             return  # the lease ran out and another worker has the slot: this result is not counted
@@ -253,7 +254,7 @@ class Worker:
             return
         self._failures += not failure.unfit
         state = REASONS[reason].stored
-        ended = Result(state, None, reason, {"error": failure.message})
+        ended = Result(state, None, reason, TrialFacts(error=failure.message).at_end())
         if self._patiently(lambda: slots.end(claim, ended)):
             self._drop_copies(number)
             self.background.trial_failed()

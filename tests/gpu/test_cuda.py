@@ -64,11 +64,11 @@ def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_each_precision_learns(precision: str, data: SegmentationData, tmp_path: Path) -> None:
     result = run(data, tmp_path, **{"train.precision": precision})
-    losses = [report["train"]["pixel"] for report in result.history]
+    losses = [report.train.pixel for report in result.history]
     assert result.reason == "completed"
     assert result.hardware["precision"] == precision
     assert losses[-1] < 0.8 * losses[0]
-    assert all(report["peak_memory_mb"] > 0 for report in result.history)
+    assert all(report.peak_memory_mb > 0 for report in result.history)
 
 
 def test_loader_processes_change_nothing(data: SegmentationData, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_loader_processes_change_nothing(data: SegmentationData, tmp_path: Path)
     helped = run(
         data, tmp_path / "2", **{"train.precision": "fp32", "train.epochs": 1, "train.workers": 2}
     )
-    first, second = (result.history[0]["train"]["total"] for result in (alone, helped))
+    first, second = (result.history[0].train.total for result in (alone, helped))
     assert first == pytest.approx(second, rel=1e-3)
 
 
@@ -114,7 +114,7 @@ def test_a_resumed_run_goes_on(data: SegmentationData, tmp_path: Path) -> None:
     assert first.reason == "preempted" and len(first.history) == 1
     resumed = train(config, data, tmp_path / "part", lambda report: None)
     assert len(resumed.history) == config_epochs
-    last, expected = resumed.history[-1]["train"]["pixel"], whole.history[-1]["train"]["pixel"]
+    last, expected = resumed.history[-1].train.pixel, whole.history[-1].train.pixel
     assert last == pytest.approx(expected, rel=0.1)  # cuDNN's sums are not bit-reproducible
 
 
@@ -200,7 +200,7 @@ def test_a_streamed_run_is_the_resident_one(
     monkeypatch.setenv("SEGTUNE_CACHE_BYTES", "10")
     monkeypatch.setenv("SEGTUNE_HOME", str(tmp_path / "home"))
     streamed = run(data, tmp_path / "streamed", **changes)
-    first, second = (result.history[0]["train"]["total"] for result in (resident, streamed))
+    first, second = (result.history[0].train.total for result in (resident, streamed))
     assert first == pytest.approx(second, rel=1e-3)
 
 
@@ -209,4 +209,4 @@ def test_a_compiled_run_learns(data: SegmentationData, tmp_path: Path) -> None:
     changes = {"train.precision": "fp32", "train.epochs": 2, "train.compile": True}
     compiled = run(data, tmp_path / "compiled", **changes)
     for one, other in zip(plain.history, compiled.history, strict=True):
-        assert one["train"]["total"] == pytest.approx(other["train"]["total"], rel=0.02)
+        assert one.train.total == pytest.approx(other.train.total, rel=0.02)

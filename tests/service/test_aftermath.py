@@ -18,6 +18,7 @@ from search.work import background
 from search.work.worker import Worker
 from tests.scripted import Quiet, make_spec, new_worker, scripted
 from trainers.checkpoint import WEIGHTS
+from trainers.report import EpochReport
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ class Noting(Quiet):
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.log.append(f"claimed {number}")
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
-        if report["epoch"] == 1:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
+        if report.epoch == 1:
             self.log.append(f"trains {number}")
 
     def not_shown(self, number: int | None, problem: str) -> None:

@@ -110,7 +110,7 @@ def test_stop_resume_and_extend_while_workers_run(
     out = running.finish()
     assert study.slots.counts()["COMPLETE"] == 4, out
     for trial in study.trials():
-        assert [r["epoch"] for r in study.history(trial.number)] == [*range(1, 31)]
+        assert [r.epoch for r in study.history(trial.number)] == [*range(1, 31)]
     store.close()
 
 

@@ -20,6 +20,7 @@ from search.files.shown import attach
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
+from trainers.report import EpochReport, Losses
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -51,8 +52,8 @@ def study(store: Store, make_spec: MakeSpec, tmp_path: Path) -> Study:
         assert claim
         for epoch in (1, 2):
             metric = 0.1 * number + 0.1 * epoch
-            losses = {"total": 1.0, "pixel": 1.0, "region": 0.5}
-            report = {"epoch": epoch, "metric": metric, "train": losses, "val": losses}
+            losses = Losses(total=1.0, pixel=1.0, region=0.5)
+            report = EpochReport(epoch=epoch, metric=metric, train=losses, val=losses)
             assert study.report(claim, report)
         state = {"completed": "COMPLETE", "median": "PRUNED", "crashed": "FAILED"}[reason]
         value = None if reason == "crashed" else 0.3 + 0.1 * number

@@ -84,7 +84,7 @@ def check(study: Study, trials: int, epochs: int = 3) -> None:
         trial, result = found[slot.trial_number], json.loads(slot.result)
         assert (trial.value, trial.user_attrs["reason"]) == (epochs / 100, "completed")
         assert (result["value"], result["reason"]) == (epochs / 100, "completed")
-        assert [r["epoch"] for r in study.history(slot.trial_number)] == [*range(1, epochs + 1)]
+        assert [r.epoch for r in study.history(slot.trial_number)] == [*range(1, epochs + 1)]
         assert sorted(trial.intermediate_values) == [*range(1, epochs + 1)]
 
 

@@ -16,6 +16,7 @@ from search.database.tables import metadata, schema_table, slot_table
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -26,7 +27,7 @@ def test_a_dump_restores_studies_slots_and_reports(
     store = open_store(own_postgres.url)
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
     claim = study.slots.claim(study.ask)
-    assert claim and study.report(claim, {"epoch": 1, "metric": 0.5})
+    assert claim and study.report(claim, EpochReport(epoch=1, metric=0.5))
     assert study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {}))
     store.close()
 
@@ -51,7 +52,7 @@ def test_a_dump_restores_studies_slots_and_reports(
     assert again.slots.counts() == {
         "OPEN": 2, "RUNNING": 0, "COMPLETE": 1, "PRUNED": 0, "FAILED": 0,
     }  # fmt: skip
-    assert [report["metric"] for report in again.history(claim.trial_number)] == [0.5]
+    assert [report.metric for report in again.history(claim.trial_number)] == [0.5]
     assert again.trial(claim.trial_number).value == 0.5
     assert again.slots.claim(again.ask)  # and it goes on
     store.close()
@@ -64,7 +65,7 @@ def test_an_older_store_is_upgraded_in_place(
     store = open_store(store_url)
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
     ended = study.slots.claim(study.ask)
-    assert ended and study.report(ended, {"epoch": 1, "metric": 0.25})
+    assert ended and study.report(ended, EpochReport(epoch=1, metric=0.25))
     assert study.slots.end(ended, Result("COMPLETE", 0.25, "completed", {}))
     claim = study.slots.claim(study.ask)
     assert claim
@@ -90,7 +91,7 @@ def test_an_older_store_is_upgraded_in_place(
         connection.execute(sa.update(slot_table).values(lease_until=store.now() - 1))
     taken = again.slots.claim(again.ask)
     assert taken and taken.trial_number == claim.trial_number
-    assert again.report(taken, {"epoch": 1, "metric": 0.5})
+    assert again.report(taken, EpochReport(epoch=1, metric=0.5))
     assert again.slots.end(taken, Result("COMPLETE", 0.5, "completed", {}))
     later, curves = again.curves_ended_after(until, warmups=False)
     assert later > until and list(curves) == [taken.trial_number]

@@ -280,7 +280,7 @@ def test_real_trials_go_on_from_their_checkpoints(
         def receive(self, timeout: float) -> Any:
             said = super().receive(timeout)
             if isinstance(said, Epoch):
-                key = self.number, said.report["epoch"]
+                key = self.number, said.report.epoch
                 reports.setdefault(key, []).append(said.report)
             return said
 
@@ -292,7 +292,7 @@ def test_real_trials_go_on_from_their_checkpoints(
     assert all(again == first for first, *more in repeated for again in more)
     for trial in open_study(store, "small").trials():
         history = study.history(trial.number)
-        assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
+        assert [r.epoch for r in history] == list(range(1, len(history) + 1))
         assert trial.user_attrs["epochs"] == len(history)
         assert trial.user_attrs["reason"] in ("completed", "quantile")
     store.close()

@@ -23,6 +23,7 @@ from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
 from tests.waiting import Running
+from trainers.report import EpochReport, Losses
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -30,9 +31,9 @@ MakeSpec = Callable[..., StudySpec]
 def end(study: Study, value: float, reason: str = "completed", **attrs: object) -> int:
     claim = study.slots.claim(study.ask)
     assert claim
-    losses = {"total": 1.0, "pixel": 1.0, "region": 0.5}
+    losses = Losses(total=1.0, pixel=1.0, region=0.5)
     for epoch in (1, 2):
-        report = {"epoch": epoch, "metric": value / 3 * epoch, "train": losses, "val": losses}
+        report = EpochReport(epoch=epoch, metric=value / 3 * epoch, train=losses, val=losses)
         assert study.report(claim, report)
     state = "COMPLETE" if reason == "completed" else "PRUNED"
     facts = {"epochs": 2, "best_epoch": 2, "seconds": 4.0, **attrs}

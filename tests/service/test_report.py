@@ -34,6 +34,7 @@ from search.studies.study import Study, open_study
 from search.templates import asset
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from trainers.report import EpochReport, Losses
 
 LIMIT = 6_000_000  # bytes
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
@@ -356,9 +357,9 @@ def large(
     study.store.close()
 
 
-def _long_history() -> list[dict[str, Any]]:
-    loss = {"total": 1.23456789, "pixel": 0.56789012, "region": 0.67890123}
-    return [{"epoch": e, "metric": 0.5, "train": loss, "val": loss} for e in range(1, 101)]
+def _long_history() -> list[EpochReport]:
+    loss = Losses(total=1.23456789, pixel=0.56789012, region=0.67890123)
+    return [EpochReport(epoch=e, metric=0.5, train=loss, val=loss) for e in range(1, 101)]
 
 
 def test_a_large_study_stays_small_and_quick(large: Facts, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
 from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -50,7 +51,7 @@ def quiet() -> Console:
 class Silent:
     """A watcher that only takes notes."""
 
-    def __init__(self, on_epoch: Callable[[int, dict[str, Any]], None] | None = None) -> None:
+    def __init__(self, on_epoch: Callable[[int, EpochReport], None] | None = None) -> None:
         self.ended: list[tuple[int, str, str]] = []
         self.attempts: list[int] = []
         self.pauses: list[str] = []
@@ -60,7 +61,7 @@ class Silent:
     def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
         self.attempts.append(attempt)
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         if self.on_epoch:
             self.on_epoch(number, report)
 
@@ -147,8 +148,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     ended = study.slots.claim(study.ask)  # a trial that nobody can match
-    report = {"epoch": 1, "metric": 2.0, "train": {"total": 1.0}, "val": {"total": 1.0}}
-    assert ended and study.report(ended, report)
+    assert ended and study.report(ended, EpochReport(epoch=1, metric=2.0))
     assert study.slots.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
     assert new_worker(
@@ -158,7 +158,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
     assert 1 <= trial.user_attrs["epochs"] < 40
-    assert trial.value == max(report["metric"] for report in study.history(number))
+    assert trial.value == max(report.metric for report in study.history(number))
     store.close()
 
 
@@ -175,8 +175,8 @@ def test_a_killed_child_is_resumed_with_its_reports(
         children.append(TrialProcess(*args))
         return children[-1]
 
-    def kill_first(number: int, report: dict[str, Any]) -> None:
-        if len(children) == 1 and report["epoch"] == 2:
+    def kill_first(number: int, report: EpochReport) -> None:
+        if len(children) == 1 and report.epoch == 2:
             os.kill(children[0].pid, signal.SIGKILL)
 
     watcher, artifacts = Silent(kill_first), Artifacts(tmp_path / "a")
@@ -185,7 +185,7 @@ def test_a_killed_child_is_resumed_with_its_reports(
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
     assert len(study.trials()) == 1
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    assert [r.epoch for r in study.history(0)] == [*range(1, 13)]
     store.close()
 
 
@@ -218,8 +218,8 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
     assert len(timers) >= 10 and retries >= 8, (len(timers), retries)
     assert study.slots.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
     for trial in study.trials():
-        assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
-        assert trial.value == max(report["metric"] for report in study.history(trial.number))
+        assert [r.epoch for r in study.history(trial.number)] == [1, 2, 3, 4]
+        assert trial.value == max(report.metric for report in study.history(trial.number))
     store.close()
 
 
@@ -250,7 +250,7 @@ def test_an_interrupted_launch_resumes_where_it_was(
     assert counts["OPEN" if interruption == signal.SIGINT else "RUNNING"] == 1
     Running.segtune(*command).finish()
     assert study.history(0)[: len(before)] == before
-    assert [r["epoch"] for r in study.history(0)] == list(range(1, 13))
+    assert [r.epoch for r in study.history(0)] == list(range(1, 13))
     assert study.trial(0).state == TrialState.COMPLETE
     assert len(study.trials()) == 1
     store.close()
@@ -346,7 +346,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     assert [child.killed for child in children] == [True, False] and watcher.attempts == [1, 2]
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
-    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
+    assert [r.epoch for r in study.history(0)] == [1, 2, 3]
     store.close()
 
 
@@ -365,7 +365,7 @@ def test_a_worker_needs_two_connections(
     watching = sa.create_engine(sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"))
     seen: list[int] = []
 
-    def look(number: int, report: dict[str, Any]) -> None:
+    def look(number: int, report: EpochReport) -> None:
         with watching.connect() as connection:
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
             seen.append(connection.execute(sa.text(query)).scalar_one())
@@ -415,7 +415,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
         children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]
 
-    def twice(number: int, report: dict[str, Any]) -> None:
+    def twice(number: int, report: EpochReport) -> None:
         interrupt.count = 2
 
     timing = Timing(stop=math.inf)  # how long one Ctrl-C would wait
@@ -434,7 +434,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     assert new_worker(
         study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt(), make_child=child
     ).run()
-    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
+    assert [r.epoch for r in study.history(0)] == [1, 2, 3]
     store.close()
 
 

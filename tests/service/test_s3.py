@@ -31,6 +31,7 @@ from spaces.errors import InputError
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -228,13 +229,13 @@ class Notes:
     """A watcher that takes notes of epochs."""
 
     def __init__(self) -> None:
-        self.reports: list[dict[str, Any]] = []
+        self.reports: list[EpochReport] = []
         self.attempts: list[int] = []
 
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.attempts.append(attempt)
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.reports.append(report)
 
     def trial_ended(
@@ -274,7 +275,7 @@ def test_a_trial_waits_for_the_bucket_that_has_its_checkpoint(
     notes = Patient()
     artifacts = Artifacts(tmp_path / "a", Bucket(bucket.name, bucket.prefix, network))
     assert new_worker(study, data, artifacts, notes, Interrupt(), make_child=child).run()
-    assert network.refusals == 2 and [report["epoch"] for report in notes.reports] == [1, 2]
+    assert network.refusals == 2 and [report.epoch for report in notes.reports] == [1, 2]
     assert study.slots.counts()["COMPLETE"] == 1
     store.close()
 
@@ -320,10 +321,10 @@ def test_another_machine_resumes_what_a_killed_worker_has_copied(
     notes = Notes()
     assert new_worker(study, data, elsewhere, notes, Interrupt()).run()
     assert notes.attempts == [2]
-    assert [report["epoch"] for report in notes.reports] == [*range(1, 13)]
+    assert [report.epoch for report in notes.reports] == [*range(1, 13)]
     # what A has trained is repeated, not trained anew: to the microsecond as long
     assert notes.reports[:resumed] == known[:resumed]
-    assert [report["epoch"] for report in study.history(0)] == [*range(1, 13)]
+    assert [report.epoch for report in study.history(0)] == [*range(1, 13)]
     assert not list(bucket.keys(f"{key}/checkpoint/"))
 
     c = Artifacts(tmp_path / "c", bucket)

@@ -23,6 +23,7 @@ from tests.fake_child import report
 from tests.filled import fill_ended
 from tests.scripted import EPOCHS, curve, make_spec, new_worker, scripted
 from tests.statements import Statements, stock_trial
+from trainers.report import EpochReport
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -197,9 +198,9 @@ def test_a_worker_of_a_busy_study(on_postgres: Store, tmp_path: Path) -> None:
     noticed = {3: 1, 9: 2}  # epoch: trials that end before it
     original = worker.watcher.epoch_ended
 
-    def epoch_ended(number: int, said: dict[str, int]) -> None:
+    def epoch_ended(number: int, said: EpochReport) -> None:
         counted.__exit__(None, None, None)
-        for _ in range(noticed.get(said["epoch"], 0)):
+        for _ in range(noticed.get(said.epoch, 0)):
             end_one(study, RISING)
         counted.__enter__()
         original(number, said)

@@ -27,6 +27,7 @@ from spaces.errors import InputError
 from spaces.sections import WorkersSpec
 from spaces.space import Space
 from spaces.spec import StudySpec
+from trainers.report import EpochReport
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -158,11 +159,11 @@ def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -
     assert claim
     number = claim.trial_number
     for epoch, metric in ((1, 0.25), (2, 0.125), (2, 0.125), (1, 0.25)):
-        assert study.report(claim, {"epoch": epoch, "metric": metric, "loss": 1.0})
+        assert study.report(claim, EpochReport(epoch=epoch, metric=metric))
     study.slots.give_back(claim, counts=False)
-    assert not study.report(claim, {"epoch": 3, "metric": 0.5, "loss": 1.0})
-    assert [report["epoch"] for report in study.history(number)] == [1, 2]
-    assert [report["metric"] for report in study.history(number)] == [0.25, 0.125]
+    assert not study.report(claim, EpochReport(epoch=3, metric=0.5))
+    assert [report.epoch for report in study.history(number)] == [1, 2]
+    assert [report.metric for report in study.history(number)] == [0.25, 0.125]
     assert study.trial(number).intermediate_values == {1: 0.25, 2: 0.125}
 
 
@@ -171,7 +172,7 @@ def test_a_pruned_trial_keeps_the_value_of_its_best_epoch(
 ) -> None:
     study = create_or_resume(store, make_spec(), "f" * 64, None)
     claim = study.slots.claim(study.ask)
-    assert claim and study.report(claim, {"epoch": 1, "metric": 0.25})
+    assert claim and study.report(claim, EpochReport(epoch=1, metric=0.25))
     assert study.slots.end(claim, Result("PRUNED", 0.5, "median", {}))
     trial = study.trial(claim.trial_number)
     assert (trial.state, trial.value) == (TrialState.PRUNED, 0.5)

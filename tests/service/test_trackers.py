@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
+from trainers.report import EpochReport
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -80,13 +82,13 @@ def said(console: Console) -> list[str]:
 class Silent:
     """A watcher that takes notes."""
 
-    def __init__(self, on_epoch: Callable[[dict[str, Any]], None] = lambda report: None) -> None:
+    def __init__(self, on_epoch: Callable[[EpochReport], None] = lambda report: None) -> None:
         self.on_epoch = on_epoch
         self.ended: list[str] = []
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
-    def epoch_ended(self, number: int, report: dict[str, Any]) -> None:
+    def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.on_epoch(report)
 
     def trial_ended(
@@ -173,10 +175,10 @@ def in_mlflow(artifacts: Path) -> dict[str, Any]:
 def check_kept(study: Study, artifacts: Path, number: int) -> None:
     """Every tracker has every epoch of an ended trial once, with the values of its reports."""
     reports, config = study.history(number), study.config(study.trial(number)).flat()
-    miou = [(report["epoch"], pytest.approx(report["metric"])) for report in reports]
-    loss = [(report["epoch"], pytest.approx(report["train"]["total"])) for report in reports]
-    road = [(report["epoch"], pytest.approx(report["per_class"][1])) for report in reports]
-    last, name = reports[-1]["epoch"], study.spec.data.names[1]
+    miou = [(report.epoch, pytest.approx(report.metric)) for report in reports]
+    loss = [(report.epoch, pytest.approx(report.train.total)) for report in reports]
+    road = [(report.epoch, pytest.approx(report.per_class[1])) for report in reports]
+    last, name = reports[-1].epoch, study.spec.data.names[1]
     value = pytest.approx(study.trial(number).value)
 
     scalars = in_tensorboard(artifacts, number)
@@ -225,7 +227,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
         children.append(whole(*given))
         return children[-1]
 
-    def serve(on_epoch: Callable[[dict[str, Any]], None], interrupt: Interrupt) -> bool:
+    def serve(on_epoch: Callable[[EpochReport], None], interrupt: Interrupt) -> bool:
         watcher = Silent(on_epoch)
         artifacts = Artifacts(tmp_path / "a")
         with Tracked(study, artifacts, watcher, console, interrupt) as watching:
@@ -234,8 +236,8 @@ def test_a_resumed_trial_logs_each_epoch_once(
 
     interrupt = Interrupt()
 
-    def end_first(report: dict[str, Any]) -> None:
-        if len(children) == 1 and report["epoch"] == 2:
+    def end_first(report: EpochReport) -> None:
+        if len(children) == 1 and report.epoch == 2:
             if how == "killed":
                 children[0].kill()
             else:
@@ -249,7 +251,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
         assert (run.status, run.tags["reason"]) == ("KILLED", "given back")
         assert serve(lambda report: None, Interrupt())
     assert len(children) == 2 and said(console) == []
-    assert [report["epoch"] for report in study.history(0)] == [*range(1, 7)]
+    assert [report.epoch for report in study.history(0)] == [*range(1, 7)]
     check_kept(study, tmp_path / "a", 0)
     assert len(in_wandb(tmp_path / "a", 0)[0]) == 2  # one file an attempt
 
@@ -356,14 +358,14 @@ def test_a_trial_whose_slot_was_given_back_is_closed(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Keeping)
     spec = make_spec().model_copy(update={"trackers": ["wandb"]})
     study: Any = SimpleNamespace(spec=spec, uid="0" * 32, metric="mIoU")
-    report = {"epoch": 1, "metric": 0.5}
+    report = EpochReport(epoch=1, metric=0.5)
     with Tracked(study, Artifacts(tmp_path), Silent(), console, Interrupt()) as watcher:
         config = spec.search_space().base
         watcher.trial_started(0, config, 1)
         watcher.epoch_ended(0, report)
         watcher.trial_started(1, config, 1)
         watcher.epoch_ended(1, report)
-        watcher.epoch_ended(1, report | {"epoch": 2})
+        watcher.epoch_ended(1, replace(report, epoch=2))
     assert Keeping.told == [
         (0, 1), (0, "RETRY", "given back"), (1, 1), (1, 2), (1, "RETRY", "given back")
     ]  # fmt: skip

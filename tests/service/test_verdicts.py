@@ -25,6 +25,7 @@ from search.studies.reports import Stored
 from search.studies.slots import Claim
 from search.studies.study import Study, create_or_resume
 from tests.scripted import EPOCHS, make_spec, new_worker
+from trainers.report import EpochReport
 
 TRIALS, HISTORIES = 12, 400
 
@@ -96,7 +97,7 @@ def value(rng: random.Random) -> float:
 
 def told(study: Study, mine: int, epoch: int) -> Stored:
     """What the store says when it takes the report of an epoch, which is then taken back."""
-    claim, row = Claim(TRIALS - 1, mine, 1), {"epoch": epoch, "metric": 0.5}
+    claim, row = Claim(TRIALS - 1, mine, 1), EpochReport(epoch=epoch, metric=0.5)
     with study.store.engine.begin() as connection:
         connection.execute(
             sa.update(slot_table)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from search.work.progress import ProgressView
 from spaces.config import SegmentationConfig
+from trainers.report import EpochReport, Losses
 
 
 def make_view() -> tuple[ProgressView, io.StringIO]:
@@ -21,14 +22,16 @@ def make_view() -> tuple[ProgressView, io.StringIO]:
             counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
         ),
         trials=list,
-        begun=lambda number: SimpleNamespace(params={"optim.lr": 0.01 * (number + 1)}),
+        begun=lambda number: SimpleNamespace(
+            trial=SimpleNamespace(params={"optim.lr": 0.01 * (number + 1)})
+        ),
     )
     out = io.StringIO()
     return ProgressView(study, Console(file=out, width=200)), out
 
 
-def report(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "metric": epoch / 10, "images_per_s": 9, "train": {"total": 1.0}}
+def report(epoch: int) -> EpochReport:
+    return EpochReport(epoch=epoch, metric=epoch / 10, images_per_s=9, train=Losses(total=1.0))
 
 
 def test_a_trial_that_goes_on_repeats_no_line() -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from search.work.trackers import TRACKERS, flatten
 from spaces.spec import StudySpec
+from trainers.report import CurvePoint, Detection, EpochReport, Losses
 
 ROOT = Path(__file__).resolve().parents[3]
 
-REPORT: dict[str, Any] = {
-    "epoch": 3,
-    "metric": 0.5,
-    "per_class": [0.25, 0.75],
-    "pixel_accuracy": 0.9,
-    "train": {"total": 1.5, "pixel": 1.0, "region": 2.0, "share": 0.5},
-    "val": {"total": 1.75, "pixel": 1.25, "region": 2.25},
-    "grad_norm": 4.0,
-    "lr": 1e-3,
-    "images_per_s": 12.0,
-    "micro_batch": 8,
-    "seconds": 60.0,
-}
+REPORT = EpochReport(
+    epoch=3,
+    metric=0.5,
+    per_class=[0.25, 0.75],
+    pixel_accuracy=0.9,
+    train=Losses(total=1.5, pixel=1.0, region=2.0, share=0.5),
+    val=Losses(total=1.75, pixel=1.25, region=2.25),
+    grad_norm=4.0,
+    grad_norm_max=5.0,
+    lr=1e-3,
+    images_per_s=12.0,
+    peak_memory_mb=900.0,
+    micro_batch=8,
+    seconds=60.0,
+)
 COMMON = {
     "train/total": 1.5,
     "train/pixel": 1.0,
@@ -33,8 +37,10 @@ COMMON = {
     "val/pixel": 1.25,
     "val/region": 2.25,
     "grad_norm": 4.0,
+    "grad_norm_max": 5.0,
     "lr": 1e-3,
     "images_per_s": 12.0,
+    "peak_memory_mb": 900.0,
     "micro_batch": 8.0,
     "seconds": 60.0,
 }
@@ -54,13 +60,13 @@ def test_classes_have_their_names() -> None:
 
 
 def test_a_class_that_val_lacks_has_no_entry() -> None:
-    found = flatten(REPORT | {"per_class": [float("nan"), 0.75]}, spec(["sky", "road"]))
+    found = flatten(replace(REPORT, per_class=[float("nan"), 0.75]), spec(["sky", "road"]))
     assert found == COMMON | {"mIoU": 0.5, "IoU/road": 0.75, "pixel_accuracy": 0.9}
 
 
 def test_a_binary_task_has_a_background_and_a_threshold() -> None:
     binary = {"threshold": 0.4, "precision": 0.6, "recall": 0.8, "f1": 0.7}
-    report = REPORT | {"binary": binary, "decode": {"decode.threshold": 0.4}}
+    report = replace(REPORT, binary=binary, decode={"decode.threshold": 0.4})
     assert flatten(report, spec(["crack"])) == COMMON | {
         "IoU": 0.5,
         "IoU/background": 0.25,
@@ -77,9 +83,14 @@ def test_a_binary_task_has_a_background_and_a_threshold() -> None:
 def test_text_detection_has_precision_and_recall() -> None:
     split = {"images": "never", "labels": "read"}
     text = {"name": "x", "task": "text_detection", "data": {"train": split, "val": split}}
-    detection = {"precision": 0.6, "recall": 0.4, "images_over_max_candidates": 0, "curve": [[0.1]]}
-    report = REPORT | {"detection": detection, "decode": {"decode.box_thresh": 0.6}}
-    del report["per_class"], report["pixel_accuracy"]
+    detection = Detection(precision=0.6, recall=0.4, curve=(CurvePoint(0.1, 0.6, 0.4, 0.48),))
+    report = replace(
+        REPORT,
+        detection=detection,
+        decode={"decode.box_thresh": 0.6},
+        per_class=None,
+        pixel_accuracy=None,
+    )
     assert flatten(report, StudySpec.of(text)) == COMMON | {
         "Hmean": 0.5,
         "detection/precision": 0.6,

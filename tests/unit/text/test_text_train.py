@@ -66,7 +66,7 @@ def run(
 
 
 def curve(result: TrialResult) -> list[tuple[float, float, float]]:
-    return [(r["train"]["total"], r["metric"], r["grad_norm"]) for r in result.history]
+    return [(r.train.total, r.metric, r.grad_norm) for r in result.history]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def long(receipts: TextData, tmp_path_factory: pytest.TempPathFactory) -> TrialR
 
 def test_a_run_learns_to_find_text(long: TrialResult) -> None:
     assert long.reason == "completed" and long.value is not None
-    assert long.value > 0.3 > long.history[0]["metric"]
+    assert long.value > 0.3 > long.history[0].metric
     assert set(long.decode) == set(FREE)
-    losses = [report["train"]["total"] for report in long.history]
+    losses = [report.train.total for report in long.history]
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -95,27 +95,28 @@ def test_the_chosen_setting_is_the_best_of_the_sweep(
     """Each setting, evaluated alone with the saved model, scores what the sweep said it does."""
     assert long.model is not None and long.best_epoch is not None
     report = long.history[long.best_epoch - 1]
-    table = report["detection"]["curve"]
-    assert [row[0] for row in table] == FREE["decode.box_thresh"].values() and len(table) == 17
-    assert max(row[3] for row in table) == report["metric"]
+    assert report.detection is not None
+    table = report.detection.curve
+    tried = [point.box_thresh for point in table]
+    assert tried == FREE["decode.box_thresh"].values() and len(tried) == 17
+    assert max(point.hmean for point in table) == report.metric
     for at, precision, recall, hmean in table[::4]:
         config = small(**{**long.decode, "decode.box_thresh": at})
         scores = evaluate(long.model, config, receipts, "val", tmp_path).scores
-        detection = scores["detection"]
-        assert (detection["precision"], detection["recall"]) == (precision, recall)
-        assert scores["metric"] == hmean and scores["decode"] == {}
+        assert scores.detection is not None
+        assert (scores.detection.precision, scores.detection.recall) == (precision, recall)
+        assert scores.metric == hmean and scores.decode == {}
     for ratio in FREE["decode.unclip_ratio"].values():
         config = small(**{**long.decode, "decode.unclip_ratio": ratio})
-        assert (
-            evaluate(long.model, config, receipts, "val", tmp_path).scores["metric"] <= long.value
-        )
+        assert evaluate(long.model, config, receipts, "val", tmp_path).scores.metric <= long.value
 
 
 def test_a_pinned_setting_is_obeyed(receipts: TextData, tmp_path: Path) -> None:
     fixed = {"decode.box_thresh": 0.7, "decode.unclip_ratio": 2.0}
     result = run(receipts, tmp_path, **fixed, **{"train.epochs": 1})
-    [row] = result.history[0]["detection"]["curve"]
-    assert row[0] == 0.7 and result.decode == {}
+    assert result.history[0].detection is not None
+    [point] = result.history[0].detection.curve
+    assert point.box_thresh == 0.7 and result.decode == {}
 
 
 def test_the_binarisation_threshold_is_swept_where_asked(
@@ -209,7 +210,7 @@ def test_a_page_without_text_trains_and_scores(receipts: TextData, tmp_path: Pat
     object.__setattr__(data, "truth", lambda page: empty)
     result = train(small(**{"train.epochs": 1}), data, tmp_path, lambda report: None)
     assert result.reason == "completed" and result.value == 0.0
-    assert result.history[0]["train"]["pixel"] == 0.0
+    assert result.history[0].train.pixel == 0.0
 
 
 def test_no_class_can_be_dead(receipts: TextData, long: TrialResult) -> None:
@@ -232,7 +233,7 @@ def test_pictures_show_how_boxes_meet(
 ) -> None:
     assert long.model is not None
     found = evaluate(long.model, small(**long.decode), receipts, "val", tmp_path)
-    assert found.scores["metric"] == pytest.approx(long.value, abs=1e-9)
+    assert found.scores.metric == pytest.approx(long.value, abs=1e-9)
     assert [path.name[:7] for path in found.pictures] == ["best-1-", "worst-1"]
     with Image.open(found.pictures[0]) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}

@@ -267,8 +267,8 @@ def test_a_streamed_run_is_the_cached_one(
     streamed = train(config_of(), data, tmp_path / "streamed", lambda report: None)
     assert not entries()
     for one, other in zip(cached.history, streamed.history, strict=True):
-        assert one["train"]["total"] == pytest.approx(other["train"]["total"], rel=1e-4)
-        assert one["metric"] == pytest.approx(other["metric"], abs=1e-3)
+        assert one.train.total == pytest.approx(other.train.total, rel=1e-4)
+        assert one.metric == pytest.approx(other.metric, abs=1e-3)
 
 
 def test_mapped_files_that_a_gpu_has_no_room_for_give_the_same_batches(

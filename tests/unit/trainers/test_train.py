@@ -55,7 +55,7 @@ def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:
 
 
 def curve(result: TrialResult) -> list[tuple[float, float, float]]:
-    return [(r["train"]["total"], r["metric"], r["grad_norm"]) for r in result.history]
+    return [(r.train.total, r.metric, r.grad_norm) for r in result.history]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert len(part.history) == steps // 2  # two steps an epoch: 4, and 4 with the odd one
     reports: list[int] = []
     resumed = train(
-        small(**changes), data, tmp_path / "part", lambda report: reports.append(report["epoch"])
+        small(**changes), data, tmp_path / "part", lambda report: reports.append(report.epoch)
     )
     assert reports == [1, 2, 3]
     assert curve(resumed) == curve(whole)
@@ -102,14 +102,14 @@ def test_a_finished_run_is_not_trained_again(data: SegmentationData, tmp_path: P
 def test_golden_curve(data: SegmentationData, tmp_path: Path) -> None:
     """Loss and gradient norm of the first epochs; a change here is a change of the method."""
     result = run(data, tmp_path, **{"data.augment": "none", "train.epochs": 2})
-    losses = [report["train"]["pixel"] for report in result.history]
+    losses = [report.train.pixel for report in result.history]
     assert losses[0] == pytest.approx(2.2524, rel=2e-3)
     assert losses[1] == pytest.approx(1.83, rel=2e-2)  # rounding has grown by then
 
 
 def test_reports_hold_what_people_watch(data: SegmentationData, tmp_path: Path) -> None:
     result = run(data, tmp_path, **{"train.epochs": 1})
-    report = json.loads(json.dumps(result.history[0]))
+    report = json.loads(json.dumps(result.history[0].to_json()))
     assert set(report) == {
         "epoch", "metric", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
         "grad_norm_max", "lr", "images_per_s", "peak_memory_mb", "micro_batch", "seconds",
@@ -233,7 +233,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_up(
     assert state["config"]["train"].pop("compile") is False
     last.write_text(json.dumps(state))
     reports: list[int] = []
-    train(config, data, tmp_path, lambda report: reports.append(report["epoch"]))
+    train(config, data, tmp_path, lambda report: reports.append(report.epoch))
     assert reports == [1, 2]
 
 
@@ -282,14 +282,14 @@ def test_a_free_threshold_is_chosen_inside_the_run(
     result = train(config, data, tmp_path / "run", lambda report: None, free=free)
     threshold = result.decode["decode.threshold"]
     best = result.history[(result.best_epoch or 0) - 1]
-    assert best["binary"]["threshold"] == threshold
+    assert best.binary is not None and best.binary["threshold"] == threshold
     assert result.model is not None and result.value is not None
     # evaluated on its own, each threshold of the grid scores at most the chosen one
     scores = {}
     for other in (0.05, 0.5, 0.95, threshold):
         fixed = config.replace({"decode.threshold": other})
         found = evaluate(result.model, fixed, data, "val", tmp_path / "pictures")
-        scores[other] = found.scores["metric"]
+        scores[other] = found.scores.metric
     assert scores[threshold] == pytest.approx(result.value, abs=1e-6)
     assert max(scores.values()) == scores[threshold]
 
@@ -301,7 +301,7 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     assert result.model is not None
     config = small(**{"data.resolution": "40x56"})
     found = evaluate(result.model, config, data, "val", tmp_path / "pictures")
-    assert found.scores["metric"] == pytest.approx(result.value, abs=1e-7)
+    assert found.scores.metric == pytest.approx(result.value, abs=1e-7)
     assert [path.name[:7] for path in found.pictures] == [
         "best-1-",
         "best-2-",

@@ -1,0 +1,78 @@
+"""What is known of a trial beside its parameters and values: Optuna's user attributes, typed.
+
+Whoever reads such a fact asks `TrialFacts.of`; what a worker stores comes from `TrialFacts` too.
+A fact has one name and one default here. Attributes of older versions can be read: 0.1 had the
+config among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialFacts:
+    """The facts of one trial; None for those that it does not have, or not yet.
+
+    Attributes:
+        reason: why it ended; `reasons` explains the codes.
+        epochs: that it has trained.
+        best_epoch: from 1; its weights and its value are of that epoch.
+        seconds: of all its epochs.
+        decode: {dotted name: value} of the settings that it has chosen itself.
+        per_class: IoU of each class at the best epoch; None for one that the split lacks.
+        bar: the value that the stopping rule held it against when it ended it.
+        hardware: device, precision and micro-batch that it ended with.
+        model_sha256: of its best weights.
+        error: why it could not run, or crashed.
+        origin: the starting point that it was begun from.
+        config: every setting by dotted name; of stores of 0.1 alone.
+    """
+
+    reason: str | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    seconds: float | None = None
+    decode: dict[str, float] = field(default_factory=dict)
+    per_class: Sequence[float | None] | None = None
+    bar: float | None = None
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    model_sha256: str | None = None
+    error: str | None = None
+    origin: str | None = None
+    config: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Self:
+        """Read a trial's; cheap, as a study has thousands, so nothing is checked."""
+        return cls(**{key: value for key, value in trial.user_attrs.items() if key in _NAMES})
+
+    def at_end(self) -> dict[str, Any]:
+        """What is stored when a trial has ended, beside its reason: only `error` where it has one.
+
+        All others are stored, also where they are None.
+        """
+        if self.error is not None:
+            return {"error": self.error}
+        return {name: getattr(self, name) for name in _MEASURED}
+
+    def in_queue(self) -> dict[str, Any]:
+        """What is stored when a starting point is put into the queue."""
+        return {} if self.origin is None else {"origin": self.origin}
+
+
+_NAMES = frozenset(known.name for known in fields(TrialFacts))
+_MEASURED = (
+    "epochs",
+    "best_epoch",
+    "seconds",
+    "decode",
+    "per_class",
+    "bar",
+    "hardware",
+    "model_sha256",
+)
