@@ -18,7 +18,7 @@ def make_view() -> tuple[ProgressView, io.StringIO]:
     study: Any = SimpleNamespace(
         metric="mIoU",
         space=SimpleNamespace(base=SegmentationConfig()),
-        budget=SimpleNamespace(
+        slots=SimpleNamespace(
             counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
         ),
         trials=list,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.studies.configs import drawn_config
 from search.studies.reasons import reason
-from search.studies.slots import drawn_config
 from search.studies.trial_facts import TrialFacts
 
 ROOT = Path(__file__).resolve().parents[3]
