@@ -28,15 +28,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait must not spin on an
     # trials of 32x32 images gain nothing from two threads, which crawl on a busy machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# a laptop looks for new cases, CI runs the same ones each time
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
-
-# `make test-cluster` looks longer than anybody waits before a commit
-settings.register_profile(
-    "exhaustive", max_examples=1000, deadline=None, derandomize="CI" in os.environ
-)
+# a laptop looks for new cases, CI runs the same ones each time; `make test-cluster` looks longer
+for profile, examples in {"quick": 50, "exhaustive": 1000}.items():
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, derandomize="CI" in os.environ
+    )
+settings.load_profile("quick")
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))

@@ -30,6 +30,8 @@ from tests.waiting import Running
 
 SEGTUNE = Path(sys.executable).with_name("segtune")
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
+# for tests of what is done in another way on sqlite; others try it in `make test-cluster`
+sqlite_too = pytest.mark.parametrize("store_url", ["embedded", TCP, "sqlite"], indirect=True)
 
 SPEC = """\
 name: {name}

@@ -30,6 +30,7 @@ from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
 from tests.fake_child import report
+from tests.stores import sqlite_too
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -119,6 +120,7 @@ def test_the_stock_loop_asks_far_more(on_postgres: Store, tmp_path: Path) -> Non
     storage.engine.dispose()
 
 
+@sqlite_too
 @pytest.mark.parametrize(
     ("pruner", "new"),
     [({"name": "median", "startup_trials": 1, "min_epochs": 1}, 1), (OTHER_ALIGNED, 2)],

@@ -22,10 +22,12 @@ from search.studies.slots import Result
 from search.studies.study import UnknownStudy, create_or_resume, open_study, study_names
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from tests.stores import sqlite_too
 
 MakeSpec = Callable[..., StudySpec]
 
 
+@sqlite_too
 def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> None:
     for _ in range(2):
         store = open_store(store_url)
@@ -119,6 +121,7 @@ def test_a_foreign_optuna_study_is_left_alone(store: Store, make_spec: MakeSpec)
     assert len(foreign.trials) == 1
 
 
+@sqlite_too
 def test_a_creation_that_was_killed_halfway_is_done_again(
     store: Store, make_spec: MakeSpec
 ) -> None:
@@ -129,6 +132,7 @@ def test_a_creation_that_was_killed_halfway_is_done_again(
     assert study.slots.counts()["OPEN"] == 3
 
 
+@sqlite_too
 def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -> None:
     study = create_or_resume(store, make_spec(), "f" * 64, None)
     claim = study.slots.claim(study.ask)
