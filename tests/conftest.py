@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
-from tests.waiting import until
+from tests.waiting import STARTED, until
 
 pytest_plugins = ["tests.stores"]
 
@@ -48,6 +48,14 @@ def segtune_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SEGTUNE_STORE", raising=False)
         patch.delenv("SEGTUNE_ARTIFACTS", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """End what tests that failed have started; else this process would wait for it."""
+    yield
+    for running in STARTED:
+        running.kill()
 
 
 @pytest.fixture(scope="session")
