@@ -20,7 +20,7 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
-from tests.waiting import until
+from tests.waiting import STARTED, until
 from trainers.report import CurvePoint, Detection, EpochReport, Losses
 
 pytest_plugins = ["tests.stores"]
@@ -30,15 +30,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait must not spin on an
     # trials of 32x32 images gain nothing from two threads, which crawl on a busy machine
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# a laptop looks for new cases, CI runs the same ones each time
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
-
-# `make test-cluster` looks longer than anybody waits before a commit
-settings.register_profile(
-    "exhaustive", max_examples=1000, deadline=None, derandomize="CI" in os.environ
-)
+# a laptop looks for new cases, CI runs the same ones each time; `make test-cluster` looks longer
+for profile, examples in {"quick": 50, "exhaustive": 1000}.items():
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, derandomize="CI" in os.environ
+    )
+settings.load_profile("quick")
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))
@@ -53,6 +50,14 @@ def segtune_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SEGTUNE_STORE", raising=False)
         patch.delenv("SEGTUNE_ARTIFACTS", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """End what tests that failed have started; else this process would wait for it."""
+    yield
+    for running in STARTED:
+        running.kill()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import socket
 import struct
@@ -30,6 +31,8 @@ from tests.waiting import Running
 
 SEGTUNE = Path(sys.executable).with_name("segtune")
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
+# for tests of what is done in another way on sqlite; others try it in `make test-cluster`
+sqlite_too = pytest.mark.parametrize("store_url", ["embedded", TCP, "sqlite"], indirect=True)
 
 SPEC = """\
 name: {name}
@@ -199,12 +202,12 @@ def tcp_url(tcp_postgres: Any) -> Iterator[str]:
 
 @pytest.fixture(params=["embedded", TCP])
 def any_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on each kind of Postgres."""
+    """The URL of a database on each kind of Postgres in which no store was ever opened."""
     if request.param == "embedded":
         server = request.getfixturevalue("embedded_url")
     else:
         server = request.getfixturevalue("tcp_postgres").url
-    yield from fresh_database(server)
+    yield from fresh_database(server, "template1")
 
 
 @pytest.fixture
@@ -213,16 +216,36 @@ def proxy_to() -> type[Proxy]:
     return Proxy
 
 
-def fresh_database(server: str) -> Iterator[str]:
-    """Create a database on a server and drop it after the test."""
+def fresh_database(server: str, template: str | None = None) -> Iterator[str]:
+    """Create a database on a server and drop it after the test.
+
+    Args:
+        template: what it is a copy of; None: of one that has an empty store's tables.
+    """
     url = sa.make_url(server).set(drivername="postgresql+psycopg2")
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    copied = template or _with_tables(url)
+    with _autocommit(url) as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {copied}"))
     yield url.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
+    with _autocommit(url) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@functools.cache
+def _with_tables(url: sa.URL) -> str:
+    """The name of a database on a server in which a store was opened once."""
+    with _autocommit(url) as connection:
+        connection.execute(sa.text("CREATE DATABASE with_tables"))
+    open_store(url.set(database="with_tables").render_as_string(hide_password=False)).close()
+    return "with_tables"
+
+
+@contextlib.contextmanager
+def _autocommit(url: sa.URL) -> Iterator[sa.Connection]:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        yield connection
     engine.dispose()
 
 

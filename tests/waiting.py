@@ -23,6 +23,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 T = TypeVar("T")
 
+STARTED: list[Running] = []  # tests that fail leave processes behind
+
 context.set_forkserver_preload(["search.work.child", "search.launch", "search.work.service"])
 
 
@@ -63,6 +65,7 @@ class Running:
 
     def __init__(self, process: Any, output: IO[str]) -> None:
         self.process, self.pid = process, process.pid
+        STARTED.append(self)
         self.lines: list[str] = []
         self._read = 0  # lines that `line` has passed
         self._reader = threading.Thread(target=self._listen, args=(output,), daemon=True)
@@ -165,8 +168,10 @@ class Running:
 
     def kill(self) -> None:
         """End its group, if it still runs, and wait for that."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if self.returncode is None:
+            for kill in (os.killpg, os.kill):  # it may have no group of its own yet
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def progress(self) -> object:
@@ -188,6 +193,7 @@ class _Forked:
 
     def __init__(self, process: Any) -> None:
         self.process, self.pid = process, process.pid
+        STARTED.append(self)
 
     def poll(self) -> int | None:
         code: int | None = self.process.exitcode

@@ -20,6 +20,7 @@ from search.studies.study import Study, create_or_resume
 from spaces.sections import SamplerSpec
 from spaces.spec import StudySpec
 from tests.noop import claim_all
+from tests.stores import sqlite_too
 from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
@@ -38,6 +39,7 @@ def completed(value: float = 0.5) -> Result:
     return Result("COMPLETE", value, "completed", {"epochs": 2})
 
 
+@sqlite_too
 def test_slots_are_claimed_once_each_and_then_none(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec)
     claims = [worker(study).claim(study.ask) for _ in range(3)]
@@ -47,6 +49,7 @@ def test_slots_are_claimed_once_each_and_then_none(store: Store, make_spec: Make
     assert len(study.trials()) == 3
 
 
+@sqlite_too
 def test_a_claim_whose_answer_was_lost_is_returned_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec)
     budget = worker(study)
@@ -92,6 +95,7 @@ def test_attempts_run_out(store: Store, make_spec: MakeSpec) -> None:
     assert trial.state == TrialState.FAIL and trial.user_attrs["reason"] == "crashed"
 
 
+@sqlite_too
 def test_the_slot_of_a_dead_worker_is_claimed_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     claim = study.slots.claim(study.ask)
@@ -107,6 +111,7 @@ def test_the_slot_of_a_dead_worker_is_claimed_again(store: Store, make_spec: Mak
     assert len(study.trials()) == 1
 
 
+@sqlite_too
 def test_an_expired_lease_is_taken_and_its_holder_refused(
     store: Store, make_spec: MakeSpec
 ) -> None:
@@ -127,6 +132,7 @@ def test_an_expired_lease_is_taken_and_its_holder_refused(
     assert not stale.end(claim, completed())
 
 
+@sqlite_too
 def test_a_result_whose_answer_was_lost_is_ended_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     claim = study.slots.claim(study.ask)
@@ -197,6 +203,7 @@ def test_a_starting_point_that_was_begun_in_vain_waits_in_the_queue(
     assert claim and claim.trial_number == 0 and study.trial(0).user_attrs["origin"]
 
 
+@sqlite_too
 def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=2)
     for seconds in (100, 50):

@@ -18,6 +18,7 @@ from search.studies.slots import Result, Slots
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 from tests.noop import crew
+from tests.stores import sqlite_too
 from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
@@ -45,6 +46,7 @@ def test_a_stopped_study_hands_out_no_slot_until_it_is_reopened(
     assert stopped(study) is None and study.slots.claim(study.ask)
 
 
+@sqlite_too
 def test_hours_close_a_study_and_count_anew_when_it_is_reopened(
     store: Store, make_spec: MakeSpec
 ) -> None:

@@ -16,6 +16,7 @@ from search.database.tables import metadata, schema_table, slot_table
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study
 from spaces.spec import StudySpec
+from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
 MakeSpec = Callable[..., StudySpec]
@@ -58,6 +59,7 @@ def test_a_dump_restores_studies_slots_and_reports(
     store.close()
 
 
+@sqlite_too
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_older_store_is_upgraded_in_place(
     version: int, store_url: str, make_spec: MakeSpec

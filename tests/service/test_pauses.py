@@ -32,6 +32,7 @@ from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, report
 from tests.scripted import EPOCHS, curve, make_spec, new_worker
 from tests.statements import Statements
+from tests.stores import TCP
 from trainers.tasks import load_data
 
 
@@ -234,10 +235,9 @@ class Slow(FakeChild):
         return super().receive(timeout)
 
 
+@pytest.mark.parametrize("store_url", ["embedded", TCP], indirect=True)  # sqlite asks more
 def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) -> None:
     """A claim looks once at what has begun, and at what has ended only where that is new."""
-    if not store.postgres:
-        pytest.skip("sqlite asks more of each report")
     study = make(store, tmp_path, 20)
     worker = new_worker(study, tmp_path)
     assert study.slots.claim(study.ask)

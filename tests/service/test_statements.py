@@ -23,6 +23,7 @@ from tests.fake_child import report
 from tests.filled import fill_ended
 from tests.scripted import EPOCHS, curve, make_spec, new_worker, scripted
 from tests.statements import Statements, stock_trial
+from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
@@ -113,6 +114,7 @@ def test_the_stock_loop_asks_far_more(on_postgres: Store, tmp_path: Path) -> Non
     storage.engine.dispose()
 
 
+@sqlite_too
 @pytest.mark.parametrize(
     ("pruner", "new"),
     [({"name": "median", "startup_trials": 1, "min_epochs": 1}, 1), (OTHER_ALIGNED, 2)],

@@ -27,6 +27,7 @@ from spaces.errors import InputError
 from spaces.sections import WorkersSpec
 from spaces.space import Space
 from spaces.spec import StudySpec
+from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
 MakeSpec = Callable[..., StudySpec]
@@ -50,6 +51,7 @@ def test_a_launch_builds_its_space_once(
     assert len(built) == 1 and study.space is built[0]
 
 
+@sqlite_too
 def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> None:
     for _ in range(2):
         store = open_store(store_url)
@@ -143,6 +145,7 @@ def test_a_foreign_optuna_study_is_left_alone(store: Store, make_spec: MakeSpec)
     assert len(foreign.trials) == 1
 
 
+@sqlite_too
 def test_a_creation_that_was_killed_halfway_is_done_again(
     store: Store, make_spec: MakeSpec
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_creation_that_was_killed_halfway_is_done_again(
     assert study.slots.counts()["OPEN"] == 3
 
 
+@sqlite_too
 def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -> None:
     study = create_or_resume(store, make_spec(), "f" * 64, None)
     claim = study.slots.claim(study.ask)

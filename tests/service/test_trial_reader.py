@@ -13,6 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.database.optuna_reader import BulkStorage
 from search.database.store import Store
+from tests.stores import sqlite_too
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def fill(storage: RDBStorage) -> int:
     return study._study_id
 
 
+@sqlite_too
 def test_the_trials_are_equal(storages: tuple[BulkStorage, Callable[[], RDBStorage]]) -> None:
     ours, stock = storages
     study_id = fill(stock())

@@ -33,10 +33,8 @@ class Here:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about two cores and three batches
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", installed())
 def test_a_loop_trains_in_turns(loop: str, setup: Setup) -> None:
-    if loop == LIGHTNING:
-        pytest.importorskip("lightning")
     turns = Here()
     run(loop, setup, turns)  # type: ignore[arg-type]
     assert turns.calls == ["wait", "trained", "done"] * setup.epochs

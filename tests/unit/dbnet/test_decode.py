@@ -7,7 +7,7 @@ import numpy as np
 import pyclipper
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -81,7 +81,6 @@ def test_equals_the_step_by_step_decoder(seed: int, unclip_ratio: float) -> None
     st.floats(0, np.pi),
     st.lists(st.floats(0.1, 4), min_size=1),
 )
-@settings(deadline=None)
 def test_unclip_equals_pyclipper(
     width: float, height: float, angle: float, ratios: list[float]
 ) -> None:
@@ -199,7 +198,6 @@ def test_max_candidates_keeps_the_largest_whatever_they_score() -> None:
     assert not specks.max_candidates_bound
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(RATIOS))
 def test_boxes_are_valid_polygons_inside_the_image(seed: int, ratio: float) -> None:
     noise = np.random.default_rng(seed).random((40, 60), np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
@@ -88,7 +88,6 @@ finite = st.floats(-1e4, 1e4).map(lambda v: round(v, 3))
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(finite, min_size=8, max_size=8), texts)), st.booleans())
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
@@ -131,7 +130,6 @@ def test_bad_bytes_and_points(tmp_path: Path) -> None:
         read_icdar(path, 2)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("12.,-+ \n\r\ufeffx#e"), max_size=60))
 def test_no_content_escapes_as_anything_but_a_value_error(
     tmp_path_factory: pytest.TempPathFactory, content: str

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -64,7 +64,6 @@ boxes = st.builds(box, st.integers(0, 10), st.integers(0, 10), st.integers(1, 8)
 shapes = st.lists(st.one_of(boxes, boxes, quads), max_size=9)
 
 
-@settings(max_examples=500, deadline=None)
 @given(shapes, shapes, st.data())
 def test_equals_the_plain_implementation(
     gts: list[Polygon], detections: list[Polygon], data: st.DataObject
@@ -193,7 +192,6 @@ def test_sweep_equals_separate_evaluations() -> None:
     assert result.at(*place) == scores
 
 
-@settings(max_examples=150, deadline=None)
 @given(shapes, st.lists(st.tuples(boxes, boxes, st.integers(0, 10)), max_size=12), st.data())
 def test_sweep_of_crowded_boxes_equals_the_plain_implementation(
     gts: list[Polygon], rows: list[tuple[Polygon, Polygon, int]], data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -46,7 +46,6 @@ def test_axis_aligned_box_is_shrunk_by_the_papers_offset() -> None:
     assert kernel.sum() == 7 * 87
 
 
-@settings(max_examples=25, deadline=None)
 @given(rotated_boxes())
 def test_kernel_is_the_shrunk_polygon(box: NDArray[np.float64]) -> None:
     shape = shapely.Polygon(box)
@@ -59,7 +58,6 @@ def test_kernel_is_the_shrunk_polygon(box: NDArray[np.float64]) -> None:
     assert not kernel[~inside & (distance > 1.3)].any()
 
 
-@settings(max_examples=25, deadline=None)
 @given(rotated_boxes(), st.booleans())
 def test_threshold_map_is_the_distance_to_the_outline(
     box: NDArray[np.float64], subpixel: bool

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.config import SegmentationConfig, flatten, parameter_types, parse_resolution, unflatten
@@ -67,14 +67,12 @@ def test_two_thousand_draws_hold_no_impossible_pair() -> None:
     assert ("DeepLabV3Plus", "resnet18") in seen
 
 
-@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_a_config_is_rebuilt_from_its_parameters(seed: int) -> None:
     nasty, drawer = space(NASTY), Drawer(seed)
     assert nasty.sample(drawer) == nasty.config(drawer.params)
 
 
-@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_conditional_settings_are_drawn_only_where_they_count(seed: int) -> None:
     drawer = Drawer(seed)
@@ -168,7 +166,6 @@ def test_a_free_threshold_is_not_drawn_and_a_range_is() -> None:
     assert "decode.threshold" in drawer.params and not sampled.free()
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     epochs=st.integers(1, 200),
     low=st.floats(1e-6, 1e-2),

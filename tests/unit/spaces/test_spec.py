@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.config import SegmentationConfig
@@ -165,7 +165,6 @@ plain: Any = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(data=plain)
 def test_plain_data_survive_yaml(data: Any) -> None:
     assert parse_yaml(dump_yaml(data), "x").data == data

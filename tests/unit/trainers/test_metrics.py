@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, MulticlassJaccardIndex
 
@@ -16,7 +16,6 @@ from trainers.metrics import ConfusionMatrix, ThresholdCurve
 CPU = torch.device("cpu")
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**31), classes=st.integers(2, 8), present=st.integers(1, 8))
 def test_miou_equals_torchmetrics(seed: int, classes: int, present: int) -> None:
     """Random cases with void, and with classes that occur in truth, prediction, or neither."""
@@ -48,7 +47,6 @@ def test_a_class_that_is_only_predicted_counts_as_0() -> None:
     assert matrix.compute().per_class == [0.5, 0.0]
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_every_threshold_equals_its_own_evaluation(seed: int) -> None:
     torch.manual_seed(seed)
