@@ -9,13 +9,19 @@ DEV := .venv/.dev
 # two processes: many tests wait for servers and engines; the tests of a file share what it sets up
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench
+.PHONY: demo test test-cluster check bench
 
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
 
+# every guarantee once
 test: $(DEV) .venv/.cleval
-	$(PYTEST)
+	$(PYTEST) -m "not cluster"
+
+# engines, servers with passwords, every point at which a worker can die, and long searches for a
+# case that hypothesis has not tried
+test-cluster: $(DEV) .venv/.cleval
+	$(PYTEST) -m "cluster or hypothesis" --hypothesis-profile exhaustive
 
 # before each commit: style, types, the direction of imports, unit tests
 check: $(DEV)
@@ -23,7 +29,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) tests/unit -q
+	$(PYTEST) tests/unit -m "not slow and not cluster" -q
 
 # the measured figures of the README; needs the CamVid and SROIE images
 bench: $(INSTALLED)

@@ -103,7 +103,7 @@ def fill(study: Any, trials: int, epochs: int) -> None:
     from optuna.trial import TrialState
 
     from search.database.tables import control_table, epoch_table, slot_table
-    from search.studies.slots import CONFIG
+    from search.studies.configs import CONFIG
 
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng, classes = random.Random(0), len(study.spec.data.names)

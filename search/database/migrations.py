@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
+from search.database import optuna_writer
 from search.database.tables import (
     control_table,
     metadata,
@@ -19,8 +22,7 @@ from search.database.tables import (
 from search.database.url import engine_options
 from spaces.errors import InputError
 
-SCHEMA_VERSION = 4
-
+SCHEMA_VERSION = 5
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 
 
@@ -85,7 +87,34 @@ def _from_version_3(connection: sa.Connection) -> None:
         _add_columns(connection, worker_table.c.job)  # else made with the table, from version 1
 
 
-UPGRADES = ((1, _from_version_1), (2, _from_version_2), (3, _from_version_3))
+def _from_version_4(connection: sa.Connection) -> None:
+    """Mend, for the last time, what a worker that died could leave half done until then.
+
+    Since version 5 a trial begins with its claim and ends with its result, in one transaction.
+    """
+    optuna_writer.drop_user_attr(connection, "reason", "unclaimed")
+    columns = (slot_table.c.study_id, slot_table.c.trial_number, slot_table.c.result)
+    slots = {(row[0], row[1]): row[2] for row in connection.execute(sa.select(*columns))}
+    ours = set(connection.execute(sa.select(study_table.c.study_id)).scalars())
+    for study_id, number, trial_id in optuna_writer.running(connection):
+        if study_id not in ours:
+            continue
+        if (study_id, number) in slots:  # it runs or waits, or its end was never told to Optuna
+            if (text := slots[study_id, number]) is not None:
+                result = json.loads(text)
+                state = TrialState["FAIL" if result["state"] == "FAILED" else result["state"]]
+                attrs = {"reason": result["reason"], **result["attrs"]}
+                optuna_writer.end(connection, study_id, number, state, result["value"], attrs)
+        elif not optuna_writer.back_into_queue(connection, trial_id):
+            optuna_writer.end(connection, study_id, number, TrialState.FAIL, None, {})
+
+
+UPGRADES = (
+    (1, _from_version_1),
+    (2, _from_version_2),
+    (3, _from_version_3),
+    (4, _from_version_4),
+)
 
 
 def _add_columns(connection: sa.Connection, *columns: sa.Column[Any]) -> None:

@@ -27,6 +27,7 @@ class Draft(BaseStorage):
     Attributes:
         trial: the trial, once it has been asked for.
         system_attrs: those that were set on it here.
+        study_attrs: those that were set on the study, as by a sequence that goes on.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Draft(BaseStorage):
         self.trials = list(trials)
         self.trial: FrozenTrial | None = None
         self.system_attrs: dict[str, Any] = {}
+        self.study_attrs: dict[str, Any] = {}
 
     def study(
         self, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
@@ -58,10 +60,10 @@ class Draft(BaseStorage):
         return self.storage.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.storage.get_study_system_attrs(study_id)
+        return {**self.storage.get_study_system_attrs(study_id), **self.study_attrs}
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.storage.set_study_system_attr(study_id, key, value)  # of a sequence that goes on
+        self.study_attrs[key] = value
 
     # ------------------------------------------------------------ its trials
 

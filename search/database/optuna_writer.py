@@ -40,8 +40,7 @@ def begin(
 
     Args:
         trial: a new one has the id -1; one that was waiting in the queue has its own.
-        system_attrs: those to be stored; on sqlite, where each statement is its own transaction,
-            they come last.
+        system_attrs: those to be stored.
 
     Returns:
         None where the waiting trial is not waiting any more.
@@ -69,8 +68,15 @@ def begin(
     ]
     if params:
         connection.execute(sa.insert(table_of(models.TrialParamModel)).values(params))
-    _put_attrs(connection, models.TrialSystemAttributeModel, begun.trial_id, system_attrs)
+    _put_attrs(
+        connection, models.TrialSystemAttributeModel, "trial_id", begun.trial_id, system_attrs
+    )
     return begun
+
+
+def put_study_attrs(connection: sa.Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
+    """Store system attributes of a study."""
+    _put_attrs(connection, models.StudySystemAttributeModel, "study_id", study_id, attrs)
 
 
 def end(
@@ -99,7 +105,7 @@ def end(
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
         row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
         connection.execute(sa.insert(table_of(models.TrialValueModel)).values(row))
-    _put_attrs(connection, models.TrialUserAttributeModel, trial_id, user_attrs)
+    _put_attrs(connection, models.TrialUserAttributeModel, "trial_id", trial_id, user_attrs)
     return True
 
 
@@ -141,20 +147,57 @@ def _insert_trial(connection: sa.Connection, study_id: int, now: datetime.dateti
     return Begun(row.trial_id, row.number)
 
 
+def running(connection: sa.Connection) -> list[tuple[int, int, int]]:
+    """(study id, number, trial id) of every trial that Optuna takes for running."""
+    query = sa.select(_TRIALS.c.study_id, _TRIALS.c.number, _TRIALS.c.trial_id)
+    rows = connection.execute(query.where(_TRIALS.c.state == TrialState.RUNNING))
+    return [(row.study_id, row.number, row.trial_id) for row in rows]
+
+
+def back_into_queue(connection: sa.Connection, trial_id: int) -> bool:
+    """Let a trial wait again whose parameters were enqueued; False where they were drawn."""
+    attrs = table_of(models.TrialSystemAttributeModel)
+    of_trial = attrs.c.trial_id == trial_id
+    enqueued = sa.select(attrs.c.key).where(of_trial, attrs.c.key == "fixed_params")
+    if connection.execute(enqueued).first() is None:
+        return False
+    params = table_of(models.TrialParamModel)
+    connection.execute(sa.delete(params).where(params.c.trial_id == trial_id))
+    connection.execute(sa.delete(attrs).where(of_trial, attrs.c.key != "fixed_params"))
+    connection.execute(
+        sa.update(_TRIALS)
+        .where(_TRIALS.c.trial_id == trial_id)
+        .values(state=TrialState.WAITING, datetime_start=None)
+    )
+    return True
+
+
+def drop_user_attr(connection: sa.Connection, key: str, value: Any) -> None:
+    """Remove an attribute wherever it has this value."""
+    attrs = table_of(models.TrialUserAttributeModel)
+    same = sa.and_(attrs.c.key == key, attrs.c.value_json == json.dumps(value))
+    connection.execute(sa.delete(attrs).where(same))
+
+
 def _put_attrs(
-    connection: sa.Connection, model: Any, trial_id: int, attrs: Mapping[str, Any]
+    connection: sa.Connection, model: Any, owner: str, owner_id: int, attrs: Mapping[str, Any]
 ) -> None:
+    """Store attributes of a trial or a study.
+
+    Args:
+        owner: the column that names it.
+    """
     if not attrs:
         return
     table = table_of(model)
     rows = [
-        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        {owner: owner_id, "key": key, "value_json": json.dumps(value)}
         for key, value in attrs.items()
     ]
     insert = insert_for(connection.dialect.name)(table).values(rows)
     connection.execute(
         insert.on_conflict_do_update(
-            index_elements=[table.c.trial_id, table.c.key],
+            index_elements=[table.c[owner], table.c.key],
             set_={"value_json": insert.excluded.value_json},
         )
     )

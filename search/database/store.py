@@ -59,16 +59,22 @@ class Store:
     def locked(self, study_id: int) -> Iterator[sa.Connection]:
         """One transaction that holds a study's lock among all workers, until it ends.
 
-        sqlite has one worker and needs no lock; there each statement is its own transaction,
-        since an open one would keep Optuna's connection from writing.
+        sqlite has one lock for all that write.
         """
-        if not self.postgres:
-            with self.engine.connect() as connection:
-                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        if self.postgres:
+            with self.engine.begin() as connection:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:a, :b)"), _key(study_id))
+                yield connection
             return
-        with self.engine.begin() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:a, :b)"), _key(study_id))
-            yield connection
+        with self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")  # the driver begins nothing
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
 
     @contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:

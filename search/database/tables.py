@@ -32,7 +32,7 @@ slot_table = sa.Table(
     sa.Column("owner", sa.String(200)),
     sa.Column("lease_until", sa.Double),  # seconds since 1970, the database's clock
     sa.Column("reason", sa.String(64)),
-    sa.Column("result", sa.Text),  # budget.Result as JSON, of an ended slot
+    sa.Column("result", sa.Text),  # slots.Result as JSON, of an ended slot
     sa.Column("claimed_at", sa.Double),
     sa.Column("seconds", sa.Double),  # that earlier attempts have held a device
     sa.Column("ended_as", sa.Integer),  # control's `ended` then: those that ended later have more
@@ -77,23 +77,17 @@ epoch_table = sa.Table(
 )
 
 
+# what slots and studies say
+OPEN, RUNNING = "OPEN", "RUNNING"
+PAUSED = "paused"  # reason of an open slot whose trial waits for its rule
+ENDED = ("COMPLETE", "PRUNED", "FAILED")
+AFTER, NOW = "after", "now"  # why no new trial begins, as a user asks for it; else the spent limit
+HOURS, GPU_HOURS = "hours", "gpu_hours"
+SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too
+
+
 def seconds_now(dialect: str) -> sa.ColumnElement[Any]:
+    """The database's own time in seconds since 1970."""
     if dialect == "postgresql":
         return sa.extract("epoch", sa.func.clock_timestamp())
     return sa.cast(sa.func.strftime("%s", "now"), sa.Double)
-
-
-OPEN, RUNNING = "OPEN", "RUNNING"
-
-PAUSED = "paused"  # reason of an open slot whose trial waits for its rule
-
-UNCLAIMED = "unclaimed"  # reason of a trial whose worker died before a slot was its own
-
-ENDED = ("COMPLETE", "PRUNED", "FAILED")
-
-
-AFTER, NOW = "after", "now"  # what a user asks for; else the spent limit stands there
-
-HOURS, GPU_HOURS = "hours", "gpu_hours"
-
-SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too

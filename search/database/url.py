@@ -11,9 +11,7 @@ import sqlalchemy as sa
 from spaces.errors import InputError
 
 STORE_FORM = "postgresql://user:password@host:5432/database"
-
 CONNECT_TIMEOUT = 10  # seconds
-
 DEAD_SECONDS = 15  # a statement, or a connection that does not answer, is given up after this
 
 

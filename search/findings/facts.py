@@ -13,9 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.ranking import judged, ranked
+from search.studies.configs import drawn_config
 from search.studies.limits import stopped
-from search.studies.reasons import reason
-from search.studies.slots import drawn_config
+from search.studies.reasons import kind, reason
 from search.studies.study import Study
 from spaces.config import BaseTrialConfig
 from spaces.space import Free
@@ -73,7 +73,12 @@ class Facts:
         return self.ranking[0] if self.ranking else None
 
     @property
-    def budget(self) -> int:
+    def kept(self) -> list[int]:
+        """Numbers of the best trials, best first, whose weights and pictures are kept."""
+        return [trial.number for trial in self.ranking[: self.study.spec.keep_models]]
+
+    @property
+    def slot_count(self) -> int:
         return sum(self.slots.values())
 
     @cached_property
@@ -109,7 +114,7 @@ class Facts:
         return [
             Alarm(trial.number, reason(trial), trial.user_attrs.get("epochs", 0))
             for trial in self.ended
-            if reason(trial).startswith("health:") or reason(trial) in ("nonfinite", "oom")
+            if kind(reason(trial)) == "alarm"
         ]
 
     @cached_property
@@ -187,7 +192,7 @@ class Facts:
 
 def gather(study: Study) -> Facts:
     """Read a study."""
-    return Facts(study, study.trials(), study.budget.counts(), stopped(study))
+    return Facts(study, study.trials(), study.slots.counts(), stopped(study))
 
 
 def seconds(trial: FrozenTrial) -> float:
@@ -204,7 +209,7 @@ def class_names(spec: StudySpec) -> list[str]:
 def summary(study: Study) -> dict[str, Any]:
     """Return the state of a study as plain data (`segtune status --json`)."""
     trials = study.trials()
-    waiting = study.budget.waiting()
+    waiting = study.slots.waiting()
     ranking = ranked(trials)
     epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
     trained = sum(trial.user_attrs.get("epochs", 0) for trial in judged(trials))
@@ -213,7 +218,7 @@ def summary(study: Study) -> dict[str, Any]:
         "name": study.spec.name,
         "task": study.spec.task,
         "metric": study.metric,
-        "slots": study.budget.counts(),
+        "slots": study.slots.counts(),
         "stopped": stopped(study),
         "reasons": dict(
             Counter(

@@ -11,14 +11,12 @@ import plotly.graph_objects as go
 from search.stopping.rules import OURS
 
 COLOURS = ("#4063d8", "#e07b39", "#2a9d6f", "#b0457b", "#7a6ff0", "#8c6d31", "#3aa6b9", "#888888")
-
 SYMBOLS = (
     "circle", "x", "diamond", "square", "triangle-up", "cross", "star", "hourglass",
     "triangle-down", "pentagon", "bowtie",
 )  # fmt: skip
 
 MOST_CHARACTERS = 24  # of a label
-
 FEW_STEPS = 10  # of whole numbers; a longer axis has whole ticks by itself
 
 

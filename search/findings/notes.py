@@ -39,7 +39,7 @@ def searched(facts: Facts) -> list[Block]:
         (f"`{name}`", literal(dimension_text(dim)), _condition(space.when.get(name, {})))
         for name, dim in space.dims.items()
     ]
-    budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.budget}
+    budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.slot_count}
     return [
         Heading("What is searched", 3),
         Table(("setting", "values", "only where"), rows),
@@ -57,7 +57,7 @@ def headline(facts: Facts) -> list[Block]:
     spec, best = facts.study.spec, facts.best
     done = sum(facts.slots[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
     lines = [
-        f"**{done} of {facts.budget} trials** have ended: {_counted(facts.slots)}"
+        f"**{done} of {facts.slot_count} trials** have ended: {_counted(facts.slots)}"
         + (f"; stopped ({facts.closed})" if facts.closed else ""),
         f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
         f"kinds saved **{facts.saved:.0%}** of the epochs",

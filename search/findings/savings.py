@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
 from search.stopping.rules import OURS, optuna_pruner, quantile_rule, warmup_end
-from search.studies.reasons import OWN_ENDS, reason
+from search.studies.reasons import kind, reason
 from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.spec import PrunerSpec
@@ -79,7 +79,7 @@ def read_curves(study: Study) -> Curves:
         if not history:
             continue
         why = reason(trial)
-        cut += why not in OWN_ENDS and not why.startswith("health:")
+        cut += kind(why) in ("rule", "limit") or why == "crashed"
         runs.append(
             Recorded(
                 trial.params,

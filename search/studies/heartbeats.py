@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import sqlalchemy as sa
 
 from search.database.store import Store
 from search.database.tables import worker_table
-from search.studies.slots import LEASE_SECONDS, is_dead
+from search.studies.owners import is_dead
+from search.studies.slots import LEASE_SECONDS
 
 JOB = "SEGTUNE_JOB"  # where an engine runs this worker, as in `slurm 4711_2`
 FORGET_SECONDS = 24 * 3600.0  # a worker that was lost so long ago is no longer shown
@@ -55,8 +57,8 @@ class Registration:
         self._update()
 
     def leave(self) -> None:
-        """Take the entry out."""
-        with self.store.engine.begin() as connection:
+        """Take the entry out, if the store is there; else it will look lost, and be forgotten."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError), self.store.engine.begin() as connection:
             connection.execute(sa.delete(worker_table).where(worker_table.c.owner == self.owner))
 
     def _update(self, **values: Any) -> None:

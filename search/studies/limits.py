@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from search.database.store import Store
 from search.database.tables import GPU_HOURS, HOURS, NOW, SPENT, control_table
-
-if TYPE_CHECKING:
-    from search.studies.study import Study
+from search.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def limits(study: Study) -> Limits:
         if budget.hours is not None and elapsed > budget.hours * 3600:
             stop = HOURS
         elif budget.gpu_hours is not None:
-            used = study.budget.used_seconds()
+            used = study.slots.used_seconds()
             stop = GPU_HOURS if used > budget.gpu_hours * 3600 else None
         if stop:
             close(study.store, study.study_id, stop)

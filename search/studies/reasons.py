@@ -1,10 +1,63 @@
-"""Why trials end."""
+"""Why a trial ends: the one table of reason codes, which all others read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from optuna.trial import FrozenTrial
+
+Kind = Literal["end", "rule", "alarm", "limit", "failure", "return"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason.
+
+    Attributes:
+        stored: the state of the slot and of Optuna's trial; OPEN: the slot returns with its trial.
+        kind: how the trial came to its end: as it had to, by the study's rule, by an alarm of
+            health, by a limit of the budget, by a failure; or it does not end.
+        sentence: what it means, as people read it.
+        trains: False where the config could not be trained to its end at all.
+    """
+
+    stored: Literal["COMPLETE", "PRUNED", "FAILED", "OPEN"]
+    kind: Kind
+    sentence: str
+    trains: bool = True
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a sampler learns from the trial: a failure of the machine says nothing of it."""
+        return self.stored in ("COMPLETE", "PRUNED")
+
+
+REASONS: Mapping[str, Reason] = {
+    "completed": Reason("COMPLETE", "end", "all epochs trained"),
+    "patience": Reason("COMPLETE", "end", "no better for train.patience epochs"),
+    "quantile": Reason("PRUNED", "rule", "below the best of the trials beside and before it"),
+    "median": Reason("PRUNED", "rule", "below the median of the trials before it"),
+    "stock_median": Reason("PRUNED", "rule", "below the median of the completed trials"),
+    "percentile": Reason("PRUNED", "rule", "below the percentile of the completed trials"),
+    "hyperband": Reason("PRUNED", "rule", "not among the best of its rung"),
+    "nonfinite": Reason("PRUNED", "alarm", "a loss or gradient became NaN or infinite"),
+    "oom": Reason("PRUNED", "alarm", "out of GPU memory with one image at a time", trains=False),
+    "health:diverging": Reason("PRUNED", "alarm", "the loss diverged"),
+    "health:falling": Reason("PRUNED", "alarm", "the metric fell epoch by epoch"),
+    "health:dead_class": Reason("PRUNED", "alarm", "a class was never found"),
+    "health:exploding": Reason("PRUNED", "alarm", "the gradient norm exploded"),
+    "timeout": Reason("PRUNED", "limit", "budget.trial_hours spent"),
+    "stopped": Reason("PRUNED", "limit", "the study's hours were spent"),
+    "unfit": Reason("PRUNED", "failure", "the config cannot run", trains=False),
+    "crashed": Reason("FAILED", "failure", "its process died; attempts are used up"),
+    "preempted": Reason("OPEN", "return", "interrupted; it goes on"),
+    "orphaned": Reason("OPEN", "return", "its supervisor died; it goes on"),
+    "paused": Reason(
+        "OPEN", "return", "goes on when it is among the best, or nothing new is left to begin"
+    ),
+}
 
 
 def reason(trial: FrozenTrial) -> str:
@@ -12,31 +65,11 @@ def reason(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get("reason", "crashed"))
 
 
-REASONS: Mapping[str, str] = {
-    "completed": "all epochs trained",
-    "patience": "no better for train.patience epochs",
-    "quantile": "below the best of the trials beside and before it",
-    "median": "below the median of the trials before it",
-    "stock_median": "below the median of the completed trials",
-    "percentile": "below the percentile of the completed trials",
-    "hyperband": "not among the best of its rung",
-    "nonfinite": "a loss or gradient became NaN or infinite",
-    "oom": "out of GPU memory with one image at a time",
-    "crashed": "its process died; attempts are used up",
-    "timeout": "budget.trial_hours spent",
-    "preempted": "interrupted; it goes on",
-    "stopped": "the study's hours were spent",
-    "unfit": "the config cannot run",
-    "health:diverging": "the loss diverged",
-    "health:falling": "the metric fell epoch by epoch",
-    "health:dead_class": "a class was never found",
-    "health:exploding": "the gradient norm exploded",
-}
+def explained(code: str) -> str:
+    """A reason code in words; empty for one that an older version has stored."""
+    return REASONS[code].sentence if code in REASONS else ""
 
 
-def explained(name: str) -> str:
-    """A reason code in words."""
-    return REASONS.get(name, "see docs/training.md" if name.startswith("health:") else "")
-
-
-OWN_ENDS = ("completed", "patience", "nonfinite", "oom", "unfit")  # and health:<alarm>
+def kind(code: str) -> Kind:
+    """The kind of a reason code; one that an older version has stored is taken for a rule's."""
+    return REASONS[code].kind if code in REASONS else "rule"

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 
 from search.database import optuna_writer
-from search.database.optuna_reader import table_of
 from search.database.store import Store
 from search.database.tables import OPEN, PAUSED, RUNNING, control_table, epoch_table, slot_table
-from search.studies.slots import CONFIG, Budget, Claim
+from search.studies.slots import Claim, Slots
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Stored:
 
 def store(
     connection: sa.Connection,
-    budget: Budget,
+    slots: Slots,
     claim: Claim,
     trial_id: int,
     report: Mapping[str, Any],
@@ -52,7 +50,7 @@ def store(
         beside: ask for paused and running trials too.
     """
     row = {
-        "study_id": budget.study_id,
+        "study_id": slots.study_id,
         "trial_number": claim.trial_number,
         "epoch": report["epoch"],
         "metric": report["metric"],
@@ -61,20 +59,20 @@ def store(
     rows = [(epoch_table, row), optuna_writer.step(trial_id, report["epoch"], report["metric"])]
     insert = optuna_writer.insert_for(connection.dialect.name)
     if connection.dialect.name != "postgresql":
-        if not budget.renew_in(connection, claim):
+        if not slots.renew_in(connection, claim):
             return None
         for table, values in rows:
             connection.execute(insert(table).values(values).on_conflict_do_nothing())
         if not beside:
             return Stored(None)
-        bests = _beside(budget.study_id, claim.trial_number, report["epoch"])
+        bests = _beside(slots.study_id, claim.trial_number, report["epoch"])
         return Stored(None, tuple(connection.execute(bests).scalars()))
-    renewed = budget.renewal(claim).returning(slot_table.c.slot).cte("renewed")
-    ended = sa.select(control_table.c.ended).where(control_table.c.study_id == budget.study_id)
+    renewed = slots.renewal(claim).returning(slot_table.c.slot).cte("renewed")
+    ended = sa.select(control_table.c.ended).where(control_table.c.study_id == slots.study_id)
     query = sa.select(
         sa.select(sa.func.count()).select_from(renewed).scalar_subquery(),
         ended.scalar_subquery(),
-        _array(_beside(budget.study_id, claim.trial_number, report["epoch"]))
+        _array(_beside(slots.study_id, claim.trial_number, report["epoch"]))
         if beside
         else sa.null(),
     )
@@ -207,25 +205,6 @@ def begun(
         found.setdefault(row.trial_number, {})[row.epoch] = row.metric
     paused = {row.trial_number for row in rows if row.reason == PAUSED}
     return rows[0].ended if rows else 0, found, paused
-
-
-def configs(connection: sa.Connection, study_id: int, ended: int) -> dict[int, dict[str, Any]]:
-    """{trial: the settings that it was begun with} of those that ended after `ended`."""
-    trials, attrs = table_of(models.TrialModel), table_of(models.TrialSystemAttributeModel)
-    same = sa.and_(
-        slot_table.c.study_id == trials.c.study_id, slot_table.c.trial_number == trials.c.number
-    )
-    rows = connection.execute(
-        sa.select(trials.c.number, attrs.c.value_json)
-        .join(attrs, attrs.c.trial_id == trials.c.trial_id)
-        .join(slot_table, same)
-        .where(
-            slot_table.c.study_id == study_id,
-            slot_table.c.ended_as > ended,
-            attrs.c.key == CONFIG,
-        )
-    )
-    return {row.number: json.loads(row.value_json) for row in rows}
 
 
 def values(metrics: Mapping[int, float]) -> tuple[float, ...]:

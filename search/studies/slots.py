@@ -1,27 +1,21 @@
-"""The budget: exactly N slots, each claimed, renewed and ended by one statement or transaction.
+"""The slots of a study: exactly N, each claimed, renewed and ended in one transaction.
 
 A slot is OPEN, RUNNING under a lease, or ended (COMPLETE, PRUNED, FAILED). An interrupted trial
 returns its slot, which keeps its trial and is claimed again before any new one is begun. So does
-a paused one (reason: paused), which is claimed again when the study's rule says so. Our table
-decides: a result counts when `end` has stored it with the slot, in one statement that only the
-holder of the lease can carry out; Optuna's trial is told afterwards, by the same worker or, where
-that one has died, by the reaper of any other.
+a paused one (reason: paused), which is claimed again when the study's rule says so. A slot and its
+trial in Optuna's tables change together: the transaction that claims a slot begins the trial, and
+the one that stores its result ends it. Only the holder of the lease can do either.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import optuna
 import sqlalchemy as sa
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.database import optuna_writer
 from search.database.store import Store
@@ -31,17 +25,15 @@ from search.database.tables import (
     PAUSED,
     RUNNING,
     SPENT,
-    UNCLAIMED,
     control_table,
     slot_table,
 )
 from search.stopping.rules import Review
+from search.studies.owners import is_dead
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
 FENCE_SECONDS = 50.0  # after a renewal the trial's process ends by itself, before the lease does
 MAX_ATTEMPTS = 3
-
-CONFIG = "segtune:config"
 
 
 @dataclass(frozen=True)
@@ -79,33 +71,7 @@ class Result:
     attrs: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Locked:
-    """A study as the holder of its lock sees it.
-
-    Attributes:
-        connection: the transaction that ends with the lock.
-        trials: all of Optuna's trials, by number.
-    """
-
-    connection: sa.Connection
-    trials: Sequence[FrozenTrial]
-
-
-def new_owner() -> str:
-    """A name for this worker that no other has ever had: host:pid:random."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-def drawn_config(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The settings that a trial was begun with, by dotted name; None where it was not drawn.
-
-    They are no user attribute: optuna-dashboard would show them in one line of a thousand letters.
-    """
-    return trial.system_attrs.get(CONFIG) or trial.user_attrs.get("config")  # the latter: 0.1
-
-
-class Budget:
+class Slots:
     """The slots of one study, seen by one owner."""
 
     def __init__(
@@ -154,7 +120,7 @@ class Budget:
             }
 
     def claim(
-        self, ask: Callable[[int, Locked], int], review: Review | None = None
+        self, begin: Callable[[int, sa.Connection], int], review: Review | None = None
     ) -> Claim | None:
         """Take the next open slot, or return None where there is none.
 
@@ -163,41 +129,38 @@ class Budget:
         call has taken.
 
         Args:
+            begin: begins a new trial for a slot within the transaction that holds the study's
+                lock, so that no trial is ever begun without a slot; returns its number.
             review: what becomes of the paused trials.
-            ask: begins a new trial for a slot within the study's lock, and the transaction that
-                holds it, so that no trial is ever begun without a slot; returns its number.
         """
         with self.store.locked(self.study_id) as connection:
             begun = self._begun(connection)
             for row in begun:
                 if row.owner == self.owner:  # an answer was lost
                     return Claim(row.slot, row.trial_number, row.attempt)
-            trials, orphan = self._reap(connection, begun)
+            self._reap(connection, begun)
             paused = {row.trial_number: row for row in begun if row.reason == PAUSED}
             while (chosen := self._next_open(connection, paused, review or Review())) is not None:
-                slot, trial_number, attempt = chosen.slot, chosen.trial_number, chosen.attempt
-                paused.pop(trial_number, None)
+                number, attempt = chosen.trial_number, chosen.attempt
+                paused.pop(number, None)
                 if attempt >= self.max_attempts:
-                    failed = Result("FAILED", None, "crashed", {})
-                    self._store_result(connection, slot, failed)
-                    self.tell_in(connection, trial_number, failed)
+                    crashed = Result("FAILED", None, "crashed", {})
+                    self._end(connection, chosen.slot, number, crashed)
                     continue
-                if trial_number is None:
-                    trial_number = orphan
-                if trial_number is None:
-                    trial_number = ask(slot, Locked(connection, trials))
+                if number is None:
+                    number = begin(chosen.slot, connection)
                 self._set(
                     connection,
-                    slot,
+                    chosen.slot,
                     state=RUNNING,
                     reason=None,
-                    trial_number=trial_number,
+                    trial_number=number,
                     attempt=attempt + 1,
                     owner=self.owner,
                     lease_until=self.store.now() + LEASE_SECONDS,
                     claimed_at=self.store.now(),
                 )
-                return replace(chosen, trial_number=trial_number, attempt=attempt + 1)
+                return replace(chosen, trial_number=number, attempt=attempt + 1)
         return None
 
     def renew(self, claim: Claim) -> bool:
@@ -215,18 +178,15 @@ class Budget:
         return self._update(claim.slot, owned=True, lease_until=lease_until)
 
     def end(self, claim: Claim, result: Result) -> bool:
-        """Store a trial's result with its slot, and tell Optuna.
+        """Store a trial's result with its slot, and end Optuna's trial with it.
 
         Returns:
             False where the slot is no longer ours: the result does not count. Ending twice with
             the same result is True both times.
         """
         with self.store.engine.begin() as connection:
-            ours = self._store_result(connection, claim.slot, result, owned=True)
-            if not ours and not self._ended_by_us(connection, claim, result):
-                return False
-        self.tell(claim.trial_number, result)
-        return True
+            ours = self._end(connection, claim.slot, claim.trial_number, result, owned=True)
+            return ours or self._ended_by_us(connection, claim, result)
 
     def give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> bool:
         """Return the slot with its trial, to be resumed; `counts` uses up the attempt.
@@ -256,18 +216,6 @@ class Budget:
         with self.store.engine.connect() as connection:
             found = connection.execute(sa.select(sa.func.sum(total)).where(self._mine)).scalar()
         return float(found or 0.0)
-
-    def tell(self, trial_number: int | None, result: Result) -> None:
-        """End Optuna's trial with a result that its slot has; telling it again changes nothing."""
-        with self.store.engine.begin() as connection:
-            self.tell_in(connection, trial_number, result)
-
-    def tell_in(self, connection: sa.Connection, trial_number: int | None, result: Result) -> None:
-        """`tell` as part of a transaction."""
-        if trial_number is not None:
-            state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
-            attrs = {"reason": result.reason, **result.attrs}
-            optuna_writer.end(connection, self.study_id, trial_number, state, result.value, attrs)
 
     # ------------------------------------------------------------ within the study's lock
 
@@ -327,78 +275,28 @@ class Budget:
             may_pause=not last,
         )
 
-    def _reap(
-        self, connection: sa.Connection, begun: Sequence[Any]
-    ) -> tuple[Sequence[FrozenTrial], int | None]:
-        """Reopen slots whose worker is gone, and mend trials whose worker died half-way.
-
-        Returns:
-            All of Optuna's trials, and a whole one that was begun for a slot whose claim was never
-            stored, or None.
-        """
+    def _reap(self, connection: sa.Connection, begun: Sequence[Any]) -> None:
+        """Reopen the slots whose worker is gone."""
         running = [row for row in begun if row.owner is not None]
         dead = [row.owner for row in running if is_dead(str(row.owner))]
-        if dead or any(row.late for row in running):
-            connection.execute(
-                sa.update(slot_table)
-                .where(
-                    self._mine,
-                    slot_table.c.state == RUNNING,
-                    sa.or_(
-                        slot_table.c.lease_until < self.store.now(), slot_table.c.owner.in_(dead)
-                    ),
-                )
-                .values(
-                    state=OPEN,
-                    owner=None,
-                    lease_until=None,
-                    seconds=self._seconds(),
-                    claimed_at=None,
-                )
+        if not dead and not any(row.late for row in running):
+            return
+        late = slot_table.c.lease_until < self.store.now()
+        connection.execute(
+            sa.update(slot_table)
+            .where(
+                self._mine,
+                slot_table.c.state == RUNNING,
+                sa.or_(late, slot_table.c.owner.in_(dead)),
             )
-        trials = self._trials()
-        known = {row.trial_number for row in begun}
-        strays = [t for t in trials if t.state == TrialState.RUNNING and t.number not in known]
-        if not strays:
-            return trials, None
-        orphan = self._mend(connection, strays)
-        return self._trials(), orphan
-
-    def _mend(self, connection: sa.Connection, strays: Sequence[FrozenTrial]) -> int | None:
-        """Tell or discard trials that run in no slot; returns a whole one to be taken up."""
-        rows = connection.execute(
-            sa.select(slot_table.c.trial_number, slot_table.c.state, slot_table.c.result).where(
-                self._mine, slot_table.c.trial_number.in_([trial.number for trial in strays])
+            .values(
+                state=OPEN,
+                owner=None,
+                lease_until=None,
+                seconds=self._seconds(),
+                claimed_at=None,
             )
         )
-        slots = {row.trial_number: row for row in rows}
-        orphans = []
-        for trial in strays:
-            slot = slots.get(trial.number)
-            if slot is None:
-                orphans.append(trial)
-            elif slot.state in ENDED:  # its worker died between storing the result and telling it
-                self.tell(trial.number, Result(**json.loads(slot.result)))
-        whole = [trial for trial in orphans if drawn_config(trial) is not None]
-        for trial in orphans:
-            if not whole or trial.number != whole[0].number:
-                self._discard(trial)
-        return whole[0].number if whole else None
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
-
-    def _discard(self, trial: FrozenTrial) -> None:
-        """End a trial that was never claimed; a starting point goes back into the queue."""
-        self.tell(trial.number, Result("FAILED", None, UNCLAIMED, {}))
-        fixed = trial.system_attrs.get("fixed_params")
-        if fixed:
-            waiting = optuna.trial.create_trial(
-                state=TrialState.WAITING,
-                system_attrs={"fixed_params": fixed},
-                user_attrs={k: v for k, v in trial.user_attrs.items() if k == "origin"},
-            )
-            self.store.storage.create_new_trial(self.study_id, template_trial=waiting)
 
     # ------------------------------------------------------------ statements
 
@@ -413,9 +311,21 @@ class Budget:
     ) -> bool:
         return connection.execute(self._update(slot, owned=owned, **values)).rowcount == 1
 
-    def _store_result(
-        self, connection: sa.Connection, slot: int, result: Result, *, owned: bool = False
+    def _end(
+        self,
+        connection: sa.Connection,
+        slot: int,
+        trial_number: int | None,
+        result: Result,
+        *,
+        owned: bool = False,
     ) -> bool:
+        """Store a result with its slot and with Optuna's trial; False where the slot is not ours.
+
+        Args:
+            trial_number: None where no trial was ever begun for the slot.
+            owned: only where we hold the lease.
+        """
         assert result.state in ENDED, result.state
         stored = self._set(
             connection,
@@ -423,27 +333,26 @@ class Budget:
             owned=owned,
             state=result.state,
             reason=result.reason,
-            result=json.dumps(
-                {
-                    "state": result.state,
-                    "value": result.value,
-                    "reason": result.reason,
-                    "attrs": dict(result.attrs),
-                }
-            ),
+            result=json.dumps(asdict(result)),
             lease_until=None,
             seconds=self._seconds(),
             claimed_at=None,
         )
-        if stored:  # its row is locked until the end of the transaction: ends come one by one
-            ended = connection.execute(
-                sa.update(control_table)
-                .where(control_table.c.study_id == self.study_id)
-                .values(ended=control_table.c.ended + 1)
-                .returning(control_table.c.ended)
-            ).scalar_one()
-            self._set(connection, slot, ended_as=ended)
-        return stored
+        if not stored:
+            return False
+        # its row is locked until the end of the transaction: ends come one by one
+        ended = connection.execute(
+            sa.update(control_table)
+            .where(control_table.c.study_id == self.study_id)
+            .values(ended=control_table.c.ended + 1)
+            .returning(control_table.c.ended)
+        ).scalar_one()
+        self._set(connection, slot, ended_as=ended)
+        if trial_number is not None:
+            state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
+            attrs = {"reason": result.reason, **result.attrs}
+            optuna_writer.end(connection, self.study_id, trial_number, state, result.value, attrs)
+        return True
 
     def _ended_by_us(self, connection: sa.Connection, claim: Claim, result: Result) -> bool:
         """Whether an earlier `end`, whose answer was lost, has stored this result."""
@@ -467,18 +376,3 @@ def claimable(stop: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
         stop: why the study was stopped.
     """
     return sa.or_(stop.is_(None), sa.and_(stop.in_(SPENT), slot_table.c.reason == PAUSED))
-
-
-def is_dead(owner: str) -> bool:
-    """Whether an owner was a process of this host and is gone, or a zombie that nobody awaits."""
-    host, _, pid = owner.rpartition(":")[0].rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # somebody else's process, or a system without /proc
-    return status[0] in ("Z", "X")

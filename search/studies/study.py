@@ -15,18 +15,28 @@ from optuna.trial import FrozenTrial, TrialState
 from search.database import optuna_writer
 from search.database.optuna_draft import Draft
 from search.database.store import Store
-from search.database.tables import UNCLAIMED, control_table, study_table
+from search.database.tables import control_table, study_table
 from search.stopping.curves import Curve
 from search.stopping.rules import asks_running, optuna_pruner, warmup_end
 from search.studies import reports
+from search.studies.configs import CONFIG, configs_ended_after, drawn_config
+from search.studies.owners import new_owner
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
-from search.studies.slots import CONFIG, Budget, Claim, Locked, drawn_config, new_owner
+from search.studies.slots import Claim, Slots
 from spaces.config import BaseTrialConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import StudySpec, spec_difference
 from spaces.starting import starting_params
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial as it was begun: its parameters, and its config."""
+
+    trial: FrozenTrial
+    config: BaseTrialConfig
 
 
 @dataclass
@@ -46,14 +56,14 @@ class Study:
     uid: str
     fingerprint: str
     owner: str = field(default_factory=new_owner)
-    _begun: FrozenTrial | None = None  # the trial that was begun here last
+    _begun: Begun | None = None  # the trial that was begun here last
     _ids: dict[int, int] = field(default_factory=dict)  # of trials, by number
 
     @property
-    def budget(self) -> Budget:
+    def slots(self) -> Slots:
         """The study's slots, as this worker sees them."""
         attempts = self.spec.budget.max_attempts
-        return Budget(self.store, self.study_id, self.owner, attempts)
+        return Slots(self.store, self.study_id, self.owner, attempts)
 
     @property
     def metric(self) -> str:
@@ -73,26 +83,28 @@ class Study:
         draft = Draft(self.store.storage, self.study_id, self.spec.name, trials)
         return draft.study(optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
 
-    def ask(self, slot: int, locked: Locked | None = None) -> int:
+    def ask(self, slot: int, connection: sa.Connection | None = None) -> int:
         """Begin a new trial for a slot; its config is kept with it. Returns its number.
 
         Args:
-            locked: the study as the holder of its lock sees it; None takes the lock.
+            connection: the transaction that holds the study's lock; None takes the lock.
         """
-        if locked is None:
+        if connection is None:
             with self.store.locked(self.study_id) as connection:
-                return self.ask(slot, Locked(connection, self._all_trials()))
+                return self.ask(slot, connection)
         sampler = build_sampler(self.spec.sampler, self.spec.seed, slot)
-        draft = Draft(self.store.storage, self.study_id, self.spec.name, locked.trials)
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, self._all_trials())
         config = self.space.sample(draft.study(sampler, _pruner(self)).ask())
-        assert draft.trial is not None
+        trial = draft.trial
+        assert trial is not None
         attrs = {**draft.system_attrs, CONFIG: config.flat()}
-        begun = optuna_writer.begin(locked.connection, self.study_id, draft.trial, attrs)
+        begun = optuna_writer.begin(connection, self.study_id, trial, attrs)
         if begun is None:  # somebody who knows no slots has taken it from the queue
-            return self.ask(slot, Locked(locked.connection, self._all_trials()))
-        self._begun = draft.trial
-        self._begun.number, self._begun._trial_id = begun.number, begun.trial_id
-        self._begun.system_attrs |= attrs
+            return self.ask(slot, connection)
+        optuna_writer.put_study_attrs(connection, self.study_id, draft.study_attrs)
+        trial.number, trial._trial_id = begun.number, begun.trial_id
+        trial.system_attrs |= attrs
+        self._begun = Begun(trial, config)
         self._ids[begun.number] = begun.trial_id
         return begun.number
 
@@ -107,19 +119,16 @@ class Study:
     def trial(self, number: int) -> FrozenTrial:
         return self.store.storage.get_trial(self.trial_id(number))
 
-    def begun(self, number: int) -> FrozenTrial:
-        """A trial as it was begun: its parameters, its config; the last one needs no reading."""
-        if self._begun is None or self._begun.number != number:
-            self._begun = self.trial(number)
+    def begun(self, number: int) -> Begun:
+        """A trial as it was begun; the last one needs no reading."""
+        if self._begun is None or self._begun.trial.number != number:
+            trial = self.trial(number)
+            self._begun = Begun(trial, self.config(trial))
         return self._begun
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that have been begun for a slot, by number."""
-        return [
-            trial
-            for trial in self._all_trials()
-            if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != UNCLAIMED
-        ]
+        return [trial for trial in self._all_trials() if not _of_no_slot(trial)]
 
     def config(self, trial: FrozenTrial) -> BaseTrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
@@ -139,7 +148,7 @@ class Study:
         trial_id = self.trial_id(claim.trial_number)
         with self.store.engine.begin() as connection:
             beside = asks_running(self.spec.pruner)
-            return reports.store(connection, self.budget, claim, trial_id, report, beside=beside)
+            return reports.store(connection, self.slots, claim, trial_id, report, beside=beside)
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """The reports of a trial, first epoch first."""
@@ -180,7 +189,9 @@ class Study:
         """
         with self.store.engine.connect() as connection:
             until, found = reports.ended_after(connection, self.study_id, ended)
-            drawn = reports.configs(connection, self.study_id, ended) if warmups and found else {}
+            drawn = (
+                configs_ended_after(connection, self.study_id, ended) if warmups and found else {}
+            )
         ends: dict[int, int] = {}
         for number in found if warmups else ():
             if number in drawn:
@@ -193,9 +204,28 @@ class Study:
             for number, metrics in found.items()
         }
 
+    def take_settings(self, spec: StudySpec) -> None:
+        """Store what a launch may change: trackers, where the workers look for them; workers."""
+        update = {"trackers": spec.trackers, "workers": spec.workers}
+        if all(getattr(self.spec, name) == value for name, value in update.items()):
+            return
+        self.spec = self.spec.model_copy(update=update)
+        with self.store.engine.begin() as connection:
+            connection.execute(
+                sa.update(study_table)
+                .where(study_table.c.study_id == self.study_id)
+                .values(spec=self.spec.to_json())
+            )
+
     def _all_trials(self) -> list[FrozenTrial]:
         """Optuna's, those that wait and those that nobody has claimed included."""
         return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
+
+
+def _of_no_slot(trial: FrozenTrial) -> bool:
+    """Whether a trial waits in the queue, or was lost by an older version before it had a slot."""
+    lost = trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
+    return lost or trial.state == TrialState.WAITING
 
 
 def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: int | None) -> Study:
@@ -223,7 +253,7 @@ def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: in
             f"the data of study {spec.name} have changed since it began, so that its results "
             "would not be comparable; give the study another name"
         )
-    study.budget.extend(trials or spec.budget.trials)
+    study.slots.extend(trials or spec.budget.trials)
     return study
 
 

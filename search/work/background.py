@@ -1,4 +1,4 @@
-"""What follows a trial while the next one trains: its pictures, then the study's notes and graphs.
+"""What follows a trial while the next one trains: models tidied, pictures, notes and graphs.
 
 The next trial is claimed and has begun to train before any of it is done. The pictures are drawn in
 a process of their own; the store is only asked from the supervisor's thread. Nothing here may harm
@@ -10,27 +10,33 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from optuna.trial import FrozenTrial
 
 from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
-from search.findings.facts import class_names
+from search.files.bucket_copies import Copies
+from search.findings.facts import Facts, class_names, gather
 from search.studies.study import Study
 from search.work.drawing import Drawing, draw
+from search.work.kept_models import KeptModels
+from search.work.watchers import Interrupt, Watcher
 from spaces.config import BaseTrialConfig
 from trainers.tasks import Data
 from trainers.train import TrialResult
 
-if TYPE_CHECKING:
-    from search.work.watchers import Interrupt, Watcher
-
 POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A trial whose result has been stored."""
+
+    number: int
+    config: BaseTrialConfig
+    result: TrialResult
 
 
 @dataclass
@@ -51,47 +57,34 @@ class _Pictures:
 
 
 @dataclass
-class Aftermath:
-    """The aftermath of one study's trials; each of its workers has one."""
+class Background:
+    """The background work of one study's trials; each of its workers has one.
+
+    Attributes:
+        copies: into the bucket, where the trials' files are in one.
+    """
 
     study: Study
     data: Data
     artifacts: Artifacts
     watcher: Watcher
     interrupt: Interrupt
+    copies: Copies | None = None
+    _ended: deque[_Ended] = field(default_factory=deque)  # that nothing was done for yet
     _waiting: deque[_Pictures] = field(default_factory=deque)
     _drawn: _Pictures | None = None  # being drawn, or drawn and not shown yet
     _again: list[_Pictures] = field(default_factory=list)  # failed while a trial was running
+    _facts: Facts | None = None  # read at most once a call
     _next_try: float = 0.0
     _backoff: Backoff = field(default_factory=Backoff)
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.study, self.artifacts)
+        self.models = KeptModels(self.study, self.artifacts, self.copies)
 
-    def trial_ended(
-        self,
-        number: int,
-        config: BaseTrialConfig,
-        result: TrialResult,
-        ranking: Sequence[FrozenTrial],
-    ) -> None:
-        """Take a trial whose result has been stored; `ranking`: the study's, best first."""
-        self.publisher.trial_ended(ranking[0].number if ranking else None)
-        best = {trial.number for trial in ranking[: self.study.spec.keep_models]}
-        if result.model is None or number not in best:
-            return
-        spec, folder = self.study.spec, self.artifacts.workdir(self.study, number)
-        drawing = Drawing(
-            title=f"{spec.name}, trial {number}",
-            metric=self.study.metric,
-            config=config.replace(result.decode),
-            model=result.model,
-            history=result.history,
-            classes=class_names(spec),
-            per_class=per_class(result),
-            ended=None if result.reason == "completed" else result.reason,
-        )
-        self._waiting.append(_Pictures(number, drawing, folder / PICTURES))
+    def trial_ended(self, number: int, config: BaseTrialConfig, result: TrialResult) -> None:
+        """Take a trial whose result has been stored."""
+        self._ended.append(_Ended(number, config, result))
 
     def trial_failed(self) -> None:
         """Take a trial that has ended without a result."""
@@ -105,25 +98,70 @@ class Aftermath:
         """
         if time.monotonic() < self._next_try or self.interrupt.count:
             return
+        self._facts = None
+        if self._ended:
+            self._guarded(self._take_ended)
         if idle and not self._waiting and self._drawn is None:
             self._waiting.extend(self._again)
             self._again.clear()
         self._guarded(self._advance_pictures)
         if self.publisher.stale and (idle or self.publisher.due):
-            self._guarded(self.publisher.refresh)
+            self._guarded(self._refresh)
 
     def finish(self) -> None:
         """Do everything that is left, unless the user wants to be gone."""
+        self._facts = None
+        if self._ended and self.interrupt.count < 2:
+            self._guarded(self._take_ended)
         while not self.interrupt.count and (self._waiting or self._drawn or self._again):
             if not (self._waiting or self._drawn):  # no trial is in their way now
                 self._waiting.extend(self._again)
                 self._again.clear()
+            self._facts = None
             if not self._guarded(self._advance_pictures):
                 break
             self._join(POLL_SECONDS)
         self._join(None)  # after an interrupt the drawing ends at once
         if self.publisher.stale and self.interrupt.count < 2:
-            self._guarded(self.publisher.refresh)
+            self._guarded(self._refresh)
+
+    def _now(self) -> Facts:
+        """The study as it is, read once for all that one call does."""
+        if self._facts is None:
+            self._facts = gather(self.study)
+        return self._facts
+
+    def _take_ended(self) -> None:
+        """Keep the models of the best alone; let the pictures of those be drawn that are new."""
+        facts = self._now()
+        best = facts.kept
+        self.models.keep(best, (trial.number for trial in facts.ended))
+        self.publisher.trial_ended(best[0] if best else None)
+        while self._ended:
+            ended = self._ended.popleft()
+            model = ended.result.model
+            if model is None or ended.number not in best:
+                continue
+            if self.copies is not None:
+                self.copies.model(self.artifacts.key(self.study, ended.number), model)
+            folder = self.artifacts.workdir(self.study, ended.number) / PICTURES
+            self._waiting.append(_Pictures(ended.number, self._drawing(ended, model), folder))
+
+    def _drawing(self, ended: _Ended, model: Path) -> Drawing:
+        spec, result = self.study.spec, ended.result
+        return Drawing(
+            title=f"{spec.name}, trial {ended.number}",
+            metric=self.study.metric,
+            config=ended.config.replace(result.decode),
+            model=model,
+            history=result.history,
+            classes=class_names(spec),
+            per_class=result.per_class,
+            ended=None if result.reason == "completed" else result.reason,
+        )
+
+    def _refresh(self) -> None:
+        self.publisher.refresh(self._now())
 
     def _join(self, seconds: float | None) -> None:
         if self._drawn is not None and self._drawn.thread is not None:
@@ -154,7 +192,7 @@ class Aftermath:
             pictures.problem = f"{type(error).__name__}: {error}"
 
     def _show(self, pictures: _Pictures) -> None:
-        if self.interrupt.count or not self.publisher.is_among_best(pictures.number):
+        if self.interrupt.count or pictures.number not in self._now().kept:
             return  # overtaken while they were drawn: its model may be gone
         if pictures.problem is not None and pictures.tries == 1:
             self._again.append(pictures)  # a running trial may have left it no room
@@ -162,7 +200,7 @@ class Aftermath:
         problem = pictures.problem
         try:
             if problem is None:
-                self.publisher.show_pictures(pictures.number, pictures.to)
+                self.publisher.show_pictures(pictures.number, pictures.to, self._now())
         except Exception as error:
             if is_away(error):
                 raise
@@ -184,11 +222,3 @@ class Aftermath:
             return False
         self._next_try, self._backoff = 0.0, Backoff()
         return True
-
-
-def per_class(result: TrialResult) -> list[float | None] | None:
-    """IoU of each class in the best epoch; None for a class that the validation split lacks."""
-    if result.best_epoch is None:
-        return None
-    found = result.history[result.best_epoch - 1].get("per_class")
-    return found and [None if iou != iou else round(iou, 4) for iou in found]

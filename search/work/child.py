@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from search.work.forkserver import context
 from spaces.config import BaseTrialConfig
@@ -72,8 +72,30 @@ class Alive:
 Message = Epoch | Done | Failed | Alive
 
 
-class TrialProcess:
+class Child(Protocol):
     """The supervisor's handle of a child."""
+
+    def receive(self, timeout: float) -> Message | None: ...
+
+    def stop(self, reason: str) -> None: ...
+
+    def fence(self, deadline: float) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+class MakeChild(Protocol):
+    """Starts the child of a trial."""
+
+    def __call__(
+        self, config: BaseTrialConfig, data: Data, workdir: Path, free: Mapping[str, Free]
+    ) -> Child: ...
+
+
+class TrialProcess:
+    """A child that is a process."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class ProgressView:
         self.study = study
         self.console = console
         self.epochs = study.space.base.train.epochs
-        self.counts = study.budget.counts()
+        self.counts = study.slots.counts()
         self.total = sum(self.counts.values())
         self.began = time.monotonic()
         self.ended_here = 0
@@ -70,7 +70,7 @@ class ProgressView:
     def trial_started(self, number: int, config: BaseTrialConfig, attempt: int) -> None:
         self.running = {number: config}
         again = f", attempt {attempt}" if attempt > 1 else ""
-        settings = describe(self.study.begun(number).params)
+        settings = describe(self.study.begun(number).trial.params)
         self.current = f"trial {number}{again}: {settings}"
         if self.live:
             self.epochs_bar.update(
@@ -103,7 +103,7 @@ class ProgressView:
             self.counts[state] += 1
             self.ended_here += 1
         if value is not None and (self.best is None or value > self.best[1]):
-            self.best = (number, value, describe(self.study.begun(number).params))
+            self.best = (number, value, describe(self.study.begun(number).trial.params))
         shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
         trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         line = f"trial {number} {state} ({reason}): {shown} in {trained}"

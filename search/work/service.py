@@ -6,34 +6,56 @@ import contextlib
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import sqlalchemy as sa
 from rich.console import Console
 
 from search.database.retry import is_away, until_it_answers
 from search.database.store import Store
-from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
 from search.files.artifacts import Artifacts
+from search.files.bucket_copies import Copies
 from search.studies.heartbeats import Registration
-from search.studies.slots import claimable, is_dead, new_owner
+from search.studies.open_slots import is_unfinished, studies_with_open_slots
+from search.studies.owners import new_owner
 from search.studies.study import Study, open_study, open_study_by_id
+from search.work.background import Background
+from search.work.child import MakeChild, TrialProcess
 from search.work.forkserver import warm_up
 from search.work.preflight import preflight
 from search.work.progress import ProgressView
-from search.work.supervision import LOOK_SECONDS
+from search.work.supervision import Timing
 from search.work.tracker_feed import Tracked
 from search.work.watchers import Interrupt, Watcher
 from search.work.worker import TooManyFailures, Worker
 from spaces.errors import DONE, INTERRUPTED, InputError
+from spaces.spec import StudySpec
 from trainers.precision import gpu_count
+from trainers.tasks import Data
 
 T = TypeVar("T")
 
 IDLE_SECONDS = 2.0  # between looks for work
+
+
+def new_worker(
+    study: Study,
+    data: Data,
+    artifacts: Artifacts,
+    watcher: Watcher,
+    interrupt: Interrupt,
+    **settings: Any,
+) -> Worker:
+    """Return a worker of a study with what it needs around it.
+
+    Args:
+        settings: further ones of `Worker`.
+    """
+    bucket = artifacts.bucket
+    copies = None if bucket is None else Copies(bucket, watcher.paused)
+    background = Background(study, data, artifacts, watcher, interrupt, copies)
+    return Worker(study, data, artifacts, watcher, interrupt, background, copies, **settings)
 
 
 @dataclass
@@ -44,6 +66,8 @@ class Service:
         only: name of the one study to serve; None for all.
         until_idle: end when no slot is open or running any more.
         watch: makes the view of a study's progress.
+        load_data: checks a study's data, and reads what its trials need of them.
+        idle_seconds: between looks for work.
     """
 
     store: Store
@@ -54,6 +78,10 @@ class Service:
     watch: Callable[[Study], Watcher]
     only: str | None = None
     until_idle: bool = False
+    load_data: Callable[[StudySpec], Data] = preflight
+    make_child: MakeChild = TrialProcess
+    timing: Timing = field(default_factory=Timing)
+    idle_seconds: float = IDLE_SECONDS
     _workers: dict[int, Worker] = field(default_factory=dict)
     _refused: set[int] = field(default_factory=set)
 
@@ -63,14 +91,14 @@ class Service:
         try:
             self._patiently(self.registration.enter)
             while not self.interrupt.count:
-                open_ones = self._patiently(self._open_studies)
+                open_ones = self._patiently(lambda: studies_with_open_slots(self.store, self.only))
                 candidates = [i for i in open_ones if i not in self._refused]
                 if any(self._serve(study_id) for study_id in candidates):
                     continue
                 self._meanwhile(idle=True)
-                if self.until_idle and not self._patiently(self._unfinished):
+                if self.until_idle and not self._patiently(self._is_unfinished):
                     return True
-                if time.monotonic() - seen > LOOK_SECONDS:
+                if time.monotonic() - seen > self.timing.look:
                     self._patiently(self.registration.seen)
                     seen = time.monotonic()
                 self._sleep()
@@ -86,8 +114,7 @@ class Service:
         if self.interrupt.count < 2:
             for worker in self._workers.values():
                 worker.finish()
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                self.registration.leave()
+            self.registration.leave()
 
     def _serve(self, study_id: int) -> bool:
         """Run one trial of a study here; False where it has none for us."""
@@ -105,76 +132,37 @@ class Service:
 
     def _worker(self, study_id: int) -> Worker:
         study = open_study_by_id(self.store, study_id, self.registration.owner)
-        data = preflight(study.spec)
+        data = self.load_data(study.spec)
         if data.fingerprint != study.fingerprint:
             raise InputError(f"the data here are not those that study {study.spec.name} began with")
         view = self.watch(study)
-        return Worker(
-            study, data, self.artifacts, view, self.interrupt, self.registration, self._meanwhile
+        return new_worker(
+            study,
+            data,
+            self.artifacts,
+            view,
+            self.interrupt,
+            registration=self.registration,
+            meanwhile=self._meanwhile,
+            make_child=self.make_child,
+            timing=self.timing,
         )
 
     def _meanwhile(self, *, idle: bool = False) -> None:
         """Go on with what follows the trials that have ended here, of all studies."""
         for worker in self._workers.values():
-            worker.aftermath.advance(idle=idle)
+            worker.background.advance(idle=idle)
 
     def _refuse(self, study_id: int, message: str) -> None:
         self._refused.add(study_id)
         text = f"study {study_id}: {message}"
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _open_studies(self) -> list[int]:
-        """Ids of studies with a slot to claim: fewest running trials first, then oldest."""
-        late = sa.func.min(slot_table.c.lease_until) < self.store.now()
-        query = (
-            sa.select(
-                slot_table.c.study_id,
-                slot_table.c.state,
-                slot_table.c.owner,
-                late.label("late"),
-            )
-            .join(control_table, control_table.c.study_id == slot_table.c.study_id)
-            .where(
-                claimable(control_table.c.stop),
-                slot_table.c.state.in_((OPEN, RUNNING)),
-                *self._chosen(slot_table.c.study_id),
-            )
-            .group_by(slot_table.c.study_id, slot_table.c.state, slot_table.c.owner)
-        )
-        with self.store.engine.connect() as connection:
-            rows = connection.execute(query).all()
-        running: Counter[int] = Counter()
-        found = set()
-        for row in rows:
-            if row.state == OPEN or row.late or is_dead(row.owner):
-                found.add(row.study_id)
-            else:
-                running[row.study_id] += 1
-        return sorted(found, key=lambda study_id: (running[study_id], study_id))
-
-    def _unfinished(self) -> bool:
-        """Whether a slot is running anywhere, or open in a study that we may serve."""
-        query = (
-            sa.select(slot_table.c.study_id, slot_table.c.state, claimable(control_table.c.stop))
-            .join(control_table, control_table.c.study_id == slot_table.c.study_id)
-            .where(slot_table.c.state.in_((OPEN, RUNNING)), *self._chosen(slot_table.c.study_id))
-            .distinct()
-        )
-        with self.store.engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return any(
-            state == RUNNING or (is_open and study_id not in self._refused)
-            for study_id, state, is_open in rows
-        )
-
-    def _chosen(self, column: sa.ColumnElement[int]) -> list[sa.ColumnElement[bool]]:
-        if self.only is None:
-            return [column.in_(sa.select(study_table.c.study_id))]
-        study_id = self.store.storage.get_study_id_from_name(self.only)
-        return [column == study_id]
+    def _is_unfinished(self) -> bool:
+        return is_unfinished(self.store, self.only, but=self._refused)
 
     def _sleep(self) -> None:
-        until = time.monotonic() + IDLE_SECONDS
+        until = time.monotonic() + self.idle_seconds
         while time.monotonic() < until and not self.interrupt.count:
             time.sleep(0.1)
 

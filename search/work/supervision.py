@@ -1,56 +1,79 @@
-"""One trial from its start to its child's end: reports out, words in, the lease kept."""
+"""One trial from its start to its child's end: reports out, words in, the lease kept.
+
+Training never waits for the store: while it is away, reports queue up here.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.database.retry import Backoff, is_away
+from search.studies.heartbeats import Registration
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
-from search.work.child import Alive, ChildDied, Done, Epoch, Failed, TrialProcess
+from search.studies.study import Study
+from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed
+from search.work.judge import Judge, Word
+from search.work.watchers import Interrupt, Watcher
 from spaces.config import BaseTrialConfig
 
-if TYPE_CHECKING:
-    from search.work.worker import Worker
-
-POLL_SECONDS = 0.5
-
-LOOK_SECONDS = 5.0  # between renewals of the lease and looks at what the user has asked for
-
-STOP_SECONDS = 15.0  # a child that has not ended so long after being told to is killed
-
-WATCHDOG_SECONDS = 3600.0  # a child that has taken no step and ended no epoch for so long hangs
-
 
 @dataclass(frozen=True)
-class Word:
-    """What a child is told, and the value that a pruner held its trial against, where there is one.
+class Timing:
+    """How long a supervisor waits, in seconds.
 
     Attributes:
-        reason: a pruner's name, `paused`, `preempted`, `stopped`, `timeout`.
+        poll: for a child's next message.
+        look: between renewals of the lease and looks at what the user has asked for.
+        fence: after a renewal the child ends by itself.
+        stop: a child that has not ended so long after being told to is killed.
+        watchdog: a child that has taken no step and ended no epoch for so long hangs.
     """
 
-    reason: str
-    bar: float | None = None
+    poll: float = 0.5
+    look: float = 5.0
+    fence: float = FENCE_SECONDS
+    stop: float = 15.0
+    watchdog: float = 3600.0
 
 
 @dataclass(frozen=True)
-class _Lost:
+class Lost:
     """The slot is another worker's by now: what the child did does not count."""
 
 
-class _Supervision:
-    """One trial from its start to its child's end: reports out, words in, the lease kept."""
+class Supervision:
+    """Supervises one trial; `run` once.
+
+    Args:
+        on_stored: called when a report has been stored.
+        meanwhile: called every now and then while the child trains.
+    """
 
     def __init__(
-        self, worker: Worker, claim: Claim, config: BaseTrialConfig, child: TrialProcess
+        self,
+        study: Study,
+        judge: Judge,
+        claim: Claim,
+        config: BaseTrialConfig,
+        child: Child,
+        *,
+        watcher: Watcher,
+        interrupt: Interrupt,
+        registration: Registration | None,
+        timing: Timing,
+        on_stored: Callable[[], None],
+        meanwhile: Callable[[], None],
     ) -> None:
-        self.worker, self.claim, self.config, self.child = worker, claim, config, child
-        self.study, self.budget = worker.study, worker.study.budget
+        self.study, self.judge, self.claim, self.config = study, judge, claim, config
+        self.child, self.watcher, self.interrupt = child, watcher, interrupt
+        self.registration, self.timing = registration, timing
+        self.on_stored, self.meanwhile = on_stored, meanwhile
         self.began = time.monotonic()
         self.looked = self.began
         self.last_sign = self.began
@@ -64,15 +87,15 @@ class _Supervision:
         self.bar: float | None = None  # that a pruner held the trial against
         self.limits: Limits = Limits.none()
         self.next_try, self.backoff = 0.0, Backoff()
-        child.fence(self.began + FENCE_SECONDS)
+        child.fence(self.began + timing.fence)
 
-    def run(self) -> Done | Failed | _Lost:
+    def run(self) -> Done | Failed | Lost:
         """Supervise until the child has ended and its reports are stored, or the slot is lost."""
         outcome: Done | Failed | None = None
         while True:
             if outcome is None:
                 try:
-                    message = self.child.receive(POLL_SECONDS)
+                    message = self.child.receive(self.timing.poll)
                 except ChildDied as death:
                     message = Failed(unfit=False, message=death.how)
                 if isinstance(message, Done | Failed):
@@ -84,29 +107,29 @@ class _Supervision:
                     if isinstance(message, Epoch):
                         self._heard(message.report)
             elif self.outbox:
-                time.sleep(POLL_SECONDS)
+                time.sleep(self.timing.poll)
             if self._due() and not self._with_store():
                 self.child.kill()
-                return _Lost()
+                return Lost()
             # an interrupted worker does not wait for a store that is away: the next attempt
             # repeats the reports from its checkpoint
-            if outcome is not None and (not self.outbox or self.worker.interrupt.count):
+            if outcome is not None and (not self.outbox or self.interrupt.count):
                 return outcome
             if outcome is None:
                 self._look_after_child()
-                if self.trains and self.worker.meanwhile is not None:
-                    self.worker.meanwhile()
+                if self.trains:
+                    self.meanwhile()
 
     def _heard(self, report: dict[str, Any]) -> None:
         self.values.append(report["metric"])
         self.longest_epoch = max(self.longest_epoch, report["seconds"])
-        self.worker.watcher.epoch_ended(self.claim.trial_number, report)
+        self.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
 
     def _due(self) -> bool:
         """Whether there is something for the store, and it is time to try."""
         now = time.monotonic()
-        waiting = bool(self.outbox) or now - self.looked > LOOK_SECONDS
+        waiting = bool(self.outbox) or now - self.looked > self.timing.look
         return waiting and now >= self.next_try
 
     def _with_store(self) -> bool:
@@ -128,23 +151,23 @@ class _Supervision:
                     return False
                 self._renewed(asked)
                 self.outbox.popleft()
-                self.worker.copy_checkpoint(self.claim)
+                self.on_stored()
                 if self.told is None and not self.outbox:
-                    word = self.worker.verdict(self.claim, self.config, self.values, stored)
+                    word = self.judge.verdict(self.claim, self.config, self.values, stored)
                     if word is not None:
                         self._tell(word)
-            if (asked := time.monotonic()) - self.looked > LOOK_SECONDS:
-                if not self.budget.renew(self.claim):
+            if (asked := time.monotonic()) - self.looked > self.timing.look:
+                if not self.study.slots.renew(self.claim):
                     return False
                 self._renewed(asked)
                 self.looked = asked
                 self.limits = limits(self.study)
-                if self.worker.registration is not None:
-                    self.worker.registration.seen()
+                if self.registration is not None:
+                    self.registration.seen()
         except Exception as error:
             if not is_away(error):
                 raise
-            self.worker.watcher.store_away(error)
+            self.watcher.store_away(error)
             self.next_try = time.monotonic() + self.backoff.next()
             return True
         self.next_try, self.backoff = 0.0, Backoff()
@@ -152,11 +175,11 @@ class _Supervision:
 
     def _renewed(self, asked: float) -> None:
         """The lease runs from when it was asked for, at the latest."""
-        self.child.fence(asked + FENCE_SECONDS)
+        self.child.fence(asked + self.timing.fence)
 
     def _look_after_child(self) -> None:
         """Send the word that is due, and kill a child that does not follow it."""
-        now, interrupted = time.monotonic(), self.worker.interrupt.count
+        now, interrupted = time.monotonic(), self.interrupt.count
         if self.told is None:
             if interrupted:
                 self._tell(Word("preempted"))
@@ -169,8 +192,8 @@ class _Supervision:
         since = math.inf if self.told is None else self.told[1]
         if self._ends and not interrupted:  # no word is heeded before a step, which may compile
             since = max(since, self.first_step)
-        late = now - since > STOP_SECONDS + self.longest_step
-        if interrupted > 1 or late or now - self.last_sign > WATCHDOG_SECONDS:
+        late = now - since > self.timing.stop + self.longest_step
+        if interrupted > 1 or late or now - self.last_sign > self.timing.watchdog:
             self.child.kill()
 
     @property
@@ -183,7 +206,7 @@ class _Supervision:
     @property
     def longest_step(self) -> float:
         """Seconds that a child may need to come to the end of its step."""
-        return 0.0 if self.worker.interrupt.count else self.longest_epoch
+        return 0.0 if self.interrupt.count else self.longest_epoch
 
     def _tell(self, word: Word) -> None:
         self.child.stop(word.reason)

@@ -1,50 +1,26 @@
-"""A headless Chromium, a study of real trials, and its dashboard."""
+"""A headless Chromium, a scripted study, and its dashboard."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from search.samples.streets import write_streets
+from search.dashboard.publish import PICTURES, Publisher
+from search.files.artifacts import Artifacts
+from search.findings.ranking import best_trial
+from tests.waiting import Running
 
 PASSWORD = "correct horse battery"
-SEGTUNE = str(Path(sys.executable).with_name("segtune"))
-STUDY = """\
-name: browser
-task: segmentation
-data:
-  train: {{images: {data}/train/images, masks: {data}/train/masks}}
-  val: {{images: {data}/val/images, masks: {data}/val/masks}}
-  classes: {data}/classes.json
-space:
-  train.epochs: 4
-  train.precision: fp32
-  train.patience: 0
-  health.grad_norm: 0
-  train.batch_size: [4, 8]
-  data.resolution: 32x32
-  data.augment: none
-  model.arch: Unet
-  model.encoder: mobilenet_v2
-  model.encoder_weights: null
-  loss.warmup_epochs: {{low: 0, high: 2}}
-  loss.region_share: {{low: 0.2, high: 0.8}}
-  optim.lr: {{low: 1e-4, high: 1e-2, log: true}}
-use_default_space: false
-use_starting_points: false
-sampler: random
-budget: {{trials: 22}}
-pruner: {{name: median, startup_trials: 10, min_epochs: 2}}
-"""
+ENDINGS = (*["completed"] * 14, *["median"] * 8)
 
 
 @dataclass
@@ -108,40 +84,31 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """22 trials, really trained, and `segtune dashboard` with a password."""
+def site(
+    tmp_path_factory: pytest.TempPathFactory, scripted_study: Callable[..., Any]
+) -> Iterator[Site]:
+    """22 trials that were never trained, drawn pictures of the best, and `segtune dashboard`."""
     folder = tmp_path_factory.mktemp("site")
-    data = write_streets(folder / "data", train=8, val=6, size=(40, 48))
-    (folder / "study.yaml").write_text(STUDY.format(data=data))
     environment = {
-        **os.environ,
-        "SEGTUNE_HOME": str(folder / "home"),
+        "SEGTUNE_STORE": f"sqlite:///{folder / 'store.db'}",
+        "SEGTUNE_ARTIFACTS": str(folder / "artifacts"),
         "SEGTUNE_DASHBOARD_PASSWORD": PASSWORD,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
     }
-    subprocess.run(
-        [SEGTUNE, "launch", str(folder / "study.yaml")],
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=400,
-    )
-    with subprocess.Popen(
-        [SEGTUNE, "dashboard", "--port", "0"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        seen = []
-        for line in server.stdout:
-            seen.append(line)
-            if match := re.search(r"(http://127\.0\.0\.1:\d+)/dashboard", line):
-                yield Site(match[1], environment)
-                break
-        else:
-            raise AssertionError("".join(seen))
-        server.terminate()
-        assert server.wait(timeout=30) == 0
+    study = scripted_study(environment["SEGTUNE_STORE"], "segmentation", ENDINGS)
+    artifacts = Artifacts(folder / "artifacts")
+    publisher = Publisher(study, artifacts)
+    publisher.refresh()
+    best = best_trial(study).number
+    pictures = artifacts.workdir(study, best) / PICTURES
+    pictures.mkdir(parents=True)
+    for name in ("curves", "per-class", "best-1-a", "best-2-b", "worst-1-c", "worst-2-d"):
+        Image.effect_noise((320, 240), 60).save(pictures / f"{name}.png")
+    publisher.show_pictures(best, pictures)
+    study.store.close()
+    server = Running.segtune("dashboard", "--port", "0", env=environment)
+    line = server.line("dashboard: http")
+    found = re.search(r"(http://127\.0\.0\.1:\d+)/dashboard", line)
+    assert found, line
+    yield Site(found[1], environment)
+    server.send(signal.SIGTERM)
+    server.finish()

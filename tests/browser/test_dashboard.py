@@ -20,20 +20,20 @@ def sign_in(page: Any, site: Any, path: str = "/dashboard") -> None:
 
 def test_a_study_at_a_glance(page: Any, site: Any) -> None:
     sign_in(page, site)
-    page.page.get_by_text("browser").first.click()
+    page.page.get_by_text("scripted-segmentation").first.click()
     page.page.wait_for_url(re.compile(r"/dashboard/studies/1"))
     body = page.page.locator("body")
     for heading in ("History", "Hyperparameter Importance", "Intermediate values", "Best Trial"):
-        expect(body).to_contain_text(heading, timeout=20_000)
+        expect(body).to_contain_text(heading, timeout=120_000)
     for title in (
         "Early stopping: every trial's curve and its end",
         "mIoU against cost",
         "IoU of each class across trials",
         "Loss parts of the best trials",
     ):
-        expect(page.page.locator(".gtitle", has_text=title)).to_be_visible(timeout=20_000)
+        expect(page.page.locator(".gtitle", has_text=title)).to_be_visible(timeout=120_000)
     history = page.page.locator(".plotly-graph-div, .js-plotly-plot").first
-    expect(history.locator(".trace.scatter path.point")).to_have_count(22, timeout=20_000)
+    expect(history.locator(".trace.scatter path.point")).to_have_count(22, timeout=120_000)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 1400
     page.screenshot("study")
     assert page.errors == []
@@ -42,7 +42,7 @@ def test_a_study_at_a_glance(page: Any, site: Any) -> None:
 def test_the_note_tells_what_was_found(page: Any, site: Any) -> None:
     sign_in(page, site, "/dashboard/studies/1/note")
     note = page.page.locator("body")
-    expect(note).to_contain_text("22 of 22 trials have ended", timeout=20_000)
+    expect(note).to_contain_text("22 of 22 trials have ended", timeout=120_000)
     for text in ("Best mIoU", "What matters", "PED-ANOVA", "Why trials ended", "optim.lr"):
         expect(note).to_contain_text(text)
     page.screenshot("note")
@@ -53,7 +53,7 @@ def test_the_best_trial_with_its_pictures(page: Any, site: Any) -> None:
     sign_in(page, site, "/dashboard/studies/1")
     page.page.get_by_role("link", name="Details").click()
     body = page.page.locator("body")
-    expect(body).to_contain_text("Effective config", timeout=20_000)
+    expect(body).to_contain_text("Effective config", timeout=120_000)
     for name in ("curves.png", "per-class.png", "best-1-", "worst-1-"):
         expect(body).to_contain_text(name)
     shown = page.page.locator("img")
@@ -73,7 +73,7 @@ def test_anonymous_and_wrong_passwords_see_nothing(page: Any, site: Any) -> None
     page.page.goto(site.url + "/dashboard/studies/1")
     assert "/login" in page.page.url
     page.screenshot("login")
-    assert "browser" not in page.page.inner_text("body")
+    assert "scripted-segmentation" not in page.page.inner_text("body")
     page.page.get_by_label("Password").fill("no such password")
     page.page.get_by_role("button", name="Sign in").click()
     expect(page.page.get_by_text("This password is wrong.")).to_be_visible()
@@ -137,7 +137,7 @@ def test_no_text_of_a_study_runs(page: Any, site: Any) -> None:
     sign_in(page, site)
     for path in ("", f"/studies/{study}", f"/studies/{study}/note", f"/studies/{study}/trials"):
         page.page.goto(f"{site.url}/dashboard{path}")
-        expect(page.page.locator("body")).to_contain_text("evil", timeout=20_000)
+        expect(page.page.locator("body")).to_contain_text("evil", timeout=120_000)
         page.page.wait_for_load_state("networkidle")
         assert page.page.evaluate("window.ran") is None, path
     for index in range(3):  # pages and drawings are downloaded, not opened

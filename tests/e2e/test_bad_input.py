@@ -269,9 +269,9 @@ def launched(place: Place) -> None:
 def finished(place: Place) -> None:
     """A study with one trial that has ended, whose weights are not here."""
     with place.launched() as study:
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim
-        study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
+        study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
 
 
 def exported(place: Place) -> None:
@@ -851,7 +851,14 @@ def test_is_refused_before_anything_begins(case: Bad, place: Place) -> None:
     assert place.contents() == before
 
 
-@pytest.mark.parametrize("name", ["bounds-reversed", "weights-offline", "store-password"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bounds-reversed",
+        pytest.param("weights-offline", marks=pytest.mark.cluster),
+        pytest.param("store-password", marks=pytest.mark.cluster),
+    ],
+)
 def test_the_script_ends_with_code_2_and_no_traceback(name: str, place: Place) -> None:
     case = next(case for case in CASES if case.id == name)
     case.change(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,24 +20,35 @@ ROOT = Path(__file__).resolve().parents[2]
 Segtune = Callable[..., str]
 
 
-@pytest.mark.slow
 def test_camvid_study_from_launch_to_evaluation(
     segtune: Segtune, camvid: Path, tmp_path: Path
 ) -> None:
-    """Four short trials on real streets; the export scores what the study says."""
+    """Two short trials on a few real streets; the export scores what the study says."""
+    for split, count in (("train", 32), ("val", 8)):
+        for kind in ("images", "masks"):
+            (tmp_path / "camvid" / split / kind).mkdir(parents=True)
+            for path in sorted((camvid / split / kind).iterdir())[:: 184 // 32][:count]:
+                shutil.copy(path, tmp_path / "camvid" / split / kind)
+    shutil.copy(camvid / "classes.json", tmp_path / "camvid")
     text = (ROOT / "examples" / "camvid.yaml").read_text()
-    text = text.replace("../../shared/data/camvid", str(camvid))
-    text = text.replace("train.epochs: 15", "train.epochs: 3").replace("trials: 16", "trials: 2")
-    text = text.replace("[64x96, 96x128]", "48x64")
+    text = text.replace("../../shared/data/camvid", "camvid")
+    text = text.replace("train.epochs: 15", "train.epochs: 4").replace("trials: 16", "trials: 2")
+    text = text.replace("[64x96, 96x128]", "48x64").replace("[8, 16]", "4")
     (tmp_path / "study.yaml").write_text(text)
     assert "ok: segtune launch" in segtune("check", "study.yaml", cwd=tmp_path)
-    out = segtune("launch", "study.yaml", cwd=tmp_path)
+    out = segtune("launch", "study.yaml", cwd=tmp_path, installed=True)
     assert "camvid: best trials" in out
     status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
     assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
     assert status["trials"][0]["origin"] == "safe preset (field note A)"
-    assert status["best"]["value"] > 0.05  # three epochs from scratch; chance is about 0.03
+    assert status["best"]["value"] > 0.05  # four epochs from scratch; chance is about 0.03
     segtune("export", "camvid", "--to", "best", cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {
+        "config.yaml",
+        "model",
+        "provenance.json",
+        "curves.png",
+    }
     answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
     miou = float(answer.split("mIoU ")[1].split(",")[0])
     assert miou == pytest.approx(status["best"]["value"], abs=1e-4)
@@ -49,33 +61,6 @@ def test_camvid_study_from_launch_to_evaluation(
     assert "2 of 2 trials ended" in segtune("launch", "study.yaml", cwd=tmp_path)
 
 
-@pytest.mark.slow
-def test_demo_then_train_the_exported_config(segtune: Segtune, tmp_path: Path) -> None:
-    out = segtune("demo", "--trials", "2", cwd=tmp_path)
-    folder = tmp_path / "segtune-demo"
-    assert "exported the best trial" in out
-    assert {path.name for path in (folder / "best").iterdir()} == {
-        "config.yaml",
-        "model",
-        "provenance.json",
-        "curves.png",
-    }
-    assert "2 of 2 trials ended" in segtune("demo", "--trials", "2", cwd=tmp_path)  # resumed
-    elsewhere = segtune("demo", "--trials", "1", "--to", "elsewhere", cwd=tmp_path)
-    assert "study demo-2 started" in elsewhere  # another folder, another study
-    config = (folder / "best" / "config.yaml").read_text()
-    short = tmp_path / "short.yaml"
-    short.write_text(config.replace("epochs: 8", "epochs: 1"))
-    _, trial = load_run_config(short)
-    assert trial.train.epochs == 1
-    segtune("train", str(short), "--to", "again", cwd=tmp_path)
-    facts = json.loads((tmp_path / "again" / "provenance.json").read_text())
-    assert facts["epochs"] == 1
-    answer = segtune("evaluate", "again", "--data", "val", cwd=tmp_path)
-    assert float(answer.split("mIoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
-
-
-@pytest.mark.slow
 def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Path) -> None:
     """Dark blobs on light ground; the threshold is chosen inside each trial."""
     rng = np.random.default_rng(0)

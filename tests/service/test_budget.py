@@ -6,17 +6,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from search.database import optuna_writer
 from search.database.store import Store, open_store
 from search.database.tables import slot_table
-from search.studies.slots import MAX_ATTEMPTS, Budget, Result, new_owner
+from search.studies.owners import new_owner
+from search.studies.slots import MAX_ATTEMPTS, Result, Slots
 from search.studies.study import Study, create_or_resume
-from spaces.spec import StudySpec
+from spaces.spec import SamplerSpec, StudySpec
+from tests.noop import claim_all
+from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -25,9 +28,9 @@ def make(store: Store, make_spec: MakeSpec, trials: int = 3) -> Study:
     return create_or_resume(store, make_spec(trials=trials), "f" * 64, None)
 
 
-def worker(study: Study) -> Budget:
+def worker(study: Study) -> Slots:
     """Another worker's view of the slots."""
-    return Budget(study.store, study.study_id, new_owner())
+    return Slots(study.store, study.study_id, new_owner())
 
 
 def completed(value: float = 0.5) -> Result:
@@ -47,14 +50,14 @@ def test_a_claim_whose_answer_was_lost_is_returned_again(store: Store, make_spec
     study = make(store, make_spec)
     budget = worker(study)
     assert budget.claim(study.ask) == budget.claim(study.ask)
-    assert study.budget.counts()["RUNNING"] == 1 and len(study.trials()) == 1
+    assert study.slots.counts()["RUNNING"] == 1 and len(study.trials()) == 1
 
 
 def test_a_budget_grows_and_never_shrinks(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec)
-    study.budget.extend(5)
-    study.budget.extend(2)
-    assert sum(study.budget.counts().values()) == 5
+    study.slots.extend(5)
+    study.slots.extend(2)
+    assert sum(study.slots.counts().values()) == 5
 
 
 def test_a_returned_slot_keeps_its_trial_and_comes_first(store: Store, make_spec: MakeSpec) -> None:
@@ -71,26 +74,26 @@ def test_a_returned_slot_keeps_its_trial_and_comes_first(store: Store, make_spec
 def test_preemption_does_not_use_up_attempts(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     for _ in range(MAX_ATTEMPTS + 2):
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim and claim.attempt == 1
-        study.budget.give_back(claim, counts=False)
+        study.slots.give_back(claim, counts=False)
 
 
 def test_attempts_run_out(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim and claim.attempt == attempt
-        study.budget.give_back(claim, counts=True)
-    assert study.budget.claim(study.ask) is None
-    assert study.budget.counts()["FAILED"] == 1
+        study.slots.give_back(claim, counts=True)
+    assert study.slots.claim(study.ask) is None
+    assert study.slots.counts()["FAILED"] == 1
     trial = study.trial(0)
     assert trial.state == TrialState.FAIL and trial.user_attrs["reason"] == "crashed"
 
 
 def test_the_slot_of_a_dead_worker_is_claimed_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
     assert worker(study).claim(study.ask) is None  # alive: its lease holds
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -117,7 +120,7 @@ def test_an_expired_lease_is_taken_and_its_holder_refused(
     assert not stale.renew(claim)
     assert not stale.end(claim, completed())
     assert not stale.give_back(claim, counts=False)
-    assert study.budget.counts()["RUNNING"] == 1
+    assert study.slots.counts()["RUNNING"] == 1
     assert study.trial(claim.trial_number).state == TrialState.RUNNING
     assert other.end(fresh, completed())
     assert not stale.end(claim, completed())
@@ -125,57 +128,78 @@ def test_an_expired_lease_is_taken_and_its_holder_refused(
 
 def test_a_result_whose_answer_was_lost_is_ended_again(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=1)
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
     for _ in range(2):
-        assert study.budget.end(claim, completed())
+        assert study.slots.end(claim, completed())
     assert study.trial(0).value == 0.5 and study.trial(0).user_attrs["epochs"] == 2
 
 
-def test_a_result_that_was_stored_and_not_told_is_told_by_the_reaper(
+class Died(Exception):
+    """In place of a worker's death: what it had begun is never committed."""
+
+
+def die(*given: object, **named: object) -> None:
+    raise Died
+
+
+def test_a_result_is_stored_with_its_trial_or_not_at_all(
     store: Store, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make(store, make_spec, trials=1)
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
-    with monkeypatch.context() as patch:  # the worker dies here
-        patch.setattr(Budget, "tell", lambda *args: None)
-        study.budget.end(claim, completed(0.75))
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(optuna_writer, "end", die)
+        study.slots.end(claim, completed(0.75))
+    assert study.slots.counts()["RUNNING"] == 1
     assert study.trial(0).state == TrialState.RUNNING
-    assert worker(study).claim(study.ask) is None
+    assert study.slots.end(claim, completed(0.75))
     trial = study.trial(0)
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
     assert trial.user_attrs["reason"] == "completed"
 
 
-def test_a_whole_trial_that_no_slot_knows_is_taken_up(store: Store, make_spec: MakeSpec) -> None:
-    study = make(store, make_spec, trials=1)
-    orphan = study.ask(0)  # a worker died between asking and claiming
-    claim = study.budget.claim(study.ask)
-    assert claim and claim.trial_number == orphan
-    assert len(study.trials()) == 1
-
-
-def test_a_half_drawn_starting_point_goes_back_into_the_queue(
-    store: Store, make_spec: MakeSpec
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_a_trial_is_begun_with_its_slot_or_not_at_all(
+    sampler: str, store: Store, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec(trials=1, starting_points="true")
-    study = create_or_resume(store, spec, "f" * 64, None)
-    half = study.optuna().ask()  # a worker died while it drew the config
-    origin = half.user_attrs["origin"]
-    drawn = [study.budget.claim(study.ask)]
-    study.budget.extend(4)
-    drawn += [worker(study).claim(study.ask) for _ in range(3)]
-    numbers = [claim.trial_number for claim in drawn if claim]
-    assert half.number not in numbers
-    assert study.trial(half.number).state == TrialState.FAIL
-    assert origin in [study.trial(number).user_attrs.get("origin") for number in numbers]
+    """A sequence of QMC that goes on is stored with them too."""
+    spec = make_spec(trials=2, starting_points="true")
+    spec = spec.model_copy(update={"sampler": SamplerSpec(name=sampler)})
+    study = create_or_resume(store, spec, "f" * 64, 9)
+    queued = len(study.optuna().trials)
+    for _ in range(queued):
+        claim = study.slots.claim(study.ask)
+        assert claim and study.slots.end(claim, completed())
+    before = store.storage.get_study_system_attrs(study.study_id)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(Slots, "_set", die)
+        study.slots.claim(study.ask)
+    assert study.slots.counts()["RUNNING"] == 0 and len(study.optuna().trials) == queued
+    assert store.storage.get_study_system_attrs(study.study_id) == before
+    claim = study.slots.claim(study.ask)
+    assert claim and claim.trial_number == queued
+    after = store.storage.get_study_system_attrs(study.study_id)
+    assert (after != before) is (sampler == "qmc")
+
+
+def test_a_starting_point_that_was_begun_in_vain_waits_in_the_queue(
+    store: Store, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = create_or_resume(store, make_spec(trials=1, starting_points="true"), "f" * 64, None)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(Slots, "_set", die)
+        study.slots.claim(study.ask)
+    assert study.trial(0).state == TrialState.WAITING
+    claim = study.slots.claim(study.ask)
+    assert claim and claim.trial_number == 0 and study.trial(0).user_attrs["origin"]
 
 
 def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
     study = make(store, make_spec, trials=2)
     for seconds in (100, 50):
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim
         with store.engine.begin() as connection:
             connection.execute(
@@ -183,42 +207,18 @@ def test_seconds_count_over_attempts(store: Store, make_spec: MakeSpec) -> None:
                 .where(slot_table.c.slot == claim.slot)
                 .values(claimed_at=store.now() - seconds)
             )
-        assert study.budget.give_back(claim, counts=False)
-    assert 150 <= study.budget.used_seconds() < 155
-
-
-CLAIMER = """
-import sys
-from search.studies.slots import Result
-from search.database.store import open_store
-from search.studies.study import open_study
-store = open_store(sys.argv[1])
-study = open_study(store, "small")
-while (claim := study.budget.claim(study.ask)) is not None:
-    print(claim.slot, claim.trial_number, flush=True)
-    study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
-"""
+        assert study.slots.give_back(claim, counts=False)
+    assert 150 <= study.slots.used_seconds() < 155
 
 
 def test_workers_that_claim_at_once_never_share_a_slot(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+    postgres_url: str, make_spec: MakeSpec
 ) -> None:
     store = open_store(postgres_url)
     study = make(store, make_spec, trials=24)
-    script = tmp_path / "claimer.py"
-    script.write_text(CLAIMER)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(script), postgres_url], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
     claimed = []
-    for worker in workers:
-        out, _ = worker.communicate(timeout=120)
-        assert worker.returncode == 0
-        claimed += [tuple(map(int, line.split())) for line in out.splitlines()]
-    assert isinstance(study.budget, Budget)
-    assert len({slot for slot, _ in claimed}) == 24
+    for running in [Running.fork(claim_all, postgres_url) for _ in range(4)]:
+        claimed += [tuple(map(int, line.split())) for line in running.finish().splitlines()]
+    assert len(claimed) == len({slot for slot, _ in claimed}) == 24
     assert len({number for _, number in claimed}) == len(study.trials())
     store.close()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +13,14 @@ from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS, NOW, control_table, worker_table
 from search.studies.heartbeats import Registration, workers
 from search.studies.limits import close, limits, reopen, stopped
-from search.studies.slots import Budget, Result, new_owner
+from search.studies.owners import new_owner
+from search.studies.slots import Result, Slots
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
+from tests.noop import crew
+from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
-SCRIPT = Path(__file__).with_name("noop_worker.py")
 
 
 def make(store: Store, make_spec: MakeSpec, trials: int = 3, **budget: float) -> Study:
@@ -35,16 +33,16 @@ def test_a_stopped_study_hands_out_no_slot_until_it_is_reopened(
     store: Store, make_spec: MakeSpec
 ) -> None:
     study = make(store, make_spec)
-    running = study.budget.claim(study.ask)
+    running = study.slots.claim(study.ask)
     assert running
     close(store, study.study_id, AFTER)
-    assert Budget(store, study.study_id, new_owner()).claim(study.ask) is None
+    assert Slots(store, study.study_id, new_owner()).claim(study.ask) is None
     assert limits(study).now is None  # what runs may end
-    assert study.budget.end(running, Result("COMPLETE", 0.5, "completed", {}))
+    assert study.slots.end(running, Result("COMPLETE", 0.5, "completed", {}))
     close(store, study.study_id, NOW)
     assert limits(study).now == "preempted"
     reopen(store, study.study_id)
-    assert stopped(study) is None and study.budget.claim(study.ask)
+    assert stopped(study) is None and study.slots.claim(study.ask)
 
 
 def test_hours_close_a_study_and_count_anew_when_it_is_reopened(
@@ -64,7 +62,7 @@ def test_gpu_hours_count_what_all_workers_hold(store: Store, make_spec: MakeSpec
 
     study = make(store, make_spec, gpu_hours=1.0)
     for _ in range(2):
-        assert Budget(store, study.study_id, new_owner()).claim(study.ask)
+        assert Slots(store, study.study_id, new_owner()).claim(study.ask)
     assert limits(study).now is None
     with store.engine.begin() as connection:  # two at once, for 31 minutes
         connection.execute(sa.update(slot_table).values(claimed_at=store.now() - 1860))
@@ -90,23 +88,9 @@ def test_the_registry_tells_idle_running_and_lost(store: Store) -> None:
     assert len(workers(store)) == 1
 
 
-def start(url: str, folder: Path, epochs: int, seconds: float) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), url, str(folder), "small", str(epochs), str(seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "LEASE": "4", "CREW": "2"},
-        start_new_session=True,
-    )
-
-
-def wait_for(worker: subprocess.Popen[str], word: str) -> None:
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        if line.startswith(word):
-            return
-    raise AssertionError(f"the worker ended before it said {word!r}")
+def start(url: str, folder: Path, epochs: int, seconds: float) -> Running:
+    """Two workers of trials that cost nothing."""
+    return Running.fork(crew, url, folder, "small", epochs, seconds, 4.0, 2)
 
 
 def test_stop_resume_and_extend_while_workers_run(
@@ -115,34 +99,31 @@ def test_stop_resume_and_extend_while_workers_run(
     """`--now` returns the running trials; reopened, they go on where they were."""
     store = open_store(postgres_url)
     study = make(store, make_spec, trials=3)
-    crew = start(postgres_url, tmp_path, 30, 0.1)
-    wait_for(crew, "epoch")
+    running = start(postgres_url, tmp_path, 30, 0.1)
+    running.line("epoch")
     close(store, study.study_id, NOW)
-    out, _ = crew.communicate(timeout=60)  # nothing is open any more
-    assert crew.returncode == 0 and "ended" not in out, out
-    assert study.budget.counts()["OPEN"] == 3 and study.budget.waiting()
+    assert "ended" not in running.finish()  # nothing is open any more
+    assert study.slots.counts()["OPEN"] == 3 and study.slots.waiting()
     reopen(store, study.study_id)
-    study.budget.extend(4)
-    crew = start(postgres_url, tmp_path, 30, 0.02)
-    out, _ = crew.communicate(timeout=120)
-    assert study.budget.counts()["COMPLETE"] == 4, out
+    study.slots.extend(4)
+    running = start(postgres_url, tmp_path, 30, 0.02)
+    out = running.finish()
+    assert study.slots.counts()["COMPLETE"] == 4, out
     for trial in study.trials():
         assert [r["epoch"] for r in study.history(trial.number)] == [*range(1, 31)]
     store.close()
 
 
-def test_one_signal_returns_the_trial_within_twenty_seconds(
+def test_one_signal_returns_the_trials(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     store = open_store(postgres_url)
     study = make(store, make_spec, trials=2)
-    crew = start(postgres_url, tmp_path, 1000, 0.1)
-    wait_for(crew, "epoch")
-    began = time.monotonic()
-    crew.send_signal(signal.SIGTERM)
-    crew.communicate(timeout=20)
-    assert crew.returncode == 130 and time.monotonic() - began < 20
-    assert study.budget.counts()["OPEN"] == 2 and workers(store) == []
+    running = start(postgres_url, tmp_path, 1000, 0.1)
+    running.line("epoch")
+    running.send(signal.SIGTERM)
+    running.finish(130)  # a trial that did not end would go on for 100 s
+    assert study.slots.counts()["OPEN"] == 2 and workers(store) == []
     store.close()
 
 
@@ -153,12 +134,12 @@ def test_a_limit_ends_running_trials_with_their_best_so_far(
     store = open_store(postgres_url)
     hours, reason = (2.5 / 3600, "timeout") if limit == "trial_hours" else (1.0, "stopped")
     study = make(store, make_spec, trials=2, **{limit: hours})
-    crew = start(postgres_url, tmp_path, 1000, 0.1)
-    wait_for(crew, "epoch 1")  # both run
+    running = start(postgres_url, tmp_path, 1000, 0.1)
+    running.line("epoch 1")  # both run
     if limit == "hours":
         with store.engine.begin() as connection:
             connection.execute(sa.update(control_table).values(opened_at=store.now() - 3600))
-    out, _ = crew.communicate(timeout=60)
+    out = running.finish()
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     assert [trial.user_attrs["reason"] for trial in ended] == [reason] * 2, out
     assert all(trial.state.name == "PRUNED" and trial.value > 0 for trial in ended)

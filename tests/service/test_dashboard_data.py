@@ -47,7 +47,7 @@ def study(store: Store, make_spec: MakeSpec, tmp_path: Path) -> Study:
     spec = make_spec(trials=5, starting_points="true")
     study = create_or_resume(store, spec, "f" * 64, None)
     for number, reason in enumerate(("completed", "median", "crashed")):
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim
         for epoch in (1, 2):
             metric = 0.1 * number + 0.1 * epoch
@@ -57,8 +57,8 @@ def study(store: Store, make_spec: MakeSpec, tmp_path: Path) -> Study:
         state = {"completed": "COMPLETE", "median": "PRUNED", "crashed": "FAILED"}[reason]
         value = None if reason == "crashed" else 0.3 + 0.1 * number
         attrs = {"epochs": 2, "best_epoch": 2, "seconds": 2.0, "per_class": [0.5, None, *[0.1] * 6]}
-        assert study.budget.end(claim, Result(state, value, reason, attrs))
-    assert study.budget.claim(study.ask)  # one runs
+        assert study.slots.end(claim, Result(state, value, reason, attrs))
+    assert study.slots.claim(study.ask)  # one runs
     picture = tmp_path / "curves.png"
     picture.write_bytes(b"\x89PNG")
     attach(Artifacts(tmp_path).shown, study, study.trial_id(0), picture)
@@ -83,8 +83,8 @@ def test_the_answer_is_optuna_dashboards_own(study: Study) -> None:
                     answer[key].sort(key=str)
             assert mine == other
         # a trial ends, another note is written
-        claim = study.budget.claim(study.ask)
-        assert claim and study.budget.end(claim, Result("COMPLETE", 0.9, "completed", {}))
+        claim = study.slots.claim(study.ask)
+        assert claim and study.slots.end(claim, Result("COMPLETE", 0.9, "completed", {}))
         optuna_dashboard.save_note(study.optuna(), "by hand")
     assert json.loads(get(ours, path + "/")[2])["name"] == "small"
     fresh.close()

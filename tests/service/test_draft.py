@@ -11,8 +11,10 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database import optuna_writer
 from search.database.store import Store
-from search.studies.slots import CONFIG, Result
+from search.studies.configs import CONFIG
+from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
@@ -61,6 +63,13 @@ def tell_as_optuna_does(study: Study, number: int, result: Result) -> None:
     storage.set_trial_state_values(trial_id, state, values)
 
 
+def tell_as_slots_do(study: Study, number: int, result: Result) -> None:
+    state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
+    attrs = {"reason": result.reason, **result.attrs}
+    with study.store.engine.begin() as connection:
+        optuna_writer.end(connection, study.study_id, number, state, result.value, attrs)
+
+
 def plain(trial: FrozenTrial) -> dict[str, Any]:
     """A trial without its id and its times."""
     facts = {
@@ -91,7 +100,7 @@ def test_every_sampler_draws_as_on_optunas_storage(
         one, other = ours.ask(slot), ask_as_optuna_does(theirs, slot)
         assert one == other
         if slot != 2:  # it goes on running: the constant liar's
-            ours.budget.tell(one, results[slot % 5])
+            tell_as_slots_do(ours, one, results[slot % 5])
             tell_as_optuna_does(theirs, other, results[slot % 5])
     url = store.engine.url.render_as_string(hide_password=False)
     optunas = RDBStorage(url)  # reads both
@@ -109,9 +118,9 @@ def test_every_sampler_draws_as_on_optunas_storage(
 def test_a_told_trial_is_not_told_again(store: Store, tmp_path: Path) -> None:
     study = make(store, tmp_path, "ours", "random")
     number = study.ask(0)
-    study.budget.tell(number, Result("COMPLETE", 0.5, "completed", {"epochs": 2}))
+    tell_as_slots_do(study, number, Result("COMPLETE", 0.5, "completed", {"epochs": 2}))
     told = study.trial(number)
-    study.budget.tell(number, Result("PRUNED", 0.25, "median", {"epochs": 1}))
+    tell_as_slots_do(study, number, Result("PRUNED", 0.25, "median", {"epochs": 1}))
     assert repr(study.trial(number)) == repr(told)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +15,59 @@ from optuna.trial import TrialState
 
 from search.database.store import Store, open_store
 from search.database.tables import ENDED, slot_table
+from search.studies.configs import drawn_config
 from search.studies.heartbeats import workers
-from search.studies.slots import drawn_config
 from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
+from tests.noop import POINTS, crew, open_and_close, victims
+from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
-SCRIPT = Path(__file__).with_name("noop_worker.py")
-POINTS = (
-    "entered",
-    "before-first-look",
-    "before-leave",
-    "asked-not-sampled",
+Start = Callable[..., Running]
+# at each of them another table has been written, and another has not
+SIX = (
     "sampled-not-kept",
-    "asked-not-claimed",
-    "claim-not-stored",
     "claim-not-committed",
-    "claimed",
-    "before-registration",
-    "registered",
     "mid-checkpoint",
-    "before-report",
     "report-not-committed",
-    "reported",
-    "before-end",
-    "result-not-committed",
     "result-not-told",
-    "told",
-    "before-tidy",
     "before-give-back",
-    "after-give-back",
 )
 
 
-def start(
-    url: str,
-    folder: Path,
-    study: str = "small",
-    *,
-    epochs: int = 3,
-    seconds: float = 0.0,
-    lease: float = 60,
-    kill: tuple[str, ...] = (),
-    crew: int = 1,
-) -> subprocess.Popen[str]:
-    """Start `crew` workers of trials that cost nothing, in one process group."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), url, str(folder), study, str(epochs), str(seconds), *kill],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "LEASE": str(lease), "CREW": str(crew)},
-        start_new_session=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `count` workers of trials that cost nothing, in one process group."""
+    begun: list[Running] = []
+
+    def run(
+        url: str,
+        folder: Path,
+        study: str = "small",
+        *,
+        epochs: int = 3,
+        seconds: float = 0.0,
+        lease: float = 60,
+        count: int = 1,
+    ) -> Running:
+        begun.append(Running.fork(crew, url, folder, study, epochs, seconds, lease, count))
+        return begun[-1]
+
+    yield run
+    for running in begun:
+        running.kill()
 
 
-def finish(worker: subprocess.Popen[str], code: int = 0, timeout: float = 120) -> list[str]:
-    out, _ = worker.communicate(timeout=timeout)
-    assert worker.returncode == code, out
-    assert "not-shown" not in out, out
-    return out.splitlines()
+def finish(worker: Running, code: int = 0) -> list[str]:
+    """Wait for its end; its lines."""
+    out = worker.finish(code)
+    assert "not-shown" not in out and "Traceback" not in out, out
+    return worker.lines
 
 
 def check(study: Study, trials: int, epochs: int = 3) -> None:
     """Exactly the budget, one result a slot, nothing left running, every report there once."""
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     assert sum(counts[state] for state in ENDED) == trials == sum(counts.values())
     found = {trial.number: trial for trial in study.trials()}
     assert not [t for t in found.values() if t.state == TrialState.RUNNING]
@@ -108,16 +93,17 @@ def make(store: Store, make_spec: MakeSpec, name: str = "small", trials: int = 2
     return create_or_resume(store, spec, "f" * 64, None)
 
 
+@pytest.mark.parametrize("points", [SIX, pytest.param(POINTS, marks=pytest.mark.cluster)], ids=len)
 def test_a_worker_killed_anywhere_loses_and_doubles_nothing(
-    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+    points: Sequence[str], any_postgres: str, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     store = open_store(any_postgres)
-    studies = {point: make(store, make_spec, point) for point in POINTS}
+    studies = {point: make(store, make_spec, point) for point in points}
     queued = {point: len(study.optuna().trials) for point, study in studies.items()}
-    killed = start(any_postgres, tmp_path, kill=tuple(f"{point}={point}" for point in POINTS))
+    killed = Running.fork(victims, any_postgres, tmp_path, points, 3)
     lines = finish(killed)
     fates = [line for line in lines if line.startswith(("killed", "survived"))]
-    assert fates == [f"killed {point} {point}" for point in POINTS], "\n".join(lines)
+    assert fates == [f"killed {point}" for point in points], "\n".join(lines)
     durable = {
         point: {n: len(study.history(n)) for n in (t.number for t in study.trials())}
         for point, study in studies.items()
@@ -153,57 +139,57 @@ def check_with_starting_points(study: Study, queued: int) -> None:
 
 
 def test_a_killed_process_group_is_taken_over(
-    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+    any_postgres: str, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     store = open_store(any_postgres)
     study = make(store, make_spec)
-    first = start(any_postgres, tmp_path, seconds=0.5, crew=2)
-    wait_for(first, "epoch")
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    first = start(any_postgres, tmp_path, seconds=0.5, count=2)
+    first.line("epoch")
+    first.kill()
     finish(start(any_postgres, tmp_path))
     check(study, trials=2)
     store.close()
 
 
 def test_a_frozen_worker_is_refused_when_it_wakes(
-    any_postgres: str, make_spec: MakeSpec, tmp_path: Path
+    any_postgres: str, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     store = open_store(any_postgres)
     study = make(store, make_spec, trials=1)
     frozen = start(any_postgres, tmp_path / "a", seconds=1, lease=2)
-    wait_for(frozen, "epoch")
-    os.killpg(frozen.pid, signal.SIGSTOP)
+    frozen.line("epoch")
+    frozen.send_all(signal.SIGSTOP)
     try:
         time.sleep(2.5)  # beyond its lease
         other = start(any_postgres, tmp_path / "b", lease=2)
         lines = finish(other)
         assert "ended 0 COMPLETE completed" in lines
     finally:
-        os.killpg(frozen.pid, signal.SIGCONT)
+        frozen.send_all(signal.SIGCONT)
     assert not [line for line in finish(frozen) if line.startswith("ended")]
     check(study, trials=1)
     store.close()
 
 
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.cluster)])
 def test_eight_workers_end_exactly_the_budget(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+    rounds: int, postgres_url: str, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     store = open_store(postgres_url)
-    for round_ in range(3):
+    for round_ in range(rounds):
         study = make(store, make_spec, f"round-{round_}", trials=40)
-        lines = finish(start(postgres_url, tmp_path, study.spec.name, crew=8))
+        lines = finish(start(postgres_url, tmp_path, study.spec.name, count=8))
         assert sum(line.startswith("ended") for line in lines) == 40
         check(study, trials=40)
     store.close()
 
 
 def test_two_studies_share_workers_fairly(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+    postgres_url: str, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     store = open_store(postgres_url)
     one, two = (make(store, make_spec, name, trials=12) for name in ("one", "two"))
-    finish(start(postgres_url, tmp_path, "", seconds=0.2, crew=2))  # long beside their starts
+    finish(start(postgres_url, tmp_path, "", seconds=0.2, count=2))  # long beside their starts
     with store.engine.connect() as connection:
         order = (
             connection.execute(
@@ -221,40 +207,28 @@ def test_two_studies_share_workers_fairly(
     store.close()
 
 
-def wait_for(worker: subprocess.Popen[str], word: str) -> None:
-    """Read a worker's lines until one begins with `word`."""
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        if line.startswith(word):
-            return
-    raise AssertionError(f"the worker ended before it said {word!r}")
-
-
-def wait_for_trials(crew: subprocess.Popen[str], count: int) -> None:
+def wait_for_trials(running: Running, count: int) -> None:
     """Read a crew's lines until so many trials have reported an epoch: all of it is at work."""
-    assert crew.stdout is not None
-    seen = set()
-    for line in crew.stdout:
-        if line.startswith("epoch"):
-            seen.add(line.split()[1])
-        if len(seen) == count:
-            return
-    raise AssertionError(f"the crew ended after trials {seen}")
+    seen: set[str] = set()
+    while len(seen) < count:
+        seen.add(running.line("epoch").split()[1])
 
 
-@pytest.mark.parametrize("seconds", [0, 5, 20])
+@pytest.mark.parametrize(
+    "seconds", [5, *(pytest.param(seconds, marks=pytest.mark.cluster) for seconds in (0, 20))]
+)
 def test_training_goes_on_while_the_database_is_away(
-    seconds: int, own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+    seconds: int, own_postgres: Any, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     """Stopped without a goodbye (-m immediate), and started again, under four workers."""
     store = open_store(own_postgres.url)
     study = make(store, make_spec, trials=8)
-    crew = start(own_postgres.url, tmp_path, epochs=4, seconds=0.5, crew=4)
-    wait_for_trials(crew, 4)
+    running = start(own_postgres.url, tmp_path, epochs=4, seconds=0.5, count=4)
+    wait_for_trials(running, 4)
     own_postgres.stop(signal.SIGQUIT)
     time.sleep(seconds)
     own_postgres.start()
-    lines = finish(crew)
+    lines = finish(running)
     assert sum(line.startswith("ended") for line in lines) == 8
     if seconds:
         assert any(line.startswith("away") for line in lines)
@@ -264,16 +238,22 @@ def test_training_goes_on_while_the_database_is_away(
     store.close()
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("fault", ["black hole", "reset", "lost commit"])
 def test_a_bad_network_loses_and_doubles_nothing(
-    fault: str, own_postgres: Any, proxy_to: Any, make_spec: MakeSpec, tmp_path: Path
+    fault: str,
+    own_postgres: Any,
+    proxy_to: Any,
+    make_spec: MakeSpec,
+    start: Start,
+    tmp_path: Path,
 ) -> None:
     store = open_store(own_postgres.url)
     study = make(store, make_spec, trials=6)
     with proxy_to(own_postgres.host, own_postgres.port) as proxy:
         url = own_postgres.url.replace(f":{own_postgres.port}/", f":{proxy.port}/")
-        crew = start(url, tmp_path, seconds=0.2, crew=2)
-        wait_for_trials(crew, 2)
+        running = start(url, tmp_path, seconds=0.2, count=2)
+        wait_for_trials(running, 2)
         if fault == "black hole":
             proxy.black_hole()
             time.sleep(3)
@@ -284,45 +264,37 @@ def test_a_bad_network_loses_and_doubles_nothing(
                 time.sleep(0.3)
         else:
             proxy.swallow_commits = 12
-        finish(crew)
+        finish(running)
         if fault == "lost commit":
             assert proxy.swallowed >= 10
     check(study, trials=6)
     store.close()
 
 
-def test_forty_first_starts_at_once(any_postgres: str, tmp_path: Path) -> None:
-    """An empty database, forty processes that all find it so."""
-    code = (
-        "import sys; from search.database.store import open_store; open_store(sys.argv[1]).close()"
-    )
-    starts = [
-        subprocess.Popen([sys.executable, "-c", code, any_postgres], stderr=subprocess.PIPE)
-        for _ in range(40)
-    ]
-    failures = [
-        err.decode() for p in starts for _, err in [p.communicate(timeout=300)] if p.returncode
-    ]
-    assert not failures, failures[0]
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.cluster)])
+def test_many_first_starts_at_once(count: int, any_postgres: str) -> None:
+    """An empty database, and processes that all find it so."""
+    starts = [Running.fork(open_and_close, any_postgres) for _ in range(count)]
+    for running in starts:
+        running.finish()
 
 
 def test_an_interrupt_while_the_database_is_away_ends_at_once(
-    own_postgres: Any, make_spec: MakeSpec, tmp_path: Path
+    own_postgres: Any, make_spec: MakeSpec, start: Start, tmp_path: Path
 ) -> None:
     """The lease returns the slot by itself; the last checkpoint is there."""
     store = open_store(own_postgres.url)
     study = make(store, make_spec, trials=2)
-    crew = start(own_postgres.url, tmp_path, seconds=0.2, epochs=1000, lease=3, crew=2)
-    wait_for_trials(crew, 2)
+    running = start(own_postgres.url, tmp_path, seconds=0.2, epochs=1000, lease=3, count=2)
+    wait_for_trials(running, 2)
     own_postgres.stop(signal.SIGQUIT)
     time.sleep(1)
-    crew.send_signal(signal.SIGTERM)
-    lines = finish(crew, code=130, timeout=20)
-    assert not any("Traceback" in line for line in lines), "\n".join(lines)
+    running.send(signal.SIGTERM)
+    finish(running, code=130)
     store.close()
     own_postgres.start()
     store = open_store(own_postgres.url)
     finish(start(own_postgres.url, tmp_path, epochs=3))
-    counts = open_study(store, study.spec.name).budget.counts()
+    counts = open_study(store, study.spec.name).slots.counts()
     assert counts["COMPLETE"] == 2, counts
     store.close()

@@ -109,19 +109,19 @@ def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[.
 
     url = f"sqlite:///{tmp_path / 'store.db'}"
     inner = scripted_study(url, "segmentation", endings=["oom"])
-    inner.budget.extend(2)
+    inner.slots.extend(2)
     with search.open_study("scripted-segmentation", url) as study:
         with pytest.raises(InputError, match="has no finished trial yet"):
             _ = study.best
         assert study.curves().empty and "No trial has ended" in study._repr_html_()
-        claim = inner.budget.claim(inner.ask)
+        claim = inner.slots.claim(inner.ask)
         assert claim is not None and list(study.dataframe()["state"]) == ["PRUNED", "RUNNING"]
         assert study.dataframe()["reason"].isna().tolist() == [False, True]
-        inner.budget.give_back(claim, counts=False)
+        inner.slots.give_back(claim, counts=False)
         assert list(study.dataframe()["state"]) == ["PRUNED", "INTERRUPTED"]
-        claim = inner.budget.claim(inner.ask)
+        claim = inner.slots.claim(inner.ask)
         assert claim is not None
-        inner.budget.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
+        inner.slots.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
         assert study.best == (1, 0.5) and inner.trial(1).state == TrialState.COMPLETE
     inner.store.close()
 

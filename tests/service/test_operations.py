@@ -25,9 +25,9 @@ def test_a_dump_restores_studies_slots_and_reports(
 ) -> None:
     store = open_store(own_postgres.url)
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim and study.report(claim, {"epoch": 1, "metric": 0.5})
-    assert study.budget.end(claim, Result("COMPLETE", 0.5, "completed", {}))
+    assert study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {}))
     store.close()
 
     def program(name: str, *arguments: str, database: str = "postgres") -> None:
@@ -48,12 +48,12 @@ def test_a_dump_restores_studies_slots_and_reports(
     program("pg_restore", "--no-owner", str(dump), database="restored")
     store = open_store(own_postgres.url.removesuffix("postgres") + "restored")
     again = open_study(store, "small")
-    assert again.budget.counts() == {
+    assert again.slots.counts() == {
         "OPEN": 2, "RUNNING": 0, "COMPLETE": 1, "PRUNED": 0, "FAILED": 0,
     }  # fmt: skip
     assert [report["metric"] for report in again.history(claim.trial_number)] == [0.5]
     assert again.trial(claim.trial_number).value == 0.5
-    assert again.budget.claim(again.ask)  # and it goes on
+    assert again.slots.claim(again.ask)  # and it goes on
     store.close()
 
 
@@ -63,10 +63,10 @@ def test_an_older_store_is_upgraded_in_place(
 ) -> None:
     store = open_store(store_url)
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
-    ended = study.budget.claim(study.ask)
+    ended = study.slots.claim(study.ask)
     assert ended and study.report(ended, {"epoch": 1, "metric": 0.25})
-    assert study.budget.end(ended, Result("COMPLETE", 0.25, "completed", {}))
-    claim = study.budget.claim(study.ask)
+    assert study.slots.end(ended, Result("COMPLETE", 0.25, "completed", {}))
+    claim = study.slots.claim(study.ask)
     assert claim
     dropped = {2: ["ended_as"], 1: ["ended_as", "result", "claimed_at", "seconds"]}
     with store.engine.begin() as connection:  # as that version had it
@@ -83,15 +83,15 @@ def test_an_older_store_is_upgraded_in_place(
     store.close()
     store = open_store(store_url)
     again = open_study(store, "small")
-    assert again.budget.counts()["RUNNING"] == 1
+    assert again.slots.counts()["RUNNING"] == 1
     until, curves = again.curves_ended_after(0, warmups=True)
     assert {n: c.values for n, c in curves.items()} == {ended.trial_number: (0.25,)}
     with store.engine.begin() as connection:
         connection.execute(sa.update(slot_table).values(lease_until=store.now() - 1))
-    taken = again.budget.claim(again.ask)
+    taken = again.slots.claim(again.ask)
     assert taken and taken.trial_number == claim.trial_number
     assert again.report(taken, {"epoch": 1, "metric": 0.5})
-    assert again.budget.end(taken, Result("COMPLETE", 0.5, "completed", {}))
+    assert again.slots.end(taken, Result("COMPLETE", 0.5, "completed", {}))
     later, curves = again.curves_ended_after(until, warmups=False)
     assert later > until and list(curves) == [taken.trial_number]
     inspector = sa.inspect(store.engine)

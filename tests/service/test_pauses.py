@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from rich.console import Console
 
 from benchmarks.statements import (
     EPOCHS,
-    Scripted,
     Statements,
     curve,
     make_spec,
     new_worker,
-    report,
 )
-from search.database.store import Store
+from search.database.store import Store, open_store
 from search.database.tables import AFTER, HOURS
 from search.files.artifacts import Artifacts
 from search.findings.facts import summary
@@ -31,13 +28,14 @@ from search.launch import launch
 from search.stopping.replay import WAIT, InOrder, OurRule, Recorded, Run, Stopped, replay
 from search.stopping.rules import Review, quantile_rule
 from search.studies.limits import close, reopen
-from search.studies.slots import Budget, Claim, Result, new_owner
+from search.studies.owners import new_owner
+from search.studies.slots import Claim, Result, Slots
 from search.studies.study import Study, create_or_resume, open_study
-from search.work import supervision
-from search.work import worker as worker_module
-from search.work.child import Alive, Epoch
+from search.work.child import Alive, Epoch, TrialProcess
+from search.work.supervision import Timing
 from spaces.errors import DONE
 from spaces.spec import PrunerSpec, StudySpec
+from tests.fake_child import FakeChild, report
 from trainers.tasks import load_data
 
 
@@ -47,38 +45,26 @@ class Resumable:
 
     Attributes:
         curves: by trial.
-        trained: epochs that each has trained so far.
-        starts: which trials were started, in order.
+        children: every child that was started, with its trial, in order.
     """
 
     curves: list[list[float]]
-    trained: dict[int, int] = field(default_factory=dict)
-    starts: list[int] = field(default_factory=list)
+    children: list[tuple[int, FakeChild]] = field(default_factory=list)
 
-    @contextmanager
-    def instead_of_training(self) -> Iterator[None]:
-        with (
-            mock.patch.object(worker_module, "TrialProcess", self._start),
-            mock.patch.object(supervision, "LOOK_SECONDS", float("inf")),
-        ):
-            yield
+    @property
+    def trained(self) -> dict[int, int]:
+        """Epochs that each trial has trained so far."""
+        return {number: child.sent for number, child in self.children}
 
-    def _start(self, config: Any, data: Any, workdir: Path, free: Any) -> Scripted:
+    @property
+    def starts(self) -> list[int]:
+        """Which trials were started, in order."""
+        return [number for number, _ in self.children]
+
+    def start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
         number = int(workdir.name.removeprefix("trial-"))
-        self.starts.append(number)
-        metrics, trained = self.curves[number], self.trained
-        before = trained.get(number, 0)
-
-        class Child(Scripted):
-            def receive(self, timeout: float) -> Any:
-                if self.sent < before:  # no step is taken before all has been repeated
-                    self.sent += 1
-                    return Epoch(report(self.sent, metrics[self.sent - 1]))
-                message = super().receive(timeout)
-                trained[number] = self.sent
-                return message
-
-        return Child(metrics)
+        self.children.append((number, FakeChild(self.curves[number], workdir)))
+        return self.children[-1][1]
 
 
 def make_curves(count: int, seed: int = 0) -> list[list[float]]:
@@ -114,28 +100,26 @@ def test_a_worker_does_what_the_replay_says(
     runs = [Recorded({}, tuple(metric), (1.0,) * EPOCHS) for metric in curves]
     expected = replay(InOrder(runs), rule, EPOCHS)
     study, trials = make(store, tmp_path, 20, **pruner), Resumable(curves)
-    worker = new_worker(study, tmp_path)
-    with trials.instead_of_training():
-        assert worker.run()
+    worker = new_worker(study, tmp_path, make_child=trials.start)
+    assert worker.run()
     assert sum(trials.trained.values()) == expected.epochs < 20 * EPOCHS / 2
     ended = [len(c.values) for c in rule.ended]
     assert [trials.trained[number] for number in rule.ended._curves] == ended
     assert sorted(trials.starts) == sorted(rule.starts) and len(rule.starts) > 24
     best = max(range(20), key=lambda number: max(curves[number]))
     assert study.trial(best).value == max(curves[best])
-    assert study.budget.waiting() == {} and study.budget.counts()["OPEN"] == 0
+    assert study.slots.waiting() == {} and study.slots.counts()["OPEN"] == 0
 
 
 def test_nobody_waits_for_others_that_never_come(store: Store, tmp_path: Path) -> None:
     """Five trials never have five others: each is trained at once and in full."""
     study, trials = make(store, tmp_path, 5), Resumable(make_curves(5))
-    with trials.instead_of_training():
-        assert new_worker(study, tmp_path).run()
+    assert new_worker(study, tmp_path, make_child=trials.start).run()
     assert trials.starts == [0, 1, 2, 3, 4] and set(trials.trained.values()) == {EPOCHS}
 
 
-def other(study: Study) -> Budget:
-    return Budget(study.store, study.study_id, new_owner())
+def other(study: Study) -> Slots:
+    return Slots(study.store, study.study_id, new_owner())
 
 
 def give_back(study: Study, *, paused: bool) -> int:
@@ -158,7 +142,7 @@ def test_who_is_claimed_first(store: Store, tmp_path: Path) -> None:
         budget.give_back(claim, counts=False, paused=True)
     interrupted = give_back(study, paused=False)
     assert interrupted == 5  # none of the paused ones, which wait for a review
-    assert study.budget.waiting() == dict.fromkeys(range(5), "PAUSED") | {5: "INTERRUPTED"}
+    assert study.slots.waiting() == dict.fromkeys(range(5), "PAUSED") | {5: "INTERRUPTED"}
     review = Review(stops={3: 0.25}, goes=[4, 1], waits=[2, 0])
 
     def claimed() -> Claim:
@@ -171,7 +155,7 @@ def test_who_is_claimed_first(store: Store, tmp_path: Path) -> None:
     assert [claim.bar for claim in found] == [None, 0.25, None, None, None, None, None, None]
     assert [claim.may_pause for claim in found] == [True] * 6 + [False] * 2
     assert other(study).claim(study.ask, review) is None
-    assert study.budget.waiting() == {}
+    assert study.slots.waiting() == {}
 
 
 def test_a_paused_trial_is_claimed_without_a_review_when_nothing_else_is_left(
@@ -180,7 +164,7 @@ def test_a_paused_trial_is_claimed_without_a_review_when_nothing_else_is_left(
     """It may have been paused after the look of the worker that claims."""
     study = make(store, tmp_path, 1)
     number = give_back(study, paused=True)
-    claim = study.budget.claim(study.ask, Review())
+    claim = study.slots.claim(study.ask, Review())
     assert claim and (claim.trial_number, claim.may_pause) == (number, False)
 
 
@@ -195,8 +179,8 @@ def test_paused_trials_do_not_cost_the_claims_of_others_a_statement(
 
     def statements() -> int:
         with Statements.of(store) as counted:
-            assert study.budget.claim(study.ask, Review())
-        study.owner = study.budget.owner = new_owner()
+            assert study.slots.claim(study.ask, Review())
+        study.owner = study.slots.owner = new_owner()
         return len(counted)
 
     statements()
@@ -211,21 +195,20 @@ def test_a_spent_study_ends_its_paused_trials_and_a_stopped_one_keeps_them(
     store: Store, tmp_path: Path
 ) -> None:
     study, trials = make(store, tmp_path, 20), Resumable(make_curves(20))
-    worker = new_worker(study, tmp_path)
-    with trials.instead_of_training():
-        for _ in range(3):  # too few to compare with
-            assert worker.serve_one()
-        waiting = {0: "PAUSED", 1: "PAUSED", 2: "PAUSED"}
-        assert study.budget.waiting() == waiting
-        states = [(row["number"], row["state"]) for row in summary(study)["trials"]]
-        assert states == [(0, "PAUSED"), (1, "PAUSED"), (2, "PAUSED")]
-        assert summary(study)["reasons"] == {"paused": 3}
-        close(store, study.study_id, AFTER)
-        assert not worker.serve_one() and study.budget.waiting() == waiting
-        reopen(store, study.study_id)
-        close(store, study.study_id, HOURS)
-        assert worker.run()
-    assert study.budget.counts()["PRUNED"] == 3 and study.budget.counts()["OPEN"] == 17
+    worker = new_worker(study, tmp_path, make_child=trials.start)
+    for _ in range(3):  # too few to compare with
+        assert worker.serve_one()
+    waiting = {0: "PAUSED", 1: "PAUSED", 2: "PAUSED"}
+    assert study.slots.waiting() == waiting
+    states = [(row["number"], row["state"]) for row in summary(study)["trials"]]
+    assert states == [(0, "PAUSED"), (1, "PAUSED"), (2, "PAUSED")]
+    assert summary(study)["reasons"] == {"paused": 3}
+    close(store, study.study_id, AFTER)
+    assert not worker.serve_one() and study.slots.waiting() == waiting
+    reopen(store, study.study_id)
+    close(store, study.study_id, HOURS)
+    assert worker.run()
+    assert study.slots.counts()["PRUNED"] == 3 and study.slots.counts()["OPEN"] == 17
     for number, trial in enumerate(study.trials()):
         assert trial.user_attrs["reason"] == "stopped"
         assert trial.value == max(trials.curves[number][: trials.trained[number]])
@@ -237,28 +220,22 @@ def test_a_trial_that_is_taken_up_to_end_may_take_long_to_its_first_step(
 ) -> None:
     """As with torch.compile: it heeds no word before, and must not be killed for it."""
     study, trials = make(store, tmp_path, 20), Resumable(make_curves(20))
-    worker = new_worker(study, tmp_path)
-    with trials.instead_of_training():
-        assert worker.serve_one() and study.budget.waiting() == {0: "PAUSED"}
+    worker = new_worker(study, tmp_path, make_child=trials.start)
+    assert worker.serve_one() and study.slots.waiting() == {0: "PAUSED"}
     close(store, study.study_id, HOURS)
-    monkeypatch.setattr(supervision, "STOP_SECONDS", -0.5)  # an epoch took 1 s: late after 0.5
-    said: list[Any] = [Epoch(report(1, 0.5)), None, None, Alive()]
-    kills: list[int] = []
-
-    class Compiles(Scripted):
-        def receive(self, timeout: float) -> Any:
-            assert not kills
-            if not said:
-                return super().receive(timeout)
-            time.sleep(0.3)
-            return said.pop(0)
-
-        def kill(self) -> None:
-            kills.append(len(said))
-
-    monkeypatch.setattr(worker_module, "TrialProcess", lambda *given: Compiles([]))
+    worker.timing = Timing(look=math.inf, stop=-0.5)  # an epoch took 1 s: late after 0.5
+    slow = Slow([], said=[Epoch(report(1, 0.5)), None, None, Alive()])
+    worker.make_child = lambda *given: slow
     assert worker.serve_one()
-    assert study.trial(0).user_attrs["reason"] == "stopped" and not kills
+    assert study.trial(0).user_attrs["reason"] == "stopped" and not slow.killed
+
+
+class Slow(FakeChild):
+    """One that takes its time."""
+
+    def receive(self, timeout: float) -> Any:
+        time.sleep(0.3 if self.said else 0.0)
+        return super().receive(timeout)
 
 
 def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) -> None:
@@ -267,9 +244,9 @@ def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) 
         pytest.skip("sqlite asks more of each report")
     study = make(store, tmp_path, 20)
     worker = new_worker(study, tmp_path)
-    assert study.budget.claim(study.ask)
+    assert study.slots.claim(study.ask)
     with Statements.of(store) as counted:
-        assert worker._review() == Review()
+        assert worker.judge.review() == Review()
     assert len(counted) == 2, counted.texts  # slots, once a worker
     budget = other(study)
     claim = budget.claim(study.ask)
@@ -280,32 +257,39 @@ def test_statements_of_a_trial_beside_paused_ones(store: Store, tmp_path: Path) 
     assert budget.give_back(claim, counts=False, paused=True)
     for _ in range(2):
         with Statements.of(store) as counted:
-            assert worker._review() == Review(waits=[claim.trial_number])
+            assert worker.judge.review() == Review(waits=[claim.trial_number])
         assert len(counted) == 1, counted.texts
     ended = other(study)
     claim = ended.claim(study.ask, Review())
     assert claim and ended.end(claim, Result("COMPLETE", 0.5, "completed", {}))
     with Statements.of(store) as counted:
-        worker._review()
+        worker.judge.review()
     assert len(counted) == 2, counted.texts
 
 
 def test_real_trials_go_on_from_their_checkpoints(
-    store: Store, make_spec: Callable[..., StudySpec], tmp_path: Path
+    postgres_url: str, make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
+    store = open_store(postgres_url)
     spec = make_spec(trials=6, epochs=4, pruner="{startup_trials: 3}")
     study = create_or_resume(store, spec, load_data(spec.data).fingerprint, None)
     console = Console(quiet=True)
     reports: dict[tuple[int, int], list[Any]] = {}
-    heard = supervision._Supervision._heard
 
-    def remember(self: Any, said: dict[str, Any]) -> None:
-        reports.setdefault((self.claim.trial_number, said["epoch"]), []).append(said)
-        heard(self, said)
+    class Heard(TrialProcess):
+        def __init__(self, config: Any, data: Any, workdir: Path, free: Any) -> None:
+            self.number = int(workdir.name.removeprefix("trial-"))
+            super().__init__(config, data, workdir, free)
 
-    with mock.patch.object(supervision._Supervision, "_heard", remember):
-        assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
-    counts = study.budget.counts()
+        def receive(self, timeout: float) -> Any:
+            said = super().receive(timeout)
+            if isinstance(said, Epoch):
+                key = self.number, said.report["epoch"]
+                reports.setdefault(key, []).append(said.report)
+            return said
+
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=Heard) == DONE
+    counts = study.slots.counts()
     assert counts["COMPLETE"] + counts["PRUNED"] == 6 and counts["PRUNED"] >= 1
     repeated = [said for said in reports.values() if len(said) > 1]
     assert len(repeated) >= 4  # two epochs each of two paused trials, at least
@@ -315,3 +299,4 @@ def test_real_trials_go_on_from_their_checkpoints(
         assert [r["epoch"] for r in history] == list(range(1, len(history) + 1))
         assert trial.user_attrs["epochs"] == len(history)
         assert trial.user_attrs["reason"] in ("completed", "quantile")
+    store.close()

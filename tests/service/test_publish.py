@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,22 +15,20 @@ import sqlalchemy as sa
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note_from_system_attrs
 from optuna_dashboard.artifact._backend import list_trial_artifacts
-from rich.console import Console
 
 from search.dashboard.publish import KEPT, Publisher
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
-from search.launch import launch
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study
-from spaces.errors import DONE
 from spaces.spec import StudySpec
+from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
 
 
 def end(study: Study, value: float, reason: str = "completed", **attrs: object) -> int:
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
     losses = {"total": 1.0, "pixel": 1.0, "region": 0.5}
     for epoch in (1, 2):
@@ -42,7 +36,7 @@ def end(study: Study, value: float, reason: str = "completed", **attrs: object) 
         assert study.report(claim, report)
     state = "COMPLETE" if reason == "completed" else "PRUNED"
     facts = {"epochs": 2, "best_epoch": 2, "seconds": 4.0, **attrs}
-    assert study.budget.end(claim, Result(state, value, reason, facts))
+    assert study.slots.end(claim, Result(state, value, reason, facts))
     return claim.trial_number
 
 
@@ -128,13 +122,9 @@ def test_a_refresh_waits_for_its_time(
     store.close()
 
 
-def test_pictures_of_the_best_are_shown_and_no_others(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
-) -> None:
-    store = open_store(postgres_url)
-    spec = make_spec(trials=4).model_copy(update={"keep_models": 2})
-    assert launch(spec, store, Artifacts(tmp_path / "a"), Console(file=io.StringIO())) == DONE
-    study = open_study(store, "small")
+def test_pictures_of_the_best_are_shown_and_no_others(finished: Any) -> None:
+    store, artifacts = open_store(finished.url), Artifacts(finished.artifacts)
+    study = open_study(store, "my-study")
     attrs = store.storage.get_study_system_attrs(study.study_id)
     shown = {
         t.number: [a["filename"] for a in list_trial_artifacts(attrs, t.system_attrs, t)]
@@ -146,40 +136,31 @@ def test_pictures_of_the_best_are_shown_and_no_others(
         names = shown[trial.number]
         assert {"curves.png", "per-class.png"} < set(names)
         assert sum(n.startswith("best-") for n in names) == 2 == sum("worst-" in n for n in names)
-        folder = Artifacts(tmp_path / "a").workdir(study, trial.number) / "pictures"
+        folder = artifacts.workdir(study, trial.number) / "pictures"
         assert sorted(p.name for p in folder.iterdir()) == sorted(names)
-    files = {path.name for path in (tmp_path / "a" / "shown").iterdir()}
+    files = {path.name for path in (finished.artifacts / "shown").iterdir()}
     assert files == {
         json.loads(v)["artifact_id"] for k, v in attrs.items() if k.startswith("dashboard:art")
     }
-    assert len(list((tmp_path / "a").glob("*/*/pictures"))) == 2
+    assert len(list(finished.artifacts.glob("*/*/pictures"))) == 2
     store.close()
 
 
+@pytest.mark.cluster
 def test_the_stores_password_appears_nowhere(
     tcp_url: str, tcp_postgres: Any, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """Not in what is printed, in no file, in no row, in no report."""
     make_spec(trials=1, epochs=1)
-    segtune, folder = str(Path(sys.executable).with_name("segtune")), tmp_path / "a"
+    folder = tmp_path / "a"
     told = ""
     for command in (
-        ["launch", str(tmp_path / "small.yaml"), "--workers", "1"],
-        ["report", "small", "--to", str(folder / "report.html")],
-        ["export", "small", "--to", str(folder / "best")],
-        ["status", "small", "--json"],
+        ("launch", tmp_path / "small.yaml", "--workers", "1", "--artifacts", folder),
+        ("report", "small", "--to", folder / "report.html", "--artifacts", folder),
+        ("export", "small", "--to", folder / "best", "--artifacts", folder),
+        ("status", "small", "--json"),
     ):
-        done = subprocess.run(
-            [segtune, *command, "--artifacts", str(folder)]
-            if command[0] != "status"
-            else [segtune, *command],
-            env={**os.environ, "SEGTUNE_STORE": tcp_url},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        told += done.stdout + done.stderr
+        told += Running.segtune(*command, env={"SEGTUNE_STORE": tcp_url}).finish()
     engine = sa.create_engine(tcp_url)
     tables = sa.MetaData()
     tables.reflect(engine)

@@ -6,6 +6,7 @@ import html.parser
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,15 +174,14 @@ def test_a_real_study_is_reported_with_its_pictures(
 ) -> None:
     store = open_store(finished.url)
     study = open_study(store, "my-study")
-    pictures = (
-        Artifacts(finished.artifacts).workdir(study, ranked(study.trials())[0].number) / "pictures"
-    )
-    pictures.mkdir(parents=True, exist_ok=True)
+    artifacts = Artifacts(tmp_path / "artifacts")
+    shutil.copytree(finished.artifacts, artifacts.folder)
+    pictures = artifacts.workdir(study, ranked(study.trials())[0].number) / "pictures"
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
     for number in range(3):
         Image.fromarray(noise).save(pictures / f"worst-{number}-<b>.png")
     monkeypatch.chdir(tmp_path)
-    options = ["--store", finished.url, "--artifacts", str(finished.artifacts)]
+    options = ["--store", finished.url, "--artifacts", str(artifacts.folder)]
     answer = CliRunner().invoke(app, ["report", "my-study", *options])
     assert answer.exit_code == 0, answer.output
     text = Path("my-study-report.html").read_text(encoding="utf-8")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
+import math
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -28,12 +27,16 @@ from search.findings.facts import summary
 from search.findings.ranking import best_trial, ranked
 from search.launch import launch
 from search.studies.slots import Result
-from search.studies.study import open_study
+from search.studies.study import Study, create_or_resume, open_study, study_names
+from search.work.child import TrialProcess
+from search.work.service import new_worker
+from search.work.supervision import Timing
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
+from tests.fake_child import FakeChild, whole
+from tests.waiting import Running, until
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -78,39 +81,61 @@ class Silent:
             self.on_pause()
 
 
-def test_a_study_runs_to_its_budget_and_is_exported(
-    store: Store, make_spec: MakeSpec, tmp_path: Path, quiet: Console
-) -> None:
-    spec = make_spec(trials=2)
-    assert launch(spec, store, Artifacts(tmp_path / "artifacts"), quiet) == DONE
-    study = open_study(store, "small")
-    assert study.budget.counts()["COMPLETE"] == 2
-    assert [t.user_attrs["reason"] for t in study.trials()] == ["completed"] * 2
+def test_a_study_runs_to_its_budget(finished: Any) -> None:
+    store = open_store(finished.url)
+    study = open_study(store, "my-study")
+    assert study.slots.counts()["COMPLETE"] == 3
+    assert [t.user_attrs["reason"] for t in study.trials()] == ["completed"] * 3
     found = summary(study)
-    assert found["epochs"] == 4 and found["epochs_saved"] == 0
+    assert found["epochs"] == 6 and found["epochs_saved"] == 0
     assert json.loads(json.dumps(found)) == found
-    to = export_study(study, Artifacts(tmp_path / "artifacts"), tmp_path / "best")
+    store.close()
+
+
+def test_the_best_trial_is_exported_and_a_damaged_model_is_not(
+    finished: Any, tmp_path: Path
+) -> None:
+    store, artifacts = open_store(finished.url), Artifacts(tmp_path / "artifacts")
+    shutil.copytree(finished.artifacts, artifacts.folder)
+    study = open_study(store, "my-study")
+    to = export_study(study, artifacts, tmp_path / "best")
     best = best_trial(study)
     data, config = load_run_config(to / "config.yaml")
     assert config == study.config(best)
-    assert data == spec.data
-    weights = (
-        Artifacts(tmp_path / "artifacts")
-        .workdir(study, best.number)
-        .glob("model-*/model.safetensors")
-    )
+    assert data == finished.spec.data
+    facts = json.loads((to / "provenance.json").read_text())
+    assert (facts["trial"], facts["value"]) == (best.number, best.value)
+    assert facts["data_fingerprint"] == load_data(finished.spec.data).fingerprint
+    assert (to / "curves.png").read_bytes().startswith(b"\x89PNG")
+    weights = artifacts.workdir(study, best.number).glob("model-*/model.safetensors")
     with open(next(weights), "r+b") as file:  # a bit that fell over on disk
         file.seek(-1, os.SEEK_END)
         file.write(b"\x7f")
     with pytest.raises(InputError, match="are not what the trial has written"):
-        export_study(study, Artifacts(tmp_path / "artifacts"), tmp_path / "again")
-    facts = json.loads((to / "provenance.json").read_text())
-    assert (facts["trial"], facts["value"]) == (best.number, best.value)
-    assert facts["data_fingerprint"] == load_data(spec.data).fingerprint
-    assert (to / "curves.png").read_bytes().startswith(b"\x89PNG")
-    # extending goes on where it ended
-    assert launch(spec, store, Artifacts(tmp_path / "artifacts"), quiet, trials=3) == DONE
-    assert study.budget.counts()["COMPLETE"] == 3
+        export_study(study, artifacts, tmp_path / "again")
+    store.close()
+
+
+def test_only_the_best_models_are_kept(finished: Any) -> None:
+    store, artifacts = open_store(finished.url), Artifacts(finished.artifacts)
+    study = open_study(store, "my-study")
+    best = ranked(study.trials())[: finished.spec.keep_models]
+    models = finished.artifacts.glob("*/*/model-*")
+    kept = {artifacts.workdir(study, trial.number) for trial in best}
+    assert len(kept) == 2 and {path.parent for path in models} == kept
+    assert not [*finished.artifacts.glob("*/*/last.json"), *finished.artifacts.glob("*/*/state-*")]
+    store.close()
+
+
+def test_extending_goes_on_where_a_study_ended(
+    store: Store, make_spec: MakeSpec, tmp_path: Path, quiet: Console
+) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    assert launch(make_spec(trials=2), store, artifacts, quiet, make_child=whole) == DONE
+    assert launch(make_spec(trials=2), store, artifacts, quiet, trials=3, make_child=whole) == DONE
+    study = open_study(store, "small")
+    assert study.slots.counts()["COMPLETE"] == 3
+    assert [trial.number for trial in study.trials()] == [0, 1, 2]
 
 
 def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
@@ -118,17 +143,17 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
 ) -> None:
     pruner = "{name: median, startup_trials: 1, min_epochs: 1}"
     store = open_store(postgres_url)
-    from search.studies.study import create_or_resume
-
     spec = make_spec(trials=2, epochs=40, pruner=pruner)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    ended = study.budget.claim(study.ask)  # a trial that nobody can match
+    ended = study.slots.claim(study.ask)  # a trial that nobody can match
     report = {"epoch": 1, "metric": 2.0, "train": {"total": 1.0}, "val": {"total": 1.0}}
     assert ended and study.report(ended, report)
-    assert study.budget.end(ended, Result("COMPLETE", 2.0, "completed", {}))
+    assert study.slots.end(ended, Result("COMPLETE", 2.0, "completed", {}))
     watcher = Silent()
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), watcher, Interrupt(), make_child=whole
+    ).run()
     [(number, state, reason)] = watcher.ended
     assert (state, reason) == ("PRUNED", "median")
     trial = study.trial(number)
@@ -138,51 +163,45 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
 
 
 def test_a_killed_child_is_resumed_with_its_reports(
-    store: Store, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.studies.study import create_or_resume
-    from search.work import worker as worker_module
-
+    store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=12)  # it shall not have ended when it is killed
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[Any] = []
-    original = worker_module.TrialProcess
 
     def remember(*args: Any) -> Any:
-        children.append(original(*args))
+        children.append(TrialProcess(*args))
         return children[-1]
-
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
     def kill_first(number: int, report: dict[str, Any]) -> None:
         if len(children) == 1 and report["epoch"] == 2:
             os.kill(children[0].pid, signal.SIGKILL)
 
-    watcher = Silent(kill_first)
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    watcher, artifacts = Silent(kill_first), Artifacts(tmp_path / "a")
+    assert new_worker(study, data, artifacts, watcher, Interrupt(), make_child=remember).run()
     assert watcher.attempts == [1, 2]
     assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
     assert watcher.ended[1] == (0, "COMPLETE", "completed")
     assert len(study.trials()) == 1
     assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    store.close()
 
 
+@pytest.mark.cluster
 def test_a_child_killed_at_twenty_moments_loses_nothing(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten trials, each killed twice: at its start, in its steps, at its writes, as time falls."""
-    from search.studies.study import create_or_resume
-    from search.work import worker as worker_module
-
     store = open_store(postgres_url)
     spec = make_spec(trials=10, epochs=4)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    original, timers = worker_module.TrialProcess, []
+    timers: list[Any] = []
 
     def mortal(*args: Any) -> Any:
-        child = original(*args)
+        child = TrialProcess(*args)
         kills = [timer for timer in timers if timer.attempt < 3]
         if watcher.attempts[-1] < 3:
             timer = threading.Timer(0.05 * (len(kills) + 1), child._process.kill)
@@ -191,76 +210,50 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
             timers.append(timer)
         return child
 
-    watcher = Silent()
-    monkeypatch.setattr(worker_module, "TrialProcess", mortal)
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
+    watcher, artifacts = Silent(), Artifacts(tmp_path / "a")
+    assert new_worker(study, data, artifacts, watcher, Interrupt(), make_child=mortal).run()
     for timer in timers:
         timer.join()
     retries = sum(state == "RETRY" for _, state, _ in watcher.ended)
     assert len(timers) >= 10 and retries >= 8, (len(timers), retries)
-    assert study.budget.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
+    assert study.slots.counts()["COMPLETE"] == 10 and len(study.trials()) == 10
     for trial in study.trials():
         assert [r["epoch"] for r in study.history(trial.number)] == [1, 2, 3, 4]
         assert trial.value == max(report["metric"] for report in study.history(trial.number))
     store.close()
 
 
-def test_only_the_best_models_are_kept(
-    postgres_url: str, make_spec: MakeSpec, tmp_path: Path, quiet: Console
-) -> None:
-    store = open_store(postgres_url)
-    spec = make_spec(trials=3, epochs=1).model_copy(update={"keep_models": 1})
-    launch(spec, store, Artifacts(tmp_path / "a"), quiet)
-    study = open_study(store, "small")
-    best = ranked(study.trials())[0]
-    models = list((tmp_path / "a").glob("*/*/model-*"))
-    assert [path.parent for path in models] == [
-        Artifacts(tmp_path / "a").workdir(study, best.number)
-    ]
-    assert not [*(tmp_path / "a").glob("*/*/last.json"), *(tmp_path / "a").glob("*/*/state-*")]
-    store.close()
-
-
-@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "interruption", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.cluster)]
+)
 def test_an_interrupted_launch_resumes_where_it_was(
     interruption: signal.Signals, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     make_spec(trials=1, epochs=12)
-    command = [
-        str(Path(sys.executable).with_name("segtune")), "launch", str(tmp_path / "small.yaml"),
-        "--store", postgres_url, "--artifacts", str(tmp_path / "a"),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = (
+        "launch", tmp_path / "small.yaml", "--store", postgres_url, "--artifacts", tmp_path / "a"
+    )  # fmt: skip
+    running = Running.segtune(*command)
     store = open_store(postgres_url)
-    deadline = time.monotonic() + 120
-    study = None
-    while time.monotonic() < deadline:
-        if study is None and "small" in _names(store):
-            study = open_study(store, "small")
-        if study is not None and study.trials() and len(study.history(0)) >= 2:
-            break
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
+
+    def begun() -> Study | None:
+        assert running.returncode is None, running
+        study = open_study(store, "small") if "small" in study_names(store) else None
+        return study if study and study.trials() and len(study.history(0)) >= 2 else None
+
+    study = until(begun, progress=running.progress)
     assert study is not None
-    process.send_signal(interruption)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == (130 if interruption == signal.SIGINT else -signal.SIGKILL), out
+    running.send(interruption)
+    running.finish(130 if interruption == signal.SIGINT else -signal.SIGKILL)
     before = study.history(0)
-    counts = study.budget.counts()
+    counts = study.slots.counts()
     assert counts["OPEN" if interruption == signal.SIGINT else "RUNNING"] == 1
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    Running.segtune(*command).finish()
     assert study.history(0)[: len(before)] == before
     assert [r["epoch"] for r in study.history(0)] == list(range(1, 13))
     assert study.trial(0).state == TrialState.COMPLETE
     assert len(study.trials()) == 1
     store.close()
-
-
-def _names(store: Store) -> list[str]:
-    from search.studies.study import study_names
-
-    return study_names(store)
 
 
 @pytest.fixture
@@ -278,8 +271,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
     small_disk: Path, postgres_url: str, make_spec: MakeSpec
 ) -> None:
-    from search.studies.study import create_or_resume
-
     store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=2)
     data = load_data(spec.data)
@@ -293,13 +284,14 @@ def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
         ballast.unlink()
 
     watcher.on_pause = make_room
-    assert Worker(study, data, Artifacts(small_disk / "artifacts"), watcher, Interrupt()).run()
+    assert new_worker(study, data, Artifacts(small_disk / "artifacts"), watcher, Interrupt()).run()
     assert len(watcher.pauses) == 1 and "the disk is full" in watcher.pauses[0]
     assert halves == [[]]  # nothing half written stayed
     assert watcher.ended == [(0, "COMPLETE", "completed")] and watcher.attempts == [1, 1]
     store.close()
 
 
+@pytest.mark.cluster  # a process whose trials know of its own cache
 def test_a_full_disk_under_the_data_cache_is_no_reason_to_stop(
     small_disk: Path, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
@@ -307,18 +299,12 @@ def test_a_full_disk_under_the_data_cache_is_no_reason_to_stop(
     path = tmp_path / "small.yaml"
     path.write_text(path.read_text().replace("32x32", "256x256"))  # 2 MB of arrays
     fill(small_disk, but=600_000)
-    command = [
-        str(Path(sys.executable).with_name("segtune")), "launch", str(path),
-        "--store", postgres_url, "--artifacts", str(tmp_path / "artifacts"),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "SEGTUNE_HOME": str(small_disk)},
-        timeout=180,
-    )
-    assert done.returncode == 0 and "trial 0 COMPLETE" in done.stdout, done.stdout + done.stderr
+    done = Running.program(
+        sys.executable, "-m", "search.cli", "launch", path,
+        "--store", postgres_url, "--artifacts", tmp_path / "artifacts",
+        env={"SEGTUNE_HOME": str(small_disk)},
+    )  # fmt: skip
+    assert "trial 0 COMPLETE" in done.finish()
     (log,) = (tmp_path / "artifacts").glob("*/trial-0000/trial.log")
     assert log.read_text().count("streaming: the train split at 256x256") == 1
     assert not [*(small_disk / "cache" / "arrays").glob("*/*.npy")]  # nothing half built stays
@@ -335,40 +321,32 @@ def fill(disk: Path, but: int) -> Path:
 def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frozen by SIGSTOP after its first epoch, as by a dead file server."""
-    from search.studies.study import create_or_resume
-    from search.work import supervision
-    from search.work import worker as worker_module
-
+    """It says nothing after its first epoch, and heeds no word, as before a dead file server."""
     store = open_store(postgres_url)
-    spec = make_spec(trials=1, epochs=12)
+    spec = make_spec(trials=1, epochs=3)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    children: list[Any] = []
-    original = worker_module.TrialProcess
+    children: list[FakeChild] = []
 
-    def remember(*args: Any) -> Any:
-        children.append(original(*args))
+    def child(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+        hangs = None if children else 1
+        children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]
 
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
-
-    def freeze(number: int, report: dict[str, Any]) -> None:
-        frozen = len(children) == 1
-        if frozen:
-            os.kill(children[0].pid, signal.SIGSTOP)
-        # the second child may be slow to start on a busy machine
-        monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 2.0 if frozen else 3600.0)
-
-    class Patient(Silent):
-        def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
-            super().trial_started(number, config, attempt)
-            monkeypatch.setattr(supervision, "WATCHDOG_SECONDS", 3600.0)
-
-    watcher = Patient(freeze)
-    assert Worker(study, data, Artifacts(tmp_path / "a"), watcher, Interrupt()).run()
-    assert watcher.attempts == [1, 2] and watcher.ended[-1] == (0, "COMPLETE", "completed")
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    watcher = Silent()
+    assert new_worker(
+        study,
+        data,
+        Artifacts(tmp_path / "a"),
+        watcher,
+        Interrupt(),
+        make_child=child,
+        timing=Timing(watchdog=0.5),
+    ).run()
+    assert [child.killed for child in children] == [True, False] and watcher.attempts == [1, 2]
+    assert watcher.ended[0][1] == "RETRY" and "SIGKILL" in watcher.ended[0][2]
+    assert watcher.ended[1] == (0, "COMPLETE", "completed")
+    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
     store.close()
 
 
@@ -376,8 +354,6 @@ def test_a_worker_needs_two_connections(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     import sqlalchemy as sa
-
-    from search.studies.study import create_or_resume
 
     store = open_store(postgres_url)
     spec = make_spec(trials=3, epochs=2, pruner="median")
@@ -394,7 +370,9 @@ def test_a_worker_needs_two_connections(
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segtune'"
             seen.append(connection.execute(sa.text(query)).scalar_one())
 
-    assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(look), Interrupt()).run()
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), Silent(look), Interrupt(), make_child=whole
+    ).run()
     watching.dispose()
     assert seen and max(seen) <= 2, seen
     store.close()
@@ -404,55 +382,59 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
-    from search.work.child import Alive, Done, Epoch, TrialProcess
+    from search.work.child import Alive, Done, Epoch
 
     spec = make_spec(epochs=10_000)
     config = spec.search_space().base.replace({"optim.lr": 1e-3})
     child = TrialProcess(config, load_data(spec.data), tmp_path / "trial", {})
-    assert isinstance(child.receive(60), Alive)  # after its first step
-    assert isinstance(child.receive(60), Epoch)
+    assert isinstance(until(lambda: child.receive(5)), Alive)  # after its first step
+    assert isinstance(until(lambda: child.receive(5)), Epoch)
     child.fence(time.monotonic() + 1)
     time.sleep(0.5)
     child.fence(time.monotonic() + 1)  # renewed
-    silent = time.monotonic()
-    message = child.receive(60)
-    while isinstance(message, Epoch):
-        message = child.receive(60)
+    silent, epochs = time.monotonic(), 1
+    while isinstance(message := until(lambda: child.receive(5)), Epoch | Alive):
+        epochs += isinstance(message, Epoch)
     assert isinstance(message, Done) and message.result.reason == "preempted"
-    assert 0.5 < time.monotonic() - silent < 20
+    assert time.monotonic() - silent > 0.5 and epochs < 10_000
     child.join()
 
 
 def test_a_second_ctrl_c_ends_the_child_at_once(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.studies.study import create_or_resume
-    from search.work import worker as worker_module
-
     store = open_store(postgres_url)
-    spec = make_spec(trials=1, epochs=12)
+    spec = make_spec(trials=1, epochs=3)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     interrupt = Interrupt()
-    children: list[Any] = []
-    original = worker_module.TrialProcess
+    children: list[FakeChild] = []
 
-    def remember(*args: Any) -> Any:
-        children.append(original(*args))
+    def child(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+        hangs = None if children else 1  # it cannot follow any word
+        children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]
 
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
-
     def twice(number: int, report: dict[str, Any]) -> None:
-        os.kill(children[0].pid, signal.SIGSTOP)  # it cannot follow any word
         interrupt.count = 2
 
-    began = time.monotonic()
-    assert not Worker(study, data, Artifacts(tmp_path / "a"), Silent(twice), interrupt).run()
-    assert time.monotonic() - began < 30
-    assert study.budget.counts()["OPEN"] == 1 and study.budget.waiting() == {0: "INTERRUPTED"}
-    assert Worker(study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt()).run()
-    assert [r["epoch"] for r in study.history(0)] == [*range(1, 13)]
+    timing = Timing(stop=math.inf)  # how long one Ctrl-C would wait
+    assert not new_worker(
+        study,
+        data,
+        Artifacts(tmp_path / "a"),
+        Silent(twice),
+        interrupt,
+        make_child=child,
+        timing=timing,
+    ).run()
+    assert children[0].killed
+    assert study.slots.counts()["OPEN"] == 1
+    assert study.slots.waiting() == {0: "INTERRUPTED"}
+    assert new_worker(
+        study, data, Artifacts(tmp_path / "a"), Silent(), Interrupt(), make_child=child
+    ).run()
+    assert [r["epoch"] for r in study.history(0)] == [1, 2, 3]
     store.close()
 
 
@@ -460,17 +442,9 @@ def test_a_launch_on_a_terminal_shows_its_bars(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     make_spec(trials=1)
-    ours, theirs = pty.openpty()
-    command = [
-        str(Path(sys.executable).with_name("segtune")), "launch", str(tmp_path / "small.yaml"),
-        "--store", postgres_url, "--artifacts", str(tmp_path / "a"),
-    ]  # fmt: skip
-    shown = b""
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
-            while part := os.read(ours, 65536):
-                shown += part
-    os.close(ours)
-    assert process.returncode == 0, shown.decode()
-    assert b"trials" in shown and b"1/1" in shown and b"best trials" in shown
+    running = Running.segtune(
+        "launch", tmp_path / "small.yaml", "--store", postgres_url, "--artifacts", tmp_path / "a",
+        terminal=True,
+    )  # fmt: skip
+    shown = running.finish()
+    assert "trials" in shown and "1/1" in shown and "best trials" in shown

@@ -6,10 +6,7 @@ import contextlib
 import io
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +25,12 @@ from search.files.shown import attach, detach
 from search.findings.export import export_study
 from search.findings.report import report_text
 from search.studies.study import create_or_resume, open_study
+from search.work.service import new_worker
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from tests.fake_child import FakeChild, whole
+from tests.waiting import Running, until
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -161,7 +160,7 @@ def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
             if old.name != f"state-{epoch}.pt" and old.parent.name != f"model-{best}":
                 old.unlink()
         thread.checkpoint("study/trial-0001", here)
-    assert thread.settle(30)
+    assert thread.settle(600)
     epoch, key = latest(bucket, "study/trial-0001") or (0, "")
     assert epoch == 3
     assert fetch_checkpoint(bucket, "study/trial-0001", there)
@@ -174,7 +173,7 @@ def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
     kept = {name.split("/")[3] for name in bucket.keys("study/trial-0001/checkpoint/")}
     assert kept == {key.rpartition("/")[2]}  # older ones are gone
     thread.forget_checkpoints("study/trial-0001")
-    assert thread.settle(30) and list(bucket.keys("")) == []
+    assert thread.settle(600) and list(bucket.keys("")) == []
 
 
 def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> None:
@@ -184,15 +183,15 @@ def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> N
     write_checkpoint(stale, 4, 4)
     thread = copies(bucket)
     thread.checkpoint("s/t", holder)
-    assert thread.settle(30)
+    assert thread.settle(600)
     thread.checkpoint("s/t", stale)  # late, and of an earlier epoch
-    assert thread.settle(30)
+    assert thread.settle(600)
     bucket.write("s/t/checkpoint/000009-0000abcd/state-9.pt", io.BytesIO(b"half"))
     assert fetch_checkpoint(bucket, "s/t", there)
     assert json.loads((there / "last.json").read_text())["epoch"] == 7
     write_checkpoint(holder, 8, 6)
     thread.checkpoint("s/t", holder)
-    assert thread.settle(30)
+    assert thread.settle(600)
     assert sorted({name.split("/")[3][:6] for name in bucket.keys("s/t/")}) == ["000008", "000009"]
     write_checkpoint(there, 12, 12)  # what is here is later than what is there
     assert not fetch_checkpoint(bucket, "s/t", there)
@@ -204,7 +203,7 @@ def test_a_bucket_that_is_away_is_tried_again(bucket: Bucket, tmp_path: Path) ->
     away = Bucket(bucket.name, bucket.prefix, Refusing(bucket.client, times=2))
     thread = Copies(away, problems.append)
     thread.checkpoint("s/t", tmp_path / "w")
-    assert thread.settle(30)
+    assert thread.settle(600)
     assert len(problems) == 2 and "the server is away" in problems[0]
     assert latest(bucket, "s/t") is not None
 
@@ -252,41 +251,74 @@ class Notes:
         raise AssertionError(message)
 
 
-@pytest.mark.timeout(300)
+def test_a_trial_waits_for_the_bucket_that_has_its_checkpoint(
+    bucket: Bucket, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """It must not begin anew while nobody knows."""
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    network = Network(bucket.client)
+
+    class Patient(Notes):
+        def paused(self, message: str) -> None:
+            assert "the server is away" in message
+            network.refusals += 1
+            network.away = network.refusals < 2
+
+    def child(*given: Any) -> FakeChild:
+        assert not network.away
+        return whole(*given)
+
+    notes = Patient()
+    artifacts = Artifacts(tmp_path / "a", Bucket(bucket.name, bucket.prefix, network))
+    assert new_worker(study, data, artifacts, notes, Interrupt(), make_child=child).run()
+    assert network.refusals == 2 and [report["epoch"] for report in notes.reports] == [1, 2]
+    assert study.slots.counts()["COMPLETE"] == 1
+    store.close()
+
+
+class Network:
+    """A client whose server is away at first."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.away, self.refusals = client, True, 0
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            raise ConnectionError("the server is away")
+        return getattr(self.client, name)
+
+
 def test_another_machine_resumes_what_a_killed_worker_has_copied(
-    bucket: Bucket, tcp_url: str, make_spec: MakeSpec, tmp_path: Path
+    bucket: Bucket, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """Worker A is killed; B, whose disk is empty, takes its trial up; C exports it."""
-    store = open_store(tcp_url)
+    store = open_store(postgres_url)
     spec = make_spec(trials=1, epochs=12)
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     elsewhere = Artifacts(tmp_path / "b", bucket)
     key = elsewhere.key(study, 0)
-    a = subprocess.Popen(
-        [sys.executable, "-m", "search.cli", "worker", "--study", "small", "--until-idle"],
+    a = Running.segtune(
+        "worker", "--study", "small", "--until-idle",
         env={
-            **os.environ,
             "SEGTUNE_HOME": str(tmp_path / "a"),
-            "SEGTUNE_STORE": tcp_url,
+            "SEGTUNE_STORE": postgres_url,
             "SEGTUNE_ARTIFACTS": bucket.url,
         },
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    )  # fmt: skip
     try:
-        while (latest(bucket, key) or (0, ""))[0] < 3:
-            assert a.poll() is None
-            time.sleep(0.05)
+        until(lambda: (latest(bucket, key) or (0, ""))[0] >= 3, progress=a.progress)
     finally:
-        os.killpg(a.pid, signal.SIGKILL)
-        a.wait()
+        a.kill()
     known = study.history(0)
     resumed, _ = latest(bucket, key) or (0, "")
     assert 3 <= resumed <= len(known) < 12
 
     notes = Notes()
-    assert Worker(study, data, elsewhere, notes, Interrupt()).run()
+    assert new_worker(study, data, elsewhere, notes, Interrupt()).run()
     assert notes.attempts == [2]
     assert [report["epoch"] for report in notes.reports] == [*range(1, 13)]
     # what A has trained is repeated, not trained anew: to the microsecond as long
@@ -326,7 +358,7 @@ def test_models_of_overtaken_trials_leave_the_bucket(
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
     artifacts = Artifacts(tmp_path / "a", bucket)
-    assert Worker(study, data, artifacts, Notes(), Interrupt()).run()
+    assert new_worker(study, data, artifacts, Notes(), Interrupt()).run()
     best = max(study.trials(), key=lambda trial: trial.value or 0)
     folders = {name.split("/")[1] for name in bucket.keys(artifacts.key(study, 0)[:8])}
     assert folders == {f"trial-{best.number:04d}"}

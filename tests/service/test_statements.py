@@ -18,17 +18,18 @@ from benchmarks.statements import (
     fill,
     make_spec,
     new_worker,
-    report,
     scripted,
     stock_trial,
 )
 from search.database.store import Store, open_store
+from search.findings.facts import gather
 from search.studies.heartbeats import Registration
 from search.studies.limits import limits
 from search.studies.reports import Stored
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.work.worker import Worker
+from tests.fake_child import report
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
 OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
@@ -48,7 +49,7 @@ def make(store: Store, folder: Path, **given: object) -> Study:
 
 def end_one(study: Study, metrics: list[float]) -> None:
     """A trial of another worker."""
-    other = study.budget
+    other = study.slots
     other.owner = f"other-{random.random()}"
     claim = other.claim(study.ask)
     assert claim
@@ -79,14 +80,14 @@ def test_a_whole_trial(
         monkeypatch.setattr(f"search.dashboard.publish.{name}", math.inf)  # else the clock decides
     study = make(on_postgres, tmp_path, pruner=pruner)
     worker, rng = new_worker(study, tmp_path), random.Random(0)
-    with scripted(lambda: curve(rng)):
+    with scripted(worker, lambda: curve(rng)):
         for _ in range(12):
             assert worker.serve_one()
-        while (found := worker._review()) and (found.goes or found.stops):
+        while (found := worker.judge.review()) and (found.goes or found.stops):
             assert worker.serve_one()  # the next one shall be new
-    assert ("PAUSED" in study.budget.waiting().values()) is (pruner == "quantile")
+    assert ("PAUSED" in study.slots.waiting().values()) is (pruner == "quantile")
     best = [1.0 + value for value in RISING]  # never below others
-    with scripted(lambda: best), Statements.of(on_postgres) as counted:
+    with scripted(worker, lambda: best), Statements.of(on_postgres) as counted:
         assert worker.serve_one()
     trial = study.trials()[-1]
     assert len(trial.intermediate_values) == EPOCHS and len(trial.params) == 10
@@ -94,7 +95,7 @@ def test_a_whole_trial(
     # found 6
     assert len(counted) == before + 1 + EPOCHS + 3 + 3 + 6 == whole, counted.texts
     with Statements.of(on_postgres) as refresh:  # of notes and graphs, at most every minute
-        worker.aftermath.publisher.refresh()
+        worker.background.publisher.refresh(gather(study))
     assert len(refresh) == 9 + (4 if pruner == "quantile" else 0), refresh.texts
     assert len(counted) + len(refresh) <= 150  # the stock loop: about 370
 
@@ -130,16 +131,16 @@ def test_a_report_and_its_verdict(
     worker = new_worker(study, tmp_path)
     for _ in range(3):
         end_one(study, RISING[:8])
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
-    config = study.config(study.begun(claim.trial_number))
+    config = study.begun(claim.trial_number).config
     values: list[float] = []
 
     def report_and_verdict() -> int:
         values.append(0.9)
         with Statements.of(store) as counted:
             stored = study.report(claim, report(len(values), values[-1]))
-            assert stored and worker.verdict(claim, config, values, stored) is None
+            assert stored and worker.judge.verdict(claim, config, values, stored) is None
         return len(counted)
 
     # sqlite: the lease, two rows, and it always looks for new curves
@@ -169,15 +170,15 @@ def test_a_report_and_its_verdict_do_not_grow_with_the_study(
     found = []
     for finished, study in filled_studies(fresh_databases, tmp_path):
         store, worker = study.store, new_worker(study, tmp_path)
-        claim = study.budget.claim(study.ask)
+        claim = study.slots.claim(study.ask)
         assert claim
-        config, values = study.config(study.begun(claim.trial_number)), RISING[:10]
+        config, values = study.begun(claim.trial_number).config, RISING[:10]
         # the first verdict reads all curves, once
-        verdict = worker.verdict(claim, config, values, Stored(None))
+        verdict = worker.judge.verdict(claim, config, values, Stored(None))
         with Statements.of(store) as counted:
             stored = study.report(claim, report(10, values[-1]))
             assert stored and stored.ended == finished
-            assert worker.verdict(claim, config, values, stored) == verdict
+            assert worker.judge.verdict(claim, config, values, stored) == verdict
         found.append((len(counted), counted.rows))
     assert found == [(1, 1), (1, 1)]
 
@@ -189,7 +190,7 @@ def test_a_claim_does_not_grow_with_the_study(
     for _, study in filled_studies(fresh_databases, tmp_path):
         study.trials()  # a worker that is there already has read what has ended
         with Statements.of(study.store) as counted:
-            assert study.budget.claim(study.ask)
+            assert study.slots.claim(study.ask)
         found.append((len(counted), counted.rows))
     assert found[0] == found[1] and found[0][0] <= 15, found
 
@@ -211,21 +212,21 @@ def test_a_worker_of_a_busy_study(on_postgres: Store, tmp_path: Path) -> None:
         original(number, said)
 
     worker.watcher.epoch_ended = epoch_ended  # type: ignore[method-assign]
-    with scripted(lambda: RISING), Statements.of(on_postgres) as counted:
+    with scripted(worker, lambda: RISING), Statements.of(on_postgres) as counted:
         assert worker.serve_one()
     curves = [text for text in counted.texts if "ended_as >" in text]
     assert len(curves) == 1 + len(noticed), curves
 
 
 def test_a_look(on_postgres: Store, tmp_path: Path) -> None:
-    """Every LOOK_SECONDS, whatever trains: the lease, what the user asks for, a sign of life."""
+    """Every few seconds, whatever trains: the lease, what the user asks for, a sign of life."""
     study = make(on_postgres, tmp_path, sampler="random")
     registration = Registration(on_postgres, study.owner, "cpu")
     registration.enter()
-    claim = study.budget.claim(study.ask)
+    claim = study.slots.claim(study.ask)
     assert claim
     with Statements.of(on_postgres) as counted:
-        assert study.budget.renew(claim)
+        assert study.slots.renew(claim)
         assert limits(study).now is None
         registration.seen()
     assert len(counted) == 3, counted.texts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import struct
 import sys
 import threading
@@ -23,13 +22,14 @@ from search.launch import launch
 from search.studies.study import Study, create_or_resume, open_study
 from search.work import tracker_feed as tracked
 from search.work import trackers
+from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
 from search.work.trackers import TrackedTrial, check_trackers
 from search.work.watchers import Interrupt
-from search.work.worker import Worker
 from spaces.config import BaseTrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
+from tests.fake_child import FakeChild, whole
 from trainers.tasks import load_data
 
 MakeSpec = Callable[..., StudySpec]
@@ -60,6 +60,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains() -> Iterator[None]:
+    yield
 
 
 @pytest.fixture
@@ -199,7 +204,7 @@ def test_the_epochs_of_a_study_are_logged(
     store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console, capfd: Any
 ) -> None:
     spec = make_spec(trials=2).model_copy(update={"trackers": ALL})
-    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=whole) == DONE
     study = open_study(store, "small")
     assert said(console) == [] and capfd.readouterr() == ("", "")
     for number in (0, 1):
@@ -209,41 +214,30 @@ def test_the_epochs_of_a_study_are_logged(
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_resumed_trial_logs_each_epoch_once(
-    how: str,
-    store: Store,
-    make_spec: MakeSpec,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    console: Console,
+    how: str, store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console
 ) -> None:
-    from search.work import worker as worker_module
-
-    # long enough that it has not ended when it is killed, while trackers begin; no alarm ends it
-    spec = make_spec(trials=1, epochs=30)
-    calm = {"health.falling_epochs": 0, "health.dead_class_epochs": 0, "health.diverging": 0}
-    spec = spec.model_copy(update={"trackers": ALL, "space": {**spec.space, **calm}})
+    spec = make_spec(trials=1, epochs=6).model_copy(update={"trackers": ALL})
     data = load_data(spec.data)
     study = create_or_resume(store, spec, data.fingerprint, None)
-    children: list[Any] = []
-    original = worker_module.TrialProcess
+    children: list[FakeChild] = []
 
-    def remember(*args: Any, **kwargs: Any) -> Any:
-        children.append(original(*args, **kwargs))
+    def child(*given: Any) -> FakeChild:
+        children.append(whole(*given))
         return children[-1]
-
-    monkeypatch.setattr(worker_module, "TrialProcess", remember)
 
     def serve(on_epoch: Callable[[dict[str, Any]], None], interrupt: Interrupt) -> bool:
         watcher = Silent(on_epoch)
-        with Tracked(study, Artifacts(tmp_path / "a"), watcher, console, interrupt) as watching:
-            return Worker(study, data, Artifacts(tmp_path / "a"), watching, interrupt).run()
+        artifacts = Artifacts(tmp_path / "a")
+        with Tracked(study, artifacts, watcher, console, interrupt) as watching:
+            worker = new_worker(study, data, artifacts, watching, interrupt, make_child=child)
+            return worker.run()
 
     interrupt = Interrupt()
 
     def end_first(report: dict[str, Any]) -> None:
         if len(children) == 1 and report["epoch"] == 2:
             if how == "killed":
-                os.kill(children[0].pid, signal.SIGKILL)
+                children[0].kill()
             else:
                 interrupt.count = 1
 
@@ -255,7 +249,7 @@ def test_a_resumed_trial_logs_each_epoch_once(
         assert (run.status, run.tags["reason"]) == ("KILLED", "given back")
         assert serve(lambda report: None, Interrupt())
     assert len(children) == 2 and said(console) == []
-    assert [report["epoch"] for report in study.history(0)] == [*range(1, 31)]
+    assert [report["epoch"] for report in study.history(0)] == [*range(1, 7)]
     check_kept(study, tmp_path / "a", 0)
     assert len(in_wandb(tmp_path / "a", 0)[0]) == 2  # one file an attempt
 
@@ -264,10 +258,12 @@ def test_a_later_launch_may_have_other_trackers(
     store: Store, make_spec: MakeSpec, tmp_path: Path, console: Console
 ) -> None:
     spec = make_spec(trials=1, epochs=1)
-    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=whole) == DONE
     assert not (tmp_path / "a" / "tensorboard").exists()
     spec = spec.model_copy(update={"trackers": ["tensorboard"]})
-    assert launch(spec, store, Artifacts(tmp_path / "a"), console, trials=2) == DONE
+    assert (
+        launch(spec, store, Artifacts(tmp_path / "a"), console, trials=2, make_child=whole) == DONE
+    )
     assert open_study(store, "small").spec.trackers == ["tensorboard"]  # so workers see them
     assert len(in_tensorboard(tmp_path / "a", 1)["mIoU"]) == 1
     assert len(list((tmp_path / "a" / "tensorboard").glob("*/*"))) == 1
@@ -311,14 +307,14 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(
     monkeypatch.setenv("WANDB_API_KEY", "key-123")
     spec = make_spec(trials=2, epochs=1)
     spec = spec.model_copy(update={"trackers": ["wandb", "tensorboard"]})
-    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=whole) == DONE
     assert said(console) == [
         "tracker wandb failed in trial 0: https://***@host said no to ***; training goes on, and "
         "the next trial tries it again"
     ]
     assert Failing.told == [(0, 1), (1, 1)]
     assert len(in_tensorboard(tmp_path / "a", 1)["mIoU"]) == 1
-    assert open_study(store, "small").budget.counts()["COMPLETE"] == 2
+    assert open_study(store, "small").slots.counts()["COMPLETE"] == 2
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(
@@ -341,8 +337,8 @@ def test_a_tracker_that_hangs_holds_nothing_up(
     monkeypatch.setattr(tracked, "SLOW_SECONDS", 0.01)
     monkeypatch.setattr(tracked, "DRAIN_SECONDS", 0.5)
     spec = make_spec(trials=2, epochs=1).model_copy(update={"trackers": ["mlflow"]})
-    assert launch(spec, store, Artifacts(tmp_path / "a"), console) == DONE
-    assert open_study(store, "small").budget.counts()["COMPLETE"] == 2 and Hanging.told == []
+    assert launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=whole) == DONE
+    assert open_study(store, "small").slots.counts()["COMPLETE"] == 2 and Hanging.told == []
     slow, lost = said(console)
     assert "has not answered" in slow and "is given up" in lost
     [thread] = [t for t in threading.enumerate() if t.name == "tracker mlflow"]
@@ -385,5 +381,5 @@ def test_a_missing_package_is_said_before_anything_begins(
     monkeypatch.setitem(sys.modules, trackers.TRACKERS[name].needs, None)
     spec = make_spec().model_copy(update={"trackers": [name]})
     with pytest.raises(InputError, match=rf"pip install 'segtune\[{name}\]'"):
-        launch(spec, store, Artifacts(tmp_path / "a"), console)
+        launch(spec, store, Artifacts(tmp_path / "a"), console, make_child=whole)
     assert not store.storage.get_all_studies() and not (tmp_path / "a").exists()

@@ -77,7 +77,7 @@ def test_equal_to_a_naive_implementation(
             beside += len(said.beside)
             said = rng.choice([said, replace(said, ended=None)])  # None: the store is asked
             claim = Claim(0, mine, 1, may_pause=rng.random() < 0.8)
-            word = worker.verdict(claim, configs[mine], values, said)
+            word = worker.judge.verdict(claim, configs[mine], values, said)
             known = naive_known(study, rule, values, warmup_end(configs[mine]), configs)
             reason, bar = naive_word(claim, rule, name, values, known)
             assert (word and word.reason) == reason, (values, known)
@@ -106,7 +106,7 @@ def told(study: Study, mine: int, epoch: int) -> Stored:
         )
         trial_id = study.trial_id(mine)
         asks = asks_running(study.spec.pruner)
-        said = epochs.store(connection, study.budget, claim, trial_id, row, beside=asks)
+        said = epochs.store(connection, study.slots, claim, trial_id, row, beside=asks)
         assert said is not None
         connection.execute(sa.delete(epoch_table).where(epoch_table.c.trial_number == mine))
         connection.execute(

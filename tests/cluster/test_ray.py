@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from search.database.store import open_store
+from search.database.store import Store, open_store
 from search.launchers import JOBS
 from search.studies.heartbeats import workers
 from search.studies.study import Study, open_study, study_names
+from tests.waiting import Running, until
 
-pytestmark = pytest.mark.timeout(600)
 TOKEN = "ab" * 32
 RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else addresses of 127.0.0.1 are replaced
@@ -81,15 +81,11 @@ def nodes(cluster: Cluster) -> Iterator[list[str]]:
 
 def launch(
     cluster: Cluster, url: str, folder: Path, *options: str, count: int = 3, **changes: str
-) -> subprocess.Popen[str]:
+) -> Running:
     settings = [f"--worker-option={o}" for o in (f"address={cluster.address}", *options)]
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "search.cli", "launch", str(folder / "small.yaml"),
-            "--on", "ray", "--workers", str(count), *settings,
-        ],
+    return Running.segtune(
+        "launch", folder / "small.yaml", "--on", "ray", "--workers", str(count), *settings,
         env={
-            **os.environ,
             **RAY,
             "SEGTUNE_STORE": url,
             "SEGTUNE_HOME": str(folder / "home"),
@@ -97,9 +93,6 @@ def launch(
             "CUDA_VISIBLE_DEVICES": "",
             **changes,
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
     )  # fmt: skip
 
 
@@ -109,32 +102,41 @@ def test_a_killed_node_loses_and_doubles_nothing(
     tcp_url: str,
     make_spec: Any,
     tmp_path: Path,
-    wait_for: Callable[[Callable[[], Any], float], Any],
     check_whole: Callable[[Study, int, int], None],
 ) -> None:
     make_spec(trials=12, epochs=16)
     process = launch(cluster, tcp_url, tmp_path, "gpus=0.5", "max_restarts=-1")
     store = open_store(tcp_url)
+
+    def moves() -> object:
+        return process.progress(), progress(store)
+
     try:
-        busy = wait_for(lambda: len(found := jobs(store)) == 3 and found, 180)
+        busy = until(lambda: len(found := jobs(store)) == 3 and found, progress=moves)
         places = {job.rpartition(" on ")[2] for job in busy}
         assert len(places) == 2, busy  # 0.5 GPU each: two on one node, one on the other
         victim = next(node for node in nodes if node[:8] == min(places))
         nodes.remove(victim)
         cluster.remove_node(victim)
-        out, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, out
+        process.finish(progress=moves)
         study = open_study(store, "small")
         check_whole(study, 12, 16)
         # the cluster may be gone when the study is stopped some day
         assert store.study_attrs(study.study_id, JOBS) == {JOBS: "[]"}
     finally:
         process.kill()
-        process.communicate()
         store.close()
 
 
-def jobs(store: Any) -> dict[str, int]:
+def progress(store: Store) -> object:
+    """Epochs of all trials, and who works on them."""
+    if "small" not in study_names(store):
+        return None
+    study = open_study(store, "small")
+    return [study.last_epoch(trial.number) for trial in study.trials()], jobs(store)
+
+
+def jobs(store: Store) -> dict[str, int]:
     """{job: its trial} of workers whose trial has trained two epochs."""
     return {
         row["job"]: row["trial_number"]
@@ -148,7 +150,7 @@ def test_what_no_node_has_is_refused(
     cluster: Cluster, nodes: list[str], tcp_url: str, make_spec: Any, tmp_path: Path
 ) -> None:
     make_spec()
-    out, _ = launch(cluster, tcp_url, tmp_path, "gpus=2").communicate(timeout=120)
+    out = launch(cluster, tcp_url, tmp_path, "gpus=2").finish(code=2)
     assert "no node of the Ray cluster has 1 CPU, 2 GPU (the most are 2 CPU, 1 GPU)" in out
     store = open_store(tcp_url)
     assert study_names(store) == []  # nothing was begun
@@ -168,7 +170,5 @@ def test_without_the_token_nobody_joins(
     message: str,
 ) -> None:
     make_spec()
-    process = launch(cluster, tcp_url, tmp_path, **changes)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, out
+    out = launch(cluster, tcp_url, tmp_path, **changes).finish(code=2)
     assert message in out and TOKEN not in out and "Traceback" not in out

@@ -19,11 +19,10 @@ import pytest
 from search.database.store import open_store
 from search.studies.heartbeats import workers
 from search.studies.study import Study, open_study, study_names
+from tests.waiting import Running, until
 
 MakeSpec = Callable[..., Any]
-WaitFor = Callable[[Callable[[], Any], float], Any]
 Check = Callable[[Study, int, int], None]
-pytestmark = pytest.mark.timeout(600)
 
 CONF = """\
 ClusterName=segtune-tests
@@ -67,8 +66,7 @@ PartitionName=high Nodes=n0,n1 MaxTime=INFINITE State=UP PriorityTier=2 PreemptM
 class Cluster:
     """munged, slurmctld and two slurmd on free ports of 127.0.0.1, with files of their own."""
 
-    def __init__(self, wait_for: WaitFor) -> None:
-        self.wait_for = wait_for
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="segtune-slurm-"))
         self.folder.chmod(0o711)
         self.conf = self.folder / "slurm.conf"
@@ -88,11 +86,11 @@ class Cluster:
         names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
         files = [f"--{n}={self.folder}/munge.{n.partition('-')[0]}" for n in names]
         self._run(["munged", "--foreground", "--force", *files])
-        self.wait_for(lambda: (self.folder / "munge.socket").exists(), 20)
+        until((self.folder / "munge.socket").exists)
         self._run(["slurmctld", "-D", "-i", "-f", str(self.conf)])
         for node in ("n0", "n1"):
             self._run(["slurmd", "-D", "-N", node, "-f", str(self.conf)])
-        self.wait_for(lambda: set(self.ask("sinfo", "-hN", "-o", "%T").split()) == {"idle"}, 30)
+        until(lambda: set(self.ask("sinfo", "-hN", "-o", "%T").split()) == {"idle"})
 
     def _run(self, command: list[str]) -> None:
         log = self.folder / f"{Path(command[0]).name}-{len(self.daemons)}.out"
@@ -143,7 +141,7 @@ class Cluster:
     def stop(self) -> None:
         self.ask("scancel", "-u", "root")
         with contextlib.suppress(AssertionError):  # what is killed after KillWait is gone by then
-            self.wait_for(lambda: not self.ask("squeue", "-h"), 20)
+            until(lambda: not self.ask("squeue", "-h"), quiet=20)
         for process in reversed(self.daemons):
             process.terminate()
         for process in self.daemons:
@@ -164,14 +162,14 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def cluster(wait_for: WaitFor) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     missing = [n for n in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(n) is None]
     if missing or os.geteuid() != 0:
         reason = f"needs root and Slurm (apt-get install slurm-wlm munge); missing: {missing}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    found = Cluster(wait_for)
+    found = Cluster()
     try:
         found.start()
         yield found
@@ -211,15 +209,9 @@ class Launched:
             "OMP_NUM_THREADS": "1",
         }
         settings = [f"--worker-option={o}" for o in ("gpus=0", "minutes=30", *options)]
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "search.cli", "launch", str(folder / "small.yaml"),
-                "--on", "slurm", "--workers", str(count), *settings,
-            ],
+        self.process = Running.segtune(
+            "launch", folder / "small.yaml", "--on", "slurm", "--workers", str(count), *settings,
             env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )  # fmt: skip
         self.store = open_store(url)
 
@@ -244,10 +236,19 @@ class Launched:
         folder = self.folder / "home" / "artifacts" / "workers" / "slurm"
         return next(folder.glob(f"{job}_*log.out")).read_text()
 
-    def finish(self, seconds: float = 300) -> str:
-        out, _ = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == 0, out
-        return out
+    def progress(self) -> object:
+        """Epochs of all trials, and what Slurm says of its jobs."""
+        done = "small" in study_names(self.store) and [
+            self.study.last_epoch(trial.number) for trial in self.study.trials()
+        ]
+        return done, self.cluster.jobs()
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait for something while the study moves on."""
+        return until(condition, progress=lambda: (self.process.progress(), self.progress()))
+
+    def finish(self, code: int = 0) -> str:
+        return self.process.finish(code, self.progress)
 
     def segtune(self, *command: str) -> str:
         return subprocess.run(
@@ -260,7 +261,6 @@ class Launched:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
         for row in workers(self.store):  # an orphan is nobody's
             with contextlib.suppress(OSError):
                 os.kill(row["pid"], signal.SIGKILL)
@@ -268,15 +268,15 @@ class Launched:
 
 
 def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
-    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+    launched: Callable[..., Launched], check_whole: Check
 ) -> None:
     run = launched(epochs=16)
-    jobs = wait_for(lambda: len(found := run.running()) == 3 and found, 120)
+    jobs = run.until(lambda: len(found := run.running()) == 3 and found)
     table = run.segtune("status", "small")
     for job in jobs:
         assert f"slurm {job}" in table
-    (requeued, resumed), (cancelled, _) = wait_for(
-        lambda: len(found := run.running(most=8)) >= 2 and list(found.items())[:2], 120
+    (requeued, resumed), (cancelled, _) = run.until(
+        lambda: len(found := run.running(most=8)) >= 2 and list(found.items())[:2]
     )
     run.cluster.ask("scancel", cancelled)
     run.cluster.ask("scontrol", "requeue", requeued)
@@ -289,11 +289,11 @@ def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
 
 
 def test_a_preempted_job_returns_its_trial_and_comes_back(
-    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+    launched: Callable[..., Launched], check_whole: Check
 ) -> None:
     """Slurm's user signal comes first: the trial is returned, submitit requeues the job."""
     run = launched(count=1, trials=2, epochs=30)
-    job = next(iter(wait_for(run.running, 120)))
+    job = next(iter(run.until(run.running)))
     node = run.cluster.fact(job, "BatchHost")
     order = ("sbatch", "-p", "high", "-w", node, "-c", "4", "-o", "/dev/null", "--wrap", "sleep 2")
     assert "Submitted" in run.cluster.ask(*order)
@@ -304,54 +304,51 @@ def test_a_preempted_job_returns_its_trial_and_comes_back(
 
 
 def test_a_job_at_its_time_limit_comes_back(
-    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+    launched: Callable[..., Launched], check_whole: Check
 ) -> None:
     run = launched(count=1, trials=1, epochs=150)  # Slurm looks every 30 s
-    job = next(iter(wait_for(run.running, 120)))
+    job = next(iter(run.until(run.running)))
     run.cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=1")  # less than the 90 s
-    wait_for(lambda: run.cluster.fact(job, "Restarts") == "1", 120)
+    run.until(lambda: run.cluster.fact(job, "Restarts") == "1")
     run.cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=30")
     run.finish()
     check_whole(run.study, 1, 150)
     assert "Caught signal SIGUSR2" in run.log(job)
 
 
-def test_stop_takes_back_jobs_that_wait(
-    launched: Callable[..., Launched], wait_for: WaitFor
-) -> None:
+def test_stop_takes_back_jobs_that_wait(launched: Callable[..., Launched]) -> None:
     run = launched("cpus=4", "array=false", count=4, trials=4, epochs=200)  # two run, two wait
-    wait_for(lambda: len(run.running()) == 2, 120)
+    run.until(lambda: len(run.running()) == 2)
     run.segtune("stop", "small", "--now")
-    run.process.wait(timeout=120)
+    run.process.finish(None, run.progress)
     states = sorted(run.cluster.jobs().values())
     assert states.count("CANCELLED") >= 2, states
-    counts = run.study.budget.counts()
+    counts = run.study.slots.counts()
     assert counts["OPEN"] == 4 and counts["RUNNING"] == 0, counts
 
 
 def test_what_slurm_refuses_is_said(launched: Callable[..., Launched]) -> None:
     run = launched("partition=no-such-partition")
-    out, _ = run.process.communicate(timeout=120)
-    assert run.process.returncode == 2
+    out = run.finish(code=2)
     assert "Slurm refuses the jobs" in out and "partition" in out
     assert study_names(run.store) == []
 
 
 def test_an_orphan_of_a_dead_node_doubles_nothing(
-    launched: Callable[..., Launched], wait_for: WaitFor, check_whole: Check
+    launched: Callable[..., Launched], check_whole: Check
 ) -> None:
     """The node's daemons die, the job's script runs on; Slurm starts the job again elsewhere."""
     run = launched(count=1, trials=6, epochs=24)
-    job = next(iter(wait_for(run.running, 120)))
+    job = next(iter(run.until(run.running)))
     orphan = next(row for row in workers(run.store) if row["job"] == f"slurm {job}")
     node = run.cluster.fact(job, "BatchHost")
     run.cluster.lose(node, job)
-    again = wait_for(lambda: [row for row in workers(run.store) if row["pid"] != orphan["pid"]], 60)
+    again = run.until(lambda: [row for row in workers(run.store) if row["pid"] != orphan["pid"]])
     assert again[0]["job"] == f"slurm {job}"  # the same job, twice
     assert run.cluster.fact(job, "Restarts") == "1"
-    both = wait_for(lambda: len(found := run.holders()) == 2 and found, 60)
+    both = run.until(lambda: len(found := run.holders()) == 2 and found)
     assert orphan["pid"] in both and len(set(both.values())) == 2, both
     run.finish()
     check_whole(run.study, 6, 24)
     # it ends by itself, once nothing is left to do
-    wait_for(lambda: not Path(f"/proc/{orphan['pid']}").exists(), 60)
+    run.until(lambda: not Path(f"/proc/{orphan['pid']}").exists())

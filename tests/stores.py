@@ -6,9 +6,9 @@ import contextlib
 import io
 import socket
 import struct
+import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 from rich.console import Console
 
 from search.database.store import Store, open_store, start_embedded
@@ -25,6 +26,10 @@ from search.files.artifacts import Artifacts
 from search.samples.streets import write_streets
 from search.studies.study import Study
 from spaces.spec import StudySpec
+from tests.waiting import Running
+
+SEGTUNE = Path(sys.executable).with_name("segtune")
+TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 
 SPEC = """\
 name: {name}
@@ -57,60 +62,42 @@ pruner: {pruner}
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread_a_trial() -> Iterator[None]:
-    """Trials of 32x32 images gain nothing from two threads, which crawl on a busy machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn data set of 8 + 4 images."""
     return write_streets(tmp_path_factory.mktemp("streets"), train=8, val=4, size=(40, 48))
 
 
+def small_study(
+    data: Path,
+    *,
+    name: str,
+    trials: int = 3,
+    epochs: int = 2,
+    pruner: str = "none",
+    starting_points: str = "false",
+) -> str:
+    """The text of a small study file."""
+    return SPEC.format(
+        name=name,
+        data=data,
+        trials=trials,
+        epochs=epochs,
+        pruner=pruner,
+        starting_points=starting_points,
+    )
+
+
 @pytest.fixture
 def make_spec(streets: Path, tmp_path: Path) -> Callable[..., StudySpec]:
     """Write and load a small study file."""
 
-    def make(
-        name: str = "small",
-        trials: int = 3,
-        epochs: int = 2,
-        pruner: str = "none",
-        starting_points: str = "false",
-    ) -> StudySpec:
+    def make(name: str = "small", **given: Any) -> StudySpec:
         path = tmp_path / f"{name}.yaml"
-        path.write_text(
-            SPEC.format(
-                name=name,
-                data=streets,
-                trials=trials,
-                epochs=epochs,
-                pruner=pruner,
-                starting_points=starting_points,
-            )
-        )
+        path.write_text(small_study(streets, name=name, **given))
         return StudySpec.load(path)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def wait_for() -> Callable[[Callable[[], Any], float], Any]:
-    """Asks again and again until the answer is true; returns it."""
-
-    def wait(condition: Callable[[], Any], seconds: float) -> Any:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if found := condition():
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"not within {seconds:.0f} s")
-
-    return wait
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +105,7 @@ def check_whole() -> Callable[[Study, int, int], None]:
     """Exactly the budget: every trial trained in full, each of its epochs once."""
 
     def check(study: Study, trials: int, epochs: int) -> None:
-        counts = study.budget.counts()
+        counts = study.slots.counts()
         assert counts["COMPLETE"] == trials == sum(counts.values()), counts
         assert [trial.number for trial in study.trials()] == [*range(trials)]
         for trial in study.trials():
@@ -134,39 +121,40 @@ def check_whole() -> Callable[[Study, int, int], None]:
 class Finished:
     """A study of three trials that have really been trained, `my-study`."""
 
-    url: str
-    artifacts: Path
-    spec: StudySpec
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder / 'store.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def spec(self) -> StudySpec:
+        return StudySpec.load(self.folder / "study.yaml")
 
 
 @pytest.fixture(scope="session")
-def finished(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Run it once for all tests that read from it; its store is sqlite."""
+def finished(shared_folder: Path) -> Finished:
+    """Run it once for all tests that read from it, of all processes; two models are kept."""
     from search.launch import launch
     from spaces.errors import DONE
 
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "study.yaml").write_text(
-        SPEC.format(
-            name="my-study",
-            data=streets,
-            trials=3,
-            epochs=2,
-            pruner="none",
-            starting_points="false",
-        )
-    )
-    found = Finished(
-        f"sqlite:///{folder / 'store.db'}",
-        folder / "artifacts",
-        StudySpec.load(folder / "study.yaml"),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGTUNE_HOME", str(folder / "home"))
-        store = open_store(found.url)
-        quiet = Console(file=io.StringIO(), width=200)
-        assert launch(found.spec, store, Artifacts(found.artifacts), quiet) == DONE
-        store.close()
+    found = Finished(shared_folder / "finished")
+    with FileLock(shared_folder / "finished.lock"):
+        if found.folder.exists():
+            return found
+        data = write_streets(found.folder / "streets", train=8, val=4, size=(40, 48))
+        text = small_study(data, name="my-study") + "keep_models: 2\n"
+        (found.folder / "study.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SEGTUNE_HOME", str(found.folder / "home"))
+            store = open_store(found.url)
+            quiet = Console(file=io.StringIO(), width=200)
+            assert launch(found.spec, store, Artifacts(found.artifacts), quiet) == DONE
+            store.close()
     return found
 
 
@@ -184,7 +172,7 @@ def embedded_url() -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture(params=["embedded", "tcp", "sqlite"])
+@pytest.fixture(params=["embedded", TCP, pytest.param("sqlite", marks=pytest.mark.cluster)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty store of each kind."""
     if request.param == "sqlite":
@@ -209,7 +197,7 @@ def tcp_url(tcp_postgres: Any) -> Iterator[str]:
     yield from fresh_database(tcp_postgres.url)
 
 
-@pytest.fixture(params=["embedded", "tcp"])
+@pytest.fixture(params=["embedded", TCP])
 def any_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database on each kind of Postgres."""
     if request.param == "embedded":
@@ -341,3 +329,22 @@ def fresh_databases(embedded_url: str) -> Iterator[Callable[[], str]]:
         yield lambda: databases.enter_context(
             contextlib.contextmanager(fresh_database)(embedded_url)
         )
+
+
+@pytest.fixture(scope="session")
+def segtune() -> Callable[..., str]:
+    """Run a command in `cwd` and return its output; the exit code must be `code`.
+
+    With `installed` it is the installed script, which takes seconds to import what it needs.
+    """
+
+    def run(*words: str, cwd: Path, code: int = 0, installed: bool = False) -> str:
+        if installed:
+            running = Running.program(SEGTUNE, *words, cwd=cwd)
+        else:
+            running = Running.segtune(*words, cwd=cwd)
+        out = running.finish(code)
+        assert "Traceback" not in out
+        return out
+
+    return run

@@ -1,0 +1,28 @@
+"""Who holds a slot: a name that no other worker ever had, and whether its process lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+
+
+def new_owner() -> str:
+    """A name for this worker: host:pid:random."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether an owner was a process of this host and is gone, or a zombie that nobody awaits."""
+    host, _, pid = owner.rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # somebody else's process, or a system without /proc
+    return status[0] in ("Z", "X")

@@ -1,0 +1,101 @@
+"""Verdicts of a study's rule: on the trial that runs here, and on those that are paused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import optuna
+
+from search.stopping.curves import Curve, EndedCurves
+from search.stopping.rules import (
+    OURS,
+    QuantileRule,
+    Review,
+    Verdict,
+    quantile_rule,
+    rule_pauses,
+    stock_verdict,
+    warmup_end,
+)
+from search.studies.reports import Stored
+from search.studies.slots import Claim
+from search.studies.study import Study
+from spaces.config import BaseTrialConfig
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a child is told, and the value that a pruner held its trial against, where there is one.
+
+    Attributes:
+        reason: a pruner's name, `paused`, `preempted`, `stopped`, `timeout`.
+    """
+
+    reason: str
+    bar: float | None = None
+
+
+@dataclass
+class Judge:
+    """Judges the trials of one study; it remembers the curves of those that have ended."""
+
+    study: Study
+    _ended: EndedCurves = field(default_factory=EndedCurves)
+    _ended_until: int = 0  # what `_ended` holds, as `Study.curves_ended_after` counts
+    _stock: tuple[int, optuna.Study] | None = None  # a slot, and Optuna's study for its pruner
+    _slot_count: int | None = None  # of the study, at the first look
+
+    def verdict(
+        self, claim: Claim, config: BaseTrialConfig, values: list[float], said: Stored
+    ) -> Word | None:
+        """Return what a trial is told after its last epoch, where it does not go on.
+
+        Args:
+            values: its metric after each epoch.
+            said: by the store, when it took the last report.
+        """
+        spec = self.study.spec.pruner
+        if spec.name == "none" or len(values) >= config.train.epochs:
+            return None
+        if (rule := self._rule) is not None:
+            self._refresh_ended(said.ended, warmups=rule.align_warmup)
+            curve = Curve(tuple(values), warmup_end(config))
+            verdict = rule.verdict(curve, self._ended, said.beside, may_pause=claim.may_pause)
+            if verdict is Verdict.GO:
+                return None
+            if verdict is Verdict.PAUSE:
+                return Word("paused")
+            return Word(spec.name, rule.bar(curve, self._ended, said.beside))
+        if self._stock is None or self._stock[0] != claim.slot:
+            self._stock = claim.slot, self.study.optuna(claim.slot)
+        return Word(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
+
+    def review(self) -> Review | None:
+        """Judge the paused trials again; None where the study pauses none."""
+        rule = self._rule
+        if rule is None or rule.pause_below is None:
+            return None
+        ended, paused, running = self.study.curves_begun()
+        if not paused:
+            return Review()
+        self._refresh_ended(ended, warmups=False)
+        return rule.review(paused, running, self._ended)
+
+    @property
+    def _rule(self) -> QuantileRule | None:
+        """The study's rule where it is one of OURS."""
+        pruner = self.study.spec.pruner
+        if pruner.name not in OURS:
+            return None
+        if self._slot_count is None and rule_pauses(pruner):
+            self._slot_count = sum(self.study.slots.counts().values())
+        return quantile_rule(pruner, self.study.space.base.train.epochs, self._slot_count or 0)
+
+    def _refresh_ended(self, ended: int | None, *, warmups: bool) -> None:
+        """Read the curves of trials that have ended since the last look, where there are any."""
+        if ended is None or ended > self._ended_until:
+            until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
+            for trial, curve in curves.items():
+                if trial not in self._ended:
+                    self._ended.add(trial, curve)
+            self._ended_until = until

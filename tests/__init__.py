@@ -1,0 +1,1 @@
+"""A package, because benchmarks train nothing with `tests.scripted` either."""

@@ -1,0 +1,89 @@
+"""What the documents say of tests: every path exists, and every fault is injected by one."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("docker/*.txt"),
+    ROOT / ".ci" / "run",
+]
+
+# {a fault of docs/operations.md, as its row begins: the tests that inject it}
+FAULTS = {
+    "a trial's process is killed, or hangs": (
+        "service/test_run.py::test_a_killed_child_is_resumed_with_its_reports",
+        "service/test_run.py::test_a_child_that_hangs_is_killed_and_its_trial_goes_on",
+    ),
+    "a worker, or its whole process group, is killed at any point": (
+        "service/test_faults.py::test_a_worker_killed_anywhere_loses_and_doubles_nothing",
+        "service/test_faults.py::test_a_killed_process_group_is_taken_over",
+    ),
+    "a worker freezes beyond its lease": (
+        "service/test_faults.py::test_a_frozen_worker_is_refused_when_it_wakes",
+        "service/test_run.py::test_a_trial_ends_by_itself_when_its_supervisor_is_silent",
+    ),
+    "SIGTERM, Ctrl-C": (
+        "service/test_control.py::test_one_signal_returns_the_trials",
+        "service/test_run.py::test_an_interrupted_launch_resumes_where_it_was",
+        "service/test_run.py::test_a_second_ctrl_c_ends_the_child_at_once",
+    ),
+    "the database is stopped, crashes, or the network fails": (
+        "service/test_faults.py::test_training_goes_on_while_the_database_is_away",
+        "service/test_faults.py::test_a_bad_network_loses_and_doubles_nothing",
+    ),
+    "a full disk": (
+        "service/test_run.py::test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room",
+    ),
+    "no room for the cache of decoded images": (
+        "service/test_run.py::test_a_full_disk_under_the_data_cache_is_no_reason_to_stop",
+    ),
+    "forty workers start at once on an empty database": (
+        "service/test_faults.py::test_many_first_starts_at_once",
+    ),
+    "a Slurm job is preempted, requeued, or reaches its time limit": (
+        "cluster/test_slurm.py::test_a_preempted_job_returns_its_trial_and_comes_back",
+        "cluster/test_slurm.py::test_jobs_cancelled_and_requeued_lose_and_double_nothing",
+        "cluster/test_slurm.py::test_a_job_at_its_time_limit_comes_back",
+    ),
+    "a Slurm job is cancelled": (
+        "cluster/test_slurm.py::test_jobs_cancelled_and_requeued_lose_and_double_nothing",
+    ),
+    "a node of Slurm is lost while its job runs on there": (
+        "cluster/test_slurm.py::test_an_orphan_of_a_dead_node_doubles_nothing",
+    ),
+    "a node of Ray is lost": (
+        "cluster/test_ray.py::test_a_killed_node_loses_and_doubles_nothing",
+    ),
+    "the bucket is away": (
+        "service/test_s3.py::test_a_bucket_that_is_away_is_tried_again",
+        "service/test_s3.py::test_a_trial_waits_for_the_bucket_that_has_its_checkpoint",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_tests_that_are_named_exist(document: Path) -> None:
+    for path in re.findall(r"\btests/[\w/{},.]*\w", document.read_text(encoding="utf-8")):
+        if "{" not in path:
+            assert (ROOT / path).exists(), path
+
+
+def test_every_fault_of_the_table_has_its_test() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = text.split("| fault | what happens |\n")[1].split("\n\n")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[1:]]
+    assert len(rows) == len(FAULTS)
+    for row, (fault, tests) in zip(rows, FAULTS.items(), strict=True):
+        assert row.startswith(fault)
+        for test in tests:
+            path, _, name = test.partition("::")
+            tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
+            assert name in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, test
