@@ -1,5 +1,8 @@
-# Two commands do everything on a machine with Python 3.11: make demo, make test.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Two commands do everything on a machine with Python 3.11, 3.12 or 3.13: make demo, make test.
+# A command that is there need not run: pyenv has a shim for each version that it knows.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEV := .venv/.dev
@@ -40,7 +43,8 @@ bench: $(INSTALLED)
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(or $(PYTHON),$(error segtune needs Python 3.11, 3.12 or 3.13 with its venv module, and found \
+		none on the PATH; name one: make $@ PYTHON=/path/to/python3.12)) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 

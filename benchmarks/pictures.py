@@ -1,4 +1,4 @@
-"""The README's two pictures, of the study that `make demo` leaves in the store.
+"""The two pictures of README and docs, of the study that `make demo` leaves in the store.
 
 python -m benchmarks.pictures [--study demo]       needs Debian's chromium
 """
