@@ -109,9 +109,9 @@ class Facts:
     def alarms(self) -> list[Alarm]:
         """Trials that a health rule ended."""
         return [
-            Alarm(trial.number, reason(trial), TrialFacts.of(trial).epochs or 0)
+            Alarm(trial.number, why, TrialFacts.of(trial).epochs or 0)
             for trial in self.ended
-            if reason(trial).startswith("health:") or reason(trial) in ("nonfinite", "oom")
+            if (why := reason(trial)).startswith("health:") or why in ("nonfinite", "oom")
         ]
 
     @cached_property

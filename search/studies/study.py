@@ -119,7 +119,8 @@ class Study:
         return [
             trial
             for trial in self._all_trials()
-            if trial.state != TrialState.WAITING and TrialFacts.of(trial).reason != UNCLAIMED
+            if trial.state != TrialState.WAITING
+            and not (trial.state == TrialState.FAIL and TrialFacts.of(trial).reason == UNCLAIMED)
         ]
 
     def config(self, trial: FrozenTrial) -> BaseTrialConfig:
