@@ -113,9 +113,9 @@ class Facts:
     def alarms(self) -> list[Alarm]:
         """Trials that a health rule ended."""
         return [
-            Alarm(trial.number, reason(trial), TrialFacts.of(trial).epochs or 0)
+            Alarm(trial.number, why, TrialFacts.of(trial).epochs or 0)
             for trial in self.ended
-            if kind(reason(trial)) == "alarm"
+            if kind(why := reason(trial)) == "alarm"
         ]
 
     @cached_property

@@ -228,9 +228,11 @@ def early_stopping(facts: Facts) -> list[Block]:
         return [heading, Text("No trial has trained an epoch.")]
     length = facts.study.space.base.train.epochs
     rows = []
+    trained_by: dict[str, list[int]] = {}
+    for trial in facts.judged:
+        trained_by.setdefault(reason(trial), []).append(TrialFacts.of(trial).epochs or 0)
     for name in facts.reasons:
-        epochs = [TrialFacts.of(t).epochs or 0 for t in facts.judged if reason(t) == name]
-        if epochs:
+        if epochs := trained_by.get(name):
             saved = len(epochs) * length - sum(epochs)
             share = f"{saved / (full - trained):.0%}" if full > trained else None
             rows.append((name, len(epochs), sum(epochs), saved, share))
