@@ -16,6 +16,7 @@ from PIL import Image
 
 from search.dashboard.publish import PICTURES, Publisher
 from search.files.artifacts import Artifacts
+from search.findings.facts import gather
 from search.findings.ranking import best_trial
 from tests.waiting import Running
 
@@ -97,13 +98,13 @@ def site(
     study = scripted_study(environment["SEGTUNE_STORE"], "segmentation", ENDINGS)
     artifacts = Artifacts(folder / "artifacts")
     publisher = Publisher(study, artifacts)
-    publisher.refresh()
+    publisher.refresh(gather(study))
     best = best_trial(study).number
     pictures = artifacts.workdir(study, best) / PICTURES
     pictures.mkdir(parents=True)
     for name in ("curves", "per-class", "best-1-a", "best-2-b", "worst-1-c", "worst-2-d"):
         Image.effect_noise((320, 240), 60).save(pictures / f"{name}.png")
-    publisher.show_pictures(best, pictures)
+    publisher.show_pictures(best, pictures, gather(study))
     study.store.close()
     server = Running.segtune("dashboard", "--port", "0", env=environment)
     line = server.line("dashboard: http")

@@ -17,6 +17,7 @@ from search.dashboard.study_page import StudyData
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.files.shown import attach
+from search.findings.facts import gather
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
@@ -63,7 +64,7 @@ def study(store: Store, make_spec: MakeSpec, tmp_path: Path) -> Study:
     picture = tmp_path / "curves.png"
     picture.write_bytes(b"\x89PNG")
     attach(Artifacts(tmp_path).shown, study, study.trial_id(0), picture)
-    Publisher(study, Artifacts(tmp_path)).refresh()
+    Publisher(study, Artifacts(tmp_path)).refresh(gather(study))
     return study
 
 

@@ -19,6 +19,7 @@ from optuna_dashboard.artifact._backend import list_trial_artifacts
 from search.dashboard.publish import KEPT, Publisher
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
+from search.findings.facts import gather
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
@@ -56,7 +57,7 @@ def test_notes_and_graphs_tell_what_was_found(
     stopped = end(study, 0.05, "median", bar=0.3)
     alarmed = end(study, 0.04, "health:diverging")
     publisher = Publisher(study, Artifacts(tmp_path))
-    publisher.refresh()
+    publisher.refresh(gather(study))
     text = note(study)
     assert "**Best mIoU 0.5000**: trial 8, epoch 2" in text
     assert "**11 of 12 trials** have ended: 1 open, 9 complete, 2 pruned" in text
@@ -81,7 +82,7 @@ def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: P
     study = create_or_resume(store, make_spec(trials=3), "f" * 64, None)
     publisher = Publisher(study, Artifacts(tmp_path))
     end(study, 0.2)
-    publisher.refresh()
+    publisher.refresh(gather(study))
     body = note(study)
     optuna_dashboard.save_note(study.optuna(), body.partition(KEPT)[0] + f"{KEPT}\nkeep <me>\n")
     optuna_dashboard.save_plotly_graph_object(
@@ -89,7 +90,7 @@ def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: P
     )
     mine = note(study, 0)
     end(study, 0.9)
-    publisher.refresh()
+    publisher.refresh(gather(study))
     assert "Best mIoU 0.9000" in note(study) and note(study).endswith(f"{KEPT}\nkeep <me>\n")
     assert note(study, 0) == mine
     attrs = store.storage.get_study_system_attrs(study.study_id)
@@ -105,7 +106,7 @@ def test_a_refresh_waits_for_its_time(
     assert not publisher.due
     publisher.trial_ended(end(study, 0.5))
     assert publisher.due  # the first one
-    publisher.refresh()
+    publisher.refresh(gather(study))
     end(study, 0.4)
     publisher.trial_ended(0)
     assert publisher.stale and not publisher.due
@@ -114,7 +115,7 @@ def test_a_refresh_waits_for_its_time(
     monkeypatch.setattr("search.dashboard.publish.NEW_BEST_SECONDS", 0)
     publisher.trial_ended(None)  # a later one that failed
     assert publisher.due
-    publisher.refresh()
+    publisher.refresh(gather(study))
     assert "trial 2" in note(study) and not publisher.stale
     publisher.trial_ended(2)  # the same
     assert not publisher.due
