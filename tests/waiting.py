@@ -195,7 +195,6 @@ class _Forked:
 
     def __init__(self, process: Any) -> None:
         self.process, self.pid = process, process.pid
-        STARTED.append(self)
 
     def poll(self) -> int | None:
         code: int | None = self.process.exitcode
