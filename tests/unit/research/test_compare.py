@@ -30,7 +30,10 @@ from spaces.sections import SamplerSpec
 from spaces.space import Choice, Float, Int, Space
 from table import Nearest, Table
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
 
 SPACE = Space(
     {
