@@ -66,6 +66,7 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any, tmp_path: Path) -> Iterator[Page]:
     """A fresh page in a browser profile of its own, at a laptop's size."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(120_000)  # ms, of a page where nothing moves: a busy host is slow
     opened = Page(context.new_page(), tmp_path)
     opened.page.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
     opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))

@@ -90,14 +90,13 @@ def test_reading_is_all_that_a_reader_can_do(page: Any, site: Any) -> None:
 
 # every text of this study would run, if it were taken for a page
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import save_note, save_plotly_graph_object
 from search.files.artifacts import Artifacts
 from search.database.store import open_store
-from spaces.paths import artifacts_dir
 
 store = open_store()
 attack = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
@@ -110,7 +109,7 @@ study.tell(trial, 1.0)
 save_note(study, f"{attack}\\n\\n[link](javascript:window.ran=1)\\n\\n<b onclick='x'>b</b>")
 save_note(trial, attack)
 save_plotly_graph_object(study, go.Figure(layout={"title": {"text": attack}}))
-files = Artifacts(artifacts_dir()).shown
+files = Artifacts(Path(os.environ["SEGTUNE_ARTIFACTS"])).shown
 for index, name in enumerate((f"{attack}.html", "page.html", "drawing.svg")):
     i = f"00000000-0000-0000-0000-00000000000{index}"
     files.folder.mkdir(parents=True, exist_ok=True)
