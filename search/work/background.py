@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
+
 from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
@@ -74,7 +76,7 @@ class Background:
     _waiting: deque[_Pictures] = field(default_factory=deque)
     _drawn: _Pictures | None = None  # being drawn, or drawn and not shown yet
     _again: list[_Pictures] = field(default_factory=list)  # failed while a trial was running
-    _facts: Facts | None = None  # read at most once a call
+    _trials: list[FrozenTrial] = field(default_factory=list)  # as they were when one ended last
     _next_try: float = 0.0
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -82,9 +84,12 @@ class Background:
         self.publisher = Publisher(self.study, self.artifacts)
         self.models = KeptModels(self.study, self.artifacts, self.copies)
 
-    def trial_ended(self, number: int, config: TrialConfig, result: TrialResult) -> None:
-        """Take a trial whose result has been stored."""
+    def trial_ended(
+        self, number: int, config: TrialConfig, result: TrialResult, trials: list[FrozenTrial]
+    ) -> None:
+        """Take a trial whose result has been stored, and the study's trials as they are then."""
         self._ended.append(_Ended(number, config, result))
+        self._trials = trials
 
     def trial_failed(self) -> None:
         """Take a trial that has ended without a result."""
@@ -98,7 +103,6 @@ class Background:
         """
         if time.monotonic() < self._next_try or self.interrupt.count:
             return
-        self._facts = None
         if self._ended:
             self._guarded(self._take_ended)
         if idle and not self._waiting and self._drawn is None:
@@ -110,14 +114,12 @@ class Background:
 
     def finish(self) -> None:
         """Do everything that is left, unless the user wants to be gone."""
-        self._facts = None
         if self._ended and self.interrupt.count < 2:
             self._guarded(self._take_ended)
         while not self.interrupt.count and (self._waiting or self._drawn or self._again):
             if not (self._waiting or self._drawn):  # no trial is in their way now
                 self._waiting.extend(self._again)
                 self._again.clear()
-            self._facts = None
             if not self._guarded(self._advance_pictures):
                 break
             self._join(POLL_SECONDS)
@@ -125,15 +127,9 @@ class Background:
         if self.publisher.stale and self.interrupt.count < 2:
             self._guarded(self._refresh)
 
-    def _now(self) -> Facts:
-        """The study as it is, read once for all that one call does."""
-        if self._facts is None:
-            self._facts = gather(self.study)
-        return self._facts
-
     def _take_ended(self) -> None:
         """Keep the models of the best alone; let the pictures of those be drawn that are new."""
-        facts = self._now()
+        facts = Facts(self.study, self._trials)
         best = facts.kept
         self.models.keep(best, (trial.number for trial in facts.ended))
         self.publisher.trial_ended(best[0] if best else None)
@@ -161,7 +157,7 @@ class Background:
         )
 
     def _refresh(self) -> None:
-        self.publisher.refresh(self._now())
+        self.publisher.refresh(gather(self.study))
 
     def _join(self, seconds: float | None) -> None:
         if self._drawn is not None and self._drawn.thread is not None:
@@ -192,7 +188,10 @@ class Background:
             pictures.problem = f"{type(error).__name__}: {error}"
 
     def _show(self, pictures: _Pictures) -> None:
-        if self.interrupt.count or pictures.number not in self._now().kept:
+        if self.interrupt.count:
+            return
+        facts = gather(self.study)
+        if pictures.number not in facts.kept:
             return  # overtaken while they were drawn: its model may be gone
         if pictures.problem is not None and pictures.tries == 1:
             self._again.append(pictures)  # a running trial may have left it no room
@@ -200,7 +199,7 @@ class Background:
         problem = pictures.problem
         try:
             if problem is None:
-                self.publisher.show_pictures(pictures.number, pictures.to, self._now())
+                self.publisher.show_pictures(pictures.number, pictures.to, facts)
         except Exception as error:
             if is_away(error):
                 raise
