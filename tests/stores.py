@@ -7,7 +7,6 @@ import functools
 import io
 import socket
 import struct
-import sys
 import tempfile
 import threading
 import uuid
@@ -29,7 +28,6 @@ from search.studies.study import Study
 from spaces.spec import StudySpec
 from tests.waiting import Running
 
-SEGTUNE = Path(sys.executable).with_name("segtune")
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 # for tests of what is done in another way on sqlite; others try it in `make test-cluster`
 sqlite_too = pytest.mark.parametrize("store_url", ["embedded", TCP, "sqlite"], indirect=True)
@@ -356,17 +354,10 @@ def fresh_databases(embedded_url: str) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture(scope="session")
 def segtune() -> Callable[..., str]:
-    """Run a command in `cwd` and return its output; the exit code must be `code`.
+    """Run a command in `cwd` and return its output; the exit code must be `code`."""
 
-    With `installed` it is the installed script, which takes seconds to import what it needs.
-    """
-
-    def run(*words: str, cwd: Path, code: int = 0, installed: bool = False) -> str:
-        if installed:
-            running = Running.program(SEGTUNE, *words, cwd=cwd)
-        else:
-            running = Running.segtune(*words, cwd=cwd)
-        out = running.finish(code)
+    def run(*words: str, cwd: Path, code: int = 0) -> str:
+        out = Running.segtune(*words, cwd=cwd).finish(code)
         assert "Traceback" not in out
         return out
 

@@ -33,11 +33,13 @@ def until(
     *,
     progress: Callable[[], object] = lambda: None,
     quiet: float = QUIET_SECONDS,
+    every: float = 0.05,
 ) -> T:
     """Ask until the answer is true, and return it.
 
     Args:
         progress: anything that changes while what is waited for comes nearer.
+        every: seconds between two looks; longer for those that cost much.
 
     Raises:
         AssertionError: neither the answer nor `progress` has changed for `quiet` seconds.
@@ -53,7 +55,7 @@ def until(
             before, changed = now, time.monotonic()
         if time.monotonic() - changed > quiet:
             raise AssertionError(f"nothing has changed for {quiet:.0f} s: {now}")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 class Running:
@@ -193,7 +195,6 @@ class _Forked:
 
     def __init__(self, process: Any) -> None:
         self.process, self.pid = process, process.pid
-        STARTED.append(self)
 
     def poll(self) -> int | None:
         code: int | None = self.process.exitcode

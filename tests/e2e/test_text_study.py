@@ -43,7 +43,7 @@ pruner: none
 
 def test_a_study_from_launch_to_evaluation(segtune: Segtune, tmp_path: Path) -> None:
     """Drawn receipts; what a network learns of them, the demo's test says."""
-    write_receipts(tmp_path / "data", train=6, val=5, size=(260, 180))
+    write_receipts(tmp_path / "data", train=6, val=10, size=(260, 180))
     (tmp_path / "study.yaml").write_text(STUDY)
     out = segtune("launch", "study.yaml", cwd=tmp_path)
     assert "receipts: best trials" in out and "Hmean" in out

@@ -38,7 +38,7 @@ def test_detached_workers_are_watched_stopped_and_followed_by_others(
 ) -> None:
     write_streets(tmp_path / "data", train=8, val=4, size=(40, 48))
     (tmp_path / "study.yaml").write_text(STUDY)
-    out = segtune("launch", "study.yaml", "--workers", "2", "--detach", cwd=tmp_path)
+    out = segtune("launch", "study.yaml", "--workers", "1", "--detach", cwd=tmp_path)
     assert "watch: segtune status many" in out and "stop:  segtune stop many" in out
 
     def status(*words: str) -> Any:
@@ -46,12 +46,12 @@ def test_detached_workers_are_watched_stopped_and_followed_by_others(
 
     def running() -> bool:
         found = status()["workers"]
-        return [(w["study"], w["state"]) for w in found] == [("many", "running")] * 2
+        return [(w["study"], w["state"]) for w in found] == [("many", "running")]
 
-    until(running)
+    until(running, every=1.0)
     assert "many" in segtune("status", cwd=tmp_path)
     assert "segtune resume many" in segtune("stop", "many", "--now", cwd=tmp_path)
-    until(lambda: not status()["workers"])
+    until(lambda: not status()["workers"], every=1.0)
     found = status("many")
     assert found["slots"]["RUNNING"] == 0 and found["stopped"] == "now"
     interrupted = [t["number"] for t in found["trials"] if t["state"] == "INTERRUPTED"]

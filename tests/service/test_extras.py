@@ -17,9 +17,9 @@ Segtune = Callable[..., str]
 
 
 @pytest.fixture
-def without_extras(postgres_url: str, tmp_path: Path) -> Segtune:
+def without_extras(tcp_url: str, tmp_path: Path) -> Segtune:
     """Runs a command where none of the three packages can be imported."""
-    environment = {"SEGTUNE_STORE": postgres_url, "SEGTUNE_HOME": str(tmp_path / "home")}
+    environment = {"SEGTUNE_STORE": tcp_url, "SEGTUNE_HOME": str(tmp_path / "home")}
 
     def run(*words: str | Path, code: int = 0) -> str:
         running = Running.segtune(*words, env=environment, without=PACKAGES)
@@ -38,7 +38,7 @@ def without_extras(postgres_url: str, tmp_path: Path) -> Segtune:
 )
 def test_an_absent_extra_is_named_and_nothing_begins(
     without_extras: Segtune,
-    postgres_url: str,
+    tcp_url: str,
     make_spec: Callable[..., object],
     tmp_path: Path,
     options: tuple[str, ...],
@@ -47,7 +47,7 @@ def test_an_absent_extra_is_named_and_nothing_begins(
     make_spec()
     answer = without_extras("launch", tmp_path / "small.yaml", *options, code=2)
     assert f"pip install 'segtune[{extra}]'" in answer and "Traceback" not in answer
-    store = open_store(postgres_url)
+    store = open_store(tcp_url)
     assert study_names(store) == []
     store.close()
 
