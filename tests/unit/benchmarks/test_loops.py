@@ -13,6 +13,8 @@ from benchmarks.loops import LIGHTNING, LIMIT, LOOPS, OURS, installed, run
 from benchmarks.plain import Setup
 from benchmarks.turns import Crew, rotated
 
+pytestmark = pytest.mark.slow
+
 
 class Here:
     """Turns without another process: notes what a loop says, and in which order."""

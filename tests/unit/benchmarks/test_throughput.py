@@ -74,7 +74,7 @@ def test_the_sharing_report_sums_what_runs_at_once(setup: Setup) -> None:
     assert "| 32x64 | 9.0 (9.0 to 18.0) | 27.0 (18.0 to 27.0) | 2.00 (1.50 to 3.00) |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_command_measures_every_loop(
     streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from PIL import Image
 from trainers.dbnet.ceiling import ceiling
 from trainers.dbnet.icdar import TextAnnotation, read_icdar
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 SROIE = REPOSITORY / os.environ.get("SEGTUNE_DATA", "../shared/data") / "sroie"
 

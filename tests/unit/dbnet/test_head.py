@@ -12,6 +12,8 @@ from trainers.dbnet.head import DECODERS, DBNet
 from trainers.dbnet.loss import DBLoss, TargetMaps
 from trainers.dbnet.targets import make_targets
 
+pytestmark = pytest.mark.slow
+
 
 def small(decoder: str = "fpn", encoder: str = "resnet18", **kwargs: int) -> DBNet:
     torch.manual_seed(0)

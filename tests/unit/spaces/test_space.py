@@ -56,6 +56,7 @@ def space(entries: dict[str, Any], epochs: int = 15, binary: bool = False) -> Sp
     return build_space(default_space(epochs, binary=binary), entries)
 
 
+@pytest.mark.slow
 def test_two_thousand_draws_hold_no_impossible_pair() -> None:
     nasty = space(NASTY)
     seen = set()
@@ -241,6 +242,7 @@ def test_flat_and_back() -> None:
     assert config.flat()["loss.class_weights.max_ratio"] == 7.0
 
 
+@pytest.mark.slow
 def test_pairs_are_what_smp_can_build() -> None:
     """A sample of the table, built for real in both directions."""
     import segmentation_models_pytorch as smp

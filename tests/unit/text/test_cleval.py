@@ -18,6 +18,8 @@ from trainers.text_data import Page
 from trainers.text_detection import PageOutput
 from trainers.text_evaluate import cleval_scores
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("cleval", reason="pip install 'segtune[cleval]' needs a C compiler")
 
 TEXTS = ("TOTAL", "12.50", "a, b", "THANK YOU", "x")

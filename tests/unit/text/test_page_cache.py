@@ -16,6 +16,8 @@ from trainers.text_augment import resize_page
 from trainers.text_data import TextData
 from trainers.text_detection import TextDetectionTask
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

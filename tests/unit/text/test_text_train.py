@@ -26,6 +26,8 @@ from trainers.text_detection import (
 )
 from trainers.train import TrialResult, train
 
+pytestmark = pytest.mark.slow
+
 FREE = {
     "decode.box_thresh": Free(0.1, 0.9, 0.05),
     "decode.unclip_ratio": Free(1.5, 3.0, 0.5),

@@ -31,6 +31,8 @@ from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
 from trainers.train import train
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -20,6 +20,8 @@ from trainers.compile import compile_model
 from trainers.data import SegmentationData
 from trainers.train import train
 
+pytestmark = pytest.mark.slow
+
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 

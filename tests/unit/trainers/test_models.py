@@ -13,6 +13,8 @@ from spaces.errors import InputError
 from trainers import checkpoint
 from trainers.models import build_model, check_model, forward
 
+pytestmark = pytest.mark.slow
+
 PLAIN = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights=None)
 
 

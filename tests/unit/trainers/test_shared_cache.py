@@ -14,6 +14,8 @@ import pytest
 from search.samples.streets import CLASSES, write_streets
 from spaces.data import SegmentationDataSpec
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import json, sys
 from PIL import Image

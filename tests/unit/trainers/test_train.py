@@ -22,6 +22,8 @@ from trainers.data import SegmentationData
 from trainers.tasks import evaluate, load_data
 from trainers.train import TrialResult, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -18,6 +18,8 @@ from trainers import train as module
 from trainers.data import SegmentationData
 from trainers.train import _Run, train
 
+pytestmark = pytest.mark.slow
+
 READS = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal",
          "aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2")  # fmt: skip
 
