@@ -1,4 +1,4 @@
-"""What follows a trial while the next one trains: models tidied, pictures, notes and graphs.
+"""What follows a trial: its models tidied at once, then pictures, notes and graphs beside the next.
 
 The next trial is claimed and has begun to train before any of it is done. The pictures are drawn in
 a process of their own; the store is only asked from the supervisor's thread. Nothing here may harm
@@ -32,15 +32,6 @@ from trainers.train import TrialResult
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """A trial whose result has been stored."""
-
-    number: int
-    config: TrialConfig
-    result: TrialResult
-
-
 @dataclass
 class _Pictures:
     """The pictures of one trial, waiting, being drawn, or drawn.
@@ -72,11 +63,9 @@ class Background:
     watcher: Watcher
     interrupt: Interrupt
     copies: Copies | None = None
-    _ended: deque[_Ended] = field(default_factory=deque)  # that nothing was done for yet
     _waiting: deque[_Pictures] = field(default_factory=deque)
     _drawn: _Pictures | None = None  # being drawn, or drawn and not shown yet
     _again: list[_Pictures] = field(default_factory=list)  # failed while a trial was running
-    _trials: list[FrozenTrial] = field(default_factory=list)  # as they were when one ended last
     _next_try: float = 0.0
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -87,9 +76,30 @@ class Background:
     def trial_ended(
         self, number: int, config: TrialConfig, result: TrialResult, trials: list[FrozenTrial]
     ) -> None:
-        """Take a trial whose result has been stored, and the study's trials as they are then."""
-        self._ended.append(_Ended(number, config, result))
-        self._trials = trials
+        """Take a trial whose result has been stored, and the study's trials as they are then.
+
+        Models of trials that are no longer among the best go; its own is copied and drawn if it is.
+        """
+        facts, spec = Facts(self.study, trials), self.study.spec
+        best = facts.kept
+        self.models.keep(best, (trial.number for trial in facts.ended))
+        self.publisher.trial_ended(best[0] if best else None)
+        if result.model is None or number not in best:
+            return
+        if self.copies is not None:
+            self.copies.model(self.artifacts.key(self.study, number), result.model)
+        drawing = Drawing(
+            title=f"{spec.name}, trial {number}",
+            metric=self.study.metric,
+            config=config.replace(result.decode),
+            model=result.model,
+            history=result.history,
+            classes=spec.data.class_names,
+            per_class=result.per_class,
+            ended=None if result.reason == "completed" else result.reason,
+        )
+        folder = self.artifacts.workdir(self.study, number) / PICTURES
+        self._waiting.append(_Pictures(number, drawing, folder))
 
     def trial_failed(self) -> None:
         """Take a trial that has ended without a result."""
@@ -103,8 +113,6 @@ class Background:
         """
         if time.monotonic() < self._next_try or self.interrupt.count:
             return
-        if self._ended:
-            self._guarded(self._take_ended)
         if idle and not self._waiting and self._drawn is None:
             self._waiting.extend(self._again)
             self._again.clear()
@@ -114,8 +122,6 @@ class Background:
 
     def finish(self) -> None:
         """Do everything that is left, unless the user wants to be gone."""
-        if self._ended and self.interrupt.count < 2:
-            self._guarded(self._take_ended)
         while not self.interrupt.count and (self._waiting or self._drawn or self._again):
             if not (self._waiting or self._drawn):  # no trial is in their way now
                 self._waiting.extend(self._again)
@@ -126,35 +132,6 @@ class Background:
         self._join(None)  # after an interrupt the drawing ends at once
         if self.publisher.stale and self.interrupt.count < 2:
             self._guarded(self._refresh)
-
-    def _take_ended(self) -> None:
-        """Keep the models of the best alone; let the pictures of those be drawn that are new."""
-        facts = Facts(self.study, self._trials)
-        best = facts.kept
-        self.models.keep(best, (trial.number for trial in facts.ended))
-        self.publisher.trial_ended(best[0] if best else None)
-        while self._ended:
-            ended = self._ended.popleft()
-            model = ended.result.model
-            if model is None or ended.number not in best:
-                continue
-            if self.copies is not None:
-                self.copies.model(self.artifacts.key(self.study, ended.number), model)
-            folder = self.artifacts.workdir(self.study, ended.number) / PICTURES
-            self._waiting.append(_Pictures(ended.number, self._drawing(ended, model), folder))
-
-    def _drawing(self, ended: _Ended, model: Path) -> Drawing:
-        spec, result = self.study.spec, ended.result
-        return Drawing(
-            title=f"{spec.name}, trial {ended.number}",
-            metric=self.study.metric,
-            config=ended.config.replace(result.decode),
-            model=model,
-            history=result.history,
-            classes=spec.data.class_names,
-            per_class=result.per_class,
-            ended=None if result.reason == "completed" else result.reason,
-        )
 
     def _refresh(self) -> None:
         self.publisher.refresh(gather(self.study))
