@@ -2,7 +2,7 @@
 
 optuna-dashboard turns every trial into JSON anew for each look, and searches all of the study's
 attributes for each trial's note and files. Here an ended trial is turned once, and attributes are
-sorted to their trials first. The answer is the same (tests/service/test_dashboard_data.py).
+sorted to their trials first. The answer is the same (tests/service/test_study_page.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Optuna's `ask` and `suggest_*` store each step of a new trial and read the study again in between.
 A draft answers them from one view of the trials, so that samplers work as they do on a storage
-(tests/service/test_draft.py: the same draws from each), and keeps what they write.
+(tests/service/test_optuna_draft.py: the same draws from each), and keeps what they write.
 """
 
 from __future__ import annotations

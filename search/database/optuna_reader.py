@@ -2,7 +2,7 @@
 
 Optuna maps every parameter, attribute and intermediate value to an object before it builds the
 trial: at 3,000 trials of 100 epochs that is most of what a dashboard waits for. Six plain queries
-give the same trials (tests/service/test_trial_reader.py holds them equal).
+give the same trials (tests/service/test_optuna_reader.py holds them equal).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Optuna's own storage looks a trial up again before each parameter, attribute and value that it
 stores: some seventy statements for a trial of ten parameters. These write the same rows, through
-Optuna's own table definitions (tests/service/test_trial_writer.py holds them equal); Optuna refuses
+Optuna's own table definitions (tests/service/test_optuna_draft.py holds them equal); Optuna refuses
 tables of another version when the store is opened.
 """
 

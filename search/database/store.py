@@ -1,7 +1,7 @@
 """The study store: a Postgres server by URL, the embedded Postgres by default, or sqlite for one.
 
 Optuna's tables and ours live side by side; ours hold what Optuna has no place for: the study file,
-the budget's slots with their leases, and the full report of every epoch.
+a study's slots with their leases, and the full report of every epoch.
 """
 
 from __future__ import annotations

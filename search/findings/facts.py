@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.findings.ranking import judged, ranked
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
-from search.studies.reasons import kind, reason
+from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -51,14 +51,20 @@ class Facts:
 
     Attributes:
         trials: all that have been begun, by number.
-        slots: {state: slots}.
-        closed: why no new trial begins, or None.
     """
 
     study: Study
     trials: list[FrozenTrial]
-    slots: Mapping[str, int]
-    closed: str | None
+
+    @cached_property
+    def slots(self) -> Mapping[str, int]:
+        """{state: slots}, read when it is first asked for."""
+        return self.study.slots.counts()
+
+    @cached_property
+    def closed(self) -> str | None:
+        """Why no new trial begins, or None; read when it is first asked for."""
+        return stopped(self.study)
 
     @cached_property
     def ended(self) -> list[FrozenTrial]:
@@ -115,7 +121,7 @@ class Facts:
         return [
             Alarm(trial.number, why, TrialFacts.of(trial).epochs or 0)
             for trial in self.ended
-            if kind(why := reason(trial)) == "alarm"
+            if known(why := reason(trial)).kind == "alarm"
         ]
 
     @cached_property
@@ -193,7 +199,7 @@ class Facts:
 
 def gather(study: Study) -> Facts:
     """Read a study."""
-    return Facts(study, study.trials(), study.slots.counts(), stopped(study))
+    return Facts(study, study.trials())
 
 
 def seconds(trial: FrozenTrial) -> float:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, seconds
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
 from search.findings.wording import clock, dimension_text
-from search.studies.reasons import explained, reason
+from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 
@@ -117,7 +117,7 @@ def ended(facts: Facts) -> list[Block]:
     """Why trials ended."""
     if not facts.reasons:
         return []
-    rows = [(name, count, explained(name)) for name, count in facts.reasons.items()]
+    rows = [(name, count, known(name).sentence) for name, count in facts.reasons.items()]
     return [Heading("Why trials ended", 3), Table(("reason", "trials", "is"), rows)]
 
 
@@ -136,7 +136,7 @@ def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Blo
     value = "no value" if trial.value is None else f"{metric} {trial.value:.4f}"
     if facts.best_epoch:
         value += f" at epoch {facts.best_epoch} of {facts.epochs}"
-    lines = [f"**{why}**: {explained(why)}", value, f"{clock(seconds(trial))} of device time"]
+    lines = [f"**{why}**: {known(why).sentence}", value, f"{clock(seconds(trial))} of device time"]
     if facts.bar is not None:
         lines.insert(1, f"held against {facts.bar:.4f}")
     if facts.error:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.studies.reasons import known, reason
 from search.studies.study import Study
-from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
 
 
@@ -28,8 +28,7 @@ def judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [
         trial
         for trial in trials
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        and TrialFacts.of(trial).reason not in ("oom", "unfit")
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and known(reason(trial)).trains
     ]
 
 

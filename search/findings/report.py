@@ -40,7 +40,7 @@ from search.findings.thumbnails import thumbnails
 from search.findings.trial_graphs import study_figures
 from search.findings.versions import versions
 from search.findings.wording import clock
-from search.studies.reasons import explained, reason
+from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from search.templates import asset, render
@@ -253,7 +253,7 @@ def health_alarms(facts: Facts, top: int) -> list[Block]:
     heading = Heading("Health alarms", 3)
     if not facts.alarms:
         return [heading, Text("No health rule has ended a trial.")]
-    rows = [(a.trial, a.reason, a.epochs, explained(a.reason)) for a in facts.alarms[:top]]
+    rows = [(a.trial, a.reason, a.epochs, known(a.reason).sentence) for a in facts.alarms[:top]]
     blocks: list[Block] = [heading, Table(("trial", "alarm", "after epochs", "is"), rows)]
     if (more := len(facts.alarms) - top) > 0:
         blocks.append(Text(f"And {more} more."))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
 from search.stopping.rules import OURS, optuna_pruner, quantile_rule, warmup_end
-from search.studies.reasons import kind, reason
+from search.studies.reasons import known, reason
 from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.sections import PrunerSpec
@@ -78,8 +78,7 @@ def read_curves(study: Study) -> Curves:
         history = histories[trial.number]
         if not history:
             continue
-        why = reason(trial)
-        cut += kind(why) in ("rule", "limit") or why == "crashed"
+        cut += known(reason(trial)).cut
         runs.append(
             Recorded(
                 trial.params,

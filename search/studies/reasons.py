@@ -31,6 +31,11 @@ class Reason:
     trains: bool = True
 
     @property
+    def cut(self) -> bool:
+        """Whether nobody knows how the trial would have gone on."""
+        return self.kind in ("rule", "limit") or self.stored == "FAILED"
+
+    @property
     def teaches(self) -> bool:
         """Whether a sampler learns from the trial: a failure of the machine says nothing of it."""
         return self.stored in ("COMPLETE", "PRUNED")
@@ -67,11 +72,6 @@ def reason(trial: FrozenTrial) -> str:
     return TrialFacts.of(trial).reason or "crashed"
 
 
-def explained(code: str) -> str:
-    """A reason code in words; empty for one that an older version has stored."""
-    return REASONS[code].sentence if code in REASONS else ""
-
-
-def kind(code: str) -> Kind:
-    """The kind of a reason code; one that an older version has stored is taken for a rule's."""
-    return REASONS[code].kind if code in REASONS else "rule"
+def known(code: str) -> Reason:
+    """What is known of a reason code; one of another version is taken for a rule's."""
+    return REASONS.get(code, Reason("PRUNED", "rule", ""))

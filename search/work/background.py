@@ -1,4 +1,4 @@
-"""What follows a trial while the next one trains: models tidied, pictures, notes and graphs.
+"""What follows a trial: its models tidied at once, then pictures, notes and graphs beside the next.
 
 The next trial is claimed and has begun to train before any of it is done. The pictures are drawn in
 a process of their own; the store is only asked from the supervisor's thread. Nothing here may harm
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
+
 from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
@@ -28,15 +30,6 @@ from trainers.tasks import Data
 from trainers.train import TrialResult
 
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A trial whose result has been stored."""
-
-    number: int
-    config: TrialConfig
-    result: TrialResult
 
 
 @dataclass
@@ -70,11 +63,9 @@ class Background:
     watcher: Watcher
     interrupt: Interrupt
     copies: Copies | None = None
-    _ended: deque[_Ended] = field(default_factory=deque)  # that nothing was done for yet
     _waiting: deque[_Pictures] = field(default_factory=deque)
     _drawn: _Pictures | None = None  # being drawn, or drawn and not shown yet
     _again: list[_Pictures] = field(default_factory=list)  # failed while a trial was running
-    _facts: Facts | None = None  # read at most once a call
     _next_try: float = 0.0
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -82,9 +73,33 @@ class Background:
         self.publisher = Publisher(self.study, self.artifacts)
         self.models = KeptModels(self.study, self.artifacts, self.copies)
 
-    def trial_ended(self, number: int, config: TrialConfig, result: TrialResult) -> None:
-        """Take a trial whose result has been stored."""
-        self._ended.append(_Ended(number, config, result))
+    def trial_ended(
+        self, number: int, config: TrialConfig, result: TrialResult, trials: list[FrozenTrial]
+    ) -> None:
+        """Take a trial whose result has been stored, and the study's trials as they are then.
+
+        Models of trials that are no longer among the best go; its own is copied and drawn if it is.
+        """
+        facts, spec = Facts(self.study, trials), self.study.spec
+        best = facts.kept
+        self.models.keep(best, (trial.number for trial in facts.ended))
+        self.publisher.trial_ended(best[0] if best else None)
+        if result.model is None or number not in best:
+            return
+        if self.copies is not None:
+            self.copies.model(self.artifacts.key(self.study, number), result.model)
+        drawing = Drawing(
+            title=f"{spec.name}, trial {number}",
+            metric=self.study.metric,
+            config=config.replace(result.decode),
+            model=result.model,
+            history=result.history,
+            classes=spec.data.class_names,
+            per_class=result.per_class,
+            ended=None if result.reason == "completed" else result.reason,
+        )
+        folder = self.artifacts.workdir(self.study, number) / PICTURES
+        self._waiting.append(_Pictures(number, drawing, folder))
 
     def trial_failed(self) -> None:
         """Take a trial that has ended without a result."""
@@ -98,9 +113,6 @@ class Background:
         """
         if time.monotonic() < self._next_try or self.interrupt.count:
             return
-        self._facts = None
-        if self._ended:
-            self._guarded(self._take_ended)
         if idle and not self._waiting and self._drawn is None:
             self._waiting.extend(self._again)
             self._again.clear()
@@ -110,14 +122,10 @@ class Background:
 
     def finish(self) -> None:
         """Do everything that is left, unless the user wants to be gone."""
-        self._facts = None
-        if self._ended and self.interrupt.count < 2:
-            self._guarded(self._take_ended)
         while not self.interrupt.count and (self._waiting or self._drawn or self._again):
             if not (self._waiting or self._drawn):  # no trial is in their way now
                 self._waiting.extend(self._again)
                 self._again.clear()
-            self._facts = None
             if not self._guarded(self._advance_pictures):
                 break
             self._join(POLL_SECONDS)
@@ -125,43 +133,8 @@ class Background:
         if self.publisher.stale and self.interrupt.count < 2:
             self._guarded(self._refresh)
 
-    def _now(self) -> Facts:
-        """The study as it is, read once for all that one call does."""
-        if self._facts is None:
-            self._facts = gather(self.study)
-        return self._facts
-
-    def _take_ended(self) -> None:
-        """Keep the models of the best alone; let the pictures of those be drawn that are new."""
-        facts = self._now()
-        best = facts.kept
-        self.models.keep(best, (trial.number for trial in facts.ended))
-        self.publisher.trial_ended(best[0] if best else None)
-        while self._ended:
-            ended = self._ended.popleft()
-            model = ended.result.model
-            if model is None or ended.number not in best:
-                continue
-            if self.copies is not None:
-                self.copies.model(self.artifacts.key(self.study, ended.number), model)
-            folder = self.artifacts.workdir(self.study, ended.number) / PICTURES
-            self._waiting.append(_Pictures(ended.number, self._drawing(ended, model), folder))
-
-    def _drawing(self, ended: _Ended, model: Path) -> Drawing:
-        spec, result = self.study.spec, ended.result
-        return Drawing(
-            title=f"{spec.name}, trial {ended.number}",
-            metric=self.study.metric,
-            config=ended.config.replace(result.decode),
-            model=model,
-            history=result.history,
-            classes=spec.data.class_names,
-            per_class=result.per_class,
-            ended=None if result.reason == "completed" else result.reason,
-        )
-
     def _refresh(self) -> None:
-        self.publisher.refresh(self._now())
+        self.publisher.refresh(gather(self.study))
 
     def _join(self, seconds: float | None) -> None:
         if self._drawn is not None and self._drawn.thread is not None:
@@ -192,7 +165,10 @@ class Background:
             pictures.problem = f"{type(error).__name__}: {error}"
 
     def _show(self, pictures: _Pictures) -> None:
-        if self.interrupt.count or pictures.number not in self._now().kept:
+        if self.interrupt.count:
+            return
+        facts = gather(self.study)
+        if pictures.number not in facts.kept:
             return  # overtaken while they were drawn: its model may be gone
         if pictures.problem is not None and pictures.tries == 1:
             self._again.append(pictures)  # a running trial may have left it no room
@@ -200,7 +176,7 @@ class Background:
         problem = pictures.problem
         try:
             if problem is None:
-                self.publisher.show_pictures(pictures.number, pictures.to, self._now())
+                self.publisher.show_pictures(pictures.number, pictures.to, facts)
         except Exception as error:
             if is_away(error):
                 raise

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from optuna.trial import FrozenTrial
+
 from search.database.retry import Backoff, is_away, until_it_answers
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies, fetch_checkpoint
@@ -49,8 +51,10 @@ class TooManyFailures(Exception):
 class BackgroundWork(Protocol):
     """What follows a trial while the next one trains."""
 
-    def trial_ended(self, number: int, config: TrialConfig, result: TrialResult) -> None:
-        """Take a trial whose result has been stored."""
+    def trial_ended(
+        self, number: int, config: TrialConfig, result: TrialResult, trials: list[FrozenTrial]
+    ) -> None:
+        """Take a trial whose result has been stored, and the study's trials as they are then."""
 
     def trial_failed(self) -> None:
         """Take a trial that has ended without a result."""
@@ -236,7 +240,8 @@ class Worker:
         self.watcher.trial_ended(claim.trial_number, state, result.reason, result.value, epochs)
         remove_last(self.artifacts.workdir(self.study, claim.trial_number))
         self._drop_copies(claim.trial_number)
-        self.background.trial_ended(claim.trial_number, config, result)
+        trials = self._patiently(self.study.trials)  # now: the next claim reads within a lock
+        self.background.trial_ended(claim.trial_number, config, result, trials)
 
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
         """End a config that cannot run; a crash returns the slot until attempts run out."""

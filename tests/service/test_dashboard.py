@@ -972,7 +972,7 @@ for path in sys.argv[3:]:
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "localhost",
                "QUERY_STRING": "", "wsgi.errors": sys.stderr, "wsgi.url_scheme": "http"}
     list(app(environ, lambda status, headers, exc_info=None: print(path, status)))
-print([name for name in sys.modules if name.partition(".")[0] in ("torch", "trainers")])
+print([name for name in sys.modules if name.partition(".")[0] in ("torch", "torchvision")])
 """
     paths = ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
     paths.append(f"/artifacts/1/{site.artifacts['plot.png']}")

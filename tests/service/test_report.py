@@ -348,7 +348,8 @@ def large(
         )
         trial.number = number
         trials.append(trial)
-    facts = Facts(study, trials, gather(study).slots | {"COMPLETE": 3000}, None)
+    facts = Facts(study, trials)
+    facts.__dict__["slots"] = gather(study).slots | {"COMPLETE": 3000}
     facts.__dict__["histories"] = dict.fromkeys(
         [trial.number for trial in facts.ranking[:5]], _long_history()
     )

@@ -44,8 +44,8 @@ MODULES = {
 }
 READ = {"optuna": "5.0", "optuna-dashboard": "0.21"}  # the minors that these tests were written for
 HELD_BY = {
-    "optuna": "test_trial_reader.py, test_draft.py and test_statements.py",
-    "optuna-dashboard": "test_dashboard_data.py, test_publish.py and test_dashboard.py",
+    "optuna": "test_optuna_reader.py, test_optuna_draft.py and test_statements.py",
+    "optuna-dashboard": "test_study_page.py, test_publish.py and test_dashboard.py",
 }
 
 
