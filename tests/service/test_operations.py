@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from optuna.trial import TrialState
 
+from search.database import optuna_writer
+from search.database.optuna_private import TRIAL_USER_ATTRS, TRIAL_VALUES, TRIALS
 from search.database.store import open_store
 from search.database.tables import metadata, schema_table, slot_table
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study
+from search.studies.trial_facts import TrialFacts
 from spaces.spec import StudySpec
 from tests.stores import sqlite_too
 from trainers.report import EpochReport
@@ -102,4 +106,46 @@ def test_an_older_store_is_upgraded_in_place(
         "segtune_slot_state",
         "segtune_slot_ended",
     }
+    store.close()
+
+
+@sqlite_too
+def test_what_version_4_left_half_done_is_mended_once(store_url: str, make_spec: MakeSpec) -> None:
+    """A result that Optuna was not told, trials without a slot, and what was found lost before."""
+    store = open_store(store_url)
+    spec = make_spec(trials=6, starting_points="true")
+    study = create_or_resume(store, spec, "f" * 64, 20)
+    assert len(study.optuna().trials) == 2  # starting points in the queue
+    claim = study.slots.claim(study.ask)
+    assert claim and study.slots.end(claim, Result("COMPLETE", 0.25, "completed", {"epochs": 2}))
+    point = study.ask(1)  # of the queue, as by a worker that died before its claim
+    drawn, lost = study.ask(9), study.ask(10)
+    running = study.slots.claim(study.ask)
+    assert running
+    id_of_told = study.trial_id(claim.trial_number)
+    with store.engine.begin() as connection:  # as that version had it
+        connection.execute(
+            sa.update(TRIALS)
+            .where(TRIALS.c.trial_id == id_of_told)
+            .values(state=TrialState.RUNNING, datetime_complete=None)
+        )
+        for table in (TRIAL_VALUES, TRIAL_USER_ATTRS):
+            connection.execute(sa.delete(table).where(table.c.trial_id == id_of_told))
+        unclaimed = {"reason": "unclaimed"}
+        optuna_writer.end(connection, study.study_id, lost, TrialState.FAIL, None, unclaimed)
+        connection.execute(sa.update(schema_table).values(version=4))
+    store.close()
+
+    store = open_store(store_url)
+    study = open_study(store, spec.name)
+    told = study.trial(claim.trial_number)
+    assert (told.state, told.value) == (TrialState.COMPLETE, 0.25)
+    assert TrialFacts.of(told).reason == "completed" and TrialFacts.of(told).epochs == 2
+    assert study.trial(point).state == TrialState.WAITING and study.trial(point).params == {}
+    assert study.trial(running.trial_number).state == TrialState.RUNNING
+    assert {drawn, lost} < {trial.number for trial in study.optuna().trials}
+    assert [trial.number for trial in study.trials()] == [told.number, running.trial_number]
+    again = study.slots.claim(study.ask)
+    assert again and again.trial_number == point
+    assert TrialFacts.of(study.trial(point)).origin
     store.close()
