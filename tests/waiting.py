@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 from search.work.forkserver import context
 
-QUIET_SECONDS = 120.0  # nothing has changed for so long: it hangs
+QUIET_SECONDS = 300.0  # nothing has changed for so long: it hangs
 CPU_SECONDS = 5.0  # work that counts as progress; polling takes less in QUIET_SECONDS
 TICK = os.sysconf("SC_CLK_TCK")
 

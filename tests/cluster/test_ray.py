@@ -96,6 +96,7 @@ def launch(
     )  # fmt: skip
 
 
+@pytest.mark.timeout(1500)
 def test_a_killed_node_loses_and_doubles_nothing(
     cluster: Cluster,
     nodes: list[str],
