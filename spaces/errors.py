@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes of every command
+DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes; wrong input is 2
 
 
 class InputError(ValueError):

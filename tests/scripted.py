@@ -122,9 +122,7 @@ def scripted(
     worker: Worker, script: Callable[[], Sequence[float]], model: Path | None = None
 ) -> Iterator[None]:
     """Let a worker's trials train nothing: each has the metrics that `script` gives next."""
-    before, worker.make_child = (
-        worker.make_child,
-        lambda *given: FakeChild(script(), model=model),
-    )
+    before = worker.make_child
+    worker.make_child = lambda *given: FakeChild(script(), model=model)
     yield
     worker.make_child = before
