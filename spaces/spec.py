@@ -18,7 +18,7 @@ from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_ty
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
-from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
+from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
@@ -26,10 +26,15 @@ from spaces.text_detection import TextDetectionConfig
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CONFIRM = ":confirm"  # what the name of a study's confirmation has behind the study's own
 
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
 
 
 class StudySpec(Section):
@@ -47,6 +52,8 @@ class StudySpec(Section):
     budget: BudgetSpec = BudgetSpec()
     sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = SamplerSpec()
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = PrunerSpec()
+    confirm: Annotated[ConfirmSpec | None, BeforeValidator(_none)] = ConfirmSpec()
+    """none: the best value of one seed is all that is known. Changes no trial of the search."""
     seed: int = Field(0, ge=0, lt=2**32)
     keep_models: int = Field(3, ge=1)
     """Weights of this many best trials are kept on disk."""
@@ -68,8 +75,13 @@ class StudySpec(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        check_study_name(name)
+        check_study_name(name.removesuffix(CONFIRM))
         return name
+
+    @property
+    def confirms(self) -> str | None:
+        """The study whose best trials this one runs again; None for a search."""
+        return self.name.removesuffix(CONFIRM) if self.name.endswith(CONFIRM) else None
 
     @classmethod
     def load(cls, path: Path) -> StudySpec:
@@ -82,8 +94,8 @@ class StudySpec(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """Read back `to_json`."""
-        return cls.of(json.loads(text))
+        """Read back `to_json`, of any version: studies were not confirmed before they could be."""
+        return cls.of({"confirm": None, **json.loads(text)})
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> StudySpec:
@@ -132,6 +144,7 @@ class StudySpec(Section):
 
 
 _SHAPES_SPACE = {"data", "space", "use_default_space"}
+CHANGEABLE = ("confirm", "trackers", "workers")  # sections that a later launch may change
 
 
 class SegmentationStudySpec(StudySpec):
@@ -208,9 +221,9 @@ def check_study_name(name: str) -> None:
 def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     """Return a unified diff of two specs as YAML, or an empty string where they are the same.
 
-    Trackers and workers change no result, so they may differ.
+    Those of CHANGEABLE change no trial of the search, so they may differ.
     """
-    given = given.model_copy(update={"trackers": stored.trackers, "workers": stored.workers})
+    given = given.model_copy(update={name: getattr(stored, name) for name in CHANGEABLE})
     if stored.to_json() == given.to_json():
         return ""
     before, after = (
@@ -279,6 +292,11 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
         spec = study.model_validate(data)
     except ValidationError as error:
         raise _input_error(error, document, (), study) from None
+    if spec.confirms is not None:
+        raise InputError(
+            f"name: {CONFIRM} is for segtune's own studies; leave it out "
+            f"({document.where(('name',))})"
+        )
     try:
         spec.search_space()
     except EntryError as error:

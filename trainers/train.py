@@ -49,6 +49,7 @@ class TrialResult:
         decode: {dotted name: value} of the free dimensions at the best epoch.
         model: folder with the best epoch's weights.
         hardware: device name, precision and micro-batch that the run ended with.
+        parameters: of the network.
     """
 
     reason: str
@@ -58,6 +59,7 @@ class TrialResult:
     model: Path | None
     history: list[EpochReport]
     hardware: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
 
     @property
     def per_class(self) -> list[float | None] | None:
@@ -268,6 +270,7 @@ class _Run:
                 "precision": self.precision,
                 "micro_batch": self.largest_micro_batch,
             },
+            parameters=sum(weights.numel() for weights in self.model.parameters()),
         )
 
     @property
