@@ -22,9 +22,9 @@ from rich.console import Console
 
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
+from search.findings.answer import best_trial
 from search.findings.export import export_study
 from search.findings.facts import summary
-from search.findings.answer import best_trial
 from search.findings.ranking import ranked
 from search.launch import launch
 from search.studies.slots import Result
