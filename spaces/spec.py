@@ -6,23 +6,39 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from spaces import segmentation, text_detection
-from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_types, unflatten
-from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.config import (
+    MetricConfig,
+    Section,
+    SegmentationConfig,
+    SegmentationMetric,
+    TrialConfig,
+    parameter_types,
+    unflatten,
+)
+from spaces.data import BACKGROUND, AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
+from spaces.metric import check_metric, metric_name
 from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
-from spaces.text_detection import TextDetectionConfig
+from spaces.text_detection import TextDetectionConfig, TextMetric
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -33,11 +49,13 @@ def _named(value: Any) -> Any:
 
 
 class StudySpec(Section):
-    """A study file; each task has a subclass with its own `data`."""
+    """A study file; each task has a subclass with its own `data` and `metric`."""
 
     name: str
     task: str
     data: AnyDataSpec
+    metric: MetricConfig
+    """What trials are scored by, and compared by."""
     space: dict[str, Any] = Field(default_factory=dict)
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
@@ -70,6 +88,16 @@ class StudySpec(Section):
     def _check_name(cls, name: str) -> str:
         check_study_name(name)
         return name
+
+    @model_validator(mode="after")
+    def _check_metric(self) -> Self:
+        check_metric(self.metric, self.data)
+        return self
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's name for tables and graphs, as in mIoU."""
+        return metric_name(self.metric, self.data)
 
     @classmethod
     def load(cls, path: Path) -> StudySpec:
@@ -105,6 +133,8 @@ class StudySpec(Section):
     @cached_property
     def _space(self) -> Space:
         default = self.default_space(self._epochs())
+        scored = default.base.model_copy(update={"metric": self.metric})
+        default = replace(default, base=scored)
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         return build_space(default, json.loads(json.dumps(self.space)))
@@ -131,7 +161,7 @@ class StudySpec(Section):
         return epochs if whole else 1
 
 
-_SHAPES_SPACE = {"data", "space", "use_default_space"}
+_SHAPES_SPACE = {"data", "metric", "space", "use_default_space"}
 
 
 class SegmentationStudySpec(StudySpec):
@@ -139,6 +169,21 @@ class SegmentationStudySpec(StudySpec):
 
     task: Literal["segmentation"]
     data: SegmentationDataSpec
+    metric: Annotated[SegmentationMetric, BeforeValidator(_named)] = SegmentationMetric()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mean_of_two(cls, tree: Any) -> Any:
+        """mIoU of a binary task is the mean of background and foreground; its IoU is not."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("data"), dict):
+            return tree
+        metric, classes = _named(tree.get("metric")), tree["data"].get("classes")
+        if isinstance(metric, dict) and isinstance(classes, list) and len(classes) == 1:
+            name = str(metric.get("name")).strip().lower()
+            if name in ("miou", "mdice") and metric.get("classes") is None:
+                both = [BACKGROUND, *classes]
+                return tree | {"metric": metric | {"classes": both}}
+        return tree
 
     def search_space(self) -> Space:
         for name in segmentation.BINARY_ONLY:
@@ -159,6 +204,7 @@ class TextDetectionStudySpec(StudySpec):
 
     task: Literal["text_detection"]
     data: TextDetectionDataSpec
+    metric: Annotated[TextMetric, BeforeValidator(_named)] = TextMetric()
 
     def default_space(self, epochs: int) -> Space:
         return text_detection.default_space(epochs)
@@ -244,9 +290,14 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
     except ValidationError as error:
         raise _input_error(error, document, ("data",), task.data) from None
     try:
-        return data_spec, task.config.model_validate(data["trial"])
+        config = task.config.model_validate(data["trial"])
     except ValidationError as error:
         raise _input_error(error, document, ("trial",), task.config) from None
+    try:
+        check_metric(config.metric, data_spec)
+    except ValueError as error:
+        raise InputError(f"trial.{error} ({document.where(('trial', 'metric'))})") from None
+    return data_spec, config
 
 
 def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
@@ -319,9 +370,11 @@ def _input_error(
     elif first["type"].startswith("model_") and (below := _known_keys(root, loc)):
         message += f"; known keys: {', '.join(below)}"
     elif first["type"] == "value_error":  # ours may name the key below: `palette: has ...`
-        field, colon, rest = message.partition(": ")
+        place, colon, rest = message.partition(": ")
+        field, *below = place.split(".")
         if colon and field in _known_keys(root, loc):
-            loc, message = (*loc, field), rest
+            parts = (int(part) if part.isdigit() else part for part in below)
+            loc, message = (*loc, field, *parts), rest
     key: Key = (*prefix, *loc)
     missing_at_top = message == "is missing" and len(key) == 1
     where = document.source if missing_at_top else document.where(key)

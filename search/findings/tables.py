@@ -13,6 +13,7 @@ from search.findings.wording import clock, describe, dimension_text
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
+from spaces.config import parameter_types
 from spaces.space import Space
 from trainers.report import Detection
 
@@ -119,7 +120,7 @@ def show_space(space: Space, console: Console) -> None:
     fixed.add_column("setting")
     fixed.add_column("value")
     for name, value in space.base.flat().items():
-        if name not in space.dims:
+        if name not in space.dims and name in parameter_types(type(space.base)):
             fixed.add_row(name, str(value))
     console.print(fixed)
 

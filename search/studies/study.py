@@ -69,7 +69,8 @@ class Study:
 
     @property
     def metric(self) -> str:
-        return self.spec.data.metric
+        """The metric's name, as in mIoU."""
+        return self.spec.metric_name
 
     def optuna(self, slot: int = 0) -> optuna.Study:
         """Open the Optuna study with the sampler of a slot."""
@@ -307,7 +308,7 @@ def _pruner(study: Study) -> optuna.pruners.BasePruner:
 def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
-    study.set_metric_names([spec.data.metric])
+    study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
     space = spec.search_space()
     if spec.use_starting_points:

@@ -228,7 +228,7 @@ def flatten(report: EpochReport, spec: StudySpec) -> dict[str, float]:
 
     A class that the validation split lacks has no IoU, and so no entry.
     """
-    values: dict[str, float] = {spec.data.metric: report.metric, **report.decode}
+    values: dict[str, float] = {spec.metric_name: report.metric, **report.decode}
     if report.per_class is not None:
         ious = zip(spec.data.class_names, report.per_class, strict=True)
         values |= {f"IoU/{name}": iou for name, iou in ious if iou == iou}
