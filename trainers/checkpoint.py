@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from spaces.errors import InputError
+from trainers.image_counts import FILE as IMAGES
+from trainers.image_counts import ImageCounts
 
 LAST = "last.json"
 WEIGHTS = "model.safetensors"
@@ -70,8 +72,12 @@ def remove_last(workdir: Path) -> None:
         path.unlink()
 
 
-def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
-    """Write `model-<epoch>/` (config.json, model.safetensors) and return it."""
+def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts) -> Path:
+    """Write `model-<epoch>/` (config.json, model.safetensors, images.npz) and return it.
+
+    Args:
+        images: what each validation image adds to the model's score.
+    """
     folder = workdir / f"model-{epoch}"
     temporary = workdir / f"model-{epoch}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -79,6 +85,7 @@ def save_model(workdir: Path, epoch: int, model: nn.Module) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.save_pretrained(str(temporary))  # type: ignore[operator]
+        images.save(temporary / IMAGES)
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())

@@ -15,8 +15,8 @@ from torch import Tensor
 from spaces.config import SegmentationConfig
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
+from trainers.image_counts import Counts, class_iou, mean_iou
 from trainers.losses import IGNORE
-from trainers.metrics import ConfusionMatrix
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
 from trainers.report import Scores
@@ -53,12 +53,12 @@ def evaluate_segmentation(
     task = SegmentationTask(config, data, device, precision, free={})
     model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
-    scores, _ = task.validate(model, split)
-    ious = _image_ious(task, model, split)
+    found = task.validate(model, split)
+    ious = image_ious(found.images.counts, binary=task.binary)
     chosen = best_and_worst(ious, PICTURES)
     picture_folder(to)
     pictures = _draw(task, model, split, chosen, ious, to)
-    return Evaluation(scores, pictures)
+    return Evaluation(found.scores, pictures)
 
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
@@ -76,17 +76,10 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
                     yield indices[row], one, true
 
 
-def _image_ious(task: SegmentationTask, model: torch.nn.Module, split: str) -> list[float]:
-    """The metric of each image alone; an image without valid pixels counts as 1."""
-    values = [1.0] * len(task.data.split(split))
-    for index, predicted, truth in _predictions(task, model, split):
-        matrix = ConfusionMatrix(task.data.classes, truth.device)
-        matrix.update(predicted, truth)
-        scores = matrix.compute()
-        value = scores.per_class[1] if task.binary else scores.miou
-        if value == value:
-            values[index] = value
-    return values
+def image_ious(counts: Counts, *, binary: bool) -> list[float]:
+    """The metric of each image alone, of counts (N, K, 3); 1 for one without valid pixels."""
+    values = class_iou(counts)[:, 1] if binary else mean_iou(counts)
+    return [1.0 if value != value else float(value) for value in values]
 
 
 def _draw(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
+from trainers.image_counts import ImageCounts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
@@ -87,6 +89,14 @@ class Scores:
     pixel_accuracy: float | None = None
     binary: dict[str, float] | None = None
     detection: Detection | None = None
+
+
+class Validation(NamedTuple):
+    """A split, scored."""
+
+    scores: Scores
+    losses: Losses
+    images: ImageCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,13 @@ from spaces.space import Free, Space
 from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.data import SegmentationData
+from trainers.image_counts import ImageCounts
 from trainers.losses import SegmentationLoss
-from trainers.metrics import ConfusionMatrix, ThresholdCurve
+from trainers.metrics import ClassCounts, ThresholdCurve
+from trainers.metrics import scores as score_counts
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
-from trainers.report import Losses, Scores
+from trainers.report import Losses, Scores, Validation
 from trainers.samples import Samples, open_samples
 
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
@@ -88,31 +90,31 @@ class SegmentationTask:
             return forward(model, images)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
+    def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size.
 
         The metric is mIoU, or for a binary task the foreground's IoU at the best (free) or the
         given threshold.
         """
         model.eval()
-        confusion = ConfusionMatrix(self.data.classes, self.device)
+        classes = ClassCounts(self.data.classes, self.device)
         curve = ThresholdCurve(self._thresholds(), self.device)
         totals: dict[str, Tensor] = {}
-        count = 0
-        for _, logits, masks, originals in self.predictions(model, split):
+        seen: list[int] = []  # images in the order in which they were counted
+        for indices, logits, masks, originals in self.predictions(model, split):
             _, parts = self.loss(logits, masks, learn=False)
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
-            count += len(masks)
-            for _, resized, truth in at_original_size(logits, originals):
+            for rows, resized, truth in at_original_size(logits, originals):
+                seen += [indices[row] for row in rows]
                 if self.binary:
                     curve.update(resized[:, 0].sigmoid(), truth)
                 else:
-                    confusion.update(class_map(resized), truth)
-        loss = Losses(**{name: float(value) / count for name, value in totals.items()})
+                    classes.update(class_map(resized), truth)
+        losses = Losses(**{name: float(value) / len(seen) for name, value in totals.items()})
         if self.binary:
             best = curve.best()
-            return Scores(
+            scores = Scores(
                 metric=best.iou,
                 decode=dict.fromkeys(self.free, best.threshold),
                 per_class=[best.background_iou, best.iou],
@@ -123,12 +125,14 @@ class SegmentationTask:
                     "recall": best.recall,
                     "f1": best.f1,
                 },
-            ), loss
-        found = confusion.compute()
+            )
+            return Validation(scores, losses, _in_order(curve.images(best.threshold), seen))
+        counts = classes.images()
+        found = score_counts(counts.sum(0))
         scores = Scores(
             metric=found.miou, per_class=found.per_class, pixel_accuracy=found.pixel_accuracy
         )
-        return scores, loss
+        return Validation(scores, losses, _in_order(counts, seen))
 
     def predictions(
         self, model: nn.Module, split: str
@@ -217,6 +221,13 @@ def at_original_size(
             chosen = logits if len(part) == len(logits) else _rows(logits, part)
             resized = F.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
             yield part, resized, torch.stack([originals[row] for row in part])
+
+
+def _in_order(counts: Tensor, seen: list[int]) -> ImageCounts:
+    """Counts (N, K, 3) of images in the order in which they were seen -> in that of the split."""
+    ordered = torch.empty_like(counts)
+    ordered[torch.tensor(seen, dtype=torch.int64)] = counts
+    return ImageCounts(ordered.numpy())
 
 
 def _rows(values: Tensor, rows: list[int]) -> Tensor:

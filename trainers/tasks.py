@@ -21,7 +21,7 @@ from spaces.text_detection import TextDetectionConfig
 from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
-from trainers.report import Losses, Scores
+from trainers.report import Scores, Validation
 from trainers.segmentation import SegmentationTask, check_segmentation_space
 from trainers.text_data import TextData, load_text_data
 from trainers.text_detection import TextDetectionTask, check_text_space
@@ -130,8 +130,8 @@ class Task(Protocol):
         """Logits (B, C, H, W), under autocast."""
         ...
 
-    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
-        """Scores and loss parts of a split."""
+    def validate(self, model: nn.Module, split: str = "val") -> Validation:
+        """Scores and loss parts of a split, and what each of its images adds."""
         ...
 
     def dead_class_view(self, scores: Scores) -> list[float]:

@@ -24,10 +24,11 @@ from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
 from trainers.dbnet.score import Sweep, sweep
 from trainers.dbnet.targets import make_targets
+from trainers.image_counts import ImageCounts
 from trainers.models import explain, short_message
 from trainers.page_cache import Pages, load_pages
 from trainers.precision import autocast
-from trainers.report import CurvePoint, Detection, Losses, Scores
+from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
 
@@ -157,14 +158,14 @@ class TextDetectionTask:
             probability, threshold = model(images)
         return torch.cat([probability, threshold], dim=1)
 
-    def validate(self, model: nn.Module, split: str = "val") -> tuple[Scores, Losses]:
+    def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split in image coordinates: one forward pass, every free setting swept.
 
         The metric is Hmean at the best setting of the free dimensions.
         """
         return self.score(list(self.outputs(model, split)))
 
-    def score(self, found_on: list[tuple[PageOutput, dict[str, float]]]) -> tuple[Scores, Losses]:
+    def score(self, found_on: list[tuple[PageOutput, dict[str, float]]]) -> Validation:
         """Score what `outputs` has yielded; see `validate`."""
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
@@ -188,7 +189,10 @@ class TextDetectionTask:
                 ),
             ),
         )
-        return scores, Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
+        means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
+        return Validation(
+            scores, means, ImageCounts(found[thresh].images(box_thresh, unclip_ratio))
+        )
 
     @torch.no_grad()
     def outputs(

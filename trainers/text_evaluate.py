@@ -52,7 +52,7 @@ def evaluate_text(
     model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
     outputs = list(task.outputs(model, split))
-    scores, _ = task.score(outputs)
+    scores = task.score(outputs).scores
     pages = [(detections(task, output), output) for output, _ in outputs]
     characters = cleval_scores(pages) if cleval else None
     values = [pool([match(list(found.boxes), output.truth)]).hmean for found, output in pages]

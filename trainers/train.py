@@ -217,7 +217,7 @@ class _Run:
         epoch = self.epoch + 1
         with ThreadPoolExecutor(1) as pool:  # validation leaves the state as it is
             saved = pool.submit(checkpoint.save_state, self.workdir, epoch, self._state())
-            scores, loss = self.task.validate(self.model)
+            scores, loss, images = self.task.validate(self.model)
             saved.result()
         report = EpochReport(
             epoch=epoch,
@@ -241,7 +241,7 @@ class _Run:
         best = self.best
         assert best is not None
         if best is report:
-            checkpoint.save_model(self.workdir, epoch, self.model)
+            checkpoint.save_model(self.workdir, epoch, self.model, images)
         checkpoint.commit(
             self.workdir,
             epoch,

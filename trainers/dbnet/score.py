@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import shapely
@@ -61,17 +62,38 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Counts of a split at T values of box_thresh x R unclip ratios, and the best of them."""
+    """Counts of N images at T values of box_thresh x R unclip ratios, and the best setting."""
 
     box_threshs: tuple[float, ...]
     unclip_ratios: tuple[float, ...]
-    matches: NDArray[np.int64]
-    """(R, T)"""
-    detections: NDArray[np.int64]
-    """(R, T)"""
-    truths: int
+    counts: NDArray[np.int64]
+    """(N, 2, R, T): matches, detections."""
+    image_truths: NDArray[np.int64]
+    """(N,)"""
     bound_images: int
     """Images in which max_candidates left something out."""
+
+    @cached_property
+    def matches(self) -> NDArray[np.int64]:
+        """(R, T), pooled."""
+        pooled: NDArray[np.int64] = self.counts[:, 0].sum(axis=0)
+        return pooled
+
+    @cached_property
+    def detections(self) -> NDArray[np.int64]:
+        """(R, T), pooled."""
+        pooled: NDArray[np.int64] = self.counts[:, 1].sum(axis=0)
+        return pooled
+
+    @property
+    def truths(self) -> int:
+        return int(self.image_truths.sum())
+
+    def images(self, box_thresh: float, unclip_ratio: float) -> NDArray[np.int64]:
+        """(N, 1, 3) at one setting: matches, truths, detections of each image."""
+        row, column = self.unclip_ratios.index(unclip_ratio), self.box_threshs.index(box_thresh)
+        matches, detections = self.counts[:, :, row, column].T
+        return np.stack([matches, self.image_truths, detections], axis=1)[:, None]
 
     def at(self, unclip_row: int, thresh_column: int) -> Scores:
         """Scores of one setting, by its place in the grid."""
@@ -148,19 +170,18 @@ def sweep(
     if not box_threshs:
         raise ValueError("box_threshs must not be empty")
     threshs = np.asarray(box_threshs, np.float64)
-    ratios, counts, truths, bound = set(), [], 0, 0
+    ratios, counts, truths, bound = set(), [], [], 0
     for found, truth in images:
         known = _Truth(truth)
         counts.append(_count(found, known, threshs))
         ratios.add(found.unclip_ratios)
-        truths += int(known.counts.sum())
+        truths.append(int(known.counts.sum()))
         bound += found.max_candidates_bound
     if len(ratios) != 1:
         raise ValueError(
             f"a sweep must have images, all with the same unclip ratios, but got {sorted(ratios)}"
         )
-    matches, detections = np.sum(counts, axis=0)
-    return Sweep(tuple(box_threshs), ratios.pop(), matches, detections, truths, bound)
+    return Sweep(tuple(box_threshs), ratios.pop(), np.array(counts), np.array(truths), bound)
 
 
 class _Truth:

@@ -190,6 +190,11 @@ def test_sweep_equals_separate_evaluations() -> None:
     assert scores.hmean == result.hmean.max()
     place = RATIOS.index(ratio), BOX_THRESHS.index(box_thresh)
     assert result.at(*place) == scores
+    matched = [match(list(found.cut(box_thresh, ratio).boxes), known) for found, known in cands]
+    singles = [pool([one]) for one in matched]
+    assert result.images(box_thresh, ratio)[:, 0].tolist() == [
+        [single.matches, single.truths, single.detections] for single in singles
+    ]
 
 
 @given(shapes, st.lists(st.tuples(boxes, boxes, st.integers(0, 10)), max_size=12), st.data())

@@ -13,8 +13,9 @@ from PIL import Image
 from spaces.errors import InputError
 from spaces.space import Free
 from spaces.text_detection import TextDetectionConfig
-from trainers import checkpoint, health
+from trainers import checkpoint, health, image_counts
 from trainers.dbnet.head import DBNet
+from trainers.image_counts import ImageCounts
 from trainers.tasks import evaluate, make_task
 from trainers.text_data import TextData
 from trainers.text_detection import (
@@ -236,6 +237,9 @@ def test_pictures_show_how_boxes_meet(
     assert long.model is not None
     found = evaluate(long.model, small(**long.decode), receipts, "val", tmp_path)
     assert found.scores.metric == pytest.approx(long.value, abs=1e-9)
+    counts = ImageCounts.from_bytes((long.model / image_counts.FILE).read_bytes()).counts
+    assert len(counts) == len(receipts.split("val"))
+    assert image_counts.hmean(counts.sum(0)) == pytest.approx(long.value, abs=1e-9)
     assert [path.name[:7] for path in found.pictures] == ["best-1-", "worst-1"]
     with Image.open(found.pictures[0]) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}

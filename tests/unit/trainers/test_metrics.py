@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, MulticlassJaccardIndex
 
+from trainers.image_counts import ImageCounts, foreground_iou, mean_iou
 from trainers.losses import IGNORE
-from trainers.metrics import ConfusionMatrix, ThresholdCurve
+from trainers.metrics import ClassCounts, ThresholdCurve
 
 CPU = torch.device("cpu")
 
@@ -25,16 +28,21 @@ def test_miou_equals_torchmetrics(seed: int, classes: int, present: int) -> None
     truth[torch.rand(truth.shape) < 0.2] = IGNORE
     truth[0, 0, 0] = 0
     oracle = MulticlassJaccardIndex(classes, average="macro", ignore_index=IGNORE)
-    matrix = ConfusionMatrix(classes, CPU)
-    for one, true in zip(guess, truth, strict=True):  # pooled over batches, not averaged
-        matrix.update(one, true)
-    assert matrix.compute().miou == pytest.approx(oracle(guess, truth).item(), abs=1e-6)
+    counts = ClassCounts(classes, CPU)
+    counts.update(guess[:2], truth[:2])  # pooled over batches, not averaged
+    counts.update(guess[2:], truth[2:])
+    assert counts.compute().miou == pytest.approx(oracle(guess, truth).item(), abs=1e-6)
+    images = counts.images().numpy()
+    assert mean_iou(images.sum(0)) == pytest.approx(counts.compute().miou, abs=1e-12)
+    for one, true, own in zip(guess, truth, mean_iou(images), strict=True):
+        if bool((true != IGNORE).any()):
+            assert own == pytest.approx(oracle(one, true).item(), abs=1e-6)
 
 
 def test_a_class_in_neither_truth_nor_prediction_is_nan_and_left_out() -> None:
-    matrix = ConfusionMatrix(3, CPU)
-    matrix.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, IGNORE]))
-    scores = matrix.compute()
+    counts = ClassCounts(3, CPU)
+    counts.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, IGNORE]]]))
+    scores = counts.compute()
     assert scores.per_class[:2] == pytest.approx([0.5, 0.5])
     assert math.isnan(scores.per_class[2])
     assert scores.miou == pytest.approx(0.5)
@@ -42,9 +50,9 @@ def test_a_class_in_neither_truth_nor_prediction_is_nan_and_left_out() -> None:
 
 
 def test_a_class_that_is_only_predicted_counts_as_0() -> None:
-    matrix = ConfusionMatrix(2, CPU)
-    matrix.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
-    assert matrix.compute().per_class == [0.5, 0.0]
+    counts = ClassCounts(2, CPU)
+    counts.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+    assert counts.compute().per_class == [0.5, 0.0]
 
 
 @given(seed=st.integers(0, 2**31))
@@ -64,6 +72,12 @@ def test_every_threshold_equals_its_own_evaluation(seed: int) -> None:
         assert scores.f1 == pytest.approx(BinaryF1Score()(guess, truth[valid]).item())
     assert curve.best().iou == max(scores.iou for scores in curve.compute())
     assert curve.best().f1 == pytest.approx(max(scores.f1 for scores in curve.compute()))
+    for at in curve.compute():
+        images = curve.images(at.threshold).numpy()
+        assert foreground_iou(images.sum(0)) == pytest.approx(at.iou)
+        counts = ClassCounts(2, CPU)
+        counts.update((probability >= torch.tensor(at.threshold)).long(), truth)
+        assert (images == counts.images().numpy()).all()
 
 
 def test_a_split_without_foreground_scores_0_without_error() -> None:
@@ -71,3 +85,16 @@ def test_a_split_without_foreground_scores_0_without_error() -> None:
     curve.update(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
     best = curve.best()
     assert (best.iou, best.recall, best.pixel_accuracy, best.background_iou) == (0, 0, 1, 1)
+
+
+@given(seed=st.integers(0, 2**31), images=st.integers(0, 5), classes=st.integers(1, 4))
+def test_counts_of_images_are_read_back(seed: int, images: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 2**40 if seed % 2 else 9, (images, classes, 3))
+    assert (ImageCounts.from_bytes(ImageCounts(counts).to_bytes()).counts == counts).all()
+
+
+@pytest.mark.parametrize("stored", [b"", b"PK\x03\x04", pickle.dumps([1])])
+def test_what_is_no_counts_is_refused(stored: bytes) -> None:
+    with pytest.raises(ValueError, match="not the counts"):
+        ImageCounts.from_bytes(stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -11,11 +12,13 @@ import torch
 from spaces.config import ModelConfig
 from spaces.errors import InputError
 from trainers import checkpoint
+from trainers.image_counts import FILE, ImageCounts
 from trainers.models import build_model, check_model, forward
 
 pytestmark = pytest.mark.slow
 
 PLAIN = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights=None)
+COUNTS = ImageCounts(np.arange(12).reshape(2, 2, 3))
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 64), (20, 100)])
@@ -52,8 +55,9 @@ def test_a_pair_that_cannot_be_built_is_a_clear_error() -> None:
 def test_weights_round_trip_and_load_with_smp(arch: str, tmp_path: Path) -> None:
     config = ModelConfig(arch=arch, encoder="resnet18", encoder_weights=None)
     model = build_model(config, 3).eval().to(memory_format=torch.channels_last)
-    folder = checkpoint.save_model(tmp_path, 7, model)
+    folder = checkpoint.save_model(tmp_path, 7, model, COUNTS)
     assert folder.name == "model-7"
+    assert (ImageCounts.from_bytes((folder / FILE).read_bytes()).counts == COUNTS.counts).all()
     model = model.to(memory_format=torch.contiguous_format)  # as loaded: equal to the bit
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -64,7 +68,7 @@ def test_weights_round_trip_and_load_with_smp(arch: str, tmp_path: Path) -> None
 def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     model = build_model(PLAIN, 2)
     for epoch in (1, 2):
-        checkpoint.save_model(tmp_path, epoch, model)
+        checkpoint.save_model(tmp_path, epoch, model, COUNTS)
         checkpoint.save_state(tmp_path, epoch, {"step": epoch, "w": torch.ones(3)})
         checkpoint.commit(tmp_path, epoch, epoch, {"history": [0.5] * epoch})
     # killed in epoch 3: its state whole, but not committed
@@ -97,7 +101,7 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_path: Path) -> None:
-    folder = checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 2))
+    folder = checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 2), COUNTS)
     if content is None:
         (folder / name).unlink()
     else:

@@ -16,10 +16,12 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free
+from trainers import image_counts
 from trainers import train as train_module
 from trainers.checkpoint import LAST, load_model
 from trainers.data import SegmentationData
-from trainers.tasks import evaluate, load_data
+from trainers.image_counts import ImageCounts
+from trainers.tasks import evaluate, load_data, make_task
 from trainers.train import TrialResult, train
 
 pytestmark = pytest.mark.slow
@@ -296,6 +298,30 @@ def test_a_free_threshold_is_chosen_inside_the_run(
     assert max(scores.values()) == scores[threshold]
 
 
+def test_images_of_many_sizes_are_counted_in_the_order_of_the_split(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        for index, size in enumerate([(40, 32), (32, 40), (40, 32), (32, 40)]):
+            noise = np.random.default_rng(index + 9 * (name == "val"))
+            image = noise.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / name / "images" / f"{index}.png")
+            mask = noise.integers(0, 3, size, dtype=np.uint8)
+            Image.fromarray(mask).save(tmp_path / name / "masks" / f"{index}.png")
+    splits = {
+        split: {"images": f"{tmp_path}/{split}/images", "masks": f"{tmp_path}/{split}/masks"}
+        for split in ("train", "val")
+    }
+    spec = SegmentationDataSpec.model_validate({**splits, "classes": ["a", "b", "c"]})
+    data = load_data(spec)
+    assert isinstance(data, SegmentationData)
+    task = make_task(small(), data, torch.device("cpu"), "fp32", {})
+    counts = task.validate(task.build_model()).images.counts
+    for sample, own in zip(data.split("val"), counts, strict=True):
+        mask = np.asarray(Image.open(sample.mask))
+        assert own[:, 1].tolist() == np.bincount(mask.ravel(), minlength=3).tolist()
+
+
 def test_evaluation_repeats_the_runs_value_and_draws(
     data: SegmentationData, tmp_path: Path
 ) -> None:
@@ -304,6 +330,9 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     config = small(**{"data.resolution": "40x56"})
     found = evaluate(result.model, config, data, "val", tmp_path / "pictures")
     assert found.scores.metric == pytest.approx(result.value, abs=1e-7)
+    counts = ImageCounts.from_bytes((result.model / image_counts.FILE).read_bytes()).counts
+    assert len(counts) == len(data.split("val"))
+    assert image_counts.mean_iou(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
     assert [path.name[:7] for path in found.pictures] == [
         "best-1-",
         "best-2-",
