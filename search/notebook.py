@@ -131,7 +131,8 @@ class NotebookStudy:
         rows = []
         for number in numbers:
             for report in self._study.history(number):
-                row = {"trial": number, "epoch": report.epoch, self.metric: report.metric}
+                scores = {self.metric: report.metric} | report.metrics
+                row = {"trial": number, "epoch": report.epoch, **scores}
                 for split, losses in (("train", report.train), ("val", report.val)):
                     for part, value in losses.parts().items():
                         row[f"{split}_{part}"] = value

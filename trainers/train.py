@@ -222,6 +222,7 @@ class _Run:
         report = EpochReport(
             epoch=epoch,
             metric=scores.metric,
+            metrics=scores.metrics,
             decode=scores.decode,
             per_class=scores.per_class,
             pixel_accuracy=scores.pixel_accuracy,

@@ -129,14 +129,14 @@ def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: 
     """The metric, then each class, or precision and recall of a detector."""
     scores = found.scores
     if scores.detection is not None:
-        _show_detection(scores.metric, scores.detection, split, console)
+        _show_detection(found, scores.detection, split, console)
         if found.cleval is not None:
             text = ", ".join(f"{name} {value:.4f}" for name, value in found.cleval.items())
             console.print(f"CLEval: {text}", highlight=False)
         return
-    name = "IoU" if scores.binary is not None else "mIoU"
     console.print(
-        f"{split} {name} {scores.metric:.6f}, pixel accuracy {scores.pixel_accuracy:.4f}",
+        f"{split} {found.metric} {scores.metric:.6f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+        + _others(found),
         highlight=False,
     )
     for key, value in (scores.binary or {}).items():
@@ -149,10 +149,16 @@ def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: 
     console.print(table)
 
 
-def _show_detection(hmean: float, detection: Detection, split: str, console: Console) -> None:
+def _others(found: Evaluation) -> str:
+    """The metrics that are not the chosen one."""
+    others = found.scores.metrics.items()
+    return "".join(f", {name} {value:.4f}" for name, value in others if name != found.metric)
+
+
+def _show_detection(found: Evaluation, detection: Detection, split: str, console: Console) -> None:
     console.print(
-        f"{split} Hmean {hmean:.6f}, precision {detection.precision:.4f}, recall "
-        f"{detection.recall:.4f}",
+        f"{split} {found.metric} {found.scores.metric:.6f}, precision {detection.precision:.4f}, "
+        f"recall {detection.recall:.4f}" + _others(found),
         highlight=False,
     )
     if detection.images_over_max_candidates:

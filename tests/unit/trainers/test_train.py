@@ -115,13 +115,15 @@ def test_reports_hold_what_people_watch(data: SegmentationData, tmp_path: Path) 
     result = run(data, tmp_path, **{"train.epochs": 1})
     report = json.loads(json.dumps(result.history[0].to_json()))
     assert set(report) == {
-        "epoch", "metric", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
+        "epoch", "metric", "metrics", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
         "grad_norm_max", "lr", "images_per_s", "peak_memory_mb", "micro_batch", "seconds",
     }  # fmt: skip
     assert set(report["train"]) == {"total", "pixel", "region", "share"}
     assert set(report["val"]) == {"total", "pixel", "region"}
     assert len(report["per_class"]) == 8
     assert result.value == report["metric"] == pytest.approx(np.nanmean(report["per_class"]))
+    assert set(report["metrics"]) == {"mIoU", "mDice"}
+    assert report["metrics"]["mIoU"] == report["metric"] < report["metrics"]["mDice"]
 
 
 class Crowded:
@@ -332,7 +334,8 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     assert found.scores.metric == pytest.approx(result.value, abs=1e-7)
     counts = ImageCounts.from_bytes((result.model / image_counts.FILE).read_bytes()).counts
     assert len(counts) == len(data.split("val"))
-    assert image_counts.mean_iou(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
+    score = image_counts.score_of(config.metric, data.spec)
+    assert score(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
     assert [path.name[:7] for path in found.pictures] == [
         "best-1-",
         "best-2-",
