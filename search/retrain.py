@@ -13,7 +13,7 @@ from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.metric import metric_name
 from trainers.report import EpochReport
-from trainers.tasks import load_data
+from trainers.tasks import check_metric, load_data
 from trainers.train import train
 
 
@@ -21,6 +21,7 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
     check_target(to)
     data, metric = load_data(spec), metric_name(config.metric, spec)
+    check_metric(config.metric, data)
     workdir = to.with_name(f".{to.name}.work")
 
     def show(report: EpochReport) -> None:
@@ -51,6 +52,7 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
         provenance={
             "metric": metric,
             "value": result.value,
+            "trivial_score": result.trivial_score,
             "reason": result.reason,
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,

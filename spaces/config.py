@@ -208,6 +208,9 @@ class HealthConfig(Section):
     dead_class_epochs: int = Field(30, ge=0)
     """dead_class: an IoU that has been 0 in every one of this many epochs, counted after warm-up
     and ramp, for a class that the validation split has."""
+    trivial: float = Field(1e-3, ge=0, lt=1)
+    """trivial: a run that has come to its end, and whose best epoch is no more than this share of
+    the way from the best constant answer's score (all foreground, nothing found) to 1."""
 
 
 class DecodeConfig(Section):

@@ -7,26 +7,29 @@ text_detection.py): so they reach training, checkpoints and exports as every set
 from __future__ import annotations
 
 from spaces.config import MetricConfig, SegmentationMetric
-from spaces.data import AnyDataSpec, SegmentationDataSpec
+from spaces.data import BACKGROUND, AnyDataSpec, SegmentationDataSpec
 from spaces.errors import did_you_mean
-
-MOST_NAMED = 2  # classes that a metric's name lists
 
 
 def metric_name(metric: MetricConfig, data: AnyDataSpec) -> str:
-    """Return a metric's name for tables and graphs: mIoU, F1, mIoU (car, person), Hmean."""
+    """Return a metric's name for tables and graphs: mIoU, F1, mIoU (2 of 8 classes), Hmean.
+
+    Names of classes, which may be any text, are not in it.
+    """
     if not isinstance(data, SegmentationDataSpec):
         return {"hmean": "Hmean", "cleval": "CLEval"}[metric.name]
     assert isinstance(metric, SegmentationMetric)
-    counting = [n for n, w in zip(data.class_names, class_shares(metric, data), strict=True) if w]
+    names = data.class_names
+    counting = [n for n, w in zip(names, class_shares(metric, data), strict=True) if w]
     kind = {"iou": "IoU", "dice": "Dice", "boundary_iou": "IoU"}[metric.name]
     if data.binary and counting == data.names:
         name = "F1" if metric.name == "dice" else kind
+    elif data.binary:
+        name = f"m{kind}" if len(counting) == 2 else f"{kind} ({BACKGROUND})"
     else:
         name = kind if len(counting) == 1 else f"m{kind}"
-        if metric.classes is not None and (len(counting) == 1 or not data.binary):
-            several = len(counting) > MOST_NAMED
-            name += f" ({len(counting)} classes)" if several else f" ({', '.join(counting)})"
+        if metric.classes is not None:
+            name += f" ({len(counting)} of {len(names)} classes)"
     if metric.name == "boundary_iou":
         name = f"boundary {name}"
     return f"weighted {name}" if metric.weights else name

@@ -114,16 +114,20 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
 
 
 def recalled(
-    spec: Section, splits: Mapping[str, Sequence[Any]], read: Callable[[], dict[str, Any]]
+    spec: Section,
+    splits: Mapping[str, Sequence[Any]],
+    read: Callable[[], dict[str, Any]],
+    kind: str = "",
 ) -> dict[str, Any]:
     """Return what `read` finds out about a data set: from the last time where no file has changed.
 
     Args:
         splits: dataclasses whose fields are paths.
         read: reads all files; its answer must fit into JSON.
+        kind: which of several things that are found out about these files.
     """
     # a spec that gains a key gives its memos new names: no older version's is read
-    memo = cache_dir() / "preflight" / f"{_stat_key(spec, splits)}.json"
+    memo = cache_dir() / "preflight" / f"{_stat_key(spec, splits)}{kind}.json"
     if memo.exists():
         known: dict[str, Any] = json.loads(memo.read_text())
         return known

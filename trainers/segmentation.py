@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from spaces.config import DataConfig, ModelConfig, SegmentationConfig, SegmentationMetric
 from spaces.errors import InputError
-from spaces.metric import metric_name
+from spaces.metric import class_shares, metric_name
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Free, Space
 from trainers.augment import augment, plan
@@ -26,6 +27,7 @@ from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Samples, open_samples
+from trainers.trivial import best_constant
 
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -69,6 +71,11 @@ class SegmentationTask:
         """What decides how many images fit into memory, but for device and precision."""
         model = self.config.model
         return f"{model.arch}/{model.encoder}/{self.config.data.resolution}"
+
+    @cached_property
+    def trivial_score(self) -> float:
+        """Val's metric of the best class for every pixel."""
+        return best_constant(self.config.metric, self.data)
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
@@ -278,6 +285,32 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
             if weights is not None or encoder not in ENCODERS:
                 model = ModelConfig(arch=arch, encoder=encoder, encoder_weights=weights)
                 check_model(model, smallest_size(space), logits)
+
+
+def check_classes(metric: SegmentationMetric, data: SegmentationData) -> None:
+    """Refuse a class that counts, but that no model can learn, or that no score can be had of.
+
+    Raises:
+        InputError: naming the classes and their pixels.
+    """
+    shares = class_shares(metric, data.spec)
+    rows = list(zip(data.spec.class_names, shares, data.counts, data.val_counts, strict=True))
+    unlearnt = [(name, val) for name, share, train, val in rows if share and val and not train]
+    if unlearnt:
+        found = ", ".join(f"{name} ({val})" for name, val in unlearnt)
+        names = ", ".join(name for name, _ in unlearnt)
+        raise InputError(
+            f"data: of these classes val has pixels, but train has none, so that no model can find "
+            f"them: {found}; divide the images otherwise, take their pixels out with data."
+            f"ignore_classes: [{names}], or name the classes that count in metric.classes"
+        )
+    if metric.classes is not None:
+        for name, share, _, val in rows:
+            if share and not val:
+                raise InputError(
+                    f"metric.classes: {name} has no pixel in val, so that it cannot be scored; "
+                    "remove it, or divide the images otherwise"
+                )
 
 
 def check_sizes(space: Space) -> None:

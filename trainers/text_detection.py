@@ -122,6 +122,7 @@ class TextDetectionTask:
     """Data, loss and score of one run."""
 
     min_batch = 1
+    trivial_score = 0.0  # of finding nothing
     val_batch = 1
     dynamic_shapes = True
 
@@ -330,6 +331,17 @@ def check_text_space(space: Space) -> None:
     for encoder in space.names("model.encoder"):
         for weights in space.values("model.encoder_weights"):
             _check_dbnet(encoder, space.names("model.decoder")[0], weights)
+
+
+def check_cleval(data: TextData) -> None:
+    """Refuse CLEval where it is not installed, or where no box of val has a text to count."""
+    cleval_metric()
+    truths = (data.truth(page) for page in data.split("val"))
+    if not any(text for truth in truths for text in truth.texts):
+        raise InputError(
+            "metric: cleval counts characters, but no box of val has a text; write the texts "
+            "behind their corners, or take hmean"
+        )
 
 
 def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:

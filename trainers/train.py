@@ -33,6 +33,7 @@ from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
+from trainers.trivial import trivial_below
 from trainers.watch import FiniteWatch
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
@@ -44,6 +45,7 @@ class TrialResult:
 
     Attributes:
         reason: completed, patience, health:<alarm>, nonfinite, oom, or what `should_stop` said.
+        trivial_score: the best constant answer's, which the run had to beat.
         value: the metric of the best epoch; None where no epoch was finished.
         best_epoch: from 1.
         decode: {dotted name: value} of the free dimensions at the best epoch.
@@ -58,6 +60,7 @@ class TrialResult:
     model: Path | None
     history: list[EpochReport]
     hardware: dict[str, Any] = field(default_factory=dict)
+    trivial_score: float | None = None
 
     @property
     def per_class(self) -> list[float | None] | None:
@@ -166,10 +169,13 @@ class _Run:
         if rung is not None:
             return rung if rung == "nonfinite" else f"health:{rung}"
         if self.epoch >= self.config.train.epochs:
-            return "completed"
-        if health.out_of_patience(self.metrics, self.config.train.patience, settled):
-            return "patience"
-        return None
+            over = "completed"
+        elif health.out_of_patience(self.metrics, self.config.train.patience, settled):
+            over = "patience"
+        else:
+            return None
+        bar = trivial_below(self.task.trivial_score, self.config.health.trivial)
+        return "health:trivial" if max(self.metrics) <= bar else over
 
     def train_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
         """Take one epoch's steps; return a reason where it could not be finished."""
@@ -269,6 +275,7 @@ class _Run:
                 "precision": self.precision,
                 "micro_batch": self.largest_micro_batch,
             },
+            trivial_score=self.task.trivial_score,
         )
 
     @property

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.ranking import judged, ranked
+from search.findings.trivial import trivial_warning
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import known, reason
@@ -218,6 +219,7 @@ def summary(study: Study) -> dict[str, Any]:
         "name": study.spec.name,
         "task": study.spec.task,
         "metric": study.metric,
+        "warning": trivial_warning(study, ranking),
         "slots": study.slots.counts(),
         "stopped": stopped(study),
         "reasons": dict(

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, seconds
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
+from search.findings.trivial import trivial_warning
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
@@ -77,6 +78,8 @@ def headline(facts: Facts) -> list[Block]:
                 + (gain if best.number != recipe.number else "nothing was better yet")
             )
         lines = found + lines
+    if (warning := trivial_warning(facts.study, facts.ranking)) is not None:
+        lines.insert(0, f"**{warning}**")
     return [Heading(f"{spec.name}: {spec.task.replace('_', ' ')}"), Items(lines)]
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.findings.ranking import ranked
+from search.findings.trivial import trivial_warning
 from search.findings.wording import clock, describe, dimension_text
 from search.studies.reasons import reason
 from search.studies.study import Study
@@ -46,6 +47,8 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
 def show_study(summary: dict[str, Any], console: Console) -> None:
     """A study's totals and every trial of it."""
     slots = summary["slots"]
+    if summary["warning"]:
+        console.print(f"{summary['name']}: {summary['warning']}", highlight=False)
     console.print(
         f"{summary['name']}: "
         + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
@@ -171,7 +174,10 @@ def _show_detection(found: Evaluation, detection: Detection, split: str, console
 
 def leaderboard(study: Study, rows: int = 5) -> Table:
     """Return the best trials as a table."""
-    table = Table(title=f"{study.spec.name}: best trials", title_justify="left")
+    ranking = ranked(study.trials())
+    warning = trivial_warning(study, ranking)
+    title = f"{study.spec.name}: best trials"
+    table = Table(title=f"{warning}\n{title}" if warning else title, title_justify="left")
     for column, justify in (
         ("trial", "right"),
         (study.metric, "right"),
@@ -180,7 +186,7 @@ def leaderboard(study: Study, rows: int = 5) -> Table:
         ("config", "left"),
     ):
         table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
-    for trial in ranked(study.trials())[:rows]:
+    for trial in ranking[:rows]:
         facts = TrialFacts.of(trial)
         settings = describe({**trial.params, **facts.decode})
         table.add_row(

@@ -28,6 +28,7 @@ class TrialFacts:
         bar: the value that the stopping rule held it against when it ended it.
         hardware: device, precision and micro-batch that it ended with.
         model_sha256: of its best weights.
+        trivial_score: of the best answer that looks at no image; None in stores of before.
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
         config: every setting by dotted name; of stores of 0.1 alone.
@@ -42,6 +43,7 @@ class TrialFacts:
     bar: float | None = None
     hardware: Mapping[str, Any] = field(default_factory=dict)
     model_sha256: str | None = None
+    trivial_score: float | None = None
     error: str | None = None
     origin: str | None = None
     config: dict[str, Any] | None = None
@@ -75,4 +77,5 @@ _MEASURED = (
     "bar",
     "hardware",
     "model_sha256",
+    "trivial_score",
 )

@@ -35,6 +35,7 @@ from trainers.checkpoint import WEIGHTS, remove_last
 from trainers.data import file_digest
 from trainers.tasks import Data
 from trainers.train import TrialResult
+from trainers.trivial import best_constant, trivial_below
 
 T = TypeVar("T")
 
@@ -90,7 +91,9 @@ class Worker:
     _has_read: bool = False
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.study)
+        base = self.study.space.base
+        constant = best_constant(base.metric, self.data)
+        self.judge = Judge(self.study, trivial_below(constant, base.health.trivial))
 
     def run(self) -> bool:
         """Serve the study; True where nothing is left to claim, False where interrupted.
@@ -232,6 +235,7 @@ class Worker:
                 bar=bar,
                 hardware=result.hardware,
                 model_sha256=None if weights is None else file_digest(str(weights)),
+                trivial_score=result.trivial_score,
             ).at_end(),
         )
         if not self._patiently(lambda: self.study.slots.end(claim, stored)):
