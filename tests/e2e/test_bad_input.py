@@ -185,6 +185,12 @@ def data(entry: str) -> Change:
     return edit("# data: line 7", entry)
 
 
+def nine_classes(place: Place) -> None:
+    """A ninth class, which no mask has."""
+    line("classes: [sky, building, road, pavement, tree, car, pole, person, tram]")(place)
+    data("ignore_index: 255")(place)
+
+
 def space(entry: str, *more: str) -> Change:
     return edit("# space: line 16", "\n  ".join((entry, *more)))
 
@@ -441,6 +447,18 @@ CASES = [
         "metric.weights: every class that counts has weight 0; raise one (study.yaml line 20)"),
     Bad("metric-in-space", space("metric.name: [iou, dice]"),
         "metric.name: trials are compared by it, so it is no setting of a trial; write `metric:`"),
+    Bad("metric-of-segmentation", edit("budget: {trials: 2}", "metric: miou", "words.yaml"),
+        "metric.name: must be 'hmean' or 'cleval', but got 'miou' (", "launch words.yaml"),
+    Bad("metric-not-installed", both(edit("budget: {trials: 2}", "metric: CLEval", "words.yaml"),
+        lambda place: place.patch.setitem(sys.modules, "cleval", None)),
+        "CLEval is not installed; install it with: pip install 'segtune[cleval]'",
+        "launch words.yaml"),
+    Bad("metric-class-not-in-val",
+        both(nine_classes, line("pruner: none\nmetric: {classes: [tram]}")),
+        "metric.classes: tram has no pixel in val, so that it cannot be scored; remove it"),
+    Bad("class-not-in-train", both(nine_classes,
+                                   draw("data/val/masks/street_0000.png", np.full((40, 48), 8))),
+        "train has none, so that no model can find them: tram (1920); divide the images otherwise"),
     Bad("ignore-class", data("ignore_classes: [roads]"),
         "data.ignore_classes: no class is called roads; did you mean road? (study.yaml line 7)"),
     Bad("ignore-class-twice", data("ignore_classes: [car, car]"),
