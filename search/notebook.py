@@ -67,7 +67,7 @@ class NotebookStudy:
 
     @property
     def metric(self) -> str:
-        """What a trial is scored by: mIoU, IoU or Hmean."""
+        """What a trial is scored by, as in mIoU."""
         return self._study.metric
 
     @property
@@ -120,7 +120,7 @@ class NotebookStudy:
         return frame.astype(kinds)
 
     def curves(self, trials: Iterable[int] | None = None) -> pd.DataFrame:
-        """One row a trial and epoch: the metric, the rate, each part of both losses.
+        """One row a trial and epoch: the metrics, the rate, each part of both losses.
 
         Args:
             trials: numbers of the trials to read; all of them when left out.

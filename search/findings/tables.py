@@ -37,7 +37,9 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
             summary["name"],
             f"{ended}/{sum(slots.values())}",
             str(slots["RUNNING"]),
-            f"{summary['metric']} {best['value']:.4f}" if best else "-",
+            f"{summary['metric']} {best['value']:.4f}{', trivial' if summary['warning'] else ''}"
+            if best
+            else "-",
             str(best["number"]) if best else "-",
             clock(summary["seconds"]),
         )
