@@ -36,6 +36,7 @@ space:
   optim.lr: {{low: 1e-4, high: 1e-2, log: true}}
   optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
 budget: {{trials: 12}}
+confirm: {{top: 2, seeds: 1}}        # the best two and the best recipe, on a fresh seed
 """
 
 TEXT_DETECTION = """\
@@ -59,6 +60,7 @@ space:
   optim.encoder_lr_ratio: {{low: 0.3, high: 1.0, log: true}}
   # box_thresh and unclip_ratio are searched by default, in every trial, without training
 budget: {{trials: 12}}
+confirm: {{top: 2, seeds: 1}}        # the best two and the best recipe, on a fresh seed
 """
 
 

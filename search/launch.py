@@ -6,19 +6,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from search.database.optuna_private import id_of_trial
 from search.database.retry import until_it_answers
 from search.database.store import Store
-from search.database.tables import ENDED
+from search.database.tables import ENDED, OPEN, RUNNING
 from search.files.artifacts import Artifacts
-from search.findings.tables import leaderboard
+from search.findings.tables import show_answer
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
+from search.studies.confirmations import with_confirmation
 from search.studies.limits import stopped
 from search.studies.reasons import reason
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
+from search.work.confirming import advance, is_due
 from search.work.preflight import preflight
 from search.work.progress import ProgressView
 from search.work.service import new_worker
@@ -116,54 +120,110 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
     forget(study, members)
     if not _finished(study):
         return FAILED
-    console.print(leaderboard(study))
+    show_answer(study, console)
     console.print(f"next: segtune export {name} --to best/", highlight=False)
     return DONE
 
 
 def follow(study: Study, members: Sequence[Member], console: Console, interrupt: Interrupt) -> bool:
     """Show trials as they end, until the workers have; False where interrupted."""
-    known = {trial.number for trial in study.trials() if trial.state.is_finished()}
+    known = {id_of_trial(t) for one in with_confirmation(study) for t in one.trials() if _ended(t)}
     with ProgressView(study, console) as view:
+
+        def look() -> bool:
+            """Show what has ended since; False where nothing has."""
+            found = until_it_answers(
+                lambda: [(one, t) for one in with_confirmation(study) for t in one.trials()],
+                give_up=lambda: interrupt.count > 1,
+                on_wait=view.store_away,
+            )
+            new = [(one, t) for one, t in found if _ended(t) and id_of_trial(t) not in known]
+            for one, trial in new:
+                known.add(id_of_trial(trial))
+                _show(one, trial, view, console)
+            return bool(new)
+
         told, withdrawn = 0, False
         while any(member.runs() for member in members):
             if interrupt.count > told:
                 told = interrupt.count
                 for member in members:
                     member.stop()
-            if _show_ended(study, known, view, interrupt) and not withdrawn and _finished(study):
+            if look() and not withdrawn and _finished(study):
                 withdrawn = True
                 for member in members:
                     member.withdraw()
             time.sleep(LOOK_SECONDS)
-        _show_ended(study, known, view, interrupt)
+        look()
     return not interrupt.count
 
 
-def _show_ended(study: Study, known: set[int], view: ProgressView, interrupt: Interrupt) -> bool:
-    """Show the trials that have ended since; False where none has."""
-    before = len(known)
-    trials = until_it_answers(
-        study.trials, give_up=lambda: interrupt.count > 1, on_wait=view.store_away
+def _ended(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished()
+
+
+def _show(study: Study, trial: FrozenTrial, view: ProgressView, console: Console) -> None:
+    """Show a trial that has ended, of the search or of its confirmation."""
+    facts, why = TrialFacts.of(trial), reason(trial)
+    state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
+    if study.spec.confirms is None:
+        view.trial_ended(trial.number, state, why, trial.value, facts.epochs or 0)
+        return
+    value = "no value" if trial.value is None else f"{study.metric} {trial.value:.4f}"
+    console.print(
+        f"trial {facts.confirms} on a fresh seed {state} ({why}): {value} in {facts.epochs} epochs",
+        highlight=False,
+        soft_wrap=True,
     )
-    for trial in trials:
-        if not trial.state.is_finished() or trial.number in known:
-            continue
-        known.add(trial.number)
-        epochs = TrialFacts.of(trial).epochs or 0
-        state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
-        view.trial_ended(trial.number, state, reason(trial), trial.value, epochs)
-    return len(known) > before
 
 
 def _finished(study: Study) -> bool:
-    """Whether every slot of the study has ended, or it was stopped."""
+    """Whether every slot of the study and of its confirmation has ended, or it was stopped."""
     counts = study.slots.counts()
-    return sum(counts[state] for state in ENDED) == sum(counts.values()) or bool(stopped(study))
+    over = sum(counts[state] for state in ENDED) == sum(counts.values()) or bool(stopped(study))
+    return over and not is_due(study)
 
 
-def run(study: Study, data: Data, artifacts: Artifacts, console: Console, **worker: Any) -> int:
-    """Run a study's open slots here; return the exit code. Arguments as of `launch`."""
+def run(
+    study: Study,
+    data: Data,
+    artifacts: Artifacts,
+    console: Console,
+    *,
+    forced: bool = False,
+    **worker: Any,
+) -> int:
+    """Run a study's open slots and its confirmation here; return the exit code.
+
+    Args:
+        forced: confirm it also where its user has stopped it.
+        worker: as of `launch`.
+    """
+    name = study.spec.name
+    code = _run_slots(study, data, artifacts, console, **worker)
+    while code == DONE and (confirmation := advance(study, forced=forced)) is not None:
+        counts = confirmation.slots.counts()
+        if not counts[OPEN]:
+            break
+        console.print(
+            f"confirming: {counts[OPEN]} runs of the best trials on a fresh seed", highlight=False
+        )
+        code = _run_slots(confirmation, data, artifacts, console, **worker)
+    if code != DONE:
+        return code
+    show_answer(study, console)
+    if reason := stopped(study):
+        console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
+    if any(one.slots.counts()[RUNNING] for one in with_confirmation(study)):
+        console.print(f"study {name}: other workers are still running trials")
+    console.print(f"next: segtune export {name} --to best/", highlight=False)
+    return DONE
+
+
+def _run_slots(
+    study: Study, data: Data, artifacts: Artifacts, console: Console, **worker: Any
+) -> int:
+    """Run the slots that are open now."""
     name = study.spec.name
     interrupt = Interrupt()
     try:
@@ -183,12 +243,6 @@ def run(study: Study, data: Data, artifacts: Artifacts, console: Console, **work
     if not finished:
         console.print(f"study {name} interrupted; everything is saved. The same command resumes it")
         return INTERRUPTED
-    console.print(leaderboard(study))
-    if reason := stopped(study):
-        console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
-    if study.slots.counts()["RUNNING"]:
-        console.print(f"study {name}: other workers are still running trials")
-    console.print(f"next: segtune export {name} --to best/", highlight=False)
     return DONE
 
 

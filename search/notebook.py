@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts, open_artifacts
+from search.findings.answer import best_trial
 from search.findings.facts import Facts, gather
-from search.findings.ranking import best_trial
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.study import open_study as open_in_store
@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 
 class Best(NamedTuple):
-    """The best trial: its number, and its metric at its best epoch."""
+    """The best trial.
+
+    Attributes:
+        value: the mean over fresh seeds; the best epoch of one seed where it has none.
+        sd: between the fresh seeds; None of fewer than two.
+        fresh_seeds: how many it ran on beside the first.
+    """
 
     number: int
     value: float
+    sd: float | None = None
+    fresh_seeds: int = 0
 
 
 def open_study(
@@ -73,9 +81,12 @@ class NotebookStudy:
     @property
     def best(self) -> Best:
         """The best trial; raises InputError where none has ended with a value."""
-        trial = best_trial(self._study)
-        assert trial.value is not None
-        return Best(trial.number, trial.value)
+        trial, answer = best_trial(self._study), self._facts().answer
+        assert answer is not None
+        winner = answer.confirmed
+        if winner is None:
+            return Best(trial.number, answer.value)
+        return Best(trial.number, answer.value, winner.sd, len(winner.runs))
 
     def best_config(self, trial: int | None = None) -> dict[str, Any]:
         """Every setting of the best trial (or of `trial`) by dotted name, as in study files.
@@ -193,10 +204,10 @@ class NotebookStudy:
     def _repr_html_(self) -> str:
         """What a notebook shows: how far it is, what is best, and its settings."""
         from search.findings.markup import to_html
-        from search.findings.notes import best_config, headline
+        from search.findings.notes import best_config, confirmation, headline
 
         facts = self._facts()
-        return to_html([*headline(facts), *best_config(facts)])
+        return to_html([*headline(facts), *confirmation(facts), *best_config(facts)])
 
     def _facts(self) -> Facts:
         return gather(self._study)

@@ -1,4 +1,4 @@
-"""The sections that every task's study file has: budget, sampler, pruner, workers."""
+"""The sections that every task's study file has: budget, sampler, pruner, confirm, workers."""
 
 from __future__ import annotations
 
@@ -68,6 +68,17 @@ class PrunerSpec(Section):
                 f"stops, but got {bar:g}; null pauses none"
             )
         return self
+
+
+class ConfirmSpec(Section):
+    """How the best trials are run again, on fresh seeds, once the search has ended."""
+
+    top: int = Field(2, ge=1, le=20)
+    """Trials that run again; the best starting point does beside them, as the baseline."""
+    seeds: int = Field(2, ge=1, le=20)
+    """Fresh seeds of each, one after another: who has lost is not run on the next."""
+    share: float = Field(0.3, gt=0, le=10)
+    """Epochs that all of it may take, as a share of trials * train.epochs."""
 
 
 class WorkersSpec(Section):

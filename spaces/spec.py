@@ -34,7 +34,7 @@ from spaces.data import BACKGROUND, AnyDataSpec, SegmentationDataSpec, TextDetec
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.metric import check_metric, metric_name
-from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
+from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
@@ -42,10 +42,15 @@ from spaces.text_detection import TextDetectionConfig, TextMetric
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CONFIRM = ":confirm"  # what the name of a study's confirmation has behind the study's own
 
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
 
 
 class StudySpec(Section):
@@ -65,6 +70,8 @@ class StudySpec(Section):
     budget: BudgetSpec = BudgetSpec()
     sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = SamplerSpec()
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = PrunerSpec()
+    confirm: Annotated[ConfirmSpec | None, BeforeValidator(_none)] = ConfirmSpec()
+    """none: the best value of one seed is all that is known. Changes no trial of the search."""
     seed: int = Field(0, ge=0, lt=2**32)
     keep_models: int = Field(3, ge=1)
     """Weights of this many best trials are kept on disk."""
@@ -86,7 +93,7 @@ class StudySpec(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        check_study_name(name)
+        check_study_name(name.removesuffix(CONFIRM))
         return name
 
     @model_validator(mode="after")
@@ -99,6 +106,11 @@ class StudySpec(Section):
         """The metric's name for tables and graphs, as in mIoU."""
         return metric_name(self.metric, self.data)
 
+    @property
+    def confirms(self) -> str | None:
+        """The study whose best trials this one runs again; None for a search."""
+        return self.name.removesuffix(CONFIRM) if self.name.endswith(CONFIRM) else None
+
     @classmethod
     def load(cls, path: Path) -> StudySpec:
         """Read and check a study file; relative paths become absolute, class files are read.
@@ -110,8 +122,8 @@ class StudySpec(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """Read back `to_json`."""
-        return cls.of(json.loads(text))
+        """Read back `to_json`, of any version: studies were not confirmed before they could be."""
+        return cls.of({"confirm": None, **json.loads(text)})
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> StudySpec:
@@ -162,6 +174,7 @@ class StudySpec(Section):
 
 
 _SHAPES_SPACE = {"data", "metric", "space", "use_default_space"}
+CHANGEABLE = ("confirm", "trackers", "workers")  # sections that a later launch may change
 
 
 class SegmentationStudySpec(StudySpec):
@@ -254,9 +267,9 @@ def check_study_name(name: str) -> None:
 def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     """Return a unified diff of two specs as YAML, or an empty string where they are the same.
 
-    Trackers and workers change no result, so they may differ.
+    Those of CHANGEABLE change no trial of the search, so they may differ.
     """
-    given = given.model_copy(update={"trackers": stored.trackers, "workers": stored.workers})
+    given = given.model_copy(update={name: getattr(stored, name) for name in CHANGEABLE})
     if stored.to_json() == given.to_json():
         return ""
     before, after = (
@@ -330,6 +343,11 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
         spec = study.model_validate(data)
     except ValidationError as error:
         raise _input_error(error, document, (), study) from None
+    if spec.confirms is not None:
+        raise InputError(
+            f"name: {CONFIRM} is for segtune's own studies; leave it out "
+            f"({document.where(('name',))})"
+        )
     try:
         spec.search_space()
     except EntryError as error:

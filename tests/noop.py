@@ -25,6 +25,7 @@ from search.studies.heartbeats import Registration
 from search.studies.owners import new_owner
 from search.studies.slots import Result, Slots
 from search.studies.study import Study, open_study
+from search.work import confirming
 from search.work.kept_models import KeptModels
 from search.work.service import Service
 from search.work.supervision import Timing
@@ -222,6 +223,8 @@ def _mine() -> None:
     _after(Slots, "give_back", "after-give-back")
     _after(Registration, "enter", "entered")
     _before(Registration, "leave", "before-leave")
+    _after(confirming, "plan", "half-planned")
+    _after(confirming, "create_confirmation", "created-not-planned")
     _before(Study, "last_epoch", "before-first-look")
     _before(Registration, "works_on", "before-registration")
     _after(Registration, "works_on", "registered")

@@ -39,7 +39,13 @@ SPACE = {
 
 
 def make_spec(
-    folder: Path, name: str, *, trials: int, sampler: str = "tpe", pruner: Any = "median"
+    folder: Path,
+    name: str,
+    *,
+    trials: int,
+    sampler: str = "tpe",
+    pruner: Any = "median",
+    confirm: Any = None,
 ) -> StudySpec:
     """A study of EPOCHS epochs and PARAMETERS parameters."""
     assert len(SPACE) == PARAMETERS
@@ -57,6 +63,7 @@ def make_spec(
         "sampler": sampler,
         "pruner": pruner,
         "budget": {"trials": trials},
+        "confirm": confirm,
     }
     return StudySpec.of(tree)
 

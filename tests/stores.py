@@ -59,6 +59,7 @@ use_default_space: false
 use_starting_points: {starting_points}
 sampler: random
 budget: {{trials: {trials}}}
+confirm: {confirm}
 pruner: {pruner}
 """
 
@@ -77,6 +78,7 @@ def small_study(
     epochs: int = 2,
     pruner: str = "none",
     starting_points: str = "false",
+    confirm: str = "none",
 ) -> str:
     """The text of a small study file."""
     return SPEC.format(
@@ -86,6 +88,7 @@ def small_study(
         epochs=epochs,
         pruner=pruner,
         starting_points=starting_points,
+        confirm=confirm,
     )
 
 

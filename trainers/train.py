@@ -51,6 +51,7 @@ class TrialResult:
         decode: {dotted name: value} of the free dimensions at the best epoch.
         model: folder with the best epoch's weights.
         hardware: device name, precision and micro-batch that the run ended with.
+        parameters: of the network.
     """
 
     reason: str
@@ -61,6 +62,7 @@ class TrialResult:
     history: list[EpochReport]
     hardware: dict[str, Any] = field(default_factory=dict)
     trivial_score: float | None = None
+    parameters: int | None = None
 
     @property
     def per_class(self) -> list[float | None] | None:
@@ -276,6 +278,7 @@ class _Run:
                 "micro_batch": self.largest_micro_batch,
             },
             trivial_score=self.task.trivial_score,
+            parameters=sum(weights.numel() for weights in self.model.parameters()),
         )
 
     @property

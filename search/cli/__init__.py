@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from search.cli.launching import demo, launch, resume, stop, worker
+from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, train
 from search.cli.results import dashboard, export, replay, report, status
@@ -21,6 +21,7 @@ COMMANDS = (  # in the order of `segtune --help`
     init,
     check,
     launch,
+    confirm,
     worker,
     stop,
     resume,

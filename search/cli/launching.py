@@ -92,6 +92,39 @@ def launch(
         raise typer.Exit(run_study(study_spec, opened, kept, console(), trials, order))
 
 
+def confirm(
+    study: StudyArgument,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=20, help="Best trials to run again [default: 2]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=20, help="Fresh seeds of each [default: 2]")
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Most epochs of it, as a share of the study's [default: 10]"),
+    ] = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Run the best trials of an ended study again on fresh seeds. Ctrl-C saves; repeat to resume.
+
+    Settings that are left out are those of the study, where it has some."""
+    from search.cli.settings import with_confirm
+    from search.confirm import confirm_study
+    from search.files.artifacts import open_artifacts
+    from search.studies.study import open_study
+    from search.work.forkserver import warm_up
+
+    kept = open_artifacts(artifacts)
+    given = {"top": top, "seeds": seeds, "share": share}
+    warm_up()
+    with closing_store(store) as opened:
+        found = open_study(opened, study)
+        spec = with_confirm(found.spec, given)
+        raise typer.Exit(confirm_study(found, spec, kept, console()))
+
+
 def worker(
     study: Annotated[str | None, typer.Option(help="Serve this study only")] = None,
     until_idle: Annotated[
@@ -119,12 +152,14 @@ def stop(
     """Let no new trial of a study begin; running ones end as they would."""
     from search.database.tables import AFTER, NOW
     from search.launchers import cancel_waiting
+    from search.studies.confirmations import with_confirmation
     from search.studies.limits import close
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
         found = open_study(opened, study)
-        close(opened, found.study_id, NOW if now else AFTER)
+        for one in with_confirmation(found):
+            close(opened, one.study_id, NOW if now else AFTER)
         for problem in cancel_waiting(found):
             typer.echo(f"jobs that wait could not be taken back: {problem}", err=True)
     typer.echo(f"study {study} stopped; reopen it with: segtune resume {study}")
@@ -132,9 +167,11 @@ def stop(
 
 def resume(study: StudyArgument, store: StoreOption = None) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
+    from search.studies.confirmations import with_confirmation
     from search.studies.limits import reopen
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
-        reopen(opened, open_study(opened, study).study_id)
+        for one in with_confirmation(open_study(opened, study)):
+            reopen(opened, one.study_id)
     typer.echo(f"study {study} is open; workers serve it, or start one: segtune worker")

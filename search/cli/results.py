@@ -134,7 +134,7 @@ def export(
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Write the best config, its weights, its provenance and its curves."""
+    """Write the best config, the weights of its median seed, their provenance and curves."""
     from search.files.artifacts import open_artifacts
     from search.findings.export import check_target, export_study
     from search.studies.study import open_study
@@ -144,6 +144,7 @@ def export(
         export_study(open_study(opened, study), open_artifacts(artifacts), to, trial)
     facts = json.loads((to / "provenance.json").read_text())
     typer.echo(
-        f"wrote {to}: trial {facts['trial']}, {facts['metric']} {facts['value']:.4f}\n"
+        f"wrote {to}: trial {facts['trial']}; these weights, of seed {facts['seed']}, have "
+        f"{facts['metric']} {facts['value']:.4f} on val\n"
         f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
     )

@@ -39,6 +39,22 @@ def with_workers(spec: StudySpec, given: dict[str, Any], settings: list[str]) ->
     return spec.model_copy(update={"workers": workers})
 
 
+def with_confirm(spec: StudySpec, given: dict[str, Any]) -> StudySpec:
+    """Put what the command line says of a confirmation in place of what the study says."""
+    from pydantic import ValidationError
+
+    from spaces.sections import ConfirmSpec
+
+    before = {} if spec.confirm is None else spec.confirm.model_dump()
+    before["share"] = 10  # whoever asks for runs gets them
+    changes = {name: value for name, value in given.items() if value is not None}
+    try:
+        confirm = ConfirmSpec.model_validate(before | changes)
+    except ValidationError as error:
+        raise InputError(f"--{_first_problem(error)}") from None
+    return spec.model_copy(update={"confirm": confirm})
+
+
 def with_settings(config: TrialConfig, settings: list[str]) -> TrialConfig:
     """Apply `--set decode.name=value`; only what acts after the network may be changed."""
     from pydantic import ValidationError

@@ -22,7 +22,7 @@ from search.database.tables import (
 from search.database.url import engine_options
 from spaces.errors import InputError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
 
 
@@ -71,9 +71,7 @@ def _from_version_1(connection: sa.Connection) -> None:
 
 def _from_version_2(connection: sa.Connection) -> None:
     """Add what version 3 has: in which order slots have ended, so that new ones are found fast."""
-    _add_columns(connection, slot_table.c.ended_as)
-    if not any(c["name"] == "ended" for c in sa.inspect(connection).get_columns("segtune_control")):
-        _add_columns(connection, control_table.c.ended)  # else made with the table, from version 1
+    _add_columns(connection, slot_table.c.ended_as, control_table.c.ended)
     ended = slot_table.c.state.not_in(("OPEN", "RUNNING"))
     connection.execute(sa.update(slot_table).where(ended).values(ended_as=1))
     connection.execute(sa.update(control_table).values(ended=1))
@@ -83,8 +81,7 @@ def _from_version_2(connection: sa.Connection) -> None:
 
 def _from_version_3(connection: sa.Connection) -> None:
     """Add what version 4 has: which engine runs a worker."""
-    if not any(c["name"] == "job" for c in sa.inspect(connection).get_columns(worker_table.name)):
-        _add_columns(connection, worker_table.c.job)  # else made with the table, from version 1
+    _add_columns(connection, worker_table.c.job)
 
 
 def _from_version_4(connection: sa.Connection) -> None:
@@ -109,15 +106,29 @@ def _from_version_4(connection: sa.Connection) -> None:
             optuna_writer.end(connection, study_id, number, TrialState.FAIL, None, {})
 
 
+def _from_version_5(connection: sa.Connection) -> None:
+    """Add what version 6 has: what each image adds to a confirmation's score, and longer names."""
+    _add_columns(connection, slot_table.c.images)
+    if connection.dialect.name == "postgresql":  # sqlite heeds no lengths
+        connection.execute(
+            sa.text(f"ALTER TABLE {worker_table.name} ALTER COLUMN study TYPE VARCHAR(120)")
+        )
+
+
 UPGRADES = (
     (1, _from_version_1),
     (2, _from_version_2),
     (3, _from_version_3),
     (4, _from_version_4),
+    (5, _from_version_5),
 )
 
 
 def _add_columns(connection: sa.Connection, *columns: sa.Column[Any]) -> None:
+    """Add columns; one that an earlier step has made with its table is there already."""
     for column in columns:
+        there = sa.inspect(connection).get_columns(column.table.name)
+        if any(known["name"] == column.name for known in there):
+            continue
         definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))

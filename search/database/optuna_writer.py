@@ -44,13 +44,19 @@ class Begun:
 
 
 def begin(
-    connection: sa.Connection, study_id: int, trial: FrozenTrial, system_attrs: Mapping[str, Any]
+    connection: sa.Connection,
+    study_id: int,
+    trial: FrozenTrial,
+    system_attrs: Mapping[str, Any],
+    *,
+    whole: bool = False,
 ) -> Begun | None:
     """Store a running trial with its parameters.
 
     Args:
         trial: a new one has the id -1; one that was waiting in the queue has its own.
         system_attrs: those to be stored.
+        whole: one from the queue whose parameters are stored already.
 
     Returns:
         None where the waiting trial is not waiting any more.
@@ -71,7 +77,7 @@ def begin(
         param_row(begun.trial_id, name, value, trial.distributions[name])
         for name, value in trial.params.items()
     ]
-    if params:
+    if params and not whole:
         connection.execute(sa.insert(TRIAL_PARAMS).values(params))
     rows = [attr_row(begun.trial_id, key, value) for key, value in system_attrs.items()]
     _put_attrs(connection, TRIAL_SYSTEM_ATTRS, rows)

@@ -35,6 +35,7 @@ slot_table = sa.Table(
     sa.Column("result", sa.Text),  # slots.Result as JSON, of an ended slot
     sa.Column("claimed_at", sa.Double),
     sa.Column("seconds", sa.Double),  # that earlier attempts have held a device
+    sa.Column("images", sa.LargeBinary),  # trainers' ImageCounts, of a confirmation's slot
     sa.Column("ended_as", sa.Integer),  # control's `ended` then: those that ended later have more
     sa.Index("segtune_slot_state", "study_id", "state"),
     sa.Index("segtune_slot_ended", "study_id", "ended_as"),
@@ -59,7 +60,7 @@ worker_table = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("device", sa.String(200), nullable=False),
     sa.Column("job", sa.String(200)),  # the engine that runs it, and its name there
-    sa.Column("study", sa.String(100)),
+    sa.Column("study", sa.String(120)),
     sa.Column("trial_number", sa.Integer),
     sa.Column("since", sa.Double),
     sa.Column("started_at", sa.Double, nullable=False),

@@ -12,7 +12,7 @@ from typing import Any
 
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import fetch_model
-from search.findings import ranking
+from search.findings.answer import best_trial, read_answer
 from search.findings.plots import plot_curves
 from search.findings.versions import git_commit, versions
 from search.studies.study import Study
@@ -30,34 +30,45 @@ from trainers.report import EpochReport
 def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
+    The weights are those of its median fresh seed, where it was confirmed.
+
     Raises:
         InputError: nothing to export, the weights are not on this machine, or `to` is in use.
     """
-    trial = ranking.best_trial(study, number)
-    workdir = artifacts.workdir(study, trial.number)
-    facts = TrialFacts.of(trial)
+    trial = best_trial(study, number)
+    answer = read_answer(study, study.trials())
+    source, run = study, trial  # whose weights
+    if number is None and answer is not None and answer.confirmed is not None:
+        assert answer.confirmation.study is not None
+        source = answer.confirmation.study
+        run = source.trial(answer.confirmed.median_run.number)
+    workdir = artifacts.workdir(source, run.number)
+    facts, origin = TrialFacts.of(run), TrialFacts.of(trial).origin
     model = workdir / f"model-{facts.best_epoch}"
+    named = f"trial {trial.number}" + (
+        f" (run {run.number} of its seeds)" if run is not trial else ""
+    )
     if artifacts.bucket is not None and not model.is_dir():
-        fetch_model(artifacts.bucket, artifacts.key(study, trial.number), model)
+        fetch_model(artifacts.bucket, artifacts.key(source, run.number), model)
     if not model.is_dir():
         raise InputError(
-            f"the weights of trial {trial.number} are not in {workdir}: they were made on another "
-            "machine (see --artifacts), or were not among the keep_models="
-            f"{study.spec.keep_models} best"
+            f"the weights of {named} are not in {workdir}: they were made on another machine (see "
+            f"--artifacts), or were not among the keep_models={study.spec.keep_models} best"
         )
     known = facts.model_sha256
     if known and file_digest(str(model / WEIGHTS)) != known:
         raise InputError(
-            f"the weights of trial {trial.number} in {model} are not what the trial has written: "
-            "their SHA-256 differs; export another trial, or train its config again"
+            f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
+            "differs; export another trial, or train its config again"
         )
+    config = source.config(run)
     provenance = {
         "study": study.spec.name,
         "study_uid": study.uid,
         "trial": trial.number,
-        "origin": facts.origin or study.spec.sampler.name,
+        "origin": origin or study.spec.sampler.name,
         "metric": study.metric,
-        "value": trial.value,
+        "value": run.value,
         "trivial_score": facts.trivial_score,
         "reason": facts.reason,
         "epochs": facts.epochs,
@@ -65,13 +76,14 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
         "data_fingerprint": study.fingerprint,
         "model_sha256": known,
         "hardware": facts.hardware,
+        "answer": None if number is not None or answer is None else answer.to_json(),
     }
     return write_result(
         to,
-        data=study.spec.data,
-        config=study.config(trial),
+        data=source.data_spec(config),
+        config=config,
         model=model,
-        history=study.history(trial.number),
+        history=source.history(run.number),
         metric=study.metric,
         provenance=provenance,
     )

@@ -12,8 +12,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.findings.answer import Answer, read_answer
 from search.findings.ranking import judged, ranked
-from search.findings.trivial import trivial_warning
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import known, reason
@@ -76,9 +76,15 @@ class Facts:
         """Trials with a value, best first."""
         return ranked(self.trials)
 
+    @cached_property
+    def answer(self) -> Answer | None:
+        """What the study answers, read when it is first asked for."""
+        return read_answer(self.study, self.trials)
+
     @property
     def best(self) -> FrozenTrial | None:
-        return self.ranking[0] if self.ranking else None
+        """The confirmed winner, else the trial of the highest value."""
+        return None if self.answer is None else self.answer.trial
 
     @property
     def kept(self) -> list[int]:
@@ -173,11 +179,6 @@ class Facts:
         return sorted(self.searched, key=lambda name: -self.importances.get(name, 0.0))
 
     @cached_property
-    def best_recipe(self) -> FrozenTrial | None:
-        """The best of the starting points that practitioners recommend, or None."""
-        return next((t for t in self.ranking if TrialFacts.of(t).origin), None)
-
-    @cached_property
     def histories(self) -> dict[int, list[EpochReport]]:
         """{trial: every epoch's report} of the TOP best trials."""
         return self.study.histories(t.number for t in self.ranking[:TOP])
@@ -211,7 +212,7 @@ def summary(study: Study) -> dict[str, Any]:
     """Return the state of a study as plain data (`segtune status --json`)."""
     trials = study.trials()
     waiting = study.slots.waiting()
-    ranking = ranked(trials)
+    answer = read_answer(study, trials)
     epochs = sum(TrialFacts.of(trial).epochs or 0 for trial in trials)
     trained = sum(TrialFacts.of(trial).epochs or 0 for trial in judged(trials))
     full = len(judged(trials)) * study.space.base.train.epochs
@@ -219,7 +220,6 @@ def summary(study: Study) -> dict[str, Any]:
         "name": study.spec.name,
         "task": study.spec.task,
         "metric": study.metric,
-        "warning": trivial_warning(study, ranking),
         "slots": study.slots.counts(),
         "stopped": stopped(study),
         "reasons": dict(
@@ -230,7 +230,9 @@ def summary(study: Study) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(seconds(trial) for trial in trials),
-        "best": _row(ranking[0], waiting) if ranking else None,
+        "best": None if answer is None else _row(answer.trial, waiting),
+        "answer": None if answer is None else answer.to_json(),
+        "says": [] if answer is None else answer.lines,
         "trials": [_row(trial, waiting) for trial in trials],
     }
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.findings.answer import confirmation_rows
 from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, seconds
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
-from search.findings.trivial import trivial_warning
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
@@ -20,8 +20,18 @@ MOST_ALARMS = 20  # in a list of them
 
 def study_note(facts: Facts) -> list[Block]:
     """What a study found, to be read in a minute."""
+    if (searched_study := facts.study.spec.confirms) is not None:
+        return [
+            Heading(facts.study.spec.name),
+            Text(
+                f"The best trials of study {searched_study} on fresh seeds (`train.seed`), each "
+                f"beside the same baseline. What they came to stands in the note of "
+                f"{searched_study}; which trial a run repeats, in its user attribute `confirms`."
+            ),
+        ]
     return [
         *headline(facts),
+        *confirmation(facts),
         *best_config(facts),
         *importances(facts),
         *ended(facts),
@@ -56,7 +66,7 @@ def searched(facts: Facts) -> list[Block]:
 
 def headline(facts: Facts) -> list[Block]:
     """What was searched, how far it is, what was best."""
-    spec, best = facts.study.spec, facts.best
+    spec = facts.study.spec
     done = sum(facts.slots[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
     lines = [
         f"**{done} of {facts.slot_count} trials** have ended: {_counted(facts.slots)}"
@@ -64,23 +74,18 @@ def headline(facts: Facts) -> list[Block]:
         f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
         f"kinds saved **{facts.saved:.0%}** of the epochs",
     ]
-    if best is not None and best.value is not None:
-        found = [
-            f"**Best {facts.study.metric} {best.value:.4f}**: trial {best.number}, "
-            f"epoch {TrialFacts.of(best).best_epoch or '-'}"
-        ]
-        recipe = facts.best_recipe
-        if recipe is not None and recipe.value is not None:
-            gain = f"{best.value - recipe.value:+.4f} by the search"
-            found.append(
-                f"the best recipe of the field, `{TrialFacts.of(recipe).origin}`, reached "
-                f"{recipe.value:.4f} (trial {recipe.number}): "
-                + (gain if best.number != recipe.number else "nothing was better yet")
-            )
-        lines = found + lines
-    if (warning := trivial_warning(facts.study, facts.ranking)) is not None:
-        lines.insert(0, f"**{warning}**")
+    if facts.answer is not None:
+        first, *rest = facts.answer.lines
+        lines = [f"**{literal(first)}**", *map(literal, rest), *lines]
     return [Heading(f"{spec.name}: {spec.task.replace('_', ' ')}"), Items(lines)]
+
+
+def confirmation(facts: Facts) -> list[Block]:
+    """The best trials on fresh seeds."""
+    if facts.answer is None or not facts.answer.evidence.ranking:
+        return []
+    columns, rows = confirmation_rows(facts.answer)
+    return [Heading("On fresh seeds", 3), Table(columns, rows)]
 
 
 def best_config(facts: Facts) -> list[Block]:
@@ -145,7 +150,9 @@ def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Blo
     if facts.error:
         lines.append(f"error: {literal(facts.error)}")
     if facts.origin:
-        lines.append(f"recipe of the field: `{facts.origin}`")
+        lines.append(f"starting point: `{facts.origin}`")
+    if facts.confirms is not None:
+        lines.append(f"trial {facts.confirms} of the search, on another seed")
     if facts.hardware:
         lines.append(", ".join(f"{name} {value}" for name, value in facts.hardware.items()))
     settings = "\n".join(f"{name}: {value}" for name, value in config.flat().items())

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import bring
+from search.findings.answer import rank_bands
 from search.findings.facts import Facts, gather, seconds
 from search.findings.markup import (
     Block,
@@ -34,7 +35,7 @@ from search.findings.markup import (
     to_html,
     to_markdown,
 )
-from search.findings.notes import best_config, ended, headline, importances
+from search.findings.notes import best_config, confirmation, ended, headline, importances
 from search.findings.search_graphs import history, importances_graph, slices
 from search.findings.thumbnails import thumbnails
 from search.findings.trial_graphs import study_figures
@@ -145,6 +146,7 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
         title,
         Text(f"Written {_now()} by segtune {versions()['segtune']}."),
         *lines,
+        *confirmation(facts),
         *best_config(facts),
         *importances(facts),
         *(_graph("importances", importances_graph(facts)) if graphs else []),
@@ -169,8 +171,12 @@ def leaderboard(facts: Facts, top: int) -> list[Block]:
     values = {trial.number: facts.searched_settings(trial) for trial in trials}
     alike = [name for name in names if len(trials) > 1 and _alike(name, list(values.values()))]
     differing = [name for name in names if name not in alike]
+    bands = [""] * len(trials)
+    if facts.answer is not None:
+        bands = rank_bands([t.value or 0.0 for t in facts.ranking], facts.answer.evidence)
     rows = [
         (
+            band,
             trial.number,
             f"{trial.value:.4f}",
             known.best_epoch,
@@ -180,10 +186,26 @@ def leaderboard(facts: Facts, top: int) -> list[Block]:
             known.origin or facts.study.spec.sampler.name,
             _listed(values[trial.number], differing[:MOST_SETTINGS]),
         )
-        for trial, known in ((trial, TrialFacts.of(trial)) for trial in trials)
+        for band, trial, known in (
+            (band, trial, TrialFacts.of(trial)) for band, trial in zip(bands, trials, strict=False)
+        )
     ]
-    columns = ("trial", facts.study.metric, "best at", "epochs", "ended", "seconds", "from")
+    columns = (
+        "rank",
+        "trial",
+        f"{facts.study.metric}, one seed",
+        "best at",
+        "epochs",
+        "ended",
+        "seconds",
+        "from",
+    )
     notes = [f"{len(trials)} of {len(facts.ranking)} trials with a value, best first."]
+    if any(bands):
+        notes.append(
+            "Rank: all that a trial may have, as two seeds of one config differ; trials whose "
+            "ranks overlap cannot be told apart."
+        )
     if alike:
         notes.append(f"All of these have {_listed(values[trials[0].number], alike)}.")
     if rest := differing[MOST_SETTINGS:]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from search.findings.ranking import ranked
-from search.findings.trivial import trivial_warning
+from search.findings.answer import Answer, confirmation_rows, rank_bands, read_answer
 from search.findings.wording import clock, describe, dimension_text
 from search.studies.reasons import reason
 from search.studies.study import Study
@@ -28,19 +27,20 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
         console.print("no study yet; start one with: segtune launch STUDY.yaml")
         return
     table = Table()
-    for column in ("study", "ended", "running", "best", "trial", "time"):
+    for column in ("study", "ended", "running", "best", "seeds", "trial", "time"):
         table.add_column(column, justify="left" if column == "study" else "right")
     for summary in summaries:
-        slots, best = summary["slots"], summary["best"]
+        slots, answer = summary["slots"], summary["answer"]
         ended = slots["COMPLETE"] + slots["PRUNED"] + slots["FAILED"]
         table.add_row(
             summary["name"],
             f"{ended}/{sum(slots.values())}",
             str(slots["RUNNING"]),
-            f"{summary['metric']} {best['value']:.4f}{', trivial' if summary['warning'] else ''}"
-            if best
+            f"{summary['metric']} {answer['value']:.4f}{', trivial' if answer['trivial'] else ''}"
+            if answer
             else "-",
-            str(best["number"]) if best else "-",
+            str(len(answer["fresh_seeds"]) or "one") if answer else "-",
+            str(answer["trial"]) if answer else "-",
             clock(summary["seconds"]),
         )
     console.print(table)
@@ -48,9 +48,10 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
 
 def show_study(summary: dict[str, Any], console: Console) -> None:
     """A study's totals and every trial of it."""
-    slots = summary["slots"]
-    if summary["warning"]:
-        console.print(f"{summary['name']}: {summary['warning']}", highlight=False)
+    slots, answer, says = summary["slots"], summary["answer"], summary["says"]
+    if answer is not None and answer["trivial"]:  # before all else
+        first, *says = says
+        console.print(first, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{summary['name']}: "
         + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
@@ -61,6 +62,8 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
         f"{summary['epochs_saved']:.0%} of the epochs of the trials that have ended",
         highlight=False,
     )
+    for line in says:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table()
     for column in ("trial", "state", "reason", summary["metric"], "best at", "epochs", "config"):
         table.add_column(column, no_wrap=column not in ("config", "reason"))
@@ -174,24 +177,45 @@ def _show_detection(found: Evaluation, detection: Detection, split: str, console
         )
 
 
-def leaderboard(study: Study, rows: int = 5) -> Table:
-    """Return the best trials as a table."""
-    ranking = ranked(study.trials())
-    warning = trivial_warning(study, ranking)
-    title = f"{study.spec.name}: best trials"
-    table = Table(title=f"{warning}\n{title}" if warning else title, title_justify="left")
+def show_answer(study: Study, console: Console) -> None:
+    """The best trials of a study, its confirmation, and what may be said."""
+    answer = read_answer(study, study.trials())
+    if answer is None:
+        return
+    if answer.warning is not None:
+        console.print(answer.warning, highlight=False, markup=False, soft_wrap=True)
+    console.print(leaderboard(answer))
+    if answer.evidence.ranking:
+        columns, rows = confirmation_rows(answer)
+        table = Table(title="the best on fresh seeds", title_justify="left")
+        for column in columns:
+            table.add_column(column, justify="left" if column == "is" else "right")
+        for row in rows:
+            table.add_row(*map(str, row))
+        console.print(table)
+    for line in answer.lines[answer.warning is not None :]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def leaderboard(answer: Answer, rows: int = 5) -> Table:
+    """The best trials by their value in the search; its column of ranks needs known noise."""
+    study, best = answer.study, answer.ranking[:rows]
+    table = Table(title=f"{study.spec.name}: best trials of the search", title_justify="left")
     for column, justify in (
+        ("rank", "right"),
         ("trial", "right"),
-        (study.metric, "right"),
+        (f"{study.metric}, one seed", "right"),
         ("ended", "left"),
         ("epochs", "right"),
         ("config", "left"),
     ):
         table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
-    for trial in ranking[:rows]:
+    bands = rank_bands([trial.value or 0.0 for trial in answer.ranking], answer.evidence)
+    for trial, band in zip(best, bands, strict=False):
         facts = TrialFacts.of(trial)
         settings = describe({**trial.params, **facts.decode})
         table.add_row(
+            band,
             str(trial.number),
             f"{trial.value:.4f}",
             reason(trial),

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from search.database.store import Store
 from search.database.tables import GPU_HOURS, HOURS, NOW, SPENT, control_table
+from search.studies.slots import Slots
 from search.studies.study import Study
 
 
@@ -29,20 +30,27 @@ class Limits:
 
 
 def limits(study: Study) -> Limits:
-    """Read a study's limits; close it where its hours are spent."""
-    budget = study.spec.budget
+    """Read a study's limits; close it where its hours are spent.
+
+    A search leaves of its hours what its confirmation may need.
+    """
+    budget, confirm = study.spec.budget, study.spec.confirm
+    seconds = 3600 / (1 if confirm is None else 1 + confirm.share)  # of an hour, for the search
     stop, elapsed = _state(study.store, study.study_id)
     if not stop:
-        if budget.hours is not None and elapsed > budget.hours * 3600:
+        if budget.hours is not None and elapsed > budget.hours * seconds:
             stop = HOURS
         elif budget.gpu_hours is not None:
             used = study.slots.used_seconds()
-            stop = GPU_HOURS if used > budget.gpu_hours * 3600 else None
+            if study.spec.confirms is not None:
+                searched = study.store.storage.get_study_id_from_name(study.spec.confirms)
+                used += Slots(study.store, searched, study.owner).used_seconds()
+            stop = GPU_HOURS if used > budget.gpu_hours * seconds else None
         if stop:
             close(study.store, study.study_id, stop)
     word = "preempted" if stop == NOW else "stopped" if stop in SPENT else None
-    seconds = None if budget.trial_hours is None else budget.trial_hours * 3600
-    return Limits(word, seconds)
+    longest = None if budget.trial_hours is None else budget.trial_hours * 3600
+    return Limits(word, longest)
 
 
 def stopped(study: Study) -> str | None:

@@ -7,17 +7,19 @@ from collections.abc import Container
 
 import sqlalchemy as sa
 
+from search.database.optuna_private import id_of_study
 from search.database.store import Store
 from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
 from search.studies.owners import is_dead
 from search.studies.slots import claimable
+from spaces.spec import CONFIRM
 
 
 def studies_with_open_slots(store: Store, only: str | None) -> list[int]:
     """Ids of studies with a slot to claim: fewest running trials first, then oldest.
 
     Args:
-        only: name of the one study that is served; None for all.
+        only: name of the one study that is served, with its confirmation; None for all.
     """
     late = sa.func.min(slot_table.c.lease_until) < store.now()
     query = (
@@ -65,4 +67,6 @@ def is_unfinished(store: Store, only: str | None, but: Container[int]) -> bool:
 def _served(store: Store, only: str | None) -> sa.ColumnElement[bool]:
     if only is None:
         return slot_table.c.study_id.in_(sa.select(study_table.c.study_id))
-    return slot_table.c.study_id == store.storage.get_study_id_from_name(only)
+    names = {only, only + CONFIRM}
+    served = [id_of_study(s) for s in store.storage.get_all_studies() if s.study_name in names]
+    return slot_table.c.study_id.in_(served)

@@ -177,15 +177,18 @@ class Slots:
         lease_until = self.store.now() + LEASE_SECONDS
         return self._update(claim.slot, owned=True, lease_until=lease_until)
 
-    def end(self, claim: Claim, result: Result) -> bool:
+    def end(self, claim: Claim, result: Result, images: bytes | None = None) -> bool:
         """Store a trial's result with its slot, and end Optuna's trial with it.
+
+        Args:
+            images: `ImageCounts` of its best epoch, where they are to be kept.
 
         Returns:
             False where the slot is no longer ours: the result does not count. Ending twice with
             the same result is True both times.
         """
         with self.store.engine.begin() as connection:
-            ours = self._end(connection, claim.slot, claim.trial_number, result, owned=True)
+            ours = self._end(connection, claim.slot, claim.trial_number, result, images, owned=True)
             return ours or self._ended_by_us(connection, claim, result)
 
     def give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> bool:
@@ -208,6 +211,16 @@ class Slots:
                 seconds=self._seconds(),
                 claimed_at=None,
             )
+
+    def images(self) -> dict[int, bytes]:
+        """{trial: its `ImageCounts`} of the ended trials that have them."""
+        with self.store.engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(slot_table.c.trial_number, slot_table.c.images).where(
+                    self._mine, slot_table.c.images.is_not(None)
+                )
+            )
+            return {row.trial_number: row.images for row in rows}
 
     def used_seconds(self) -> float:
         """Seconds that trials of this study have held a device, running ones up to now."""
@@ -317,6 +330,7 @@ class Slots:
         slot: int,
         trial_number: int | None,
         result: Result,
+        images: bytes | None = None,
         *,
         owned: bool = False,
     ) -> bool:
@@ -334,6 +348,7 @@ class Slots:
             state=result.state,
             reason=result.reason,
             result=json.dumps(asdict(result)),
+            images=images,
             lease_until=None,
             seconds=self._seconds(),
             claimed_at=None,

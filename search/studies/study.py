@@ -26,9 +26,10 @@ from search.studies.samplers import build_sampler
 from search.studies.slots import Claim, Slots
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
+from spaces.data import AnyDataSpec
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
-from spaces.spec import StudySpec, spec_difference
+from spaces.spec import CHANGEABLE, CONFIRM, StudySpec, spec_difference
 from spaces.starting import starting_params
 from trainers.report import EpochReport
 
@@ -72,6 +73,15 @@ class Study:
         """The metric's name, as in mIoU."""
         return self.spec.metric_name
 
+    def data_spec(self, config: TrialConfig) -> AnyDataSpec:
+        """The data that a trial trains on: a confirmation draws a split of its own for each seed,
+        where the validation images are a share of the train images."""
+        data = self.spec.data
+        if self.spec.confirms is None or data.val.fraction is None:
+            return data
+        val = data.val.model_copy(update={"seed": config.train.seed})
+        return data.model_copy(update={"val": val})
+
     def optuna(self, slot: int = 0) -> optuna.Study:
         """Open the Optuna study with the sampler of a slot."""
         return optuna.load_study(
@@ -95,8 +105,10 @@ class Study:
         if connection is None:
             with self.store.locked(self.study_id) as connection:
                 return self.ask(slot, connection)
+        if self.spec.confirms is not None:
+            return self._begin_planned(connection)
         sampler = build_sampler(self.spec.sampler, self.spec.seed, slot)
-        draft = Draft(self.store.storage, self.study_id, self.spec.name, self._all_trials())
+        draft = Draft(self.store.storage, self.study_id, self.spec.name, self.all_trials())
         config = self.space.sample(draft.study(sampler, _pruner(self)).ask())
         trial = draft.trial
         assert trial is not None
@@ -109,6 +121,14 @@ class Study:
         give_id(trial, begun.trial_id)
         trial.system_attrs |= attrs
         self._begun = Begun(trial, config)
+        self._ids[begun.number] = begun.trial_id
+        return begun.number
+
+    def _begin_planned(self, connection: sa.Connection) -> int:
+        """Begin the next trial of a confirmation's queue; no sampler has a part in it."""
+        trial = next(t for t in self.all_trials() if t.state == TrialState.WAITING)
+        begun = optuna_writer.begin(connection, self.study_id, trial, {}, whole=True)
+        assert begun is not None, trial.number
         self._ids[begun.number] = begun.trial_id
         return begun.number
 
@@ -132,7 +152,7 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that have been begun for a slot, by number."""
-        return [trial for trial in self._all_trials() if not _of_no_slot(trial)]
+        return [trial for trial in self.all_trials() if not _of_no_slot(trial)]
 
     def config(self, trial: FrozenTrial) -> TrialConfig:
         """The effective config of a trial, with the decode settings that it chose."""
@@ -209,8 +229,8 @@ class Study:
         }
 
     def take_settings(self, spec: StudySpec) -> None:
-        """Store what a launch may change: trackers, where the workers look for them; workers."""
-        update = {"trackers": spec.trackers, "workers": spec.workers}
+        """Store what a launch may change, where the workers look for it."""
+        update = {name: getattr(spec, name) for name in CHANGEABLE}
         if all(getattr(self.spec, name) == value for name, value in update.items()):
             return
         self.spec = self.spec.model_copy(update=update)
@@ -221,7 +241,7 @@ class Study:
                 .values(spec=self.spec.to_json())
             )
 
-    def _all_trials(self) -> list[FrozenTrial]:
+    def all_trials(self) -> list[FrozenTrial]:
         """Optuna's, those that wait and those that nobody has claimed included."""
         return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
 
@@ -246,7 +266,7 @@ def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: in
         try:
             study = open_study(store, spec.name)
         except UnknownStudy:
-            study = _create(store, spec, fingerprint)
+            study = create(store, spec, fingerprint)
     if difference := spec_difference(study.spec, spec):
         raise InputError(
             f"study {spec.name} exists with another spec; give this one another name, or undo:\n"
@@ -295,23 +315,25 @@ def open_study_by_id(store: Store, study_id: int, owner: str | None = None) -> S
 
 
 def study_names(store: Store) -> list[str]:
-    """Names of the store's segtune studies, oldest first."""
+    """Names of the store's segtune studies, oldest first; confirmations are not among them."""
     with store.engine.connect() as connection:
         ids = set(connection.execute(sa.select(study_table.c.study_id)).scalars())
-    return [s.study_name for s in store.storage.get_all_studies() if id_of_study(s) in ids]
+    names = [s.study_name for s in store.storage.get_all_studies() if id_of_study(s) in ids]
+    return [name for name in names if not name.endswith(CONFIRM)]
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
     return optuna_pruner(study.spec.pruner, study.space.base.train.epochs)
 
 
-def _create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
+def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
+    """Create a study without slots; one of this name must not be there."""
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
     study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
     space = spec.search_space()
-    if spec.use_starting_points:
+    if spec.use_starting_points and spec.confirms is None:
         for point in spec.starting_points:
             params = starting_params(space, point)
             if params:

@@ -27,10 +27,12 @@ class TrialFacts:
         per_class: IoU of each class at the best epoch; None for one that the split lacks.
         bar: the value that the stopping rule held it against when it ended it.
         hardware: device, precision and micro-batch that it ended with.
+        parameters: of its network.
         model_sha256: of its best weights.
         trivial_score: of the best answer that looks at no image; None in stores of before.
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
+        confirms: the trial of the search that it runs again, on another seed.
         config: every setting by dotted name; of stores of 0.1 alone.
     """
 
@@ -42,10 +44,12 @@ class TrialFacts:
     per_class: Sequence[float | None] | None = None
     bar: float | None = None
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
     model_sha256: str | None = None
     trivial_score: float | None = None
     error: str | None = None
     origin: str | None = None
+    confirms: int | None = None
     config: dict[str, Any] | None = None
 
     @classmethod
@@ -63,8 +67,9 @@ class TrialFacts:
         return {name: getattr(self, name) for name in _MEASURED}
 
     def in_queue(self) -> dict[str, Any]:
-        """What is stored when a starting point is put into the queue."""
-        return {} if self.origin is None else {"origin": self.origin}
+        """What is stored when a trial is put into the queue."""
+        queued = {"origin": self.origin, "confirms": self.confirms}
+        return {name: value for name, value in queued.items() if value is not None}
 
 
 _NAMES = frozenset(known.name for known in fields(TrialFacts))
@@ -76,6 +81,7 @@ _MEASURED = (
     "per_class",
     "bar",
     "hardware",
+    "parameters",
     "model_sha256",
     "trivial_score",
 )

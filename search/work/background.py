@@ -21,7 +21,7 @@ from search.database.retry import Backoff, is_away
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies
 from search.findings.facts import Facts, gather
-from search.studies.study import Study
+from search.studies.study import Study, open_study
 from search.work.drawing import Drawing, draw
 from search.work.kept_models import KeptModels
 from search.work.watchers import Interrupt, Watcher
@@ -88,6 +88,8 @@ class Background:
             return
         if self.copies is not None:
             self.copies.model(self.artifacts.key(self.study, number), result.model)
+        if spec.confirms is not None:
+            return  # it has its pictures from the search
         drawing = Drawing(
             title=f"{spec.name}, trial {number}",
             metric=self.study.metric,
@@ -135,6 +137,9 @@ class Background:
 
     def _refresh(self) -> None:
         self.publisher.refresh(gather(self.study))
+        if self.study.spec.confirms is not None:  # what it has found stands there
+            searched = open_study(self.study.store, self.study.spec.confirms)
+            Publisher(searched, self.artifacts).refresh(gather(searched))
 
     def _join(self, seconds: float | None) -> None:
         if self._drawn is not None and self._drawn.thread is not None:

@@ -13,7 +13,9 @@ from rich.text import Text
 from search.database.tables import ENDED
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe
+from search.studies.confirmations import SEED
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from trainers.report import EpochReport
 
@@ -34,7 +36,7 @@ class ProgressView:
         if ranking:
             best = ranking[0]
             assert best.value is not None
-            self.best = (best.number, best.value, describe(best.params))
+            self.best = (best.number, best.value, self._settings(best.number))
         self.current = self.last_pause = ""
         self.warned = -60.0  # when the store was last said to be away
         self.running: dict[int, TrialConfig] = {}
@@ -70,8 +72,12 @@ class ProgressView:
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.running = {number: config}
+        if self.study.spec.confirms is not None:  # its rounds are planned one after another
+            self.counts = self.study.slots.counts()
+            self.total = sum(self.counts.values())
+            self.trials_bar.update(self.trials_task, total=self.total)
         again = f", attempt {attempt}" if attempt > 1 else ""
-        settings = describe(self.study.begun(number).trial.params)
+        settings = self._settings(number)
         self.current = f"trial {number}{again}: {settings}"
         if self.live:
             self.epochs_bar.update(
@@ -104,7 +110,7 @@ class ProgressView:
             self.counts[state] += 1
             self.ended_here += 1
         if value is not None and (self.best is None or value > self.best[1]):
-            self.best = (number, value, describe(self.study.begun(number).trial.params))
+            self.best = (number, value, self._settings(number))
         shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
         trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         line = f"trial {number} {state} ({reason}): {shown} in {trained}"
@@ -130,6 +136,14 @@ class ProgressView:
         """Say what the dashboard lacks of a trial, or of the study."""
         of = "" if number is None else f"trial {number}: "
         self.console.print(f"{of}the dashboard lacks {problem}", highlight=False, soft_wrap=True)
+
+    def _settings(self, number: int) -> str:
+        """What a trial is, in a line: its parameters, or the trial that it runs again."""
+        trial = self.study.begun(number).trial
+        confirms = TrialFacts.of(trial).confirms
+        if confirms is None:
+            return describe(trial.params)
+        return f"trial {confirms} of the search on seed {trial.params[SEED]}"
 
     def _say(self, line: str) -> None:
         if not self.live:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -19,9 +20,16 @@ from search.files.bucket_copies import Copies
 from search.studies.heartbeats import Registration
 from search.studies.open_slots import is_unfinished, studies_with_open_slots
 from search.studies.owners import new_owner
-from search.studies.study import Study, open_study, open_study_by_id
+from search.studies.study import (
+    Study,
+    UnknownStudy,
+    open_study,
+    open_study_by_id,
+    study_names,
+)
 from search.work.background import Background
 from search.work.child import MakeChild, TrialProcess
+from search.work.confirming import advance
 from search.work.forkserver import warm_up
 from search.work.preflight import preflight
 from search.work.progress import ProgressView
@@ -84,16 +92,18 @@ class Service:
     idle_seconds: float = IDLE_SECONDS
     _workers: dict[int, Worker] = field(default_factory=dict)
     _refused: set[int] = field(default_factory=set)
+    _over: set[str] = field(default_factory=set)  # studies of which a trial has ended here
 
     def run(self) -> bool:
         """Serve until idle (True) or interrupted (False)."""
         seen = -math.inf
         try:
             self._patiently(self.registration.enter)
+            self._patiently(self._look_at_all)
             while not self.interrupt.count:
                 open_ones = self._patiently(lambda: studies_with_open_slots(self.store, self.only))
                 candidates = [i for i in open_ones if i not in self._refused]
-                if any(self._serve(study_id) for study_id in candidates):
+                if any(self._serve(study_id) for study_id in candidates) or self._confirm():
                     continue
                 self._meanwhile(idle=True)
                 if self.until_idle and not self._patiently(self._is_unfinished):
@@ -123,12 +133,33 @@ class Service:
             if worker is None:
                 worker = self._patiently(lambda: self._worker(study_id))
                 self._workers[study_id] = worker
-            return worker.serve_one()
+            served = worker.serve_one()
+            if served:
+                self._over.add(worker.study.spec.confirms or worker.study.spec.name)
+            return served
         except InputError as error:
             self._refuse(study_id, f"cannot be served here: {error}")
         except TooManyFailures:
             self._refuse(study_id, "several trials in a row failed; mend the reason, then resume")
         return False
+
+    def _look_at_all(self) -> None:
+        """Remember all studies, as a worker that died may have left a confirmation unplanned."""
+        self._over |= set(study_names(self.store) if self.only is None else [self.only])
+
+    def _confirm(self) -> bool:
+        """Plan the confirmations that are due; True where there is something new to claim."""
+        planned = False
+        while self._over and not self.interrupt.count:
+            name = self._over.pop()
+            planned |= self._patiently(partial(self._advance, name))
+        return planned
+
+    def _advance(self, name: str) -> bool:
+        try:
+            return advance(open_study(self.store, name)) is not None
+        except UnknownStudy:  # deleted meanwhile
+            return False
 
     def _worker(self, study_id: int) -> Worker:
         study = open_study_by_id(self.store, study_id, self.registration.owner)

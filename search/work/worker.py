@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -33,7 +33,8 @@ from spaces.config import TrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last
 from trainers.data import file_digest
-from trainers.tasks import Data
+from trainers.image_counts import FILE as IMAGES
+from trainers.tasks import Data, load_data
 from trainers.train import TrialResult
 from trainers.trivial import best_constant, trivial_below
 
@@ -152,7 +153,10 @@ class Worker:
         self.watcher.trial_started(number, config, claim.attempt)
         if not self._fetch(claim, workdir):
             return
-        child = self.make_child(config, self.data, workdir, self.study.space.free())
+        data = self._data(claim, config)
+        if data is None:
+            return
+        child = self.make_child(config, data, workdir, self.study.space.free())
         try:
             supervision = Supervision(
                 self.study,
@@ -185,23 +189,39 @@ class Worker:
         bucket = self.artifacts.bucket
         if bucket is None:
             return True
-        key, backoff, looked = self.artifacts.key(self.study, claim.trial_number), Backoff(), 0.0
+        key, backoff = self.artifacts.key(self.study, claim.trial_number), Backoff()
+        while True:
+            fetched = self._leased(claim, lambda: fetch_checkpoint(bucket, key, workdir))
+            if fetched is None:
+                return False
+            error = fetched.exception()
+            if error is None:
+                return True
+            if self.interrupt.count:
+                self._give_back(claim, counts=False)
+                return False
+            self.watcher.paused(f"{bucket.url}: {type(error).__name__}: {error}")
+            time.sleep(backoff.next())
+
+    def _data(self, claim: Claim, config: TrialConfig) -> Data | None:
+        """The data that a trial trains on; None where the slot was lost while they were read."""
+        spec = self.study.data_spec(config)
+        if spec is self.study.spec.data:
+            return self.data
+        read = self._leased(claim, lambda: load_data(spec))
+        return None if read is None else read.result()
+
+    def _leased(self, claim: Claim, work: Callable[[], T]) -> Future[T] | None:
+        """Do something that takes long while the lease is kept; None where the slot is lost."""
+        looked = 0.0
         with ThreadPoolExecutor(1) as pool:
-            while True:
-                fetched = pool.submit(fetch_checkpoint, bucket, key, workdir)
-                while not wait([fetched], self.timing.poll).done:
-                    if time.monotonic() - looked > self.timing.look:
-                        if not self._patiently(lambda: self.study.slots.renew(claim)):
-                            return False
-                        looked = time.monotonic()
-                error = fetched.exception()
-                if error is None:
-                    return True
-                if self.interrupt.count:
-                    self._give_back(claim, counts=False)
-                    return False
-                self.watcher.paused(f"{bucket.url}: {type(error).__name__}: {error}")
-                time.sleep(backoff.next())
+            done = pool.submit(work)
+            while not wait([done], self.timing.poll).done:
+                if time.monotonic() - looked > self.timing.look:
+                    if not self._patiently(lambda: self.study.slots.renew(claim)):
+                        return None
+                    looked = time.monotonic()
+        return done
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Ask the store, and ask again while it is away; Ctrl-C ends the waiting."""
@@ -221,7 +241,11 @@ class Worker:
                 waits = REASONS["paused"].sentence
                 self.watcher.trial_ended(claim.trial_number, "PAUSED", waits, result.value, epochs)
             return
-        weights = None if result.model is None else result.model / WEIGHTS
+        weights = images = None
+        if result.model is not None:
+            weights = result.model / WEIGHTS
+            if self.study.spec.confirms is not None:
+                images = (result.model / IMAGES).read_bytes()
         stored = Result(
             state,
             result.value,
@@ -234,11 +258,12 @@ class Worker:
                 per_class=result.per_class,
                 bar=bar,
                 hardware=result.hardware,
+                parameters=result.parameters,
                 model_sha256=None if weights is None else file_digest(str(weights)),
                 trivial_score=result.trivial_score,
             ).at_end(),
         )
-        if not self._patiently(lambda: self.study.slots.end(claim, stored)):
+        if not self._patiently(lambda: self.study.slots.end(claim, stored, images)):
             return  # the lease ran out and another worker has the slot: this result is not counted
         self._failures = 0
         self.watcher.trial_ended(claim.trial_number, state, result.reason, result.value, epochs)

@@ -17,13 +17,14 @@ from trainers.report import EpochReport, Losses
 def make_view() -> tuple[ProgressView, io.StringIO]:
     study: Any = SimpleNamespace(
         metric="mIoU",
+        spec=SimpleNamespace(confirms=None),
         space=SimpleNamespace(base=SegmentationConfig()),
         slots=SimpleNamespace(
             counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
         ),
         trials=list,
         begun=lambda number: SimpleNamespace(
-            trial=SimpleNamespace(params={"optim.lr": 0.01 * (number + 1)})
+            trial=SimpleNamespace(params={"optim.lr": 0.01 * (number + 1)}, user_attrs={})
         ),
     )
     out = io.StringIO()

@@ -1,0 +1,49 @@
+"""`segtune confirm`: the best trials of a study that has ended, on fresh seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from search.database.tables import OPEN, RUNNING
+from search.files.artifacts import Artifacts
+from search.launch import run
+from search.studies.confirmations import create_confirmation, lift_hours
+from search.studies.limits import stopped
+from search.studies.study import Study
+from search.work.preflight import preflight
+from spaces.errors import InputError
+from spaces.spec import StudySpec
+
+
+def confirm_study(
+    study: Study, spec: StudySpec, artifacts: Artifacts, console: Console, **worker: Any
+) -> int:
+    """Run a study's confirmation here; return the exit code.
+
+    Args:
+        spec: the study's, with the settings of its confirmation.
+        worker: settings of the worker that does, as of `Worker`.
+
+    Raises:
+        InputError: the search has not ended, no trial has a value, or the data have changed.
+    """
+    name, counts = study.spec.name, study.slots.counts()
+    if counts[RUNNING] or (counts[OPEN] and not stopped(study)):
+        raise InputError(
+            f"study {name} has not ended: {counts[RUNNING]} of its trials run and {counts[OPEN]} "
+            f"are open; wait, or end it: segtune stop {name}"
+        )
+    if not any(trial.value is not None for trial in study.trials()):
+        raise InputError(f"study {name} has no trial with a value; there is nothing to confirm")
+    data = preflight(study.spec)
+    if data.fingerprint != study.fingerprint:
+        raise InputError(
+            f"the data of study {name} have changed since it began; its trials cannot be run again"
+        )
+    study.store.work_alone()
+    study.take_settings(spec)
+    with study.store.study_lock(study.study_id):
+        lift_hours(create_confirmation(study))  # it is asked for now, whatever the search has spent
+    return run(study, data, artifacts, console, forced=True, **worker)

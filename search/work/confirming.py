@@ -1,0 +1,77 @@
+"""Plans a study's confirmation, round by round: whoever finds nothing to claim does it."""
+
+from __future__ import annotations
+
+from search.database.tables import OPEN, RUNNING, SPENT
+from search.findings.confirmation import Confirmation, read_confirmation
+from search.findings.evidence import next_round
+from search.studies.confirmations import create_confirmation, fresh_seed, plan
+from search.studies.limits import stopped
+from search.studies.study import Study
+
+
+def advance(study: Study, *, forced: bool = False) -> Study | None:
+    """Plan the next round of a study's confirmation where one is due.
+
+    Safe to be called by many workers at any time: what is planned is a function of what is stored.
+
+    Args:
+        forced: also of a study that its user has stopped.
+
+    Returns:
+        The confirmation, where it has runs that have not ended; None where there is nothing to do.
+    """
+    if study.spec.confirm is None or study.spec.confirms is not None:
+        return None
+    if not _search_is_over(study, forced=forced):
+        return None
+    with study.store.study_lock(study.study_id):
+        trials = study.trials()
+        found = read_confirmation(study, trials)
+        if found.study is not None and stopped(found.study):
+            return None
+        due = _due(study, found)
+        confirmation = found.study
+        if due and confirmation is None:
+            confirmation = create_confirmation(study)
+        if confirmation is None:
+            return None
+        by_number = {trial.number: trial for trial in trials}
+        for number, seed in due:
+            trial = by_number[number]
+            plan(confirmation, trial, study.config(trial), seed)
+        runs = confirmation.all_trials()
+        confirmation.slots.extend(len(runs))  # also those that somebody has planned and died
+    return confirmation if any(not run.state.is_finished() for run in runs) else None
+
+
+def is_due(study: Study) -> bool:
+    """Whether a run of the confirmation waits, or is to be planned; asked of a search that is over.
+
+    A study that its user has stopped has none, unless somebody has forced it.
+    """
+    if study.spec.confirm is None or stopped(study) not in (None, *SPENT):
+        return False
+    found = read_confirmation(study, study.trials())
+    if found.study is not None and stopped(found.study):
+        return False
+    return found.evidence.waiting > 0 or bool(_due(study, found))
+
+
+def _due(study: Study, found: Confirmation) -> list[tuple[int, int]]:
+    """[(trial, seed)] that are to run next."""
+    spec, epochs = study.spec.confirm, study.space.base.train.epochs
+    assert spec is not None
+    allowed = spec.share * sum(study.slots.counts().values()) * epochs
+    seeds = [fresh_seed(study, round_) for round_ in range(spec.seeds)]
+    return next_round(found.evidence, spec, seeds, (allowed - found.epochs) / epochs)
+
+
+def _search_is_over(study: Study, *, forced: bool) -> bool:
+    """Whether no trial of the search runs, or will be claimed."""
+    counts, stop = study.slots.counts(), stopped(study)
+    if counts[RUNNING]:
+        return False
+    if not counts[OPEN] or (forced and stop):
+        return True
+    return stop in SPENT and "PAUSED" not in study.slots.waiting().values()
