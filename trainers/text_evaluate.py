@@ -56,17 +56,17 @@ def evaluate_text(
     scored = task.score(outputs)
     pages = [(detections(task, output), output) for output, _ in outputs]
     characters = cleval_scores(pages) if cleval else None
-    name = metric_name(config.metric, data.spec)
+    metric = metric_name(config.metric, data.spec)
     values = score_of(config.metric, data.spec)(scored.images.counts).tolist()
     picture_folder(to)
     written = []
     for name, index in best_and_worst(values, PICTURES).items():
         found, output = pages[index]
-        caption = f"{output.page.stem}   {name} {values[index]:.3f}"
+        caption = f"{output.page.stem}   {metric} {values[index]:.3f}"
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(name, scored.scores, written, characters)
+    return Evaluation(metric, scored.scores, written, characters)
 
 
 def load_dbnet(folder: Path) -> DBNet:
