@@ -6,8 +6,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEV := .venv/.dev
-# two processes: many tests wait for servers and engines; the tests of a file share what it sets up
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# the tests of a file share what it sets up
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-cluster check bench
 
@@ -16,12 +16,12 @@ demo: $(INSTALLED)
 
 # every guarantee once
 test: $(DEV) .venv/.cleval
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -n 2 -m "not cluster"
 
 # engines, servers with passwords, every point at which a worker can die, and long searches for a
-# case that hypothesis has not tried
+# case that hypothesis has not tried; four processes, as most of these tests wait
 test-cluster: $(DEV) .venv/.cleval
-	$(PYTEST) -m "cluster or hypothesis" --hypothesis-profile exhaustive
+	$(PYTEST) -n 4 -m "cluster or hypothesis" --hypothesis-profile exhaustive
 
 # before each commit: style, types, the direction of imports, unit tests
 check: $(DEV)
@@ -29,7 +29,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) tests/unit -m "not slow and not cluster" -q
+	$(PYTEST) -n 2 tests/unit -m "not slow and not cluster" -q
 
 # the measured figures of the README; needs the CamVid and SROIE images
 bench: $(INSTALLED)

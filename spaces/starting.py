@@ -53,6 +53,28 @@ def starting_params(space: Space, point: StartingPoint) -> dict[str, Any]:
     return _consistent(space, params)
 
 
+def origin(space: Space, point: StartingPoint, params: Mapping[str, Any]) -> str:
+    """What a starting point is called: by its recipe where it is that, else as an adaptation.
+
+    Args:
+        params: as `starting_params` has made them.
+    """
+    values = {**space.base.flat(), **params}
+    encoders = [value for name, value in params.items() if name.startswith("model.encoder")]
+    for name, value in point.settings.items():
+        dim = space.dims.get(name)
+        if isinstance(dim, Free) or name.endswith("_epochs"):
+            continue  # tried at every value; epochs are a share of the run
+        drawn = dim is not None and name not in params  # for the sampler to draw
+        if name == "model.encoder" and drawn:
+            drawn = value not in encoders
+        elif not drawn and values[name] != value and (name, value) != ("loss.pixel", "ce"):
+            return f"{point.name}, adapted"
+        if drawn:
+            return f"{point.name}, adapted"
+    return point.name
+
+
 def _nearest_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if value in choices:
         return value

@@ -30,7 +30,7 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import CHANGEABLE, CONFIRM, StudySpec, spec_difference
-from spaces.starting import starting_params
+from spaces.starting import origin, starting_params
 from trainers.report import EpochReport
 
 
@@ -337,7 +337,7 @@ def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
         for point in spec.starting_points:
             params = starting_params(space, point)
             if params:
-                attrs = TrialFacts(origin=point.name).in_queue()
+                attrs = TrialFacts(origin=origin(space, point, params)).in_queue()
                 study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
     uid = uuid.uuid4().hex
     with store.engine.begin() as connection:

@@ -40,7 +40,7 @@ def test_camvid_study_from_launch_to_evaluation(
     assert "camvid: best trials" in out
     status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
     assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
-    assert status["trials"][0]["origin"] == "safe preset (field note A)"
+    assert status["trials"][0]["origin"] == "safe preset (field note A), adapted"
     assert status["best"]["value"] > 0.05  # four epochs from scratch; chance is about 0.03
     segtune("export", "camvid", "--to", "best", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "best").iterdir()} == {

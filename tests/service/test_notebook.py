@@ -100,7 +100,7 @@ def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(
         with pytest.raises(InputError, match="no graph histroy; did you mean history"):
             study.figure("histroy")
         html = study._repr_html_()
-        assert "Best Hmean" in html and "<table>" in html and "<script" not in html
+        assert "Hmean 0.6240, one seed" in html and "<table>" in html and "<script" not in html
         assert NAME in repr(study)
 
 
@@ -122,7 +122,7 @@ def test_a_study_is_seen_as_it_is_now(tmp_path: Path, scripted_study: Callable[.
         claim = inner.slots.claim(inner.ask)
         assert claim is not None
         inner.slots.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
-        assert study.best == (1, 0.5) and inner.trial(1).state == TrialState.COMPLETE
+        assert study.best == (1, 0.5, None, 0) and inner.trial(1).state == TrialState.COMPLETE
     inner.store.close()
 
 

@@ -59,7 +59,7 @@ def test_notes_and_graphs_tell_what_was_found(
     publisher = Publisher(study, Artifacts(tmp_path))
     publisher.refresh(gather(study))
     text = note(study)
-    assert "**Best mIoU 0.5000**: trial 8, epoch 2" in text
+    assert "**mIoU 0.5000, one seed: trial 8, epoch 2**" in text
     assert "**11 of 12 trials** have ended: 1 open, 9 complete, 2 pruned" in text
     assert f"trial {alarmed}: health:diverging after 2 epochs" in text
     assert "early stopping of all kinds saved **50%** of the epochs" in text
@@ -91,7 +91,7 @@ def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: P
     mine = note(study, 0)
     end(study, 0.9)
     publisher.refresh(gather(study))
-    assert "Best mIoU 0.9000" in note(study) and note(study).endswith(f"{KEPT}\nkeep <me>\n")
+    assert "mIoU 0.9000, one seed" in note(study) and note(study).endswith(f"{KEPT}\nkeep <me>\n")
     assert note(study, 0) == mine
     attrs = store.storage.get_study_system_attrs(study.study_id)
     assert "my-own" in get_plotly_graph_objects(attrs)

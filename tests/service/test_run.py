@@ -22,9 +22,10 @@ from rich.console import Console
 
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
+from search.findings.answer import best_trial
 from search.findings.export import export_study
 from search.findings.facts import summary
-from search.findings.ranking import best_trial, ranked
+from search.findings.ranking import ranked
 from search.launch import launch
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study, study_names

@@ -368,6 +368,7 @@ def test_models_of_overtaken_trials_leave_the_bucket(
     assert sorted(path.name for path in model.iterdir()) == [
         "README.md",
         "config.json",
+        "images.npz",
         "model.safetensors",
     ]
     assert not fetch_model(bucket, artifacts.key(study, best.number), model.with_name("model-99"))

@@ -91,7 +91,7 @@ def test_a_whole_trial(
     assert len(counted) == before + 1 + EPOCHS + 3 + 3 + 6 == whole, counted.texts
     with Statements.of(on_postgres) as refresh:  # of notes and graphs, at most every minute
         worker.background.publisher.refresh(gather(study))
-    assert len(refresh) == 9 + (4 if pruner == "quantile" else 0), refresh.texts
+    assert len(refresh) == 10 + (4 if pruner == "quantile" else 0), refresh.texts
     assert len(counted) + len(refresh) <= 150  # the stock loop: about 370
 
 

@@ -15,7 +15,7 @@ from spaces.entries import build_space
 from spaces.models import ARCHS, ENCODERS, incompatibility
 from spaces.segmentation import STARTING_POINTS, default_space
 from spaces.space import Choice, Float, Free, Int, Space
-from spaces.starting import starting_params
+from spaces.starting import origin, starting_params
 
 NASTY = {
     "model.arch": ["Unet", "UnetPlusPlus", "Linknet", "DeepLabV3Plus", "PAN", "DPT"],
@@ -220,6 +220,10 @@ def test_the_safe_preset_is_what_the_field_says() -> None:
     assert params["loss.class_weights.max_ratio"] == 10
     assert (params["loss.warmup_epochs"], params["loss.ramp_epochs"]) == (5, 10)
     assert params["optim.clip_norm"] == 1
+    # its SGD, and its encoder and network, are not of this space
+    for point in STARTING_POINTS:
+        own = starting_params(default_space(50, binary=False), point)
+        assert origin(default_space(50, binary=False), point, own) == f"{point.name}, adapted"
     shorter = starting_params(default_space(20, binary=False), STARTING_POINTS[0])
     assert (shorter["loss.warmup_epochs"], shorter["loss.ramp_epochs"]) == (2, 4)
 

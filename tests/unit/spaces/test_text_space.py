@@ -12,7 +12,7 @@ import yaml
 from spaces.errors import InputError
 from spaces.space import Float, Free
 from spaces.spec import StudySpec, TextDetectionStudySpec, dump_run_config, load_run_config
-from spaces.starting import starting_params
+from spaces.starting import origin, starting_params
 from spaces.text_detection import STARTING_POINTS, TextDetectionConfig, default_space
 
 
@@ -57,7 +57,8 @@ def test_both_recipes_begin_a_study_and_fit_the_space() -> None:
     assert (one["data.resolution"], one["train.batch_size"], one["optim.lr"]) == (1024, 4, 1e-3)
     assert two["model.encoder"] == "tu-hrnet_w44" and two["model.decoder"] == "fpn"
     assert (two["data.resolution"], two["train.batch_size"], two["optim.lr"]) == (1280, 8, 5e-4)
-    for params in (one, two):
+    for params, point in zip((one, two), STARTING_POINTS, strict=True):
+        assert origin(space, point, params) == point.name
         assert not any(name.startswith("decode.") for name in params)  # free: every value is tried
 
 
@@ -72,6 +73,7 @@ def test_a_narrowed_space_pulls_the_recipes_in(tmp_path: Path) -> None:
     ).search_space()
     one, two = (starting_params(narrowed, point) for point in STARTING_POINTS)
     assert one["data.resolution"] == two["data.resolution"] == 640
+    assert origin(narrowed, STARTING_POINTS[0], one).endswith("(field note E), adapted")
     assert one["optim.lr"] == pytest.approx(10**-1.5)
     assert two["optim.lr"] == pytest.approx(max(10**-1.5 / 2, 1e-2))
     assert one["decode.box_thresh"] == 0.45 and two["decode.box_thresh"] == 0.5
