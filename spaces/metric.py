@@ -6,6 +6,8 @@ text_detection.py): so they reach training, checkpoints and exports as every set
 
 from __future__ import annotations
 
+from typing import Any
+
 from spaces.config import MetricConfig, SegmentationMetric
 from spaces.data import BACKGROUND, AnyDataSpec, SegmentationDataSpec
 from spaces.errors import did_you_mean
@@ -46,6 +48,17 @@ def class_shares(metric: SegmentationMetric, data: SegmentationDataSpec) -> list
     if chosen is None:
         chosen = [name for name in data.names if name not in data.ignore_classes]
     return [metric.weights.get(name, 1.0) if name in chosen else 0.0 for name in data.class_names]
+
+
+def classes_of_a_mean(tree: dict[str, Any]) -> list[Any] | None:
+    """Return both classes where the file of a binary task, not yet checked, asks for a mean."""
+    metric, data = tree.get("metric"), tree.get("data")
+    named = metric if isinstance(metric, dict) else {"name": metric}
+    classes = data.get("classes") if isinstance(data, dict) else None
+    if not isinstance(classes, list) or len(classes) != 1 or named.get("classes") is not None:
+        return None
+    is_mean = str(named.get("name")).strip().lower() in ("miou", "mdice")
+    return [BACKGROUND, *classes] if is_mean else None
 
 
 def check_metric(metric: MetricConfig, data: AnyDataSpec) -> None:

@@ -30,10 +30,10 @@ from spaces.config import (
     parameter_types,
     unflatten,
 )
-from spaces.data import BACKGROUND, AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
-from spaces.errors import InputError, did_you_mean, pydantic_message, shown
-from spaces.metric import check_metric, metric_name
+from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
+from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
@@ -188,14 +188,8 @@ class SegmentationStudySpec(StudySpec):
     @classmethod
     def _mean_of_two(cls, tree: Any) -> Any:
         """mIoU of a binary task is the mean of background and foreground; its IoU is not."""
-        if not isinstance(tree, dict) or not isinstance(tree.get("data"), dict):
-            return tree
-        metric, classes = _named(tree.get("metric")), tree["data"].get("classes")
-        if isinstance(metric, dict) and isinstance(classes, list) and len(classes) == 1:
-            name = str(metric.get("name")).strip().lower()
-            if name in ("miou", "mdice") and metric.get("classes") is None:
-                both = [BACKGROUND, *classes]
-                return tree | {"metric": metric | {"classes": both}}
+        if isinstance(tree, dict) and (both := classes_of_a_mean(tree)) is not None:
+            return tree | {"metric": _named(tree["metric"]) | {"classes": both}}
         return tree
 
     def search_space(self) -> Space:
@@ -372,8 +366,8 @@ def _input_error(
     """Say the first thing that pydantic found, in our words, with the line."""
     problems = error.errors()
     first = problems[0]
-    loc = _own(first["loc"])
-    known = _known_keys(root, loc[:-1])
+    loc = own_path(first["loc"])
+    known = known_keys(root, loc[:-1])
     message = pydantic_message(first)
     if first["type"] == "extra_forbidden":
         message = f"unknown key{did_you_mean(str(loc[-1]), known)}"
@@ -385,36 +379,17 @@ def _input_error(
         message, loc = f"needs {loc[-1] + 1} values, but got {first['input']}", loc[:-1]
     elif first["type"] == "missing":
         message = "is missing"
-    elif first["type"].startswith("model_") and (below := _known_keys(root, loc)):
+    elif first["type"].startswith("model_") and (below := known_keys(root, loc)):
         message += f"; known keys: {', '.join(below)}"
     elif first["type"] == "value_error":  # ours may name the key below: `palette: has ...`
         place, colon, rest = message.partition(": ")
         field, *below = place.split(".")
-        if colon and field in _known_keys(root, loc):
+        if colon and field in known_keys(root, loc):
             parts = (int(part) if part.isdigit() else part for part in below)
             loc, message = (*loc, field, *parts), rest
     key: Key = (*prefix, *loc)
     missing_at_top = message == "is missing" and len(key) == 1
     where = document.source if missing_at_top else document.where(key)
-    others = len({_own(problem["loc"]) for problem in problems}) - 1
+    others = len({own_path(problem["loc"]) for problem in problems}) - 1
     more = f" (and {others} more)" if others else ""
     return InputError(f"{'.'.join(map(str, key)) or 'the file'}: {message} ({where}){more}")
-
-
-def _own(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Leave out what pydantic adds to a path: validators, members of a union."""
-    return tuple(p for p in loc if isinstance(p, int) or not re.search(r"[\[(]|^str$", p))
-
-
-def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    for part in loc:
-        annotation = (
-            model.model_fields[str(part)].annotation if part in model.model_fields else None
-        )
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    own = [name for name in model.model_fields if name in model.__annotations__]
-    return [*own, *(name for name in model.model_fields if name not in own)]  # bases last

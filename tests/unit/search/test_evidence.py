@@ -13,7 +13,7 @@ from scipy import stats
 from search.findings.answer import rank_bands
 from search.findings.evidence import Candidate, Evidence, Run, next_round
 from spaces.sections import ConfirmSpec
-from trainers.image_counts import class_iou
+from trainers.image_counts import class_iou, hmean
 
 SEEDS = (11, 22, 33)
 
@@ -60,7 +60,7 @@ def test_which_images_there_are_adds_to_the_interval() -> None:
     noisy = [with_counts(1, rng.integers(20, 100, 50).tolist()), with_counts(2, [50] * 50)]
     halves = []
     for pair in (steady, noisy):
-        found = Evidence("Hmean", pair).difference(*pair)
+        found = Evidence(hmean, pair).difference(*pair)
         assert found is not None
         halves.append(found.half)
     assert halves[0] < 1e-9 and halves[1] > 0.03
