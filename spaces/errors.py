@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:  # no command's help waits for it
+    from pydantic import BaseModel
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes; wrong input is 2
 
@@ -61,6 +62,8 @@ def own_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    from pydantic import BaseModel
+
     for part in loc:
         annotation = (
             model.model_fields[str(part)].annotation if part in model.model_fields else None

@@ -33,7 +33,6 @@ from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, pick_device, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
-from trainers.trivial import trivial_below
 from trainers.watch import FiniteWatch
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
@@ -176,7 +175,7 @@ class _Run:
             over = "patience"
         else:
             return None
-        bar = trivial_below(self.task.trivial_score, self.config.health.trivial)
+        bar = health.trivial_below(self.task.trivial_score, self.config.health.trivial)
         return "health:trivial" if max(self.metrics) <= bar else over
 
     def train_epoch(self, should_stop: Callable[[], str | None]) -> str | None:

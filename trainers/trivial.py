@@ -53,18 +53,6 @@ def best_constant(metric: MetricConfig, data: object) -> float:
     return max((constant.score for constant in constants(metric, data)), default=-math.inf)
 
 
-def trivial_below(constant: float, margin: float) -> float:
-    """Return the score up to which an answer is no better than a constant one.
-
-    Args:
-        constant: the best constant answer's score.
-        margin: the share of the way from there to 1 that says nothing yet; 0 calls none trivial.
-    """
-    if margin == 0 or constant == -math.inf:
-        return -math.inf
-    return constant + margin * (1 - constant)
-
-
 def _everywhere(pixels: Counts) -> Counts:
     """Pixels of each class (K,) -> (K, K, 3): what an answer of each class alone is counted as."""
     classes = len(pixels)

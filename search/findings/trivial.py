@@ -6,7 +6,7 @@ from optuna.trial import FrozenTrial
 
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
-from trainers.trivial import trivial_below
+from trainers.health import trivial_below
 
 
 def trivial_warning(study: Study, best: FrozenTrial, value: float) -> str | None:

@@ -33,10 +33,11 @@ from spaces.config import TrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last
 from trainers.data import file_digest
+from trainers.health import trivial_below
 from trainers.image_counts import FILE as IMAGES
 from trainers.tasks import Data, load_data
 from trainers.train import TrialResult
-from trainers.trivial import best_constant, trivial_below
+from trainers.trivial import best_constant
 
 T = TypeVar("T")
 
