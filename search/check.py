@@ -18,11 +18,13 @@ from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
+from trainers.noise import visible_difference
 from trainers.precision import pick_device, resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data
 from trainers.text_data import TextData
 from trainers.train import device_name, probe_memory
+from trainers.trivial import constants
 
 LOW_CEILING = 0.95
 
@@ -44,6 +46,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         _ceilings(space, data, console)
     else:
         console.print(_classes(data))
+    _score(spec, data, console)
     console.print(_space(space))
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
@@ -61,6 +64,29 @@ def _classes(data: SegmentationData) -> Table:
         row = [f"{float(w[index]):.2f}" for w in weights if w is not None]
         table.add_row(name, f"{data.counts[index] / total:.3%}", *row)
     return table
+
+
+def _score(spec: StudySpec, data: SegmentationData | TextData, console: Console) -> None:
+    """What trials are scored by, what needs no learning, and what val is too small to show."""
+    known = ", ".join(
+        f"{constant.name} {constant.score:.4f}" for constant in constants(spec.metric, data)[:3]
+    )
+    console.print(
+        f"metric: {spec.metric_name}; answers that look at no image score: {known}. A trial that "
+        "ends no better has learned nothing (health:trivial)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    images, difference = len(data.split("val")), visible_difference(spec.metric, data)
+    unit = "pages" if isinstance(data, TextData) else "images"
+    console.print(
+        f"with {images} val {unit} a difference of {spec.metric_name} below about "
+        f"{difference:.2g} cannot be seen (95 %; an estimate before any training, and seeds come "
+        "on top)",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _space(space: Space) -> Table:

@@ -75,7 +75,7 @@ class NotebookStudy:
 
     @property
     def metric(self) -> str:
-        """What a trial is scored by: mIoU, IoU or Hmean."""
+        """What a trial is scored by, as in mIoU."""
         return self._study.metric
 
     @property
@@ -131,7 +131,7 @@ class NotebookStudy:
         return frame.astype(kinds)
 
     def curves(self, trials: Iterable[int] | None = None) -> pd.DataFrame:
-        """One row a trial and epoch: the metric, the rate, each part of both losses.
+        """One row a trial and epoch: the metrics, the rate, each part of both losses.
 
         Args:
             trials: numbers of the trials to read; all of them when left out.
@@ -142,7 +142,8 @@ class NotebookStudy:
         rows = []
         for number in numbers:
             for report in self._study.history(number):
-                row = {"trial": number, "epoch": report.epoch, self.metric: report.metric}
+                scores = {self.metric: report.metric} | report.metrics
+                row = {"trial": number, "epoch": report.epoch, **scores}
                 for split, losses in (("train", report.train), ("val", report.val)):
                     for part, value in losses.parts().items():
                         row[f"{split}_{part}"] = value

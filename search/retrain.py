@@ -11,20 +11,22 @@ from search.findings.export import check_target, write_result
 from search.work.watchers import Interrupt
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
+from spaces.metric import metric_name
 from trainers.report import EpochReport
-from trainers.tasks import load_data
+from trainers.tasks import check_metric, load_data
 from trainers.train import train
 
 
 def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) -> int:
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
     check_target(to)
-    data = load_data(spec)
+    data, metric = load_data(spec), metric_name(config.metric, spec)
+    check_metric(config.metric, data)
     workdir = to.with_name(f".{to.name}.work")
 
     def show(report: EpochReport) -> None:
         console.print(
-            f"epoch {report.epoch}/{config.train.epochs}: {spec.metric} {report.metric:.4f}, "
+            f"epoch {report.epoch}/{config.train.epochs}: {metric} {report.metric:.4f}, "
             f"loss {report.train.total:.4f}, {report.images_per_s:.0f} images/s",
             highlight=False,
         )
@@ -46,10 +48,11 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
         config=config,
         model=result.model,
         history=result.history,
-        metric=spec.metric,
+        metric=metric,
         provenance={
-            "metric": spec.metric,
+            "metric": metric,
             "value": result.value,
+            "trivial_score": result.trivial_score,
             "reason": result.reason,
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,
@@ -59,8 +62,7 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
     )
     shutil.rmtree(workdir)
     console.print(
-        f"wrote {to}: {spec.metric} {result.value:.4f} at epoch {result.best_epoch} "
-        f"({result.reason})",
+        f"wrote {to}: {metric} {result.value:.4f} at epoch {result.best_epoch} ({result.reason})",
         highlight=False,
     )
     return 0

@@ -208,6 +208,9 @@ class HealthConfig(Section):
     dead_class_epochs: int = Field(30, ge=0)
     """dead_class: an IoU that has been 0 in every one of this many epochs, counted after warm-up
     and ramp, for a class that the validation split has."""
+    trivial: float = Field(1e-3, ge=0, lt=1)
+    """trivial: a run that has come to its end, and whose best epoch is no more than this share of
+    the way from the best constant answer's score (all foreground, nothing found) to 1."""
 
 
 class DecodeConfig(Section):
@@ -219,6 +222,48 @@ class DecodeConfig(Section):
     """Test-time augmentation: mean of the logits of the image and of its mirror image."""
 
 
+class MetricConfig(Section):
+    """What a trial is scored by; the study chooses it, so that it is the same in all trials."""
+
+    name: str = ""
+
+
+METRICS = {"miou": "iou", "mdice": "dice", "f1": "dice"}
+"""Names that people write, and the metric that they mean."""
+
+
+def _metric_name(value: Any) -> Any:
+    """`mIoU`, `F1`, `boundary IoU` -> the name that the metric has here."""
+    if not isinstance(value, str):
+        return value
+    plain = re.sub(r"[ -]", "_", value.strip().lower())
+    return METRICS.get(plain, plain)
+
+
+class SegmentationMetric(MetricConfig):
+    """A score of each class, and their weighted mean; absent classes do not count."""
+
+    name: Annotated[
+        Literal["iou", "dice", "boundary_iou"],
+        BeforeValidator(_metric_name),
+        Field(json_schema_extra={"enum": ["iou", "dice", "boundary_iou", *METRICS]}),
+    ] = "iou"
+    """iou: TP / (TP + FP + FN); dice (F1): 2 TP / (2 TP + FP + FN); boundary_iou: the IoU of the
+    pixels near outlines (Cheng et al. 2021)."""
+    classes: list[str] | None = Field(None, min_length=1)
+    """The classes that count; null = all, and of a binary task the foreground."""
+    weights: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(default_factory=dict)
+    """How much a class counts in the mean; one that is not named counts 1."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _no_bool_as_weight(cls, weights: Any) -> Any:
+        for name, weight in weights.items() if isinstance(weights, dict) else ():
+            if isinstance(weight, bool):
+                raise ValueError(f"{name}: must be a number")
+        return weights
+
+
 class TrialConfig(Section):
     """What the configs of all tasks share, and how their dotted names are read and changed."""
 
@@ -226,6 +271,7 @@ class TrialConfig(Section):
     free_names: ClassVar[tuple[str, ...]]
     """Settings that act after the network has run, so that one forward pass serves all values."""
 
+    metric: MetricConfig = MetricConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
@@ -242,7 +288,7 @@ class TrialConfig(Section):
 
     def flat(self) -> dict[str, Any]:
         """Return {dotted name: value} of every setting."""
-        return flatten(self.model_dump())
+        return _flat(self, "")
 
     def replace(self, changes: dict[str, Any]) -> Self:
         """Return a validated copy with {dotted name: value} changes applied.
@@ -259,6 +305,7 @@ class SegmentationConfig(TrialConfig):
     task: ClassVar[str] = "segmentation"
     free_names: ClassVar[tuple[str, ...]] = ("decode.threshold",)
 
+    metric: SegmentationMetric = SegmentationMetric()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -269,12 +316,12 @@ class SegmentationConfig(TrialConfig):
         return self.loss.warmup_epochs, self.loss.ramp_epochs
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'optim': {'lr': 1}} -> {'optim.lr': 1}."""
+def _flat(section: BaseModel, prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{name}."))
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat.update(_flat(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat
@@ -293,8 +340,12 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameter_types(config: type[TrialConfig] = SegmentationConfig) -> dict[str, Any]:
-    """Return {dotted name: type annotation} of every setting of a task's config."""
-    return _types(config, "")
+    """Return {dotted name: type annotation} of every setting that a trial may have of its own.
+
+    The metric is not among them: trials are compared by it.
+    """
+    types = _types(config, "")
+    return {name: kind for name, kind in types.items() if not name.startswith("metric.")}
 
 
 def _types(section: type[BaseModel], prefix: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where a task's images and labels are: the `data:` section of a study file.
 
-Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, a `metric`,
-`names` and `class_names`.
+Each task has a spec of its own; all of them have `train`, `val`, `test`, `max_pixels`, `names`
+and `class_names`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Annotated, ClassVar, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from spaces.config import Section
+from spaces.errors import did_you_mean
+
+BACKGROUND = "background"  # the class of a binary task that its file does not name
 
 
 class Share(Section):
@@ -69,17 +72,14 @@ class SegmentationDataSpec(Section):
     """Class names in index order (one name = binary), or a .json or .txt file that has them."""
     ignore_index: int | None = Field(None, ge=0, le=65535)
     """Mask value that counts neither in the loss nor in the score."""
+    ignore_classes: list[str] = Field(default_factory=list)
+    """Classes whose pixels count neither in the loss nor in the score; they keep their index."""
     palette: list[tuple[int, int, int]] | None = None
     """RGB colour of each class, for colour masks."""
     palette_ignore: list[tuple[int, int, int]] = Field(default_factory=list)
     """RGB colours of ignored pixels."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Larger images are refused before they are decoded (decompression bombs)."""
-
-    @property
-    def metric(self) -> str:
-        """Name of what a trial is scored by."""
-        return "IoU" if self.binary else "mIoU"
 
     @property
     def names(self) -> list[str]:
@@ -90,7 +90,7 @@ class SegmentationDataSpec(Section):
     @property
     def class_names(self) -> list[str]:
         """Names of what `per_class` lists: a binary task's background has a score too."""
-        return ["background", *self.names] if self.binary else self.names
+        return [BACKGROUND, *self.names] if self.binary else self.names
 
     @property
     def binary(self) -> bool:
@@ -115,6 +115,7 @@ class SegmentationDataSpec(Section):
             if self.ignore_index is not None and self.ignore_index < len(self.classes):
                 name = self.classes[self.ignore_index]
                 raise ValueError(f"ignore_index: {self.ignore_index} is the index of class {name}")
+            self._check_ignored()
         colours = self.palette or []
         for key, listed in (("palette", colours), ("palette_ignore", self.palette_ignore)):
             for i, colour in enumerate(listed):
@@ -123,6 +124,16 @@ class SegmentationDataSpec(Section):
                 if colour in listed[:i] or (listed is not colours and colour in colours):
                     raise ValueError(f"{key}: the colour {colour} stands twice")
         return self
+
+    def _check_ignored(self) -> None:
+        for index, name in enumerate(self.ignore_classes):
+            if name not in self.names:
+                hint = did_you_mean(name, self.names)
+                raise ValueError(f"ignore_classes: no class is called {name}{hint}")
+            if name in self.ignore_classes[:index]:
+                raise ValueError(f"ignore_classes: {name} stands twice; keep one")
+        if len(self.ignore_classes) == len(self.names):
+            raise ValueError("ignore_classes: no class is left; remove one from the list")
 
 
 class TextDetectionSplitSpec(Share):
@@ -146,7 +157,6 @@ class TextDetectionSplitSpec(Share):
 class TextDetectionDataSpec(Section):
     """Document images and their text boxes."""
 
-    metric: ClassVar[str] = "Hmean"
     names: ClassVar[list[str]] = ["text"]
     class_names: ClassVar[list[str]] = []  # nothing is scored class by class
 

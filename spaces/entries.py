@@ -28,6 +28,12 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
     dims, when, pins = dict(default.dims), dict(default.when), dict[str, Any]()
     types_ = parameter_types(type(default.base))
     for name, entry in entries.items():
+        if name.partition(".")[0] == "metric":
+            raise EntryError(
+                (name,),
+                "trials are compared by it, so it is no setting of a trial; write "
+                "`metric:` beside `space:`",
+            )
         if name not in types_:
             inner = entry if isinstance(entry, dict) else {}
             nested = next((f"{name}.{key}" for key in inner if f"{name}.{key}" in types_), None)

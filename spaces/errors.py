@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # no command's help waits for it
+    from pydantic import BaseModel
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit codes; wrong input is 2
 
@@ -51,6 +54,27 @@ def pydantic_message(problem: Mapping[str, Any]) -> str:
 def shown(value: Any) -> str:
     """Return a value as it stands in a study file: `true`, `null`, `0.5`, `'text'`."""
     return {None: "null", True: "true", False: "false"}[value] if _is_word(value) else repr(value)
+
+
+def own_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Leave out what pydantic adds to a path: validators, members of a union."""
+    return tuple(p for p in loc if isinstance(p, int) or not re.search(r"[\[(]|^str$", p))
+
+
+def known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    from pydantic import BaseModel
+
+    for part in loc:
+        annotation = (
+            model.model_fields[str(part)].annotation if part in model.model_fields else None
+        )
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    own = [name for name in model.model_fields if name in model.__annotations__]
+    return [*own, *(name for name in model.model_fields if name not in own)]  # bases last
 
 
 def _is_word(value: Any) -> bool:

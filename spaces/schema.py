@@ -43,10 +43,12 @@ def _task_schema(task: Task) -> dict[str, Any]:
             for name in parameter_types(task.config)
         },
     }
-    for part in ("sampler", "pruner"):
-        names = schema["$defs"][f"{part.capitalize()}Spec"]["properties"]["name"]["enum"]
+    for part in ("sampler", "pruner", "metric"):
+        model = task.study.model_fields[part].annotation
+        assert model is not None
+        names = schema["$defs"][model.__name__]["properties"]["name"]["enum"]
         schema["properties"][part] = {
-            "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{part.capitalize()}Spec"}]
+            "anyOf": [{"enum": names}, {"$ref": f"#/$defs/{model.__name__}"}]
         }
     return schema
 

@@ -6,23 +6,39 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from spaces import segmentation, text_detection
-from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_types, unflatten
+from spaces.config import (
+    MetricConfig,
+    Section,
+    SegmentationConfig,
+    SegmentationMetric,
+    TrialConfig,
+    parameter_types,
+    unflatten,
+)
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.entries import build_space
-from spaces.errors import InputError, did_you_mean, pydantic_message, shown
+from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
+from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
-from spaces.text_detection import TextDetectionConfig
+from spaces.text_detection import TextDetectionConfig, TextMetric
 from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -38,11 +54,13 @@ def _none(value: Any) -> Any:
 
 
 class StudySpec(Section):
-    """A study file; each task has a subclass with its own `data`."""
+    """A study file; each task has a subclass with its own `data` and `metric`."""
 
     name: str
     task: str
     data: AnyDataSpec
+    metric: MetricConfig
+    """What trials are scored by, and compared by."""
     space: dict[str, Any] = Field(default_factory=dict)
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
@@ -77,6 +95,16 @@ class StudySpec(Section):
     def _check_name(cls, name: str) -> str:
         check_study_name(name.removesuffix(CONFIRM))
         return name
+
+    @model_validator(mode="after")
+    def _check_metric(self) -> Self:
+        check_metric(self.metric, self.data)
+        return self
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's name for tables and graphs, as in mIoU."""
+        return metric_name(self.metric, self.data)
 
     @property
     def confirms(self) -> str | None:
@@ -117,6 +145,8 @@ class StudySpec(Section):
     @cached_property
     def _space(self) -> Space:
         default = self.default_space(self._epochs())
+        scored = default.base.model_copy(update={"metric": self.metric})
+        default = replace(default, base=scored)
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         return build_space(default, json.loads(json.dumps(self.space)))
@@ -143,7 +173,7 @@ class StudySpec(Section):
         return epochs if whole else 1
 
 
-_SHAPES_SPACE = {"data", "space", "use_default_space"}
+_SHAPES_SPACE = {"data", "metric", "space", "use_default_space"}
 CHANGEABLE = ("confirm", "trackers", "workers")  # sections that a later launch may change
 
 
@@ -152,6 +182,15 @@ class SegmentationStudySpec(StudySpec):
 
     task: Literal["segmentation"]
     data: SegmentationDataSpec
+    metric: Annotated[SegmentationMetric, BeforeValidator(_named)] = SegmentationMetric()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mean_of_two(cls, tree: Any) -> Any:
+        """mIoU of a binary task is the mean of background and foreground; its IoU is not."""
+        if isinstance(tree, dict) and (both := classes_of_a_mean(tree)) is not None:
+            return tree | {"metric": _named(tree["metric"]) | {"classes": both}}
+        return tree
 
     def search_space(self) -> Space:
         for name in segmentation.BINARY_ONLY:
@@ -172,6 +211,7 @@ class TextDetectionStudySpec(StudySpec):
 
     task: Literal["text_detection"]
     data: TextDetectionDataSpec
+    metric: Annotated[TextMetric, BeforeValidator(_named)] = TextMetric()
 
     def default_space(self, epochs: int) -> Space:
         return text_detection.default_space(epochs)
@@ -257,9 +297,14 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
     except ValidationError as error:
         raise _input_error(error, document, ("data",), task.data) from None
     try:
-        return data_spec, task.config.model_validate(data["trial"])
+        config = task.config.model_validate(data["trial"])
     except ValidationError as error:
         raise _input_error(error, document, ("trial",), task.config) from None
+    try:
+        check_metric(config.metric, data_spec)
+    except ValueError as error:
+        raise InputError(f"trial.{error} ({document.where(('trial', 'metric'))})") from None
+    return data_spec, config
 
 
 def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
@@ -321,8 +366,8 @@ def _input_error(
     """Say the first thing that pydantic found, in our words, with the line."""
     problems = error.errors()
     first = problems[0]
-    loc = _own(first["loc"])
-    known = _known_keys(root, loc[:-1])
+    loc = own_path(first["loc"])
+    known = known_keys(root, loc[:-1])
     message = pydantic_message(first)
     if first["type"] == "extra_forbidden":
         message = f"unknown key{did_you_mean(str(loc[-1]), known)}"
@@ -334,34 +379,17 @@ def _input_error(
         message, loc = f"needs {loc[-1] + 1} values, but got {first['input']}", loc[:-1]
     elif first["type"] == "missing":
         message = "is missing"
-    elif first["type"].startswith("model_") and (below := _known_keys(root, loc)):
+    elif first["type"].startswith("model_") and (below := known_keys(root, loc)):
         message += f"; known keys: {', '.join(below)}"
     elif first["type"] == "value_error":  # ours may name the key below: `palette: has ...`
-        field, colon, rest = message.partition(": ")
-        if colon and field in _known_keys(root, loc):
-            loc, message = (*loc, field), rest
+        place, colon, rest = message.partition(": ")
+        field, *below = place.split(".")
+        if colon and field in known_keys(root, loc):
+            parts = (int(part) if part.isdigit() else part for part in below)
+            loc, message = (*loc, field, *parts), rest
     key: Key = (*prefix, *loc)
     missing_at_top = message == "is missing" and len(key) == 1
     where = document.source if missing_at_top else document.where(key)
-    others = len({_own(problem["loc"]) for problem in problems}) - 1
+    others = len({own_path(problem["loc"]) for problem in problems}) - 1
     more = f" (and {others} more)" if others else ""
     return InputError(f"{'.'.join(map(str, key)) or 'the file'}: {message} ({where}){more}")
-
-
-def _own(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Leave out what pydantic adds to a path: validators, members of a union."""
-    return tuple(p for p in loc if isinstance(p, int) or not re.search(r"[\[(]|^str$", p))
-
-
-def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    for part in loc:
-        annotation = (
-            model.model_fields[str(part)].annotation if part in model.model_fields else None
-        )
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    own = [name for name in model.model_fields if name in model.__annotations__]
-    return [*own, *(name for name in model.model_fields if name not in own)]  # bases last

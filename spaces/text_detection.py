@@ -3,11 +3,11 @@ points of the field (docs/text-detection.md)."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from spaces.config import Section, TrialConfig
+from spaces.config import MetricConfig, Section, TrialConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -64,6 +64,18 @@ class TextDecodeConfig(Section):
     max_candidates: int = Field(1000, ge=1, le=100_000)
 
 
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+class TextMetric(MetricConfig):
+    """What a detector is scored by."""
+
+    name: Annotated[Literal["hmean", "cleval"], BeforeValidator(_lower)] = "hmean"
+    """hmean: of the boxes that match at an IoU above 0.5 (ICDAR); cleval: of characters (Baek et
+    al. 2020), which needs the extra of its name."""
+
+
 class TextDetectionConfig(TrialConfig):
     """The whole of one text-detection run."""
 
@@ -74,6 +86,7 @@ class TextDetectionConfig(TrialConfig):
         "decode.thresh",
     )
 
+    metric: TextMetric = TextMetric()
     data: TextDataConfig = TextDataConfig()
     model: TextModelConfig = TextModelConfig()
     loss: TextLossConfig = TextLossConfig()

@@ -74,12 +74,17 @@ class SegmentationData(Splits[Sample]):
 
     Attributes:
         counts: valid train pixels of each class; for a binary task [background, foreground].
+        val_counts: the same of the val split.
+        val_images: how many val images each class's pixels are worth, were they spread evenly; see
+            `effective_images`.
         fingerprint: SHA-256 over the content of every file, the split and the classes.
     """
 
     spec: SegmentationDataSpec
     splits: dict[str, list[Sample]]
     counts: list[int]
+    val_counts: list[int]
+    val_images: list[float]
     fingerprint: str
 
     @property
@@ -98,19 +103,31 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     """
     splits = find_splits(spec)
     facts = recalled(spec, splits, lambda: _read_all(spec, splits))
-    return SegmentationData(spec, splits, facts["counts"], facts["fingerprint"])
+    return SegmentationData(
+        spec,
+        splits,
+        facts["counts"],
+        facts["val_counts"],
+        facts["val_images"],
+        facts["fingerprint"],
+    )
 
 
 def recalled(
-    spec: Section, splits: Mapping[str, Sequence[Any]], read: Callable[[], dict[str, Any]]
+    spec: Section,
+    splits: Mapping[str, Sequence[Any]],
+    read: Callable[[], dict[str, Any]],
+    kind: str = "",
 ) -> dict[str, Any]:
     """Return what `read` finds out about a data set: from the last time where no file has changed.
 
     Args:
         splits: dataclasses whose fields are paths.
         read: reads all files; its answer must fit into JSON.
+        kind: which of several things that are found out about these files.
     """
-    memo = cache_dir() / "preflight" / f"{_stat_key(spec, splits)}.json"
+    # a spec that gains a key gives its memos new names: no older version's is read
+    memo = cache_dir() / "preflight" / f"{_stat_key(spec, splits)}{kind}.json"
     if memo.exists():
         known: dict[str, Any] = json.loads(memo.read_text())
         return known
@@ -342,7 +359,13 @@ def _index_table(spec_json: str) -> np.ndarray:
         table[255] = 1
     if spec.ignore_index is not None:
         table[spec.ignore_index] = IGNORE
+    table[_ignored(spec)] = IGNORE
     return table
+
+
+def _ignored(spec: SegmentationDataSpec) -> list[int]:
+    """Indices of the classes whose pixels do not count."""
+    return [spec.names.index(name) for name in spec.ignore_classes]
 
 
 def _map_colours(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> np.ndarray:
@@ -368,8 +391,10 @@ def _colour_table(spec_json: str) -> np.ndarray:
         table[:] = 0
     for red, green, blue in spec.palette_ignore:
         table[red << 16 | green << 8 | blue] = IGNORE
+    ignored = _ignored(spec)
     for index, (red, green, blue) in enumerate(spec.palette):
-        table[red << 16 | green << 8 | blue] = 1 if spec.binary else index
+        kept = IGNORE if index in ignored else index
+        table[red << 16 | green << 8 | blue] = 1 if spec.binary else kept
     return table
 
 
@@ -383,7 +408,7 @@ class _Facts:
 
 
 def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
-    """Decode every file; return the train split's class counts and the fingerprint."""
+    """Decode every file; return the class counts of train and val, and the fingerprint."""
     facts: dict[str, list[_Facts]] = {}
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for name, samples in splits.items():
@@ -395,15 +420,41 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
     for name, total in totals.items():
         if int(total.sum()) == 0:
             raise InputError(
-                f"data.{name}: every pixel of every mask is ignored; check data.ignore_index and "
-                "data.palette_ignore"
+                f"data.{name}: every pixel of every mask is ignored; check data.ignore_index, "
+                "data.ignore_classes and data.palette_ignore"
             )
-    digest = hashlib.sha256(json.dumps([spec.classes, spec.palette, spec.ignore_index]).encode())
+    meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
+    if spec.ignore_classes:  # without them the fingerprint is that of older versions
+        meaning.append(spec.ignore_classes)
+    digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(facts):
         digest.update(name.encode())
         for fact in facts[name]:
             digest.update(fact.digest.encode())
-    return {"counts": totals["train"].tolist(), "fingerprint": digest.hexdigest()}
+    val = np.array([fact.counts for fact in facts["val"]])  # (N, K)
+    return {
+        "counts": totals["train"].tolist(),
+        "val_counts": totals["val"].tolist(),
+        "val_images": effective_images(val).tolist(),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def effective_images(sizes: np.ndarray) -> np.ndarray:
+    """Return how many images of equal size are worth as much as these: (sum w)^2 / sum w^2.
+
+    The effective sample size of Kish, Survey Sampling (1965), of a mean whose images count by
+    their size: 25 pages of which one has half of the boxes are worth fewer than 25.
+
+    Args:
+        sizes: (N, K) or (N,), of each image, >= 0: pixels of each class, or boxes.
+
+    Returns:
+        (K,) or scalar in 0..N; 0 for a class that no image has.
+    """
+    sizes = sizes.astype(np.float64)
+    squares = (sizes**2).sum(axis=0)
+    return np.where(squares > 0, sizes.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1), 0.0)
 
 
 def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from spaces.config import SegmentationConfig
+from spaces.metric import metric_name
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
-from trainers.image_counts import Counts, class_iou, mean_iou
+from trainers.image_counts import score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
@@ -30,9 +31,11 @@ class Evaluation:
     """Scores of a split, and the pictures that were written, best and worst first.
 
     Attributes:
+        metric: the name of the metric, as in mIoU.
         cleval: recall, precision and hmean by CLEval, where they were asked for.
     """
 
+    metric: str
     scores: Scores
     pictures: list[Path]
     cleval: Mapping[str, float] | None = None
@@ -54,11 +57,12 @@ def evaluate_segmentation(
     model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
     found = task.validate(model, split)
-    ious = image_ious(found.images.counts, binary=task.binary)
-    chosen = best_and_worst(ious, PICTURES)
+    alone = score_of(config.metric, data.spec, nothing=1.0)(found.images.counts).tolist()
+    chosen = best_and_worst(alone, PICTURES)
     picture_folder(to)
-    pictures = _draw(task, model, split, chosen, ious, to)
-    return Evaluation(found.scores, pictures)
+    name = metric_name(config.metric, data.spec)
+    pictures = _draw(task, model, split, chosen, [f"{name} {value:.3f}" for value in alone], to)
+    return Evaluation(name, found.scores, pictures)
 
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
@@ -76,18 +80,12 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
                     yield indices[row], one, true
 
 
-def image_ious(counts: Counts, *, binary: bool) -> list[float]:
-    """The metric of each image alone, of counts (N, K, 3); 1 for one without valid pixels."""
-    values = class_iou(counts)[:, 1] if binary else mean_iou(counts)
-    return [1.0 if value != value else float(value) for value in values]
-
-
 def _draw(
     task: SegmentationTask,
     model: torch.nn.Module,
     split: str,
     chosen: dict[str, int],
-    ious: list[float],
+    captions: list[str],
     to: Path,
 ) -> list[Path]:
     names = {index: name for name, index in chosen.items()}
@@ -99,7 +97,7 @@ def _draw(
         sample = samples[index]
         image = decode_image(sample.image, task.data.spec.max_pixels)
         path = to / f"{names[index]}-{sample.stem}.png"
-        caption = f"{sample.stem}   IoU {ious[index]:.3f}"
+        caption = f"{sample.stem}   {captions[index]}"
         overlay(image, truth, predicted, task.data.spec.class_names, caption).save(path)
         written[names[index]] = path
     return [written[name] for name in chosen]

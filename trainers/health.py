@@ -62,6 +62,18 @@ def out_of_patience(metrics: Sequence[float], patience: int, settled_epoch: int)
     return len(metrics) - 1 - max(best, settled_epoch) >= patience
 
 
+def trivial_below(constant: float, margin: float) -> float:
+    """Return the score up to which an answer is no better than a constant one.
+
+    Args:
+        constant: the best constant answer's score.
+        margin: the share of the way from there to 1 that says nothing yet; 0 calls none trivial.
+    """
+    if margin == 0 or constant == -math.inf:
+        return -math.inf
+    return constant + margin * (1 - constant)
+
+
 def _diverges(losses: Sequence[float], factor: float) -> bool:
     """The last two losses are both `factor` times the lowest before them."""
     if len(losses) < 3:

@@ -7,14 +7,21 @@ score of any resample of them: the bootstrap of `search/findings/evidence.py`.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spaces.config import MetricConfig, SegmentationMetric
+from spaces.data import AnyDataSpec, SegmentationDataSpec
+from spaces.metric import class_shares
+
 FILE = "images.npz"  # beside the weights of the epoch that they are of
 Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +30,9 @@ class ImageCounts:
 
     Attributes:
         counts: (N, K, 3) of N images and K classes: hits, truths, found. Segmentation: pixels, TP,
-            TP + FN and TP + FP (a binary task: background, foreground). Text detection, K = 1:
-            matched boxes, boxes that count, detections that count.
+            TP + FN and TP + FP (a binary task: background, foreground), for boundary IoU those near
+            outlines. Text detection, K = 1: matched boxes, boxes that count, detections that
+            count; for CLEval, K = 2: characters of the truth, characters of what was found.
     """
 
     counts: Counts
@@ -57,32 +65,66 @@ class ImageCounts:
         return cls(counts)
 
 
-def class_iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
+def class_iou(counts: NDArray[np.number]) -> Floats:
     """(..., K, 3) -> (..., K): IoU = hits / (truths + found - hits); NaN of a class without any."""
     hits, truths, found = np.moveaxis(counts.astype(np.float64), -1, 0)  # (..., K) each
     union = truths + found - hits
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
-def mean_iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """(..., K, 3) -> (...): mean IoU of the classes that are there; NaN where none is."""
-    iou = class_iou(counts)
-    there = ~np.isnan(iou)
-    classes, total = there.sum(axis=-1), np.where(there, iou, 0.0).sum(axis=-1)
-    return np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
-
-
-def foreground_iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """(..., 2, 3) -> (...): IoU of the foreground of a binary task; 0 where there is none."""
-    return np.nan_to_num(class_iou(counts[..., 1, :]))
-
-
-def hmean(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """(..., 1, 3) -> (...): Hmean = 2 * hits / (truths + found); 0 where both are 0."""
-    hits, truths, found = np.moveaxis(counts[..., 0, :].astype(np.float64), -1, 0)
+def class_dice(counts: NDArray[np.number]) -> Floats:
+    """(..., K, 3) -> (..., K): Dice = F1 = 2 * hits / (truths + found); NaN of a class without."""
+    hits, truths, found = np.moveaxis(counts.astype(np.float64), -1, 0)  # (..., K) each
     both = truths + found
-    return np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+    return np.divide(2 * hits, both, out=np.full_like(hits, np.nan), where=both > 0)
 
 
-OF_METRIC = {"mIoU": mean_iou, "IoU": foreground_iou, "Hmean": hmean}
-"""{name of a metric: how it is scored from counts}."""
+def score_of(
+    metric: MetricConfig, data: AnyDataSpec, *, nothing: float = 0.0
+) -> Callable[[NDArray[np.number]], Floats]:
+    """Return the metric as a function of counts that are summed over images: (..., K, 3) -> (...).
+
+    Args:
+        nothing: the score where neither truth nor prediction has a class that counts.
+    """
+    if not isinstance(metric, SegmentationMetric):
+        return {"hmean": hmean, "cleval": cleval_hmean}[metric.name]
+    assert isinstance(data, SegmentationDataSpec)
+    shares = np.array(class_shares(metric, data))
+    of_class = {"iou": class_iou, "dice": class_dice, "boundary_iou": class_iou}[metric.name]
+    return partial(_mean_over_classes, of_class, shares, nothing)
+
+
+def _mean_over_classes(
+    of_class: Callable[[NDArray[np.number]], Floats],
+    shares: Floats,
+    nothing: float,
+    counts: NDArray[np.number],
+) -> Floats:
+    """Mean of the classes that are there, weighted by `shares` (K,).
+
+    With equal shares and IoU equal to torchmetrics' MulticlassJaccardIndex(average="macro"): a
+    class in neither truth nor prediction is left out; one that is only predicted counts as 0.
+    """
+    scores = of_class(counts)
+    there = ~np.isnan(scores)
+    weight, total = (there * shares).sum(axis=-1), (np.where(there, scores, 0.0) * shares).sum(-1)
+    return np.divide(total, weight, out=np.full_like(total, nothing), where=weight > 0)
+
+
+def hmean(counts: NDArray[np.number]) -> Floats:
+    """(..., 1, 3) -> (...): Hmean = 2 * hits / (truths + found); 0 where both are 0."""
+    return np.nan_to_num(class_dice(counts)[..., 0])
+
+
+def cleval_hmean(counts: NDArray[np.number]) -> Floats:
+    """(..., 2, 3) -> (...): harmonic mean of CLEval's recall and precision; 0 where both are 0."""
+    recall, precision = np.moveaxis(cleval_parts(counts), -1, 0)
+    both = recall + precision
+    return np.divide(2 * recall * precision, both, out=np.zeros_like(both), where=both > 0)
+
+
+def cleval_parts(counts: NDArray[np.number]) -> Floats:
+    """(..., 2, 3) -> (..., 2): recall, precision; a penalty never makes them negative."""
+    hits, of = np.moveaxis(counts[..., :2].astype(np.float64), -1, 0)  # (..., 2) each
+    return np.divide(hits.clip(min=0), of, out=np.zeros_like(hits), where=of > 0)

@@ -1,13 +1,26 @@
-"""Segmentation metrics from counts of pixels pooled over the split, kept on the device."""
+"""Counts of pixels that the metrics of segmentation are made of, kept on the device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.losses import IGNORE
+
+
+class Counter(Protocol):
+    """Counts what a metric is made of, a few images at a time."""
+
+    def update(self, prediction: Tensor, target: Tensor, /) -> None:
+        """Add B images of one size: (B, H, W) class indices or probabilities, and classes."""
+
+    def images(self) -> Tensor:
+        """(N, K, 3), or at each of T thresholds (N, T, K, 3), on the host."""
+        ...
 
 
 class ClassCounts:
@@ -35,35 +48,6 @@ class ClassCounts:
         if not self._batches:
             return torch.zeros(0, self.classes, 3, dtype=torch.int64)
         return torch.cat(self._batches).cpu()
-
-    def compute(self) -> SegmentationScores:
-        """Read the counts back and score their sum."""
-        return scores(self.images().sum(0))
-
-
-@dataclass(frozen=True)
-class SegmentationScores:
-    """Scores of a split; a class in neither truth nor prediction is NaN."""
-
-    miou: float
-    per_class: list[float]
-    pixel_accuracy: float
-
-
-def scores(counts: Tensor) -> SegmentationScores:
-    """Score counts (C, 3) of hits, truths, found: IoU = TP / (TP + FP + FN), and its mean.
-
-    Equal to torchmetrics' MulticlassJaccardIndex(average="macro"): a class that occurs in neither
-    truth nor prediction is left out of the mean; one that is only predicted counts as 0.
-    """
-    hits, truths, found = counts.double().unbind(1)
-    union = truths + found - hits
-    iou = torch.where(union > 0, hits / union.clamp(min=1), torch.nan)
-    seen = union > 0
-    miou = float(iou[seen].mean()) if bool(seen.any()) else float("nan")
-    total = float(truths.sum())
-    accuracy = float(hits.sum()) / total if total else float("nan")
-    return SegmentationScores(miou, iou.tolist(), accuracy)
 
 
 class ThresholdCurve:
@@ -93,61 +77,28 @@ class ThresholdCurve:
         )
         self._batches.append(counted.view(images, cells + 1)[:, :-1].view(images, 2, self.bins))
 
-    def compute(self) -> list[BinaryScores]:
-        """Scores at each threshold, in order."""
-        counts = torch.stack([batch.sum(0) for batch in self._batches]).sum(0).cpu().double()
-        above = counts.flip(1).cumsum(1).flip(1)[:, 1:]  # pixels with probability >= threshold
-        false_positive, true_positive = above[0], above[1]
-        positives, negatives = float(counts[1].sum()), float(counts[0].sum())
-        return [
-            _binary_scores(threshold, float(tp), float(fp), positives, negatives)
-            for threshold, tp, fp in zip(
-                self.thresholds, true_positive, false_positive, strict=True
-            )
-        ]
-
-    def best(self) -> BinaryScores:
-        """The threshold of the highest IoU (which also has the highest F1); ties: nearest 0.5."""
-        return max(self.compute(), key=lambda s: (s.iou, -abs(s.threshold - 0.5)))
-
-    def images(self, threshold: float) -> Tensor:
-        """(N, 2, 3) on the host at a threshold of the grid: hits, truths, found of background and
-        foreground of each image, in the order of the updates."""
-        first = self.thresholds.index(threshold) + 1  # the first bin of the foreground
+    def images(self) -> Tensor:
+        """(N, T, 2, 3) on the host: hits, truths, found of background and foreground of each image
+        at each threshold, in the order of the updates."""
         counts = torch.cat(self._batches).cpu()  # (N, 2, bins)
-        truths, found = counts.sum(2), counts[:, :, first:].sum((1, 2))
-        below, above = counts[:, 0, :first].sum(1), counts[:, 1, first:].sum(1)
-        background = torch.stack([below, truths[:, 0], truths.sum(1) - found], dim=1)
-        foreground = torch.stack([above, truths[:, 1], found], dim=1)
-        return torch.stack([background, foreground], dim=1)
+        above = counts.flip(2).cumsum(2).flip(2)[:, :, 1:]  # (N, 2, T) with probability >= it
+        truths = counts.sum(2, keepdim=True).expand_as(above)
+        below = truths - above
+        background = torch.stack([below[:, 0], truths[:, 0], below.sum(1)], dim=2)
+        foreground = torch.stack([above[:, 1], truths[:, 1], above.sum(1)], dim=2)
+        return torch.stack([background, foreground], dim=2)
 
 
-@dataclass(frozen=True)
-class BinaryScores:
-    """Foreground scores of a binary task at one threshold."""
-
-    threshold: float
-    iou: float
-    precision: float
-    recall: float
-    f1: float
-    pixel_accuracy: float
-    background_iou: float
+def best_threshold(scores: NDArray[np.float64], thresholds: list[float]) -> int:
+    """Return where the highest of T scores is; of equal ones the threshold nearest to 0.5."""
+    return max(range(len(scores)), key=lambda i: (scores[i], -abs(thresholds[i] - 0.5)))
 
 
-def _binary_scores(
-    threshold: float, tp: float, fp: float, positives: float, negatives: float
-) -> BinaryScores:
-    def ratio(part: float, whole: float) -> float:
-        return part / whole if whole > 0 else 0.0
-
-    fn, tn = positives - tp, negatives - fp
-    return BinaryScores(
-        threshold,
-        iou=ratio(tp, tp + fp + fn),
-        precision=ratio(tp, tp + fp),
-        recall=ratio(tp, positives),
-        f1=ratio(2 * tp, 2 * tp + fp + fn),
-        pixel_accuracy=ratio(tp + tn, positives + negatives),
-        background_iou=ratio(tn, tn + fp + fn),
-    )
+def binary_parts(counts: NDArray[np.int64]) -> dict[str, float]:
+    """{precision, recall, f1} of the foreground, of counts (2, 3); 0 where nothing is there."""
+    hits, truths, found = (int(count) for count in counts[1])
+    return {
+        "precision": hits / found if found else 0.0,
+        "recall": hits / truths if truths else 0.0,
+        "f1": 2 * hits / (truths + found) if truths + found else 0.0,
+    }

@@ -77,13 +77,16 @@ class Scores:
     """How good a model is on a split; None for what the task does not have.
 
     Attributes:
-        metric: mIoU, IoU or Hmean, at the best values of the free decode settings.
+        metric: the study's, at the best values of the free decode settings.
+        metrics: {name: value} of all that cost little, over all classes: mIoU, mDice; IoU, F1;
+            Hmean; and the chosen one. Old reports have none.
         decode: {dotted name: value} of the free decode settings.
         per_class: IoU of each class; NaN where neither truth nor prediction has it.
         binary: threshold, precision, recall and f1 of a segmentation of one class.
     """
 
     metric: float
+    metrics: dict[str, float] = field(default_factory=dict)
     decode: dict[str, float] = field(default_factory=dict)
     per_class: list[float] | None = None
     pixel_accuracy: float | None = None
@@ -133,6 +136,8 @@ class EpochReport(Scores):
             plain["detection"] = self.detection.to_json()
         elif self.binary is None and not self.decode:  # the task has nothing to choose
             del plain["decode"]
+        if not self.metrics:
+            del plain["metrics"]
         return {name: value for name, value in plain.items() if value is not None}
 
     @classmethod

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.config import DataConfig, ModelConfig, SegmentationConfig
+from spaces.config import DataConfig, ModelConfig, SegmentationConfig, SegmentationMetric
 from spaces.errors import InputError
+from spaces.metric import class_shares, metric_name
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Free, Space
 from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
+from trainers.boundary import BoundaryCounts, BoundaryCurve
 from trainers.data import SegmentationData
-from trainers.image_counts import ImageCounts
+from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
 from trainers.losses import SegmentationLoss
-from trainers.metrics import ClassCounts, ThresholdCurve
-from trainers.metrics import scores as score_counts
+from trainers.metrics import ClassCounts, Counter, ThresholdCurve, best_threshold, binary_parts
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Samples, open_samples
+from trainers.trivial import best_constant
 
 VAL_BATCH = 8  # images at once in validation, halved where they do not fit
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -51,6 +55,7 @@ class SegmentationTask:
         self.val_batch = VAL_BATCH
         self.memory_format = layout(config.train)
         self.logits = 1 if self.binary else data.classes
+        self.score = score_of(config.metric, data.spec)
         self.loss = SegmentationLoss(config.loss, data.counts, binary=self.binary, device=device)
         self.samples = len(data.split("train"))
         self._opened: dict[str, Samples] = {}
@@ -66,6 +71,11 @@ class SegmentationTask:
         """What decides how many images fit into memory, but for device and precision."""
         model = self.config.model
         return f"{model.arch}/{model.encoder}/{self.config.data.resolution}"
+
+    @cached_property
+    def trivial_score(self) -> float:
+        """Val's metric of the best class for every pixel."""
+        return best_constant(self.config.metric, self.data)
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
@@ -93,12 +103,10 @@ class SegmentationTask:
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size.
 
-        The metric is mIoU, or for a binary task the foreground's IoU at the best (free) or the
-        given threshold.
+        The metric is the study's; of a binary task at the best (free) or the given threshold.
         """
         model.eval()
-        classes = ClassCounts(self.data.classes, self.device)
-        curve = ThresholdCurve(self._thresholds(), self.device)
+        counters = self._counters()
         totals: dict[str, Tensor] = {}
         seen: list[int] = []  # images in the order in which they were counted
         for indices, logits, masks, originals in self.predictions(model, split):
@@ -107,32 +115,62 @@ class SegmentationTask:
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
             for rows, resized, truth in at_original_size(logits, originals):
                 seen += [indices[row] for row in rows]
-                if self.binary:
-                    curve.update(resized[:, 0].sigmoid(), truth)
-                else:
-                    classes.update(class_map(resized), truth)
+                found = resized[:, 0].sigmoid() if self.binary else class_map(resized)
+                for counter in counters.values():
+                    counter.update(found, truth)
         losses = Losses(**{name: float(value) / len(seen) for name, value in totals.items()})
+        counts = {name: counter.images().numpy() for name, counter in counters.items()}
+        counts["dice"] = counts["iou"]  # (N, K, 3), of a binary task (N, T, K, 3)
+        threshold = None
         if self.binary:
-            best = curve.best()
-            scores = Scores(
-                metric=best.iou,
-                decode=dict.fromkeys(self.free, best.threshold),
-                per_class=[best.background_iou, best.iou],
-                pixel_accuracy=best.pixel_accuracy,
-                binary={
-                    "threshold": best.threshold,
-                    "precision": best.precision,
-                    "recall": best.recall,
-                    "f1": best.f1,
-                },
-            )
-            return Validation(scores, losses, _in_order(curve.images(best.threshold), seen))
-        counts = classes.images()
-        found = score_counts(counts.sum(0))
-        scores = Scores(
-            metric=found.miou, per_class=found.per_class, pixel_accuracy=found.pixel_accuracy
+            thresholds = self._thresholds()
+            values = self.score(counts[self.config.metric.name].sum(0))  # (T,)
+            at = best_threshold(values, thresholds)
+            threshold = thresholds[at]
+            counts = {name: count[:, at] for name, count in counts.items()}
+        scores = self._scores({name: count.sum(0) for name, count in counts.items()}, threshold)
+        return Validation(scores, losses, _in_order(counts[self.config.metric.name], seen))
+
+    def _counters(self) -> dict[str, Counter]:
+        """{metric: what counts pixels for it}; those near outlines only where they are chosen."""
+        makers: dict[str, Callable[[], Counter]] = {
+            "iou": lambda: ClassCounts(self.data.classes, self.device),
+            "boundary_iou": lambda: BoundaryCounts(self.data.classes, self.device),
+        }
+        if self.binary:
+            makers = {
+                "iou": lambda: ThresholdCurve(self._thresholds(), self.device),
+                "boundary_iou": lambda: BoundaryCurve(self._thresholds(), self.device),
+            }
+        wanted = ("iou", self.config.metric.name)
+        return {name: make() for name, make in makers.items() if name in wanted}
+
+    def _scores(self, counts: Mapping[str, Counts], threshold: float | None) -> Scores:
+        """Every score of a split, from {metric: its counts (K, 3)}."""
+        pixels, spec = counts["iou"], self.data.spec
+        usual = {name: SegmentationMetric(name=name) for name in counts}
+        total = int(pixels[:, 1].sum())
+        parts = None if threshold is None else {"threshold": threshold, **binary_parts(pixels)}
+        return Scores(
+            metric=float(self.score(counts[self.config.metric.name])),
+            metrics={
+                metric_name(metric, spec): float(score_of(metric, spec)(counts[name]))
+                for name, metric in usual.items()
+            },
+            decode={} if threshold is None else dict.fromkeys(self.free, threshold),
+            per_class=self._per_class(pixels),
+            pixel_accuracy=int(pixels[:, 0].sum()) / total if total else math.nan,
+            binary=parts,
         )
-        return Validation(scores, losses, _in_order(counts, seen))
+
+    def _per_class(self, pixels: Counts) -> list[float]:
+        """IoU of each class; NaN for one that is not there or does not count."""
+        names, ignored = self.data.spec.class_names, self.data.spec.ignore_classes
+        ious = zip(names, class_iou(pixels).tolist(), strict=True)
+        found = [math.nan if name in ignored else iou for name, iou in ious]
+        if self.binary:
+            found = [0.0 if iou != iou else iou for iou in found]
+        return found
 
     def predictions(
         self, model: nn.Module, split: str
@@ -223,11 +261,11 @@ def at_original_size(
             yield part, resized, torch.stack([originals[row] for row in part])
 
 
-def _in_order(counts: Tensor, seen: list[int]) -> ImageCounts:
+def _in_order(counts: Counts, seen: list[int]) -> ImageCounts:
     """Counts (N, K, 3) of images in the order in which they were seen -> in that of the split."""
-    ordered = torch.empty_like(counts)
-    ordered[torch.tensor(seen, dtype=torch.int64)] = counts
-    return ImageCounts(ordered.numpy())
+    ordered = np.empty_like(counts)
+    ordered[seen] = counts
+    return ImageCounts(ordered)
 
 
 def _rows(values: Tensor, rows: list[int]) -> Tensor:
@@ -247,6 +285,32 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
             if weights is not None or encoder not in ENCODERS:
                 model = ModelConfig(arch=arch, encoder=encoder, encoder_weights=weights)
                 check_model(model, smallest_size(space), logits)
+
+
+def check_classes(metric: SegmentationMetric, data: SegmentationData) -> None:
+    """Refuse a class that counts, but that no model can learn, or that no score can be had of.
+
+    Raises:
+        InputError: naming the classes and their pixels.
+    """
+    shares = class_shares(metric, data.spec)
+    rows = list(zip(data.spec.class_names, shares, data.counts, data.val_counts, strict=True))
+    unlearnt = [(name, val) for name, share, train, val in rows if share and val and not train]
+    if unlearnt:
+        found = ", ".join(f"{name} ({val})" for name, val in unlearnt)
+        names = ", ".join(name for name, _ in unlearnt)
+        raise InputError(
+            f"data: of these classes val has pixels, but train has none, so that no model can find "
+            f"them: {found}; divide the images otherwise, take their pixels out with data."
+            f"ignore_classes: [{names}], or name the classes that count in metric.classes"
+        )
+    if metric.classes is not None:
+        for name, share, _, val in rows:
+            if share and not val:
+                raise InputError(
+                    f"metric.classes: {name} has no pixel in val, so that it cannot be scored; "
+                    "remove it, or divide the images otherwise"
+                )
 
 
 def check_sizes(space: Space) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from spaces.config import SegmentationConfig, TrialConfig
+from spaces.config import MetricConfig, SegmentationConfig, SegmentationMetric, TrialConfig
 from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free, Space
@@ -22,9 +22,9 @@ from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
 from trainers.report import Scores, Validation
-from trainers.segmentation import SegmentationTask, check_segmentation_space
+from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
 from trainers.text_data import TextData, load_text_data
-from trainers.text_detection import TextDetectionTask, check_text_space
+from trainers.text_detection import TextDetectionTask, check_cleval, check_text_space
 from trainers.text_evaluate import evaluate_text
 
 
@@ -109,6 +109,11 @@ class Task(Protocol):
     def loss(self) -> Loss: ...
 
     @property
+    def trivial_score(self) -> float:
+        """What the best answer that looks at no image scores on val."""
+        ...
+
+    @property
     def min_batch(self) -> int:
         """Images that the network needs at once in training."""
         ...
@@ -170,10 +175,25 @@ def check_space(space: Space, data: Data) -> None:
     """Refuse what would make a trial of this space fail; fetch pretrained weights.
 
     Raises:
-        InputError: a batch, a resolution, an encoder or its weights that cannot be used.
+        InputError: a metric, a batch, a resolution, an encoder or its weights that cannot be used.
     """
+    check_metric(space.base.metric, data)
     if isinstance(space.base, TextDetectionConfig):
         check_text_space(space)
     else:
         assert isinstance(data, SegmentationData)
         check_segmentation_space(space, data)
+
+
+def check_metric(metric: MetricConfig, data: Data) -> None:
+    """Refuse a metric that cannot be had of a data set.
+
+    Raises:
+        InputError: a class without pixels, or CLEval without its package or without texts.
+    """
+    if isinstance(metric, SegmentationMetric):
+        assert isinstance(data, SegmentationData)
+        check_classes(metric, data)
+    elif metric.name == "cleval":
+        assert isinstance(data, TextData)
+        check_cleval(data)

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from spaces.errors import InputError
+from spaces.metric import metric_name
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
 from trainers import schedules
 from trainers.batches import batch_sizes, epoch_batches, layout, loader, normalise
+from trainers.cleval import cleval_metric, cleval_sweep
 from trainers.dbnet.decode import Candidates, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
 from trainers.dbnet.score import Sweep, sweep
 from trainers.dbnet.targets import make_targets
-from trainers.image_counts import ImageCounts
+from trainers.image_counts import Counts, ImageCounts, score_of
 from trainers.models import explain, short_message
 from trainers.page_cache import Pages, load_pages
 from trainers.precision import autocast
@@ -104,10 +108,21 @@ class PageOutput:
     """(h, w) in 0..1."""
 
 
+class Tried(NamedTuple):
+    """What R unclip ratios x T values of box_thresh come to, of N pages."""
+
+    boxes: Sweep
+    counts: Counts
+    """(N, R, T, K, 3), as of ImageCounts."""
+    values: NDArray[np.float64]
+    """(R, T), of the study's metric."""
+
+
 class TextDetectionTask:
     """Data, loss and score of one run."""
 
     min_batch = 1
+    trivial_score = 0.0  # of finding nothing
     val_batch = 1
     dynamic_shapes = True
 
@@ -125,6 +140,9 @@ class TextDetectionTask:
         self.precision = precision
         self.free = free
         self.memory_format = layout(config.train)
+        self.score_counts = score_of(config.metric, data.spec)
+        if config.metric.name == "cleval":
+            cleval_metric()  # not only when an epoch has been trained
         self.loss = TextDetectionLoss(config.loss)
         self.samples = len(data.split("train"))
         self._opened: dict[str, Pages] = {}
@@ -161,7 +179,7 @@ class TextDetectionTask:
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split in image coordinates: one forward pass, every free setting swept.
 
-        The metric is Hmean at the best setting of the free dimensions.
+        The metric is the study's at the best setting of the free dimensions.
         """
         return self.score(list(self.outputs(model, split)))
 
@@ -170,19 +188,23 @@ class TextDetectionTask:
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
         grids = self._grids()
-        found = {thresh: self._sweep(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
+        tried = {thresh: self._try(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
         usual = self.config.decode.thresh
-        thresh = max(found, key=lambda t: (found[t].best[2].hmean, -abs(t - usual)))
-        box_thresh, unclip_ratio, best = found[thresh].best
+        thresh = max(tried, key=lambda t: (tried[t].values.max(), -abs(t - usual)))
+        found, values = tried[thresh].boxes, tried[thresh].values
+        box_thresh, unclip_ratio, best = found.best_of(values)
+        place = found.unclip_ratios.index(unclip_ratio), found.box_threshs.index(box_thresh)
         chosen = dict(zip(DECODE, (thresh, box_thresh, unclip_ratio), strict=True))
-        curve = zip(grids["decode.box_thresh"], found[thresh].curve(unclip_ratio), strict=True)
+        curve = zip(grids["decode.box_thresh"], found.curve(unclip_ratio), strict=True)
+        value = float(values[place])
         scores = Scores(
-            metric=best.hmean,
+            metric=value,
+            metrics={"Hmean": best.hmean, metric_name(self.config.metric, self.data.spec): value},
             decode={name: value for name, value in chosen.items() if name in self.free},
             detection=Detection(
                 precision=best.precision,
                 recall=best.recall,
-                images_over_max_candidates=found[thresh].bound_images,
+                images_over_max_candidates=found.bound_images,
                 curve=tuple(
                     CurvePoint(at, pooled.precision, pooled.recall, pooled.hmean)
                     for at, pooled in curve
@@ -190,9 +212,8 @@ class TextDetectionTask:
             ),
         )
         means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
-        return Validation(
-            scores, means, ImageCounts(found[thresh].images(box_thresh, unclip_ratio))
-        )
+        images = ImageCounts(tried[thresh].counts[(slice(None), *place)])
+        return Validation(scores, means, images)
 
     @torch.no_grad()
     def outputs(
@@ -258,12 +279,19 @@ class TextDetectionTask:
         count = hard_negatives(maps[:, 0], maps[:, 1], self.config.loss.negative_ratio)
         return BatchTarget(maps.to(self.device, non_blocking=True), count)
 
-    def _sweep(
+    def _try(
         self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
-    ) -> Sweep:
-        ratios = grids["decode.unclip_ratio"]
+    ) -> Tried:
+        """Score every setting of boxes at one binarisation threshold."""
+        ratios, cuts = grids["decode.unclip_ratio"], grids["decode.box_thresh"]
         pairs = ((self.found(output, ratios, thresh), output.truth) for output in outputs)
-        return sweep(pairs, grids["decode.box_thresh"])
+        if self.config.metric.name == "cleval":
+            pages = list(pairs)
+            boxes, counts = sweep(pages, cuts), cleval_sweep(pages, cuts)
+        else:
+            boxes = sweep(pairs, cuts)
+            counts = boxes.images()
+        return Tried(boxes, counts, self.score_counts(counts.sum(0)))
 
     def _grids(self) -> dict[str, list[float]]:
         """The values of each decode setting that is swept, or its one fixed value."""
@@ -303,6 +331,17 @@ def check_text_space(space: Space) -> None:
     for encoder in space.names("model.encoder"):
         for weights in space.values("model.encoder_weights"):
             _check_dbnet(encoder, space.names("model.decoder")[0], weights)
+
+
+def check_cleval(data: TextData) -> None:
+    """Refuse CLEval where it is not installed, or where no box of val has a text to count."""
+    cleval_metric()
+    truths = (data.truth(page) for page in data.split("val"))
+    if not any(text for truth in truths for text in truth.texts):
+        raise InputError(
+            "metric: cleval counts characters, but no box of val has a text; write the texts "
+            "behind their corners, or take hmean"
+        )
 
 
 def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from spaces.errors import InputError
+from spaces.metric import metric_name
 from spaces.text_detection import TextDetectionConfig
+from trainers.cleval import cleval_counts
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DBNet
-from trainers.dbnet.score import match, pool
+from trainers.dbnet.score import match
 from trainers.evaluate import PICTURES, Evaluation
+from trainers.image_counts import cleval_hmean, cleval_parts, score_of
 from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
 from trainers.text_data import TextData
@@ -52,19 +53,20 @@ def evaluate_text(
     model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
     outputs = list(task.outputs(model, split))
-    scores = task.score(outputs).scores
+    scored = task.score(outputs)
     pages = [(detections(task, output), output) for output, _ in outputs]
     characters = cleval_scores(pages) if cleval else None
-    values = [pool([match(list(found.boxes), output.truth)]).hmean for found, output in pages]
+    metric = metric_name(config.metric, data.spec)
+    values = score_of(config.metric, data.spec)(scored.images.counts).tolist()
     picture_folder(to)
     written = []
     for name, index in best_and_worst(values, PICTURES).items():
         found, output = pages[index]
-        caption = f"{output.page.stem}   Hmean {values[index]:.3f}"
+        caption = f"{output.page.stem}   {metric} {values[index]:.3f}"
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(scores, written, characters)
+    return Evaluation(metric, scored.scores, written, characters)
 
 
 def load_dbnet(folder: Path) -> DBNet:
@@ -134,31 +136,7 @@ def cleval_scores(pages: list[tuple[Detections, PageOutput]]) -> dict[str, float
     Raises:
         InputError: the extra is not installed.
     """
-    try:
-        from cleval import CLEvalMetric
-    except ImportError:
-        raise InputError(
-            "CLEval is not installed; install it with: pip install 'segtune[cleval]'"
-        ) from None
-    metric = CLEvalMetric()
-    for found, output in pages:
-        truth = output.truth
-        metric.update(
-            found.boxes.reshape(-1, 8).astype(np.float32),
-            _quads(truth.polygons),
-            det_letters=[""] * len(found.boxes),  # what is read does not count, where it is does
-            gt_letters=truth.texts,
-            gt_is_dcs=truth.ignore.tolist(),
-        )
-    result: dict[str, Any] = metric.compute()
-    names = {"recall": "det_r", "precision": "det_p", "hmean": "det_h"}
-    return {name: float(result[key]) for name, key in names.items()}
-
-
-def _quads(polygons: list[np.ndarray]) -> np.ndarray:
-    """(N, 8) corners; a polygon of more corners is replaced by its minimum-area rectangle."""
-    quads = [
-        polygon if len(polygon) == 4 else cv2.boxPoints(cv2.minAreaRect(polygon.astype(np.float32)))
-        for polygon in polygons
-    ]
-    return np.array(quads, np.float32).reshape(-1, 8)
+    counts = sum(cleval_counts(found.boxes, output.truth) for found, output in pages)
+    pooled = np.asarray(counts)
+    recall, precision = cleval_parts(pooled).tolist()
+    return {"recall": recall, "precision": precision, "hmean": float(cleval_hmean(pooled))}

@@ -44,6 +44,7 @@ class TrialResult:
 
     Attributes:
         reason: completed, patience, health:<alarm>, nonfinite, oom, or what `should_stop` said.
+        trivial_score: the best constant answer's, which the run had to beat.
         value: the metric of the best epoch; None where no epoch was finished.
         best_epoch: from 1.
         decode: {dotted name: value} of the free dimensions at the best epoch.
@@ -59,6 +60,7 @@ class TrialResult:
     model: Path | None
     history: list[EpochReport]
     hardware: dict[str, Any] = field(default_factory=dict)
+    trivial_score: float | None = None
     parameters: int | None = None
 
     @property
@@ -168,10 +170,13 @@ class _Run:
         if rung is not None:
             return rung if rung == "nonfinite" else f"health:{rung}"
         if self.epoch >= self.config.train.epochs:
-            return "completed"
-        if health.out_of_patience(self.metrics, self.config.train.patience, settled):
-            return "patience"
-        return None
+            over = "completed"
+        elif health.out_of_patience(self.metrics, self.config.train.patience, settled):
+            over = "patience"
+        else:
+            return None
+        bar = health.trivial_below(self.task.trivial_score, self.config.health.trivial)
+        return "health:trivial" if max(self.metrics) <= bar else over
 
     def train_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
         """Take one epoch's steps; return a reason where it could not be finished."""
@@ -224,6 +229,7 @@ class _Run:
         report = EpochReport(
             epoch=epoch,
             metric=scores.metric,
+            metrics=scores.metrics,
             decode=scores.decode,
             per_class=scores.per_class,
             pixel_accuracy=scores.pixel_accuracy,
@@ -270,6 +276,7 @@ class _Run:
                 "precision": self.precision,
                 "micro_batch": self.largest_micro_batch,
             },
+            trivial_score=self.task.trivial_score,
             parameters=sum(weights.numel() for weights in self.model.parameters()),
         )
 

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.report import called, heading, parser, publish, table
 from search.findings.evidence import Candidate, Evidence, Run, next_round
 from spaces.sections import ConfirmSpec
+from trainers.image_counts import hmean
 
 CURVES = Path(__file__).parent.parent / "early-stopping" / "curves.jsonl"
 NOISE = (0.012, 0.019, 0.024)  # sd between seeds, as measured (benchmarks/trust.md)
@@ -137,7 +138,7 @@ def confirm(
 
     def evidence() -> Evidence:
         known = [Candidate(n, float(first[n]), dict(runs[n])) for n in chosen]
-        return Evidence("mIoU", known, baseline)
+        return Evidence(hmean, known, baseline)  # there are no images
 
     while due := next_round(evidence(), spec, seeds, 1e9):
         for number, seed in due:

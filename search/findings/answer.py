@@ -18,6 +18,7 @@ from scipy import stats
 from search.findings.confirmation import Confirmation, read_confirmation
 from search.findings.evidence import CONFIDENCE, Candidate, Evidence
 from search.findings.ranking import ranked
+from search.findings.trivial import trivial_warning
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
@@ -57,6 +58,11 @@ class Answer:
     def baseline(self) -> FrozenTrial | None:
         """The best of the starting points."""
         return next((t for t in self.ranking if t.number == self.evidence.baseline), None)
+
+    @property
+    def warning(self) -> str | None:
+        """That nothing was learned, where that is so."""
+        return trivial_warning(self.study, self.trial, self.value)
 
     @property
     def headline(self) -> str:
@@ -129,7 +135,14 @@ class Answer:
     @property
     def lines(self) -> list[str]:
         """All of it, a sentence each, the most important first."""
-        said = (self.headline, self.claim, self.cheaper, self.progress, self.advice)
+        said = (
+            self.warning,
+            self.headline,
+            self.claim,
+            self.cheaper,
+            self.progress,
+            self.advice,
+        )
         return [line for line in said if line is not None]
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +151,7 @@ class Answer:
         return {
             "trial": self.trial.number,
             "value": self.value,
+            "trivial": self.warning is not None,
             "sd": None if winner is None else winner.sd,
             "fresh_seeds": {} if winner is None else {s: r.value for s, r in winner.runs.items()},
             "first_value": self.trial.value,

@@ -14,7 +14,7 @@ from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.sections import ConfirmSpec
-from trainers.image_counts import ImageCounts
+from trainers.image_counts import ImageCounts, score_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def read_confirmation(study: Study, trials: Sequence[FrozenTrial]) -> Confirmati
         if trial.number in chosen or trial.number == baseline
     ]
     waiting = sum(not run.state.is_finished() for run in runs)
-    return Confirmation(confirmation, runs, Evidence(study.metric, candidates, baseline, waiting))
+    score = score_of(study.spec.metric, study.spec.data)
+    return Confirmation(confirmation, runs, Evidence(score, candidates, baseline, waiting))
 
 
 def _candidate(

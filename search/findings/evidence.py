@@ -8,7 +8,7 @@ plain arithmetic on `Candidate`, so that `benchmarks/trust.py` can replay it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from spaces.sections import ConfirmSpec
-from trainers.image_counts import OF_METRIC, Counts
+from trainers.image_counts import Counts
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -119,11 +119,12 @@ class Evidence:
     """What is known of a study's candidates.
 
     Attributes:
+        score: the study's metric of counts that are summed over images, (..., K, 3) -> (...).
         baseline: number of the best starting point; None where none was tried.
         waiting: runs that are planned and have not ended.
     """
 
-    metric: str
+    score: Callable[[NDArray[np.number]], NDArray[np.float64]]
     candidates: Sequence[Candidate]
     baseline: int | None = None
     waiting: int = 0
@@ -214,7 +215,6 @@ class Evidence:
         self, one: Candidate, other: Candidate, seeds: Sequence[int]
     ) -> tuple[float, int]:
         """(Variance of the mean difference over draws of the images, images of a split)."""
-        score = OF_METRIC[self.metric]
         drawn = np.zeros(RESAMPLES)
         images = 0
         for seed in seeds:
@@ -224,7 +224,7 @@ class Evidence:
             images = len(pair[0])
             weights = _draws(images)  # the same for all seeds: their splits may be the same
             sums = [_weighted(weights, counts) for counts in pair if counts is not None]
-            drawn += score(sums[0]) - score(sums[1])
+            drawn += self.score(sums[0]) - self.score(sums[1])
         return float(np.nanvar(drawn / len(seeds), ddof=1)), images
 
     def _standard_error(self, one: Candidate, other: Candidate) -> float:

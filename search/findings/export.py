@@ -69,6 +69,7 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
         "origin": origin or study.spec.sampler.name,
         "metric": study.metric,
         "value": run.value,
+        "trivial_score": facts.trivial_score,
         "reason": facts.reason,
         "epochs": facts.epochs,
         "best_epoch": facts.best_epoch,

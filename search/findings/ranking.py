@@ -7,17 +7,24 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from search.studies.reasons import known, reason
+from search.studies.trial_facts import TrialFacts
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials with a value, best first; COMPLETE ones come before others of equal value."""
+    """Trials with a value, best first; of equal value COMPLETE ones first, trivial ones last."""
     valued = [
         trial
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     ]
     return sorted(
-        valued, key=lambda t: (-(t.value or 0.0), t.state != TrialState.COMPLETE, t.number)
+        valued,
+        key=lambda t: (
+            -(t.value or 0.0),
+            TrialFacts.of(t).reason == "health:trivial",
+            t.state != TrialState.COMPLETE,
+            t.number,
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from search.findings.wording import clock, describe, dimension_text
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
+from spaces.config import parameter_types
 from spaces.space import Space
 from trainers.report import Detection
 
@@ -35,7 +36,9 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
             summary["name"],
             f"{ended}/{sum(slots.values())}",
             str(slots["RUNNING"]),
-            f"{summary['metric']} {answer['value']:.4f}" if answer else "-",
+            f"{summary['metric']} {answer['value']:.4f}{', trivial' if answer['trivial'] else ''}"
+            if answer
+            else "-",
             str(len(answer["fresh_seeds"]) or "one") if answer else "-",
             str(answer["trial"]) if answer else "-",
             clock(summary["seconds"]),
@@ -45,7 +48,10 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
 
 def show_study(summary: dict[str, Any], console: Console) -> None:
     """A study's totals and every trial of it."""
-    slots = summary["slots"]
+    slots, answer, says = summary["slots"], summary["answer"], summary["says"]
+    if answer is not None and answer["trivial"]:  # before all else
+        first, *says = says
+        console.print(first, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{summary['name']}: "
         + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
@@ -56,7 +62,7 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
         f"{summary['epochs_saved']:.0%} of the epochs of the trials that have ended",
         highlight=False,
     )
-    for line in summary["says"]:
+    for line in says:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table()
     for column in ("trial", "state", "reason", summary["metric"], "best at", "epochs", "config"):
@@ -122,7 +128,7 @@ def show_space(space: Space, console: Console) -> None:
     fixed.add_column("setting")
     fixed.add_column("value")
     for name, value in space.base.flat().items():
-        if name not in space.dims:
+        if name not in space.dims and name in parameter_types(type(space.base)):
             fixed.add_row(name, str(value))
     console.print(fixed)
 
@@ -131,14 +137,14 @@ def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: 
     """The metric, then each class, or precision and recall of a detector."""
     scores = found.scores
     if scores.detection is not None:
-        _show_detection(scores.metric, scores.detection, split, console)
+        _show_detection(found, scores.detection, split, console)
         if found.cleval is not None:
             text = ", ".join(f"{name} {value:.4f}" for name, value in found.cleval.items())
             console.print(f"CLEval: {text}", highlight=False)
         return
-    name = "IoU" if scores.binary is not None else "mIoU"
     console.print(
-        f"{split} {name} {scores.metric:.6f}, pixel accuracy {scores.pixel_accuracy:.4f}",
+        f"{split} {found.metric} {scores.metric:.6f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+        + _others(found),
         highlight=False,
     )
     for key, value in (scores.binary or {}).items():
@@ -151,10 +157,16 @@ def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: 
     console.print(table)
 
 
-def _show_detection(hmean: float, detection: Detection, split: str, console: Console) -> None:
+def _others(found: Evaluation) -> str:
+    """The metrics that are not the chosen one."""
+    others = found.scores.metrics.items()
+    return "".join(f", {name} {value:.4f}" for name, value in others if name != found.metric)
+
+
+def _show_detection(found: Evaluation, detection: Detection, split: str, console: Console) -> None:
     console.print(
-        f"{split} Hmean {hmean:.6f}, precision {detection.precision:.4f}, recall "
-        f"{detection.recall:.4f}",
+        f"{split} {found.metric} {found.scores.metric:.6f}, precision {detection.precision:.4f}, "
+        f"recall {detection.recall:.4f}" + _others(found),
         highlight=False,
     )
     if detection.images_over_max_candidates:
@@ -170,6 +182,8 @@ def show_answer(study: Study, console: Console) -> None:
     answer = read_answer(study, study.trials())
     if answer is None:
         return
+    if answer.warning is not None:
+        console.print(answer.warning, highlight=False, markup=False, soft_wrap=True)
     console.print(leaderboard(answer))
     if answer.evidence.ranking:
         columns, rows = confirmation_rows(answer)
@@ -179,7 +193,7 @@ def show_answer(study: Study, console: Console) -> None:
         for row in rows:
             table.add_row(*map(str, row))
         console.print(table)
-    for line in answer.lines:
+    for line in answer.lines[answer.warning is not None :]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

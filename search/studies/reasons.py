@@ -55,6 +55,7 @@ REASONS: Mapping[str, Reason] = {
     "health:falling": Reason("PRUNED", "alarm", "the metric fell epoch by epoch"),
     "health:dead_class": Reason("PRUNED", "alarm", "a class was never found"),
     "health:exploding": Reason("PRUNED", "alarm", "the gradient norm exploded"),
+    "health:trivial": Reason("COMPLETE", "alarm", "ended no better than a constant answer"),
     "timeout": Reason("PRUNED", "limit", "budget.trial_hours spent"),
     "stopped": Reason("PRUNED", "limit", "the study's hours were spent"),
     "unfit": Reason("PRUNED", "failure", "the config cannot run", trains=False),

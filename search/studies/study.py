@@ -70,7 +70,8 @@ class Study:
 
     @property
     def metric(self) -> str:
-        return self.spec.data.metric
+        """The metric's name, as in mIoU."""
+        return self.spec.metric_name
 
     def data_spec(self, config: TrialConfig) -> AnyDataSpec:
         """The data that a trial trains on: a confirmation draws a split of its own for each seed,
@@ -329,7 +330,7 @@ def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     """Create a study without slots; one of this name must not be there."""
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
-    study.set_metric_names([spec.data.metric])
+    study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
     space = spec.search_space()
     if spec.use_starting_points and spec.confirms is None:

@@ -29,6 +29,7 @@ class TrialFacts:
         hardware: device, precision and micro-batch that it ended with.
         parameters: of its network.
         model_sha256: of its best weights.
+        trivial_score: of the best answer that looks at no image; None in stores of before.
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
         confirms: the trial of the search that it runs again, on another seed.
@@ -45,6 +46,7 @@ class TrialFacts:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     model_sha256: str | None = None
+    trivial_score: float | None = None
     error: str | None = None
     origin: str | None = None
     confirms: int | None = None
@@ -81,4 +83,5 @@ _MEASURED = (
     "hardware",
     "parameters",
     "model_sha256",
+    "trivial_score",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import optuna
 
@@ -37,9 +38,15 @@ class Word:
 
 @dataclass
 class Judge:
-    """Judges the trials of one study; it remembers the curves of those that have ended."""
+    """Judges the trials of one study; it remembers the curves of those that have ended.
+
+    Attributes:
+        floor: scores up to here are those of constant answers, and so equal: what they differ by
+            says nothing of who will learn something.
+    """
 
     study: Study
+    floor: float = -math.inf
     _ended: EndedCurves = field(default_factory=EndedCurves)
     _ended_until: int = 0  # what `_ended` holds, as `Study.curves_ended_after` counts
     _stock: tuple[int, optuna.Study] | None = None  # a slot, and Optuna's study for its pruner
@@ -59,13 +66,14 @@ class Judge:
             return None
         if (rule := self._rule) is not None:
             self._refresh_ended(said.ended, warmups=rule.align_warmup)
-            curve = Curve(tuple(values), warmup_end(config))
-            verdict = rule.verdict(curve, self._ended, said.beside, may_pause=claim.may_pause)
+            curve = self._floored(Curve(tuple(values), warmup_end(config)))
+            beside = [max(best, self.floor) for best in said.beside]
+            verdict = rule.verdict(curve, self._ended, beside, may_pause=claim.may_pause)
             if verdict is Verdict.GO:
                 return None
             if verdict is Verdict.PAUSE:
                 return Word("paused")
-            return Word(spec.name, rule.bar(curve, self._ended, said.beside))
+            return Word(spec.name, rule.bar(curve, self._ended, beside))
         if self._stock is None or self._stock[0] != claim.slot:
             self._stock = claim.slot, self.study.optuna(claim.slot)
         return Word(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
@@ -79,7 +87,11 @@ class Judge:
         if not paused:
             return Review()
         self._refresh_ended(ended, warmups=False)
-        return rule.review(paused, running, self._ended)
+        waits, runs = (
+            {number: self._floored(curve) for number, curve in curves.items()}
+            for curves in (paused, running)
+        )
+        return rule.review(waits, runs, self._ended)
 
     @property
     def _rule(self) -> QuantileRule | None:
@@ -95,5 +107,13 @@ class Judge:
         """Read the curves of trials that have ended since the last look, where there are any."""
         if ended is None or ended > self._ended_until:
             until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
-            self._ended.add({t: curve for t, curve in curves.items() if t not in self._ended})
+            new = {t: self._floored(c) for t, c in curves.items() if t not in self._ended}
+            self._ended.add(new)
             self._ended_until = until
+
+    def _floored(self, curve: Curve) -> Curve:
+        """The curve as the rule sees it; NaN stays."""
+        if self.floor == -math.inf:
+            return curve
+        raised = (self.floor if value <= self.floor else value for value in curve.values)
+        return replace(curve, values=tuple(raised))

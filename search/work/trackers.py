@@ -228,13 +228,13 @@ def flatten(report: EpochReport, spec: StudySpec) -> dict[str, float]:
 
     A class that the validation split lacks has no IoU, and so no entry.
     """
-    values: dict[str, float] = {spec.data.metric: report.metric, **report.decode}
+    values = {**report.metrics, spec.metric_name: report.metric, **report.decode}
     if report.per_class is not None:
         ious = zip(spec.data.class_names, report.per_class, strict=True)
         values |= {f"IoU/{name}": iou for name, iou in ious if iou == iou}
     for name, value in report.to_json().items():
         parts = value if isinstance(value, Mapping) and name != "decode" else {"": value}
         for part, number in parts.items():
-            if isinstance(number, int | float) and name not in ("epoch", "metric"):
+            if isinstance(number, int | float) and name not in ("epoch", "metric", "metrics"):
                 values[f"{name}/{part}".rstrip("/")] = float(number)
     return values

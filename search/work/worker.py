@@ -33,9 +33,11 @@ from spaces.config import TrialConfig
 from spaces.paths import cache_dir
 from trainers.checkpoint import WEIGHTS, remove_last
 from trainers.data import file_digest
+from trainers.health import trivial_below
 from trainers.image_counts import FILE as IMAGES
 from trainers.tasks import Data, load_data
 from trainers.train import TrialResult
+from trainers.trivial import best_constant
 
 T = TypeVar("T")
 
@@ -91,7 +93,9 @@ class Worker:
     _has_read: bool = False
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.study)
+        base = self.study.space.base
+        constant = best_constant(base.metric, self.data)
+        self.judge = Judge(self.study, trivial_below(constant, base.health.trivial))
 
     def run(self) -> bool:
         """Serve the study; True where nothing is left to claim, False where interrupted.
@@ -257,6 +261,7 @@ class Worker:
                 hardware=result.hardware,
                 parameters=result.parameters,
                 model_sha256=None if weights is None else file_digest(str(weights)),
+                trivial_score=result.trivial_score,
             ).at_end(),
         )
         if not self._patiently(lambda: self.study.slots.end(claim, stored, images)):

@@ -185,6 +185,12 @@ def data(entry: str) -> Change:
     return edit("# data: line 7", entry)
 
 
+def nine_classes(place: Place) -> None:
+    """A ninth class, which no mask has."""
+    line("classes: [sky, building, road, pavement, tree, car, pole, person, tram]")(place)
+    data("ignore_index: 255")(place)
+
+
 def space(entry: str, *more: str) -> Change:
     return edit("# space: line 16", "\n  ".join((entry, *more)))
 
@@ -412,6 +418,51 @@ CASES = [
     Bad("tracker-not-installed", both(line("pruner: none\ntrackers: [wandb]"),
         lambda place: place.patch.setitem(sys.modules, "wandb.sdk", None)),
         "None in sys.modules); install it with: pip install 'segtune[wandb]'"),
+    Bad("metric", line("pruner: none\nmetric: boundry IoU"),
+        "but got 'boundry_iou'; did you mean boundary_iou? (study.yaml line 20)"),
+    Bad("metric-of-text", line("pruner: none\nmetric: hmean"),
+        "metric.name: must be 'iou', 'dice' or 'boundary_iou', but got 'hmean' (study.yaml"),
+    Bad("metric-key", line("pruner: none\nmetric: {nam: dice}"),
+        "metric.nam: unknown key; did you mean name? (study.yaml line 20)"),
+    Bad("metric-as-number", line("pruner: none\nmetric: 3"),
+        "metric: must hold `key: value` lines, but got 3; known keys: name, classes, weights"),
+    Bad("metric-class", line("pruner: none\nmetric: {classes: [car, rod]}"),
+        "metric.classes.1: no class is called rod; did you mean road? (study.yaml line 20)"),
+    Bad("metric-class-twice", line("pruner: none\nmetric: {classes: [car, car]}"),
+        "metric.classes.1: car stands twice; keep one (study.yaml line 20)"),
+    Bad("metric-class-ignored", both(data("ignore_classes: [car]"),
+                                     line("pruner: none\nmetric: {classes: [road, car]}")),
+        "metric.classes.1: car is one of data.ignore_classes; leave it out in one"),
+    Bad("metric-no-class", line("pruner: none\nmetric: {classes: []}"),
+        "metric.classes: must have at least one item, but got [] (study.yaml line 20)"),
+    Bad("metric-weight-class", line("pruner: none\nmetric: {weights: {carr: 2}}"),
+        "metric.weights: no class is called carr; did you mean car? (study.yaml line 20)"),
+    Bad("metric-weight-spare", line("pruner: none\nmetric: {classes: [car], weights: {road: 2}}"),
+        "metric.weights: road does not count; remove its weight (study.yaml line 20)"),
+    Bad("metric-weight-true", line("pruner: none\nmetric: {weights: {car: true}}"),
+        "metric.weights: car: must be a number (study.yaml line 20)"),
+    Bad("metric-weight-negative", line("pruner: none\nmetric: {weights: {car: -1}}"),
+        "metric.weights.car: must be greater than or equal to 0, but got -1 (study.yaml line 20)"),
+    Bad("metric-weights-0", line("pruner: none\nmetric: {classes: [car], weights: {car: 0}}"),
+        "metric.weights: every class that counts has weight 0; raise one (study.yaml line 20)"),
+    Bad("metric-in-space", space("metric.name: [iou, dice]"),
+        "metric.name: trials are compared by it, so it is no setting of a trial; write `metric:`"),
+    Bad("metric-of-segmentation", edit("budget: {trials: 2}", "metric: miou", "words.yaml"),
+        "metric.name: must be 'hmean' or 'cleval', but got 'miou' (", "launch words.yaml"),
+    Bad("metric-not-installed", both(edit("budget: {trials: 2}", "metric: CLEval", "words.yaml"),
+        lambda place: place.patch.setitem(sys.modules, "cleval", None)),
+        "CLEval is not installed; install it with: pip install 'segtune[cleval]'",
+        "launch words.yaml"),
+    Bad("metric-class-not-in-val",
+        both(nine_classes, line("pruner: none\nmetric: {classes: [tram]}")),
+        "metric.classes: tram has no pixel in val, so that it cannot be scored; remove it"),
+    Bad("class-not-in-train", both(nine_classes,
+                                   draw("data/val/masks/street_0000.png", np.full((40, 48), 8))),
+        "train has none, so that no model can find them: tram (1920); divide the images otherwise"),
+    Bad("ignore-class", data("ignore_classes: [roads]"),
+        "data.ignore_classes: no class is called roads; did you mean road? (study.yaml line 7)"),
+    Bad("ignore-class-twice", data("ignore_classes: [car, car]"),
+        "data.ignore_classes: car stands twice; keep one (study.yaml line 7)"),
     Bad("seed-true", line("pruner: none\nseed: true"),
         "seed: must be a number, but got true (study.yaml line 20)"),
     # ranges

@@ -89,11 +89,11 @@ class Sweep:
     def truths(self) -> int:
         return int(self.image_truths.sum())
 
-    def images(self, box_thresh: float, unclip_ratio: float) -> NDArray[np.int64]:
-        """(N, 1, 3) at one setting: matches, truths, detections of each image."""
-        row, column = self.unclip_ratios.index(unclip_ratio), self.box_threshs.index(box_thresh)
-        matches, detections = self.counts[:, :, row, column].T
-        return np.stack([matches, self.image_truths, detections], axis=1)[:, None]
+    def images(self) -> NDArray[np.int64]:
+        """(N, R, T, 1, 3): matches, truths, detections of each image at each setting."""
+        matches, detections = self.counts[:, 0], self.counts[:, 1]  # (N, R, T)
+        truths = np.broadcast_to(self.image_truths[:, None, None], matches.shape)
+        return np.stack([matches, truths, detections], axis=3)[:, :, :, None]
 
     def at(self, unclip_row: int, thresh_column: int) -> Scores:
         """Scores of one setting, by its place in the grid."""
@@ -112,12 +112,16 @@ class Sweep:
 
     @property
     def best(self) -> tuple[float, float, Scores]:
-        """(box_thresh, unclip_ratio, scores) of the highest Hmean.
+        """(box_thresh, unclip_ratio, scores) of the highest Hmean; see `best_of`."""
+        return self.best_of(self.hmean)
+
+    def best_of(self, values: NDArray[np.float64]) -> tuple[float, float, Scores]:
+        """(box_thresh, unclip_ratio, scores) of the highest of the values (R, T).
 
         Of equal settings: the smallest unclip ratio, and of its box_threshs the middle one (of an
         even count the lower): it is the farthest from where the score changes.
         """
-        best = self.hmean == self.hmean.max()
+        best = values == values.max()
         row = min(np.flatnonzero(best.any(axis=1)), key=lambda r: self.unclip_ratios[r])
         columns = sorted(np.flatnonzero(best[row]), key=lambda c: self.box_threshs[c])
         column = columns[(len(columns) - 1) // 2]

@@ -192,7 +192,7 @@ def test_sweep_equals_separate_evaluations() -> None:
     assert result.at(*place) == scores
     matched = [match(list(found.cut(box_thresh, ratio).boxes), known) for found, known in cands]
     singles = [pool([one]) for one in matched]
-    assert result.images(box_thresh, ratio)[:, 0].tolist() == [
+    assert result.images()[:, *place, 0].tolist() == [
         [single.matches, single.truths, single.detections] for single in singles
     ]
 

@@ -13,6 +13,7 @@ from scipy import stats
 from search.findings.answer import rank_bands
 from search.findings.evidence import Candidate, Evidence, Run, next_round
 from spaces.sections import ConfirmSpec
+from trainers.image_counts import class_iou, hmean
 
 SEEDS = (11, 22, 33)
 
@@ -25,7 +26,7 @@ def candidate(number: int, first: float, *fresh: float, **more: object) -> Candi
 
 
 def evidence(*candidates: Candidate, baseline: int | None = None, waiting: int = 0) -> Evidence:
-    return Evidence("mIoU", candidates, baseline, waiting)
+    return Evidence(lambda counts: class_iou(counts)[..., 0], candidates, baseline, waiting)
 
 
 def test_ranked_by_all_seeds_and_reported_by_the_fresh_ones() -> None:
@@ -59,7 +60,7 @@ def test_which_images_there_are_adds_to_the_interval() -> None:
     noisy = [with_counts(1, rng.integers(20, 100, 50).tolist()), with_counts(2, [50] * 50)]
     halves = []
     for pair in (steady, noisy):
-        found = Evidence("Hmean", pair).difference(*pair)
+        found = Evidence(hmean, pair).difference(*pair)
         assert found is not None
         halves.append(found.half)
     assert halves[0] < 1e-9 and halves[1] > 0.03

@@ -46,10 +46,10 @@ COMMON = {
 }
 
 
-def spec(classes: list[str]) -> StudySpec:
+def spec(classes: list[str], **more: Any) -> StudySpec:
     split = {"list": "never read"}
     data = {"train": split, "val": split, "classes": classes}
-    return StudySpec.of({"name": "x", "task": "segmentation", "data": data})
+    return StudySpec.of({"name": "x", "task": "segmentation", "data": data, **more})
 
 
 def test_classes_have_their_names() -> None:
@@ -57,6 +57,12 @@ def test_classes_have_their_names() -> None:
     scores = {"mIoU": 0.5, "IoU/sky": 0.25, "IoU/road": 0.75, "pixel_accuracy": 0.9}
     assert found == COMMON | scores
     assert all(type(value) is float for value in found.values())
+
+
+def test_metrics_beside_the_chosen_one_have_their_names_too() -> None:
+    report = replace(REPORT, metrics={"mIoU": 0.4, "mDice": 0.6}, per_class=None)
+    chosen = spec(["sky", "road"], metric="dice")
+    assert flatten(report, chosen) == COMMON | {"mIoU": 0.4, "mDice": 0.5, "pixel_accuracy": 0.9}
 
 
 def test_a_class_that_val_lacks_has_no_entry() -> None:

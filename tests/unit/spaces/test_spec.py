@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from spaces.config import SegmentationConfig
 from spaces.errors import InputError
+from spaces.metric import class_shares
 from spaces.schema import study_schema
 from spaces.spec import StudySpec, dump_run_config, load_run_config, spec_difference
 from spaces.yamlfile import dump_yaml, parse_yaml
@@ -111,6 +113,62 @@ def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
         load_run_config(path)
 
 
+@pytest.mark.parametrize(
+    ("classes", "metric", "name", "shares"),
+    [
+        ("[a, b, c]", "mIoU", "mIoU", [1, 1, 1]),
+        ("[a, b, c]", "F1", "mDice", [1, 1, 1]),
+        ("[a, b, c]", "boundary IoU", "boundary mIoU", [1, 1, 1]),
+        ("[a, b, c]", "{name: miou, classes: [c, a]}", "mIoU (2 of 3 classes)", [1, 0, 1]),
+        ("[a, b, c]", "{classes: [b]}", "IoU (1 of 3 classes)", [0, 1, 0]),
+        ("[a, b, c, d]", "{classes: [d, b, c]}", "mIoU (3 of 4 classes)", [0, 1, 1, 1]),
+        ("[a, b, c]", "{name: dice, weights: {b: 2.5}}", "weighted mDice", [1, 2.5, 1]),
+        ("[a, b, c]\n  ignore_classes: [b]", "mIoU", "mIoU", [1, 0, 1]),
+        ("[a]", "IoU", "IoU", [0, 1]),
+        ("[a]", "F1", "F1", [0, 1]),
+        ("[a]", "boundary_iou", "boundary IoU", [0, 1]),
+        ("[a]", "mIoU", "mIoU", [1, 1]),
+        ("[a]", "{name: mDice}", "mDice", [1, 1]),
+        ("[a]", "{name: dice, classes: [background]}", "Dice (background)", [1, 0]),
+    ],
+)
+def test_a_metric_has_a_name_and_a_share_of_each_class(
+    classes: str, metric: str, name: str, shares: list[float], study: Path, tmp_path: Path
+) -> None:
+    text = TEXT.replace("classes: classes.json", f"classes: {classes}")
+    study.write_text(f"{text}metric: {metric}\n")
+    spec = StudySpec.load(study)
+    assert (spec.metric_name, class_shares(spec.metric, spec.data)) == (name, shares)
+    assert StudySpec.from_json(spec.to_json()) == spec
+    config = spec.search_space().base
+    (tmp_path / "config.yaml").write_text(dump_run_config(spec.data, config))
+    assert config.metric == spec.metric
+    assert load_run_config(tmp_path / "config.yaml") == (spec.data, config)
+
+
+def test_a_study_without_a_metric_has_the_default_and_another_metric_is_another_study(
+    study: Path,
+) -> None:
+    spec = StudySpec.load(study)
+    before_the_key = json.loads(spec.to_json())
+    assert before_the_key.pop("metric") and before_the_key["data"].pop("ignore_classes") == []
+    assert StudySpec.from_json(json.dumps(before_the_key)) == spec
+    study.write_text(f"{TEXT}metric: miou\n")
+    assert spec_difference(spec, StudySpec.load(study)) == ""
+    study.write_text(f"{TEXT}metric: dice\n")
+    assert "+  name: dice" in spec_difference(spec, StudySpec.load(study))
+    study.write_text(f"{TEXT}metric: {{classes: [b]}}\n")
+    assert "+  - b" in spec_difference(spec, StudySpec.load(study))
+
+
+def test_an_exported_metric_of_a_class_that_is_not_there_is_refused(study: Path) -> None:
+    data, path = StudySpec.load(study).data, study.parent / "config.yaml"
+    config = SegmentationConfig().replace({"metric.classes": ["a", "bb"]})
+    path.write_text(dump_run_config(data, config))
+    with pytest.raises(InputError, match=r"trial.metric.classes.1: no class.* bb.*yaml line \d+"):
+        load_run_config(path)
+
+
 def test_the_schema_knows_good_files_from_bad_ones() -> None:
     schema = study_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -119,13 +177,20 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
     for text in (template, (ROOT / "examples" / "camvid.yaml").read_text(), TEXT):
         document = parse_yaml(text, "x").data
         assert not list(validator.iter_errors(document))
-        assert not list(validator.iter_errors({**document, "trackers": ["wandb", "mlflow"]}))
+        for more in (
+            {"trackers": ["wandb", "mlflow"]},
+            {"metric": "miou"},
+            {"metric": {"name": "f1", "classes": ["a"], "weights": {"a": 2}}},
+        ):
+            assert not list(validator.iter_errors({**document, **more}))
         for change in (
             {"nane": 1},
             {"budget": {"trials": 0}},
             {"pruner": "median2"},
             {"trackers": ["wandbb"]},
             {"trackers": ["wandb", "wandb"]},
+            {"metric": "dicee"},
+            {"metric": {"nam": "dice"}},
         ):
             assert list(validator.iter_errors({**document, **change}))
         wrong = {**document, "space": {"optim.learning_rate": 1}}

@@ -115,7 +115,7 @@ def test_a_spec_and_an_export_come_back(tmp_path: Path) -> None:
     given = spec(tmp_path, **{"model.encoder": "resnet18"})
     assert isinstance(given, TextDetectionStudySpec)
     again = StudySpec.from_json(given.to_json())
-    assert again == given and again.data.metric == "Hmean"
+    assert again == given and again.metric_name == "Hmean"
     config = TextDetectionConfig().replace({"decode.box_thresh": 0.35, "model.decoder": "unet"})
     (tmp_path / "config.yaml").write_text(dump_run_config(given.data, config))
     assert load_run_config(tmp_path / "config.yaml") == (given.data, config)

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainers.dbnet.decode import Detections
+from spaces.errors import InputError
+from spaces.space import Free
+from spaces.text_detection import TextDetectionConfig, TextMetric
+from trainers.cleval import cleval_counts, cleval_sweep
+from trainers.dbnet.decode import Candidates, Detections
 from trainers.dbnet.icdar import TextAnnotation
-from trainers.text_data import Page
+from trainers.tasks import check_metric, evaluate
+from trainers.text_data import Page, TextData
 from trainers.text_detection import PageOutput
 from trainers.text_evaluate import cleval_scores
+from trainers.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +99,55 @@ def test_a_split_without_detections_scores_zero() -> None:
         for _, output in pages(np.random.default_rng(1))
     ]
     assert cleval_scores(given) == {"recall": 0.0, "precision": 0.0, "hmean": 0.0}
+
+
+def test_a_sweep_counts_every_setting_as_if_it_were_alone() -> None:
+    rng = np.random.default_rng(2)
+    images, ratios, cuts = [], (1.5, 2.0), (0.1, 0.4, 0.5, 0.9)
+    for found, output in pages(rng):
+        boxes = np.stack([found.boxes, found.boxes + 1])  # (R, N, 4, 2)
+        kept = rng.random(boxes.shape[:2]) < 0.9
+        scores = rng.integers(0, 10, len(found.boxes)) / 10
+        images.append((Candidates(scores, boxes, kept, ratios, False), output.truth))
+    counts = cleval_sweep(images, cuts)
+    assert counts.shape == (4, 2, 4, 2, 3)
+    for row, ratio in enumerate(ratios):
+        for column, cut in enumerate(cuts):
+            for index, (found, truth) in enumerate(images):
+                alone = cleval_counts(found.cut(cut, ratio).boxes, truth)
+                assert (counts[index, row, column] == alone).all()
+
+
+def test_a_run_is_scored_by_cleval_and_evaluated_alike(receipts: TextData, tmp_path: Path) -> None:
+    config = TextDetectionConfig().replace(
+        {
+            "metric.name": "cleval",
+            "model.encoder_weights": None,
+            "model.inner": 16,
+            "model.out": 8,
+            "data.resolution": 288,
+            "train.epochs": 1,
+            "train.batch_size": 2,
+            "train.precision": "fp32",
+            "optim.lr": 3e-3,
+            "optim.encoder_lr_ratio": 1.0,
+        }
+    )
+    free = {"decode.box_thresh": Free(0.1, 0.7, 0.3), "decode.unclip_ratio": Free(1.5, 2.0, 0.5)}
+    result = train(config, receipts, tmp_path / "run", lambda report: None, free=free)
+    assert result.model is not None and result.value is not None
+    fixed = config.replace(result.decode)
+    found = evaluate(result.model, fixed, receipts, "val", tmp_path / "pictures", cleval=True)
+    assert found.cleval is not None and found.metric == "CLEval"
+    assert found.cleval["hmean"] == pytest.approx(found.scores.metric) == result.value
+    assert set(result.history[-1].metrics) == {"Hmean", "CLEval"}
+
+
+def test_labels_without_texts_have_no_characters_to_count(receipts: TextData) -> None:
+    check_metric(TextMetric(name="cleval"), receipts)
+    data = TextData(receipts.spec, receipts.splits, receipts.sizes, "none", {})
+    truth = receipts.truth
+    bare = lambda page: replace(truth(page), texts=[""] * len(truth(page).texts))  # noqa: E731
+    object.__setattr__(data, "truth", bare)
+    with pytest.raises(InputError, match="no box of val has a text"):
+        check_metric(TextMetric(name="cleval"), data)

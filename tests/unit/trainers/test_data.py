@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from search.samples.streets import CLASSES, write_streets
+from spaces.config import SegmentationMetric
 from spaces.data import SegmentationDataSpec
+from spaces.errors import InputError
 from trainers import data as data_module
-from trainers.data import decode_image, decode_mask, find_splits
+from trainers.data import SegmentationData, decode_image, decode_mask, find_splits
 from trainers.losses import IGNORE
-from trainers.tasks import load_data
+from trainers.tasks import check_metric, load_data
 
 
 def spec(folder: Path, **changes: Any) -> SegmentationDataSpec:
@@ -47,6 +49,16 @@ def save(path: Path, values: np.ndarray) -> Path:
                 "palette_ignore": [(9, 9, 9)],
             },
             [[0, 1], [2, IGNORE]],
+        ),
+        ("ignored.png", [[0, 1], [2, 0]], {"ignore_classes": ["b"]}, [[0, IGNORE], [2, 0]]),
+        (
+            "ignored-colour.png",
+            [[[0, 0, 0], [128, 64, 128]], [[70, 70, 70], [0, 0, 0]]],
+            {
+                "palette": [(0, 0, 0), (128, 64, 128), (70, 70, 70)],
+                "ignore_classes": ["c", "a"],
+            },
+            [[IGNORE, 1], [IGNORE, IGNORE]],
         ),
     ],
 )
@@ -158,3 +170,42 @@ def test_counts_are_of_the_train_split_without_void(tmp_path: Path) -> None:
         expected += np.bincount(np.asarray(Image.open(sample.mask)).ravel(), minlength=256)
     assert data.counts == expected[:8].tolist()
     assert expected[255] > 0
+
+
+def two_classes(folder: Path, train: list[int], val: list[int]) -> None:
+    """One image a value; classes `a`, `b`, `c` by value."""
+    for split, values in (("train", train), ("val", val)):
+        for index, value in enumerate(values):
+            noise = np.full((8, 8, 3), index + 10 * (split == "val"), np.uint8)
+            save(folder / split / "images" / f"{index}.png", noise)
+            save(folder / split / "masks" / f"{index}.png", np.full((8, 8), value, np.uint8))
+
+
+def test_pixels_of_val_are_counted_too(tmp_path: Path) -> None:
+    two_classes(tmp_path, [0, 1, 2], [0, 0, 0, 1])
+    found = load_data(spec(tmp_path, classes=["a", "b", "c"]))
+    assert isinstance(found, SegmentationData)
+    assert (found.counts, found.val_counts) == ([64, 64, 64], [192, 64, 0])
+    assert found.val_images == [3.0, 1.0, 0.0]
+
+
+def test_an_ignored_class_is_other_data_and_counts_nowhere(tmp_path: Path) -> None:
+    two_classes(tmp_path, [0, 1], [0, 1, 2])
+    plain = load_data(spec(tmp_path, classes=["a", "b", "c"]))
+    without = load_data(spec(tmp_path, classes=["a", "b", "c"], ignore_classes=["c"]))
+    assert isinstance(plain, SegmentationData) and isinstance(without, SegmentationData)
+    assert plain.fingerprint != without.fingerprint
+    assert (plain.val_counts, without.val_counts) == ([64, 64, 64], [64, 64, 0])
+    with pytest.raises(InputError, match=r"train has none.*: c \(64\); .*ignore_classes: \[c\]"):
+        check_metric(SegmentationMetric(), plain)
+    check_metric(SegmentationMetric(), without)
+    check_metric(SegmentationMetric(classes=["a", "b"]), plain)
+    check_metric(SegmentationMetric(weights={"c": 0}), plain)
+
+
+def test_a_chosen_class_must_be_in_val(tmp_path: Path) -> None:
+    two_classes(tmp_path, [0, 1, 2], [0, 1])
+    found = load_data(spec(tmp_path, classes=["a", "b", "c"]))
+    check_metric(SegmentationMetric(), found)  # a class that val lacks is left out of the mean
+    with pytest.raises(InputError, match=r"metric.classes: c has no pixel in val"):
+        check_metric(SegmentationMetric(classes=["a", "c"]), found)

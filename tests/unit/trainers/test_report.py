@@ -23,6 +23,7 @@ def losses(*parts: str) -> st.SearchStrategy[Losses]:
 common: dict[str, st.SearchStrategy[Any]] = {
     "epoch": st.integers(1, 1000),
     "metric": scores,
+    "metrics": st.dictionaries(st.sampled_from(["mIoU", "mDice", "CLEval"]), scores),
     "grad_norm": numbers,
     "grad_norm_max": numbers,
     "lr": numbers,
@@ -100,6 +101,8 @@ def test_stored_keys_stay_as_they_are() -> None:
         "images_over_max_candidates": 1,
         "curve": [[0.6, 0.1, 0.2, 0.3]],
     }
+    beside = EpochReport(epoch=1, metric=0.5, metrics={"IoU": 0.5, "F1": 0.6}).to_json()
+    assert set(beside) == LOOP | {"metrics"} and beside["metrics"] == {"IoU": 0.5, "F1": 0.6}
     parts = Losses(pixel=1.0, threshold=2.0, dice=3.0, total=4.0, share=0.5).parts()
     assert list(parts) == ["pixel", "threshold", "dice", "total", "share"]
 

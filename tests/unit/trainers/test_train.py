@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free
-from trainers import image_counts
+from trainers import health, image_counts
 from trainers import train as train_module
 from trainers.checkpoint import LAST, load_model
 from trainers.data import SegmentationData
 from trainers.image_counts import ImageCounts
+from trainers.report import Scores
 from trainers.tasks import evaluate, load_data, make_task
 from trainers.train import TrialResult, train
 
@@ -115,13 +117,15 @@ def test_reports_hold_what_people_watch(data: SegmentationData, tmp_path: Path) 
     result = run(data, tmp_path, **{"train.epochs": 1})
     report = json.loads(json.dumps(result.history[0].to_json()))
     assert set(report) == {
-        "epoch", "metric", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
+        "epoch", "metric", "metrics", "per_class", "pixel_accuracy", "train", "val", "grad_norm",
         "grad_norm_max", "lr", "images_per_s", "peak_memory_mb", "micro_batch", "seconds",
     }  # fmt: skip
     assert set(report["train"]) == {"total", "pixel", "region", "share"}
     assert set(report["val"]) == {"total", "pixel", "region"}
     assert len(report["per_class"]) == 8
     assert result.value == report["metric"] == pytest.approx(np.nanmean(report["per_class"]))
+    assert set(report["metrics"]) == {"mIoU", "mDice"}
+    assert report["metrics"]["mIoU"] == report["metric"] < report["metrics"]["mDice"]
 
 
 class Crowded:
@@ -147,7 +151,7 @@ def test_out_of_memory_halves_the_micro_batch_and_is_remembered(
     monkeypatch.setattr("trainers.segmentation.forward", crowded)
     changes = {"train.epochs": 1, "data.resolution": "64x64"}
     result = run(data, tmp_path / "first", **changes)
-    assert result.reason == "completed"
+    assert result.reason in ("completed", "health:trivial")
     assert result.hardware["micro_batch"] == 2
     assert max(crowded.sizes) == 4 and max(crowded.sizes[1:]) <= 2  # one failure, one retry
     crowded.sizes.clear()
@@ -251,7 +255,7 @@ def test_a_last_image_that_would_be_alone_joins_its_neighbours(
 ) -> None:
     """9 images in batches of 4 are 4 + 5, which DeepLabV3Plus can train on."""
     result = run(data, tmp_path, **{"model.arch": "DeepLabV3Plus", "train.epochs": 1})
-    assert result.reason == "completed"
+    assert result.reason in ("completed", "health:trivial")
 
 
 @pytest.fixture(scope="module")
@@ -326,13 +330,15 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     data: SegmentationData, tmp_path: Path
 ) -> None:
     result = run(data, tmp_path / "run", **{"data.resolution": "40x56"})  # padded to 64 x 64
-    assert result.model is not None
+    assert result.model is not None and result.value is not None
+    assert result.reason == "completed" and result.value > (result.trivial_score or 1)
     config = small(**{"data.resolution": "40x56"})
     found = evaluate(result.model, config, data, "val", tmp_path / "pictures")
     assert found.scores.metric == pytest.approx(result.value, abs=1e-7)
     counts = ImageCounts.from_bytes((result.model / image_counts.FILE).read_bytes()).counts
     assert len(counts) == len(data.split("val"))
-    assert image_counts.mean_iou(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
+    score = image_counts.score_of(config.metric, data.spec)
+    assert score(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
     assert [path.name[:7] for path in found.pictures] == [
         "best-1-",
         "best-2-",
@@ -342,3 +348,60 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     for path in found.pictures:
         with Image.open(path) as picture:
             assert picture.size[0] > 3 * 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "health:trivial"),
+        ({"train.patience": 1, "train.epochs": 9, "loss.warmup_epochs": 0}, "health:trivial"),
+        ({"health.trivial": 0}, "completed"),
+        ({"decode.threshold": 0.999}, "health:trivial"),  # nothing found is below all foreground
+    ],
+)
+def test_a_run_that_ends_no_better_than_a_constant_answer_is_trivial(
+    changes: dict[str, Any], reason: str, blobs: SegmentationDataSpec, tmp_path: Path
+) -> None:
+    """At this threshold everything is foreground, whatever the network says."""
+    everything = {"loss.pixel": "bce", "optim.lr": 1e-6, "decode.threshold": 1e-4}
+    everything["train.epochs"] = 1
+    config = small(**everything | changes)
+    result = train(config, load_data(blobs), tmp_path, lambda report: None)
+    assert result.reason == reason
+    assert result.value is not None and result.trivial_score == pytest.approx(14 * 16 / (40 * 48))
+    assert result.value <= result.trivial_score + 1e-9
+
+
+@pytest.mark.parametrize("metric", [{"name": "dice"}, {"name": "boundary_iou"}])
+def test_a_sweep_finds_the_best_threshold_of_the_chosen_metric(
+    metric: dict[str, Any], blobs: SegmentationDataSpec, tmp_path: Path
+) -> None:
+    data = load_data(blobs)
+    assert isinstance(data, SegmentationData)
+    chosen = {f"metric.{key}": value for key, value in metric.items()}
+    config = small(**{"loss.pixel": "bce", "optim.lr": 3e-3, "train.epochs": 2, **chosen})
+    free = {"decode.threshold": Free(0.05, 0.95, 0.05)}
+    result = train(config, data, tmp_path / "run", lambda report: None, free=free)
+    assert result.model is not None and result.value is not None
+    scores = {}
+    for threshold in (0.2, 0.5, 0.8, result.decode["decode.threshold"]):
+        fixed = config.replace({"decode.threshold": threshold})
+        found = evaluate(result.model, fixed, data, "val", tmp_path / "pictures")
+        scores[threshold] = found.scores.metric
+    assert scores[result.decode["decode.threshold"]] == pytest.approx(result.value, abs=1e-6)
+    assert max(scores.values()) == pytest.approx(result.value, abs=1e-6)
+    names = {"IoU", "F1"} | ({"boundary IoU"} if metric["name"] == "boundary_iou" else set())
+    assert set(result.history[-1].metrics) == names
+    counts = ImageCounts.from_bytes((result.model / image_counts.FILE).read_bytes()).counts
+    score = image_counts.score_of(config.metric, data.spec)
+    assert score(counts.sum(0)) == pytest.approx(result.value, abs=1e-6)
+
+
+def test_a_class_without_train_pixels_is_never_dead(data: SegmentationData) -> None:
+    poor = replace(data, counts=[0, *data.counts[1:]])
+    task = make_task(small(), poor, torch.device("cpu"), "fp32", {})
+    view = task.dead_class_view(Scores(metric=0.0, per_class=[0.0] * data.classes))
+    assert view[0] != view[0] and view[1:] == [0.0] * (data.classes - 1)
+    alive = [1.0 if iou == 0 else iou for iou in view]
+    vitals = health.Vitals(0.0, 1.0, 1.0, 1.0, alive)
+    assert health.alarm([vitals] * 40, small().health, 0) is None
