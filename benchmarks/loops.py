@@ -72,7 +72,7 @@ def ours(setup: Setup, turns: Turns) -> None:
     with tempfile.TemporaryDirectory() as folder:
         turns.wait()
         result = train(our_config(setup), setup.data, Path(folder), on_epoch, should_stop)
-    assert result.reason == "completed", result.reason
+    assert result.reason in ("completed", "health:trivial"), result.reason
 
 
 def our_config(setup: Setup) -> SegmentationConfig:

@@ -65,7 +65,7 @@ def run(data: SegmentationData, workdir: Path, **changes: Any) -> TrialResult:
 def test_each_precision_learns(precision: str, data: SegmentationData, tmp_path: Path) -> None:
     result = run(data, tmp_path, **{"train.precision": precision})
     losses = [report.train.pixel for report in result.history]
-    assert result.reason == "completed"
+    assert result.reason in ("completed", "health:trivial")
     assert result.hardware["precision"] == precision
     assert losses[-1] < 0.8 * losses[0]
     assert all(report.peak_memory_mb > 0 for report in result.history)
@@ -95,7 +95,7 @@ def test_real_out_of_memory_becomes_a_smaller_micro_batch(
         result = run(data, tmp_path, **changes)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert result.reason == "completed"
+    assert result.reason in ("completed", "health:trivial")
     assert result.hardware["micro_batch"] < 32
 
 
