@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from spaces import segmentation, text_detection
 from spaces.config import Section, SegmentationConfig, TrialConfig, parameter_types, unflatten
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.sections import BudgetSpec, PrunerSpec, SamplerSpec, WorkersSpec
@@ -42,6 +44,10 @@ class StudySpec(Section):
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
     """false: only what `space` names is searched."""
+    defaults: int = Field(LATEST, ge=FIRST, le=LATEST)
+    """What stands in for settings that `space` does not name: 2, or 1 as before there was EMA."""
+    left_out: SkipJsonSchema[dict[str, list[str]]] = Field(default_factory=dict)
+    """Choices of the default space that are not drawn; found in the data, and in no study file."""
     use_starting_points: bool = True
     """Try the recipes of the field first."""
     budget: BudgetSpec = BudgetSpec()
@@ -82,8 +88,8 @@ class StudySpec(Section):
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
-        """Read back `to_json`."""
-        return cls.of(json.loads(text))
+        """Read back `to_json`, of any version."""
+        return cls.of({"defaults": FIRST, **json.loads(text)})
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> StudySpec:
@@ -107,7 +113,11 @@ class StudySpec(Section):
         default = self.default_space(self._epochs())
         if not self.use_default_space:
             default = Space({}, {}, default.base)
-        return build_space(default, json.loads(json.dumps(self.space)))
+        default = of_version(default, self.defaults)
+        space = build_space(default, json.loads(json.dumps(self.space)))
+        if self.defaults == FIRST:
+            return space
+        return fitted(space, self.space.keys(), self.left_out)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
@@ -131,7 +141,7 @@ class StudySpec(Section):
         return epochs if whole else 1
 
 
-_SHAPES_SPACE = {"data", "space", "use_default_space"}
+_SHAPES_SPACE = {"data", "space", "use_default_space", "defaults", "left_out"}
 
 
 class SegmentationStudySpec(StudySpec):
@@ -208,9 +218,13 @@ def check_study_name(name: str) -> None:
 def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     """Return a unified diff of two specs as YAML, or an empty string where they are the same.
 
-    Trackers and workers change no result, so they may differ.
+    Trackers and workers change no result, so they may differ. A study goes on with the defaults
+    that it began with, unless the file names others.
     """
-    given = given.model_copy(update={"trackers": stored.trackers, "workers": stored.workers})
+    free = {"trackers", "workers", "left_out"}
+    if "defaults" not in given.model_fields_set:
+        free.add("defaults")
+    given = given.model_copy(update={name: getattr(stored, name) for name in free})
     if stored.to_json() == given.to_json():
         return ""
     before, after = (
@@ -273,6 +287,8 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
+    if "left_out" in data:
+        raise InputError(f"left_out: unknown key ({document.where(('left_out',))})")
     resolve_paths(data, document, folder)
     study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
     try:
