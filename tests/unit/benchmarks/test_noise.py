@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.noise import Figures, Measured, figures, report
+from benchmarks.noise import LAST, Measured, figures, label, report
 
 
 def test_the_figures_of_a_curve() -> None:
@@ -16,10 +16,13 @@ def test_the_figures_of_a_curve() -> None:
     assert figures([0, 0, 0, 0.2, 0.4, 0.2, 0.4]).jitter == pytest.approx(0.2309, abs=1e-4)
 
 
-def test_the_report_says_the_worst_pair() -> None:
-    quiet, loud = Figures(0.5, 0.5, 0.01, 0.0), Figures(0.52, 0.4, 0.05, 0.1)
-    text = report({"A": Measured({3: (loud, quiet), 4: (quiet, quiet)}, 200.0, 10.0)}, "noise")
-    assert "-0.0100 on average; in the worst of 2 pairs -0.0200, in the best +0.0000" in text
-    assert "the larger one in 0 pairs" in text
-    assert "| A | last weights | 0.5100 | 0.4500 | 0.0300 | 0.0500 |" in text
-    assert "| A | 3 | 0.5200 -> 0.5000 |" in text and "| A | 200 | 10.0 | 5.0% |" in text
+def test_the_report_says_the_worst_seed() -> None:
+    quiet, loud = [0.5] * 6, [0.5, 0.5, 0.5, 0.6, 0.4, 0.6]  # differences of -0.2 and 0.2
+    other = label(0.1)
+    curves = {3: {LAST: loud, other: quiet}, 4: {LAST: quiet, other: loud}}
+    text = report({"A": Measured(curves, [100.0, 300.0], [10.0])}, "noise")
+    assert "| A | last weights | 0.5500 | 0.5500 | 0.1414 | 0.0333 |" in text
+    gain = "+0.0000 (-0.1000 to +0.1000)"
+    assert f"| A | average, 0.1 | {gain} | {gain} | 1 of 2 |" in text
+    assert "| A | 200 | 10.0 | 5.0% |" in text
+    assert "| A | 3 | last weights | 0.6000 | 0.6000 | 0.2828 | 0.0667 |" in text

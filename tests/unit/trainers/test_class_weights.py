@@ -45,7 +45,7 @@ def test_none_is_no_weights() -> None:
         # effective numbers are inverse frequencies but for classes of a large share
         ([30, 25, 20, 15, 6, 3, 1], 50.0, ["effective_number"]),
         ([90, 10], 50.0, []),  # 0.2 and 0.276
-        ([90, 10], 1.5, ["effective_number"]),  # both are clipped
+        ([90, 10], 1.5, ["sqrt_inv_freq", "effective_number"]),  # all are clipped
         ([52, 48], 50.0, ["inverse_freq", "sqrt_inv_freq", "effective_number"]),  # none does it
         ([90, 10, 0], 50.0, []),
     ],
