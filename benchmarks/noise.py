@@ -1,7 +1,7 @@
 """How much quieter a run is with the average of its weights (`train.ema`), and what that costs.
 
     python -m benchmarks.noise --to benchmarks/noise.md
-    python -m benchmarks.noise --only camvid --seeds 6 --first-seed 10 --ema 0.02 0.2
+    python -m benchmarks.noise --only camvid --seeds 6 --first-seed 10 --ema 0.02
 
 Trains CamVid (U-Net/resnet18) and SROIE (DBNet/resnet18) from scratch at small sizes, to the end.
 No step depends on the average, so one run serves both: after each epoch the last weights are
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import called, heading, parser, publish, table
-from spaces.config import EMA
 from spaces.spec import StudySpec
 from trainers.average import WeightAverage
 from trainers.tasks import load_data
@@ -60,6 +59,7 @@ SETUPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """{name: (example that names the data, settings)}."""
 LAST = "last weights"
+SHARES = [0.05, 0.1]  # of `train.ema`
 
 Curves = dict[str, list[float]]
 """{what was scored: the metric of each epoch}; one of them is LAST."""
@@ -105,7 +105,7 @@ def main() -> None:
     given.add_argument("--only", choices=("camvid", "sroie"), help="one of the data sets")
     given.add_argument("--seeds", type=int, default=3, help="runs of each set-up")
     given.add_argument("--first-seed", type=int, default=0)
-    given.add_argument("--ema", type=float, nargs="+", default=[EMA], help="shares to score")
+    given.add_argument("--ema", type=float, nargs="+", default=SHARES, help="shares to score")
     options = given.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     found = {}

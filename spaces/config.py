@@ -22,7 +22,6 @@ from pydantic import (
 )
 
 MAX_SIDE = 8192  # pixels
-EMA = 0.1  # `train.ema` of the default spaces (docs/decisions/0022-an-average-of-the-weights.md)
 
 
 def parse_resolution(value: Any) -> str:

@@ -20,7 +20,7 @@ from spaces.space import Choice, Float, Scalar, Space
 FIRST, LATEST = 1, 2
 
 SETTINGS: dict[int, dict[str, Any]] = {
-    1: {"train.patience": 3, "optim.step_epochs": 10, "train.ema": None},
+    1: {"train.patience": 3, "optim.step_epochs": 10},
     2: {},
 }
 """{number: settings that it has instead of those of the default spaces}."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spaces.config import EMA, SegmentationConfig
+from spaces.config import SegmentationConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -48,7 +48,7 @@ def default_space(epochs: int, *, binary: bool) -> Space:
             "loss.class_weights.method": ("inverse_freq", "sqrt_inv_freq", "effective_number")
         },
     }
-    changes: dict[str, Any] = {"train.epochs": epochs, "train.ema": EMA}
+    changes: dict[str, Any] = {"train.epochs": epochs}
     if binary:
         dims["decode.threshold"] = Free(0.01, 0.99, 0.01)
         changes["loss.pixel"] = "bce"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from spaces.config import EMA, Section, TrialConfig
+from spaces.config import Section, TrialConfig
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -105,9 +105,7 @@ def default_space(epochs: int) -> Space:
         "decode.box_thresh": Free(0.1, 0.9, 0.05),
         "decode.unclip_ratio": Free(1.5, 3.0, 0.25),
     }
-    return Space(
-        dims, {}, TextDetectionConfig().replace({"train.epochs": epochs, "train.ema": EMA})
-    )
+    return Space(dims, {}, TextDetectionConfig().replace({"train.epochs": epochs}))
 
 
 _PUBLISHED_LOSS = {

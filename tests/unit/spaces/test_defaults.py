@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from spaces.config import EMA, SegmentationConfig
+from spaces.config import SegmentationConfig
 from spaces.defaults import FIRST, LATEST, SETTINGS
 from spaces.space import Choice, Float
 from spaces.spec import StudySpec, spec_difference
@@ -82,11 +82,11 @@ def test_a_config_of_an_older_version_means_what_it_meant(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("task", ["segmentation", "text_detection"])
-def test_a_new_study_averages_its_weights(task: str) -> None:
-    train = spec(task).search_space().base.train
-    assert (train.ema, train.patience) == (EMA, None)
-    assert spec(task, use_default_space=False).search_space().base.train.ema == EMA
-    assert spec(task, **{"train.ema": None}).search_space().base.train.ema is None
+def test_a_new_study_has_patience_and_steps_in_proportion(task: str) -> None:
+    for use in (True, False):
+        base = spec(task, use_default_space=use).search_space().base
+        assert (base.train.patience, base.optim.step_epochs, base.train.ema) == (None, None, None)
+    assert spec(task, **{"train.ema": 0.05}).search_space().base.train.ema == 0.05
 
 
 def test_every_number_has_settings() -> None:
