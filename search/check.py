@@ -11,7 +11,7 @@ from rich.table import Table
 
 from search.database.store import Store
 from search.findings.wording import dimension_text
-from search.work.preflight import preflight
+from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
@@ -32,8 +32,9 @@ LOW_CEILING = 0.95
 def check_study(path: Path, store: Store, console: Console) -> None:
     """Print what a study would run on, and with what; raises InputError for what would fail."""
     spec = StudySpec.load(path)
-    space = spec.search_space()
     data = preflight(spec)
+    spec = settled(spec, data)
+    space = spec.search_space()
     console.print(
         f"study {spec.name}: {spec.budget.trials} trials of {space.base.train.epochs} "
         f"epochs, {spec.sampler.name} and {spec.pruner.name}; store: {store.shown}",
@@ -48,6 +49,12 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         console.print(_classes(data))
     _score(spec, data, console)
     console.print(_space(space))
+    for name, choices in spec.left_out.items():
+        console.print(
+            f"not drawn: {name} {', '.join(choices)}; on these data nearly the same as another one",
+            highlight=False,
+            soft_wrap=True,
+        )
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
 

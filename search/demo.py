@@ -14,8 +14,9 @@ from search.launch import launch
 from search.samples.receipts import write_receipts
 from search.samples.streets import write_streets
 from search.studies.study import open_study, study_names
+from spaces.difference import spec_difference
 from spaces.errors import DONE
-from spaces.spec import StudySpec, spec_difference
+from spaces.spec import StudySpec
 from trainers.tasks import load_data
 
 SEGMENTATION = """\

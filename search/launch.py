@@ -23,7 +23,7 @@ from search.studies.reasons import reason
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
 from search.work.confirming import advance, is_due
-from search.work.preflight import preflight
+from search.work.preflight import preflight, settled
 from search.work.progress import ProgressView
 from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
@@ -62,7 +62,7 @@ def launch(
             engine = launcher(order.options)
             engine.check()  # before anything exists
     store.work_alone()
-    study = create_or_resume(store, spec, data.fingerprint, trials)
+    study = create_or_resume(store, settled(spec, data), data.fingerprint, trials)
     study.take_settings(spec)
     if reason := stopped(study):
         raise InputError(

@@ -167,7 +167,8 @@ class OptimConfig(Section):
     warmup_epochs: int = Field(1, ge=0)
     """Epochs in which the learning rate rises linearly from near 0."""
     poly_power: float = Field(0.9, gt=0, le=10)
-    step_epochs: int = Field(10, ge=1)
+    step_epochs: int | None = Field(None, ge=1)
+    """Epochs between two steps of `schedule: step`; null = 40 % of `train.epochs`."""
     step_gamma: float = Field(0.1, gt=0, le=1)
     clip_norm: float = Field(1.0, ge=0, le=1e6)
     """Gradients are clipped to this total norm; 0 = no clipping."""
@@ -182,8 +183,12 @@ class TrainConfig(Section):
     micro_batch: int | None = Field(None, ge=1)
     """Images in memory at once; null = found, halved when memory runs out, and remembered."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    patience: int = Field(3, ge=0)
-    """Epochs without a new best, after warm-up and ramp, before the run ends; 0 = never."""
+    patience: int | None = Field(None, ge=0)
+    """Epochs without a new best, after warm-up and ramp, before the run ends; 0 = never; null = a
+    fifth of `epochs`, at least 3, and never in the last fifth of a cosine or poly schedule."""
+    ema: float | None = Field(None, gt=0, le=0.5)
+    """Validate and keep a running average of the weights: their mean age as a share of the steps so
+    far; null = the last weights."""
     seed: int = Field(0, ge=0, lt=2**32)
     channels_last: bool = True
     """Memory layout of images and weights."""

@@ -54,7 +54,7 @@ def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
     _check_ends(space)
     space.order()  # raises where conditions form a circle
     _check_models(space)
-    return _drop_inactive(_drop_impossible_archs(space, set(entries)), set(entries))
+    return drop_inactive(_drop_impossible_archs(space, set(entries)), set(entries))
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _drop_impossible_archs(space: Space, named: set[str]) -> Space:
     return replace(space, dims=dims, base=space.base.replace({"model.arch": kept[0]}))
 
 
-def _drop_inactive(space: Space, named: set[str]) -> Space:
+def drop_inactive(space: Space, named: set[str]) -> Space:
     """Take out dimensions whose condition no value of the space can meet."""
     dims = dict(space.dims)
     for name, condition in space.when.items():

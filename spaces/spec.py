@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from spaces import segmentation, text_detection
 from spaces.config import (
@@ -31,6 +31,7 @@ from spaces.config import (
     unflatten,
 )
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
@@ -65,6 +66,10 @@ class StudySpec(Section):
     """{dotted name: pin, list of choices, or range}; what is not named keeps its default."""
     use_default_space: bool = True
     """false: only what `space` names is searched."""
+    defaults: int = Field(LATEST, ge=FIRST, le=LATEST)
+    """What stands in for settings that `space` does not name: 2, or 1 as in older versions."""
+    left_out: SkipJsonSchema[dict[str, list[str]]] = Field(default_factory=dict)
+    """Choices of the default space that are not drawn; found in the data, and in no study file."""
     use_starting_points: bool = True
     """Try the recipes of the field first."""
     budget: BudgetSpec = BudgetSpec()
@@ -123,7 +128,7 @@ class StudySpec(Section):
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
         """Read back `to_json`, of any version: studies were not confirmed before they could be."""
-        return cls.of({"confirm": None, **json.loads(text)})
+        return cls.of({"confirm": None, "defaults": FIRST, **json.loads(text)})
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> StudySpec:
@@ -149,7 +154,11 @@ class StudySpec(Section):
         default = replace(default, base=scored)
         if not self.use_default_space:
             default = Space({}, {}, default.base)
-        return build_space(default, json.loads(json.dumps(self.space)))
+        default = of_version(default, self.defaults)
+        space = build_space(default, json.loads(json.dumps(self.space)))
+        if self.defaults == FIRST:
+            return space
+        return fitted(space, self.space.keys(), self.left_out)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
@@ -173,8 +182,7 @@ class StudySpec(Section):
         return epochs if whole else 1
 
 
-_SHAPES_SPACE = {"data", "metric", "space", "use_default_space"}
-CHANGEABLE = ("confirm", "trackers", "workers")  # sections that a later launch may change
+_SHAPES_SPACE = {"data", "metric", "space", "use_default_space", "defaults", "left_out"}
 
 
 class SegmentationStudySpec(StudySpec):
@@ -258,21 +266,6 @@ def check_study_name(name: str) -> None:
         )
 
 
-def spec_difference(stored: StudySpec, given: StudySpec) -> str:
-    """Return a unified diff of two specs as YAML, or an empty string where they are the same.
-
-    Those of CHANGEABLE change no trial of the search, so they may differ.
-    """
-    given = given.model_copy(update={name: getattr(stored, name) for name in CHANGEABLE})
-    if stored.to_json() == given.to_json():
-        return ""
-    before, after = (
-        dump_yaml(json.loads(spec.to_json()), sort_keys=True).splitlines()
-        for spec in (stored, given)
-    )
-    return "\n".join(difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1))
-
-
 def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
     """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
 
@@ -331,6 +324,8 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
+    if "left_out" in data:
+        raise InputError(f"left_out: unknown key ({document.where(('left_out',))})")
     resolve_paths(data, document, folder)
     study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
     try:

@@ -7,12 +7,14 @@ reason why the loss falls while mIoU falls too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 EFFECTIVE_BETA_SAMPLES = 10_000.0  # pixels; see _effective_number
+TWIN = 1.25  # weights that differ by no larger factor train alike
 
 
 def class_weights(counts: Sequence[int], method: str, max_ratio: float) -> Tensor | None:
@@ -40,6 +42,27 @@ def class_weights(counts: Sequence[int], method: str, max_ratio: float) -> Tenso
     weights = torch.where(present, weights, torch.full_like(weights, max_ratio))
     weights = weights.clamp(1 / max_ratio, max_ratio)
     return (weights / weights.mean()).float()
+
+
+def near_twins(counts: Sequence[int], methods: Sequence[str], max_ratio: float) -> list[str]:
+    """Return the methods whose weights are nearly those of one before them.
+
+    `none` weighs every class with 1.
+
+    Args:
+        counts, max_ratio: as of `class_weights`.
+        methods: keys of METHODS, or `none`.
+    """
+    kept: list[Tensor] = []
+    twins: list[str] = []
+    for method in methods:
+        weights = class_weights(counts, method, max_ratio)
+        logs = torch.zeros(len(counts)) if weights is None else weights.log()
+        if any((logs - other).abs().max() <= math.log(TWIN) for other in kept):
+            twins.append(method)
+        else:
+            kept.append(logs)
+    return twins
 
 
 def _inverse_freq(frequency: Tensor) -> Tensor:

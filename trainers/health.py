@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spaces.config import HealthConfig
+from spaces.config import HealthConfig, TrialConfig
 
 ALARMS = ("nonfinite", "diverging", "falling", "dead_class", "exploding")
 
@@ -50,13 +50,32 @@ def alarm(history: Sequence[Vitals], limits: HealthConfig, settled_epoch: int) -
     return None
 
 
-def out_of_patience(metrics: Sequence[float], patience: int, settled_epoch: int) -> bool:
+def patience(config: TrialConfig) -> tuple[int, int]:
+    """Return the epochs of patience (0 = endless), and the epoch from which on it is endless.
+
+    A number of the config holds for the whole run. The default is a fifth of the run, at least 3
+    epochs; and it ends no run in its last fifth whose learning rate falls to 0 there, for that is
+    where such a run is at its best.
+    """
+    given, epochs = config.train.patience, config.train.epochs
+    if given is not None:
+        return given, epochs
+    falls = config.optim.schedule in ("cosine", "poly")
+    return max(3, round(epochs / 5)), epochs - epochs // 5 if falls else epochs
+
+
+def out_of_patience(
+    metrics: Sequence[float], patience: int, endless: int, settled_epoch: int
+) -> bool:
     """Tell whether the best epoch lies `patience` epochs back, counted after warm-up and ramp.
 
     The first epoch after warm-up and ramp counts as a new start: what was reached before it does
     not use up patience.
+
+    Args:
+        endless: from this many epochs on, a run goes on whatever its metric does.
     """
-    if patience == 0 or len(metrics) <= settled_epoch:
+    if patience == 0 or not settled_epoch < len(metrics) < endless:
         return False
     best = max(range(len(metrics)), key=lambda epoch: (metrics[epoch], -epoch))
     return len(metrics) - 1 - max(best, settled_epoch) >= patience

@@ -15,7 +15,7 @@ def lr_factor(step: int, steps_per_epoch: int, epochs: int, optim: OptimConfig) 
 
     Linear warm-up over `optim.warmup_epochs`, then the schedule over what is left of the run:
     cosine (Loshchilov & Hutter 2017, without restarts), poly ((1 - t)^power, Chen et al. 2017),
-    step (gamma every `step_epochs`), or constant.
+    step (gamma every `step_epochs`, counted from the start), or constant.
     """
     warm = optim.warmup_epochs * steps_per_epoch
     if step < warm:
@@ -27,9 +27,19 @@ def lr_factor(step: int, steps_per_epoch: int, epochs: int, optim: OptimConfig) 
     if optim.schedule == "poly":
         return float((1 - progress) ** optim.poly_power)
     if optim.schedule == "step":
-        return float(optim.step_gamma ** (step // (steps_per_epoch * optim.step_epochs)))
+        every = steps_per_epoch * step_epochs(optim, epochs)
+        return float(optim.step_gamma ** (step // every))
     assert optim.schedule == "constant", optim.schedule
     return 1.0
+
+
+def step_epochs(optim: OptimConfig, epochs: int) -> int:
+    """Return the epochs between two steps: the config's, or two fifths of the run.
+
+    So there are two steps, at 40 % and at 80 %, both after the longest warm-up that the default
+    space has (a third).
+    """
+    return optim.step_epochs or max(1, round(0.4 * epochs))
 
 
 def region_share(epoch: int, loss: LossConfig) -> float:

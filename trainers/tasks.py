@@ -18,6 +18,7 @@ from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig
+from trainers import class_weights
 from trainers.cache_folder import asked_bytes
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
@@ -197,3 +198,19 @@ def check_metric(metric: MetricConfig, data: Data) -> None:
     elif metric.name == "cleval":
         assert isinstance(data, TextData)
         check_cleval(data)
+
+
+def near_twins(space: Space, data: Data) -> dict[str, list[str]]:
+    """Return {dotted name: choices} of the space that train nearly as another one, on these data.
+
+    Of segmentation: methods of class weights (`effective_number` beside `inverse_freq`).
+    """
+    name = "loss.class_weights.method"
+    if name not in space.dims:
+        return {}
+    assert isinstance(data, SegmentationData)
+    if not any(data.counts):  # every pixel is ignored, which the trainer will say
+        return {}
+    ratio = max(space.values("loss.class_weights.max_ratio"))
+    twins = class_weights.near_twins(data.counts, space.names(name), ratio)
+    return {name: twins} if twins else {}

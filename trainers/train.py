@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
+from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.memory import keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
@@ -48,7 +50,7 @@ class TrialResult:
         value: the metric of the best epoch; None where no epoch was finished.
         best_epoch: from 1.
         decode: {dotted name: value} of the free dimensions at the best epoch.
-        model: folder with the best epoch's weights.
+        model: folder with the best epoch's weights (with `train.ema`, their average).
         hardware: device name, precision and micro-batch that the run ended with.
         parameters: of the network.
     """
@@ -139,6 +141,8 @@ class _Run:
         _check_batch(config, self.task)
         model = self.task.build_model().to(self.device)
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
+        ema = config.train.ema
+        self.average = None if ema is None else WeightAverage(self.model, ema)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = grad_scaler(self.device, self.precision)
         self.micro_batch = config.train.micro_batch or _remembered(self._memory_key(), config)
@@ -146,12 +150,19 @@ class _Run:
         self.step = 0
         self._resume()
         if config.train.compile:
-            compile_model(self.model, None if self.task.dynamic_shapes else self._usual)
+            for network in {self.model, self.validated}:
+                usual = None if self.task.dynamic_shapes else partial(self._usual, network)
+                compile_model(network, usual)
 
     @property
     def epoch(self) -> int:
         """Epochs finished."""
         return len(self.history)
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network that is scored and saved: the average of the weights, where there is one."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def metrics(self) -> list[float]:
@@ -171,7 +182,7 @@ class _Run:
             return rung if rung == "nonfinite" else f"health:{rung}"
         if self.epoch >= self.config.train.epochs:
             over = "completed"
-        elif health.out_of_patience(self.metrics, self.config.train.patience, settled):
+        elif health.out_of_patience(self.metrics, *health.patience(self.config), settled):
             over = "patience"
         else:
             return None
@@ -201,6 +212,9 @@ class _Run:
                 return "oom"
             parts, norm = outcome
             norms.append(norm)
+            if self.average is not None:
+                skippable = self.scaler.is_enabled()
+                self.average.update(self.step + index + 1, norm.isfinite() if skippable else None)
             sums = {name: sums[name] + value if sums else value for name, value in parts.items()}
             if (index + 1) % FINITE_CHECK_STEPS == 0 and not watch.look(sums["total"]):
                 return "nonfinite"
@@ -224,7 +238,7 @@ class _Run:
         epoch = self.epoch + 1
         with ThreadPoolExecutor(1) as pool:  # validation leaves the state as it is
             saved = pool.submit(checkpoint.save_state, self.workdir, epoch, self._state())
-            scores, loss, images = self.task.validate(self.model)
+            scores, loss, images = self.task.validate(self.validated)
             saved.result()
         report = EpochReport(
             epoch=epoch,
@@ -249,7 +263,7 @@ class _Run:
         best = self.best
         assert best is not None
         if best is report:
-            checkpoint.save_model(self.workdir, epoch, self.model, images)
+            checkpoint.save_model(self.workdir, epoch, self.validated, images)
         checkpoint.commit(
             self.workdir,
             epoch,
@@ -326,9 +340,9 @@ class _Run:
         self.scaler.update()
         return parts, norm.detach()
 
-    def _usual(self, images: Tensor) -> bool:
+    def _usual(self, network: nn.Module, images: Tensor) -> bool:
         """Tell whether a batch is no odd last one, and so is worth compiling for."""
-        if not self.model.training:
+        if not network.training:
             return len(images) == self.task.val_batch
         sizes = accumulate.split_sizes(
             self.config.train.batch_size, self.micro_batch, self.task.min_batch
@@ -338,6 +352,7 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loss": self.task.loss.state_dict(),
@@ -362,6 +377,8 @@ class _Run:
                 f"{self.workdir / checkpoint.LAST}: the data have changed since this run began"
             )
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.task.loss.load_state_dict(state["loss"])

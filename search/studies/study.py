@@ -27,9 +27,10 @@ from search.studies.slots import Claim, Slots
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
+from spaces.difference import CHANGEABLE, spec_difference
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
-from spaces.spec import CHANGEABLE, CONFIRM, StudySpec, spec_difference
+from spaces.spec import CONFIRM, StudySpec
 from spaces.starting import origin, starting_params
 from trainers.report import EpochReport
 

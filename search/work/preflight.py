@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from search.work.trackers import check_trackers
+from spaces.defaults import FIRST
 from spaces.spec import StudySpec
 from trainers.data import SegmentationData
 from trainers.precision import pick_device, resolve_precision
-from trainers.tasks import check_space, load_data
+from trainers.tasks import check_space, load_data, near_twins
 from trainers.text_data import TextData
 
 
@@ -27,3 +28,16 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
     data = load_data(spec.data)
     check_space(space, data)
     return data
+
+
+def settled(spec: StudySpec, data: SegmentationData | TextData) -> StudySpec:
+    """Return the spec as a study begins with it: without near-twins of the default space.
+
+    A study keeps what is left out. Its choices never change, also where a later version would leave
+    out others; what the file names is drawn.
+    """
+    if spec.defaults == FIRST:
+        return spec
+    twins = near_twins(spec.search_space(), data)
+    left_out = {name: values for name, values in twins.items() if name not in spec.space}
+    return spec.model_copy(update={"left_out": left_out}) if left_out else spec

@@ -50,6 +50,7 @@ def make_config(**changes: Any) -> SegmentationConfig:
         "data.resolution": "96x128",
         "train.epochs": 4,
         "train.workers": 0,
+        "train.ema": 0.1,
         "optim.encoder_lr_ratio": 1.0,
         "loss.warmup_epochs": 1,
         "loss.ramp_epochs": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Callable
@@ -18,7 +19,8 @@ import search.database.store
 from search.cli import app
 from search.database.migrations import SCHEMA_VERSION
 from search.database.store import Store, open_store
-from search.database.tables import schema_table
+from search.database.tables import schema_table, study_table
+from search.studies.configs import CONFIG
 from search.studies.slots import Result
 from search.studies.study import UnknownStudy, create_or_resume, open_study, study_names
 from search.work.preflight import preflight
@@ -48,7 +50,7 @@ def test_a_launch_builds_its_space_once(
     spec = spec.model_copy(update={"workers": WorkersSpec(count=2)})  # segtune launch --workers 2
     study = create_or_resume(store, spec, preflight(spec).fingerprint, None)
     store.close()
-    assert len(built) == 1 and study.space is built[0]
+    assert len(built) == 1 and study.space is study.spec.search_space()
 
 
 @sqlite_too
@@ -62,6 +64,27 @@ def test_opening_again_changes_nothing(store_url: str, make_spec: MakeSpec) -> N
                 (SCHEMA_VERSION,)
             ]
         store.close()
+
+
+def test_a_study_of_an_older_version_goes_on_as_it_began(store: Store, make_spec: MakeSpec) -> None:
+    """Its spec has no number of defaults, and the config of its trial lacks what came later."""
+    given = make_spec(trials=12).model_copy(update={"use_default_space": True})
+    old = create_or_resume(store, given.model_copy(update={"defaults": 1}), "f" * 64, None)
+    assert old.slots.claim(old.ask) is not None
+    flat = old.config(old.trial(0)).flat()
+    assert flat.pop("train.ema", "missing") is None
+    store.storage.set_trial_system_attr(old.trial_id(0), CONFIG, flat)
+    tree = json.loads(old.spec.to_json())
+    del tree["defaults"], tree["left_out"]
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(study_table).values(spec=json.dumps(tree)))
+    study = create_or_resume(store, given, "f" * 64, None)
+    assert study.space == old.space != given.search_space()
+    train = study.config(study.trial(0)).train
+    assert (train.ema, train.patience) == (None, 0)  # as its file says
+    for _ in range(11):  # Optuna finds the choices that it knows
+        assert study.slots.claim(study.ask) is not None
+    assert {study.config(trial).train.ema for trial in study.trials()} == {None}
 
 
 def test_a_server_that_goes_away_while_a_store_opens_is_said(

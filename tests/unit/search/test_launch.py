@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from search.work.preflight import preflight
+from search.work.preflight import preflight, settled
 from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from spaces.entries import build_space
 from spaces.errors import InputError
 from spaces.segmentation import default_space
 from spaces.space import Space
 from spaces.spec import StudySpec
+from trainers.data import SegmentationData
 from trainers.segmentation import check_sizes, smallest_size
 
 
@@ -50,6 +52,23 @@ def test_every_precision_of_the_space_is_checked() -> None:
     )
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         preflight(spec)
+
+
+def test_near_twins_on_these_data_are_left_out() -> None:
+    split = {"list": "never read"}
+    data = {"train": split, "val": split, "classes": ["a", "b", "c"]}
+    tree = {"name": "x", "task": "segmentation", "data": data}
+    method = "loss.class_weights.method"
+
+    def left_out(counts: list[int], **more: Any) -> dict[str, list[str]]:
+        read = SegmentationData(SegmentationDataSpec.model_validate(data), {}, counts, "f")
+        return settled(StudySpec.of({**tree, **more}), read).left_out
+
+    assert left_out([45, 40, 15]) == {method: ["effective_number"]}
+    assert left_out([90, 9, 1]) == {}
+    assert left_out([0, 0, 0]) == {}  # the trainer will say that every pixel is ignored
+    assert left_out([45, 40, 15], space={method: ["inverse_freq", "effective_number"]}) == {}
+    assert left_out([45, 40, 15], defaults=1) == {}
 
 
 def test_default_space_can_train_anywhere() -> None:

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.config import SegmentationConfig
+from spaces.difference import spec_difference
 from spaces.errors import InputError
 from spaces.metric import class_shares
 from spaces.schema import study_schema
-from spaces.spec import StudySpec, dump_run_config, load_run_config, spec_difference
+from spaces.spec import StudySpec, dump_run_config, load_run_config
 from spaces.yamlfile import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spaces.data import SegmentationDataSpec
-from trainers.class_weights import class_weights
+from trainers.class_weights import METHODS, class_weights, near_twins
 from trainers.tasks import load_data
 
 
@@ -37,6 +37,21 @@ def test_by_hand(method: str, counts: list[int], max_ratio: float, expected: lis
 
 def test_none_is_no_weights() -> None:
     assert class_weights([1, 2], "none", 10.0) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "max_ratio", "twins"),
+    [
+        # effective numbers are inverse frequencies but for classes of a large share
+        ([30, 25, 20, 15, 6, 3, 1], 50.0, ["effective_number"]),
+        ([90, 10], 50.0, []),  # 0.2 and 0.276
+        ([90, 10], 1.5, ["sqrt_inv_freq", "effective_number"]),  # all are clipped
+        ([52, 48], 50.0, ["inverse_freq", "sqrt_inv_freq", "effective_number"]),  # none does it
+        ([90, 10, 0], 50.0, []),
+    ],
+)
+def test_near_twins(counts: list[int], max_ratio: float, twins: list[str]) -> None:
+    assert near_twins(counts, ("none", *METHODS), max_ratio) == twins
 
 
 def test_no_pixels_is_an_error() -> None:

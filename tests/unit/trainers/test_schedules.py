@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from spaces.config import HealthConfig, LossConfig, OptimConfig
+from spaces.config import HealthConfig, LossConfig, OptimConfig, SegmentationConfig
 from spaces.errors import InputError
-from trainers.health import ALARMS, Vitals, alarm, out_of_patience
+from trainers.health import ALARMS, Vitals, alarm, out_of_patience, patience
 from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import resolve_precision
-from trainers.schedules import lr_factor, max_weight_ratio, region_share, smooth
+from trainers.schedules import lr_factor, max_weight_ratio, region_share, smooth, step_epochs
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,18 @@ from trainers.schedules import lr_factor, max_weight_ratio, region_share, smooth
 def test_learning_rate(schedule: Any, step: int, factor: float) -> None:
     optim = OptimConfig(schedule=schedule, warmup_epochs=2, step_epochs=3)
     assert lr_factor(step, 10, 10, optim) == pytest.approx(factor, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every"), [(1, 1), (2, 1), (8, 3), (15, 6), (50, 20), (100, 40), (101, 40)]
+)
+def test_steps_come_in_proportion_to_the_run(epochs: int, every: int) -> None:
+    """At 40 % and at 80 %; a number of the config is obeyed."""
+    assert step_epochs(OptimConfig(), epochs) == every
+    assert step_epochs(OptimConfig(step_epochs=7), epochs) == 7
+    optim = OptimConfig(schedule="step", warmup_epochs=0)
+    factors = {lr_factor(epoch, 1, epochs, optim) for epoch in range(epochs)}
+    assert len(factors) == min(3, epochs)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +130,33 @@ def test_alarms_can_be_switched_off_but_for_nonfinite() -> None:
         ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3], 3, 0, True),  # an equal value is no new best
     ],
 )
-def test_patience(metrics: list[float], patience: int, settled: int, ends: bool) -> None:
-    assert out_of_patience(metrics, patience, settled) is ends
+def test_out_of_patience(metrics: list[float], patience: int, settled: int, ends: bool) -> None:
+    assert out_of_patience(metrics, patience, 99, settled) is ends
+
+
+@pytest.mark.parametrize(
+    ("epochs", "schedule", "given", "expected"),
+    [
+        (50, "constant", None, (10, 50)),
+        (50, "step", None, (10, 50)),
+        (50, "cosine", None, (10, 40)),
+        (8, "poly", None, (3, 7)),  # 7 of 8 epochs are more than four fifths
+        (3, "cosine", None, (3, 3)),
+        (100, "cosine", 3, (3, 100)),  # as told, to the end
+        (100, "cosine", 0, (0, 100)),
+    ],
+)
+def test_patience_agrees_with_run_and_schedule(
+    epochs: int, schedule: str, given: int | None, expected: tuple[int, int]
+) -> None:
+    changes = {"train.epochs": epochs, "optim.schedule": schedule, "train.patience": given}
+    assert patience(SegmentationConfig().replace(changes)) == expected
+
+
+def test_patience_is_endless_in_the_last_fifth() -> None:
+    assert out_of_patience([0.5] + [0.4] * 38, 10, 40, 0)
+    assert not out_of_patience([0.5] + [0.4] * 39, 10, 40, 0)
+    assert not out_of_patience([0.5] + [0.4] * 48, 10, 40, 0)
 
 
 class Net(nn.Module):

@@ -6,6 +6,7 @@ On a CPU nobody waits, but the same operators read a tensor's value into Python.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_the_counter_counts() -> None:
             "loss.region": "lovasz",
             "loss.class_weights.method": "sqrt_inv_freq",
         },
-        {"loss.region": "tversky", "loss.label_smoothing": 0.1},
+        {"loss.region": "tversky", "loss.label_smoothing": 0.1, "train.ema": 0.1},
     ],
 )
 def test_no_step_of_an_epoch_reads_from_the_device(
@@ -133,7 +134,9 @@ def test_a_skipped_step_does_not_move_the_schedule(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss scaler that overflows once: the norm of that step is infinite, and not counted."""
-    run = _Run(small(), data, tmp_path, {})
+    run = _Run(small(**{"train.ema": 0.1}), data, tmp_path, {})
+    assert run.average is not None
+    averages: list[torch.Tensor] = []
     monkeypatch.setattr(run.scaler, "is_enabled", lambda: True)
     original: Callable[..., Any] = run._one_step
     taken = 0
@@ -145,7 +148,9 @@ def test_a_skipped_step_does_not_move_the_schedule(
         return parts, torch.tensor(torch.inf) if taken == 2 else norm
 
     monkeypatch.setattr(run, "_one_step", overflow)
-    assert run.train_epoch(lambda: None) is None
+    first = next(run.average.model.parameters())
+    assert run.train_epoch(lambda: averages.append(first.clone())) is None
+    assert [torch.equal(one, other) for one, other in pairwise(averages)] == [True, False, False]
     assert (taken, run.step, len(run.norms)) == (4, 3, 3)
     report = run.finish_epoch()
     assert report.grad_norm < float("inf")
