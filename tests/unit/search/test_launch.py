@@ -61,7 +61,9 @@ def test_near_twins_on_these_data_are_left_out() -> None:
     method = "loss.class_weights.method"
 
     def left_out(counts: list[int], **more: Any) -> dict[str, list[str]]:
-        read = SegmentationData(SegmentationDataSpec.model_validate(data), {}, counts, "f")
+        read = SegmentationData(
+            SegmentationDataSpec.model_validate(data), {}, counts, counts, [], "f"
+        )
         return settled(StudySpec.of({**tree, **more}), read).left_out
 
     assert left_out([45, 40, 15]) == {method: ["effective_number"]}
