@@ -35,15 +35,16 @@ def run_example(name: str, folder: Path) -> Outcome:
 
     from search.database.store import open_store
     from search.files.artifacts import Artifacts
+    from search.findings.answer import best_trial
     from search.findings.export import export_study
     from search.findings.facts import summary
-    from search.findings.ranking import best_trial
     from search.launch import launch
     from search.studies.study import open_study
     from spaces.spec import StudySpec, load_run_config
     from trainers.tasks import evaluate, load_data
 
     spec = StudySpec.load(EXAMPLES / f"{name}.yaml")
+    spec = spec.model_copy(update={"confirm": None})  # the search alone
     artifacts = Artifacts(folder / "artifacts")
     store = open_store()
     began = time.perf_counter()

@@ -16,8 +16,8 @@ from PIL import Image
 
 from search.dashboard.publish import PICTURES, Publisher
 from search.files.artifacts import Artifacts
+from search.findings.answer import best_trial
 from search.findings.facts import gather
-from search.findings.ranking import best_trial
 from tests.waiting import Running
 
 PASSWORD = "correct horse battery"

@@ -61,6 +61,7 @@ space:
 use_default_space: false
 use_starting_points: false
 budget: {trials: 1}
+confirm: none
 sampler: random
 pruner: none
 """

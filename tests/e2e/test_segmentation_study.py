@@ -23,7 +23,8 @@ Segtune = Callable[..., str]
 def test_camvid_study_from_launch_to_evaluation(
     segtune: Segtune, camvid: Path, tmp_path: Path
 ) -> None:
-    """Two short trials on a few real streets; the export scores what the study says."""
+    """Two short trials on a few real streets, the better one confirmed; the export scores what the
+    study says."""
     for split, count in (("train", 32), ("val", 10)):
         for kind in ("images", "masks"):
             (tmp_path / "camvid" / split / kind).mkdir(parents=True)
@@ -34,14 +35,17 @@ def test_camvid_study_from_launch_to_evaluation(
     text = text.replace("../../shared/data/camvid", "camvid")
     text = text.replace("train.epochs: 15", "train.epochs: 4").replace("trials: 16", "trials: 2")
     text = text.replace("[64x96, 96x128]", "48x64").replace("[8, 16]", "4")
-    (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "study.yaml").write_text(f"{text}confirm: {{top: 1, seeds: 1}}\n")
     assert "ok: segtune launch" in segtune("check", "study.yaml", cwd=tmp_path)
     out = segtune("launch", "study.yaml", cwd=tmp_path)
-    assert "camvid: best trials" in out
+    assert "camvid: best trials of the search" in out and "the best on fresh seeds" in out
     status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
     assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
     assert status["trials"][0]["origin"] == "safe preset (field note A), adapted"
-    assert status["best"]["value"] > 0.05  # four epochs from scratch; chance is about 0.03
+    [(seed, value)] = status["answer"]["fresh_seeds"].items()
+    assert (
+        status["answer"]["value"] == value > 0.05
+    )  # four epochs from scratch; chance is about 0.03
     segtune("export", "camvid", "--to", "best", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "best").iterdir()} == {
         "config.yaml",
@@ -51,7 +55,10 @@ def test_camvid_study_from_launch_to_evaluation(
     }
     answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
     miou = float(answer.split("mIoU ")[1].split(",")[0])
-    assert miou == pytest.approx(status["best"]["value"], abs=1e-4)
+    assert miou == pytest.approx(value, abs=1e-4)
+    facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
+    assert str(facts["seed"]) == seed and facts["trial"] == status["best"]["number"]
+    assert facts["answer"]["claim"] in out
     pictures = sorted(path.name for path in (tmp_path / "best" / "evaluation-val").iterdir())
     assert len(pictures) == 10
     assert sum(name.startswith("best-") for name in pictures) == 5
@@ -86,7 +93,7 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
         "  model.arch: Unet\n  model.encoder: mobilenet_v2\n  model.encoder_weights: null\n"
         "  optim.lr: 1e-3\n  optim.encoder_lr_ratio: 1\n  loss.warmup_epochs: 0\n"
         "  health.grad_norm: 0\n"
-        "budget: {trials: 2}\npruner: none\n"
+        "budget: {trials: 2}\npruner: none\nconfirm: none\n"
     )
     segtune("launch", "study.yaml", cwd=tmp_path)
     segtune("export", "blobs", "--to", "best", cwd=tmp_path)

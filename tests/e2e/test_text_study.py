@@ -37,6 +37,7 @@ space:
   health.grad_norm: 0
   optim.lr: {low: 5e-4, high: 5e-3, log: true}
 budget: {trials: 2}
+confirm: none
 pruner: none
 """
 

@@ -29,6 +29,7 @@ space:
   model.encoder_weights: null
   health.grad_norm: 0
 budget: {trials: 2}
+confirm: none
 pruner: none
 """
 
