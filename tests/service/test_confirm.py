@@ -173,7 +173,7 @@ def test_none_confirms_nothing_and_says_one_seed(store: Store, tmp_path: Path) -
     assert open_confirmation(study) is None
     answer = read_answer(study, study.trials())
     assert answer is not None
-    assert answer.headline == "mIoU 0.5200, one seed: trial 1, epoch 30"
+    assert answer.headline == "trial 1: mIoU 0.5200, one seed, at epoch 30"
     assert "segtune confirm small" in answer.lines[-1]
     assert not any("by the search" in line for line in answer.lines)
 

@@ -59,7 +59,7 @@ def test_notes_and_graphs_tell_what_was_found(
     publisher = Publisher(study, Artifacts(tmp_path))
     publisher.refresh(gather(study))
     text = note(study)
-    assert "**mIoU 0.5000, one seed: trial 8, epoch 2**" in text
+    assert "**trial 8: mIoU 0.5000, one seed, at epoch 2**" in text
     assert "**11 of 12 trials** have ended: 1 open, 9 complete, 2 pruned" in text
     assert f"trial {alarmed}: health:diverging after 2 epochs" in text
     assert "early stopping of all kinds saved **50%** of the epochs" in text
