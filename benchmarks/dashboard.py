@@ -53,6 +53,7 @@ def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[
     from search.dashboard.study_page import StudyData
     from search.database.store import open_store
     from search.files.artifacts import Artifacts
+    from search.findings.facts import gather
     from search.samples.streets import write_streets
     from search.studies.study import create_or_resume
     from spaces.spec import StudySpec
@@ -63,7 +64,7 @@ def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[
     store = open_store()
     study = create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
     fill(study, trials, epochs)
-    Publisher(study, Artifacts(folder / "artifacts")).refresh()
+    Publisher(study, Artifacts(folder / "artifacts")).refresh(gather(study))
     url = store.engine.url.render_as_string(hide_password=False)
     ours = open_store(url)
     alone = RDBStorage(url)

@@ -181,7 +181,7 @@ class Ours:
             self.study.slots.end(self.claim, Result("COMPLETE", 2.0, "completed", {}))
         self.claim = self.study.slots.claim(self.study.ask)
         assert self.claim is not None
-        self.config = self.study.config(self.study.begun(self.claim.trial_number))
+        self.config = self.study.begun(self.claim.trial_number).config
         self.values: list[float] = []
 
     def epoch(self, epoch: int) -> None:
