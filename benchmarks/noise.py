@@ -190,10 +190,7 @@ def report(found: Mapping[str, Measured], command: str) -> str:
             best = [of[scored].best - of[LAST].best for of in by_seed.values()]
             end = [of[scored].last - of[LAST].last for of in by_seed.values()]
             louder = sum(of[scored].jitter > of[LAST].jitter for of in by_seed.values())
-            spans = (
-                f"{statistics.fmean(v):+.4f} ({min(v):+.4f} to {max(v):+.4f})" for v in (best, end)
-            )
-            gains.append([name, scored, *spans, f"{louder} of {len(by_seed)}"])
+            gains.append([name, scored, signed(best), signed(end), f"{louder} of {len(by_seed)}"])
         step, update = statistics.median(measured.step_ms), statistics.median(measured.update_ms)
         costs.append([name, f"{step:.0f}", f"{update:.1f}", f"{update / step:.1%}"])
     columns = ("best", "last", "jitter", "best - last three")

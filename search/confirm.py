@@ -10,8 +10,8 @@ from search.database.tables import OPEN, RUNNING
 from search.files.artifacts import Artifacts
 from search.launch import run
 from search.studies.confirmations import create_confirmation, lift_hours
-from search.studies.limits import stopped
 from search.studies.study import Study
+from search.work.confirming import search_is_over
 from search.work.preflight import preflight
 from spaces.errors import InputError
 from spaces.spec import StudySpec
@@ -29,8 +29,9 @@ def confirm_study(
     Raises:
         InputError: the search has not ended, no trial has a value, or the data have changed.
     """
-    name, counts = study.spec.name, study.slots.counts()
-    if counts[RUNNING] or (counts[OPEN] and not stopped(study)):
+    name = study.spec.name
+    if not search_is_over(study, forced=True):
+        counts = study.slots.counts()
         raise InputError(
             f"study {name} has not ended: {counts[RUNNING]} of its trials run and {counts[OPEN]} "
             f"are open; wait, or end it: segtune stop {name}"

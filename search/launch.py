@@ -127,13 +127,20 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
 
 def follow(study: Study, members: Sequence[Member], console: Console, interrupt: Interrupt) -> bool:
     """Show trials as they end, until the workers have; False where interrupted."""
-    known = {id_of_trial(t) for one in with_confirmation(study) for t in one.trials() if _ended(t)}
+    studies = with_confirmation(study)
+    known = {id_of_trial(t) for one in studies for t in one.trials() if _ended(t)}
     with ProgressView(study, console) as view:
+
+        def watched() -> list[Study]:
+            """The study, and its confirmation once there is one."""
+            if len(studies) == 1:
+                studies[:] = with_confirmation(study)
+            return studies
 
         def look() -> bool:
             """Show what has ended since; False where nothing has."""
             found = until_it_answers(
-                lambda: [(one, t) for one in with_confirmation(study) for t in one.trials()],
+                lambda: [(one, t) for one in watched() for t in one.trials()],
                 give_up=lambda: interrupt.count > 1,
                 on_wait=view.store_away,
             )

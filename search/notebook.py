@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts, open_artifacts
-from search.findings.answer import best_trial
+from search.findings.answer import answer_of, best_trial
 from search.findings.facts import Facts, gather
 from search.studies.reasons import reason
 from search.studies.study import Study
@@ -81,12 +81,11 @@ class NotebookStudy:
     @property
     def best(self) -> Best:
         """The best trial; raises InputError where none has ended with a value."""
-        trial, answer = best_trial(self._study), self._facts().answer
-        assert answer is not None
-        winner = answer.confirmed
+        answer = answer_of(self._study)
+        number, winner = answer.trial.number, answer.confirmed
         if winner is None:
-            return Best(trial.number, answer.value)
-        return Best(trial.number, answer.value, winner.sd, len(winner.runs))
+            return Best(number, answer.value)
+        return Best(number, answer.value, winner.sd, len(winner.runs))
 
     def best_config(self, trial: int | None = None) -> dict[str, Any]:
         """Every setting of the best trial (or of `trial`) by dotted name, as in study files.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainers.losses import IGNORE
+from trainers.metrics import OfClasses, per_image
 
 SHARE_OF_DIAGONAL = 0.02
 OUTSIDE = 1000  # beyond every class index and every probability
@@ -73,12 +74,8 @@ def near_outline(classes: Tensor, void: Tensor, d: int) -> Tensor:
     return ((low != values) | (high != values)) & ~void
 
 
-class BoundaryCounts:
-    """Pixels of each class near outlines, image by image, kept on the device."""
-
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self.classes, self.device = classes, device
-        self._batches: list[Tensor] = []  # (B, C, 3) each
+class BoundaryCounts(OfClasses):
+    """Pixels of each class near outlines."""
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add B images of one size: both (B, H, W) class indices; IGNORE in target is left out."""
@@ -90,12 +87,6 @@ class BoundaryCounts:
             for classes, band in ((target, hit), (target, true), (prediction, guess))
         ]
         self._batches.append(torch.stack(parts, dim=2))
-
-    def images(self) -> Tensor:
-        """(N, C, 3) on the host: hits, truths, found of each image, in the order of the updates."""
-        if not self._batches:
-            return torch.zeros(0, self.classes, 3, dtype=torch.int64)
-        return torch.cat(self._batches).cpu()
 
 
 class BoundaryCurve:
@@ -134,18 +125,10 @@ class BoundaryCurve:
         """(B, H, W) -> (B, T): masked pixels with a value at or above each threshold."""
         images, bins = len(values), len(self.edges) + 1
         index = torch.bucketize(values, self.edges, right=True, out_int32=True)
-        counted = _per_image(torch.where(mask, index, bins), bins + 1)[:, :bins]
+        counted = per_image(torch.where(mask, index, bins), bins + 1)[:, :bins]
         return counted.flip(1).cumsum(1).flip(1)[:, 1:].view(images, -1)
 
 
 def _by_class(classes: Tensor, mask: Tensor, count: int) -> Tensor:
     """(B, H, W) -> (B, C): masked pixels of each class."""
-    return _per_image(torch.where(mask, classes.int(), count), count + 1)[:, :count]
-
-
-def _per_image(index: Tensor, bins: int) -> Tensor:
-    """(B, H, W) of 0..bins-1 -> (B, bins): how often each occurs in each image."""
-    images = len(index)
-    own = torch.arange(images, device=index.device, dtype=torch.int32).view(-1, 1, 1)
-    flat = (index + own * bins).flatten()
-    return torch.bincount(flat, minlength=images * bins).view(images, bins)
+    return per_image(torch.where(mask, classes.int(), count), count + 1)[:, :count]

@@ -23,12 +23,22 @@ class Counter(Protocol):
         ...
 
 
-class ClassCounts:
-    """Pixels of each class over a split, image by image, kept on the device."""
+class OfClasses:
+    """Counts of each class over a split, image by image, kept on the device."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes, self.device = classes, device
         self._batches: list[Tensor] = []  # (B, C, 3) each
+
+    def images(self) -> Tensor:
+        """(N, C, 3) on the host: hits, truths, found of each image, in the order of the updates."""
+        if not self._batches:
+            return torch.zeros(0, self.classes, 3, dtype=torch.int64)
+        return torch.cat(self._batches).cpu()
+
+
+class ClassCounts(OfClasses):
+    """Pixels of each class."""
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add B images: both (B, H, W) class indices; IGNORE in target is left out."""
@@ -37,17 +47,10 @@ class ClassCounts:
         pairs = target.int() * self.classes + prediction.int()
         # ignored pixels go to one extra bin: no data-dependent shape, so no wait for the device
         pairs = torch.where(valid, pairs, cells)
-        own = torch.arange(images, device=pairs.device, dtype=torch.int32).view(-1, 1, 1)
-        bins = torch.bincount((pairs + own * (cells + 1)).flatten(), minlength=images * (cells + 1))
-        matrix = bins.view(images, cells + 1)[:, :-1].view(images, self.classes, self.classes)
+        bins = per_image(pairs, cells + 1)[:, :-1]
+        matrix = bins.view(images, self.classes, self.classes)
         parts = (matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1))
         self._batches.append(torch.stack(parts, dim=2))
-
-    def images(self) -> Tensor:
-        """(N, C, 3) on the host: hits, truths, found of each image, in the order of the updates."""
-        if not self._batches:
-            return torch.zeros(0, self.classes, 3, dtype=torch.int64)
-        return torch.cat(self._batches).cpu()
 
 
 class ThresholdCurve:
@@ -71,11 +74,8 @@ class ThresholdCurve:
         bins = torch.bucketize(probability, self.edges, right=True, out_int32=True)
         index = bins + self.bins * target.int()
         index = torch.where(target == IGNORE, cells, index)
-        own = torch.arange(images, device=index.device, dtype=torch.int32).view(-1, 1, 1)
-        counted = torch.bincount(
-            (index + own * (cells + 1)).flatten(), minlength=images * (cells + 1)
-        )
-        self._batches.append(counted.view(images, cells + 1)[:, :-1].view(images, 2, self.bins))
+        counted = per_image(index, cells + 1)[:, :-1]
+        self._batches.append(counted.view(images, 2, self.bins))
 
     def images(self) -> Tensor:
         """(N, T, 2, 3) on the host: hits, truths, found of background and foreground of each image
@@ -87,6 +87,14 @@ class ThresholdCurve:
         background = torch.stack([below[:, 0], truths[:, 0], below.sum(1)], dim=2)
         foreground = torch.stack([above[:, 1], truths[:, 1], above.sum(1)], dim=2)
         return torch.stack([background, foreground], dim=2)
+
+
+def per_image(index: Tensor, bins: int) -> Tensor:
+    """(B, H, W) of 0..bins-1 -> (B, bins): how often each occurs in each image."""
+    images = len(index)
+    own = torch.arange(images, device=index.device, dtype=torch.int32).view(-1, 1, 1)
+    flat = (index + own * bins).flatten()
+    return torch.bincount(flat, minlength=images * bins).view(images, bins)
 
 
 def best_threshold(scores: NDArray[np.float64], thresholds: list[float]) -> int:

@@ -147,6 +147,22 @@ class Answer:
         )
         return [line for line in said if line is not None]
 
+    def pick(self, number: int | None) -> FrozenTrial:
+        """Return the trial of that number; of None the one that the study answers with.
+
+        Raises:
+            InputError: the number is not of a trial that has ended with a value.
+        """
+        if number is None:
+            return self.trial
+        for trial in self.ranking:
+            if trial.number == number:
+                return trial
+        raise InputError(
+            f"trial {number} of study {self.study.spec.name} has not ended with a value; those "
+            f"that have: {', '.join(map(str, sorted(t.number for t in self.ranking)))}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """For programs: `segtune status --json`, provenance."""
         winner, gain = self.confirmed, self.evidence.gain
@@ -155,7 +171,9 @@ class Answer:
             "value": self.value,
             "trivial": self.warning is not None,
             "sd": None if winner is None else winner.sd,
-            "fresh_seeds": {} if winner is None else {s: r.value for s, r in winner.runs.items()},
+            "fresh_seeds": {}
+            if winner is None
+            else {str(seed): run.value for seed, run in winner.runs.items()},
             "first_value": self.trial.value,
             "baseline": None if self.baseline is None else self.baseline.number,
             "gain": None
@@ -181,27 +199,20 @@ def read_answer(study: Study, trials: Sequence[FrozenTrial]) -> Answer | None:
     return Answer(study, chosen, ranking, found)
 
 
-def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
-    """Return the trial of that number, or the one that the study answers with.
-
-    Raises:
-        InputError: no trial has ended with a value, or the number is not of such a trial.
-    """
+def answer_of(study: Study) -> Answer:
+    """`read_answer`; raises InputError where no trial has ended with a value."""
     answer = read_answer(study, study.trials())
     if answer is None:
         raise InputError(
             f"study {study.spec.name} has no finished trial yet; wait for one, see "
             f"`segtune status {study.spec.name}`"
         )
-    if number is None:
-        return answer.trial
-    for trial in answer.ranking:
-        if trial.number == number:
-            return trial
-    raise InputError(
-        f"trial {number} of study {study.spec.name} has not ended with a value; those that have: "
-        f"{', '.join(str(t.number) for t in sorted(answer.ranking, key=lambda t: t.number))}"
-    )
+    return answer
+
+
+def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
+    """`Answer.pick` of a study that nobody has read yet."""
+    return answer_of(study).pick(number)
 
 
 def rank_bands(values: Sequence[float], evidence: Evidence) -> list[str]:

@@ -2,7 +2,7 @@
 
 The value of a trial is the best epoch of one seed, chosen among many: it says too much. Here are
 the means over fresh seeds, the interval of a difference, and what may be said of it. All of it is
-plain arithmetic on `Candidate`, so that `benchmarks/trust.py` can replay it.
+plain arithmetic on `Candidate`, so that `research/confirmation/replay.py` can replay it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Candidate:
         first: its value in the search.
         runs: {seed: run} of the fresh seeds.
         failed: seeds on which it could not be trained.
-        seconds: of training an image.
+        seconds: of an epoch, validation included.
         device: on which it was trained.
         parameters: of its network.
     """
@@ -233,7 +233,7 @@ class Evidence:
         return math.sqrt(self.noise[0] * shares)
 
     def _cost(self, candidate: Candidate) -> tuple[int, int, float]:
-        """Seconds an image where all were trained on one kind of device, then parameters."""
+        """Seconds an epoch where all were trained on one kind of device, then parameters."""
         devices = {c.device for c in self.alike}
         timed = len(devices) == 1 and all(c.seconds for c in self.alike)
         # speeds that differ by less than a tenth are the same

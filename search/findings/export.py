@@ -12,7 +12,7 @@ from typing import Any
 
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import fetch_model
-from search.findings.answer import best_trial, read_answer
+from search.findings.answer import answer_of
 from search.findings.plots import plot_curves
 from search.findings.versions import git_commit, versions
 from search.studies.study import Study
@@ -35,10 +35,10 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
     Raises:
         InputError: nothing to export, the weights are not on this machine, or `to` is in use.
     """
-    trial = best_trial(study, number)
-    answer = read_answer(study, study.trials())
+    answer = answer_of(study)
+    trial = answer.pick(number)
     source, run = study, trial  # whose weights
-    if number is None and answer is not None and answer.confirmed is not None:
+    if number is None and answer.confirmed is not None:
         assert answer.confirmation.study is not None
         source = answer.confirmation.study
         run = source.trial(answer.confirmed.median_run.number)
@@ -76,7 +76,7 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
         "data_fingerprint": study.fingerprint,
         "model_sha256": known,
         "hardware": facts.hardware,
-        "answer": None if number is not None or answer is None else answer.to_json(),
+        "answer": None if number is not None else answer.to_json(),
     }
     return write_result(
         to,

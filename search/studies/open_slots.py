@@ -7,7 +7,7 @@ from collections.abc import Container
 
 import sqlalchemy as sa
 
-from search.database.optuna_private import id_of_study
+from search.database.optuna_private import STUDIES
 from search.database.store import Store
 from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
 from search.studies.owners import is_dead
@@ -67,6 +67,5 @@ def is_unfinished(store: Store, only: str | None, but: Container[int]) -> bool:
 def _served(store: Store, only: str | None) -> sa.ColumnElement[bool]:
     if only is None:
         return slot_table.c.study_id.in_(sa.select(study_table.c.study_id))
-    names = {only, only + CONFIRM}
-    served = [id_of_study(s) for s in store.storage.get_all_studies() if s.study_name in names]
-    return slot_table.c.study_id.in_(served)
+    named = STUDIES.c.study_name.in_((only, only + CONFIRM))
+    return slot_table.c.study_id.in_(sa.select(STUDIES.c.study_id).where(named))

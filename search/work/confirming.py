@@ -23,7 +23,7 @@ def advance(study: Study, *, forced: bool = False) -> Study | None:
     """
     if study.spec.confirm is None or study.spec.confirms is not None:
         return None
-    if not _search_is_over(study, forced=forced):
+    if not search_is_over(study, forced=forced):
         return None
     with study.store.study_lock(study.study_id):
         trials = study.trials()
@@ -67,7 +67,7 @@ def _due(study: Study, found: Confirmation) -> list[tuple[int, int]]:
     return next_round(found.evidence, spec, seeds, (allowed - found.epochs) / epochs)
 
 
-def _search_is_over(study: Study, *, forced: bool) -> bool:
+def search_is_over(study: Study, *, forced: bool) -> bool:
     """Whether no trial of the search runs, or will be claimed."""
     counts, stop = study.slots.counts(), stopped(study)
     if counts[RUNNING]:

@@ -92,7 +92,7 @@ class Service:
     idle_seconds: float = IDLE_SECONDS
     _workers: dict[int, Worker] = field(default_factory=dict)
     _refused: set[int] = field(default_factory=set)
-    _over: set[str] = field(default_factory=set)  # studies of which a trial has ended here
+    _unplanned: set[str] = field(default_factory=set)  # studies whose confirmation may be due
 
     def run(self) -> bool:
         """Serve until idle (True) or interrupted (False)."""
@@ -135,7 +135,7 @@ class Service:
                 self._workers[study_id] = worker
             served = worker.serve_one()
             if served:
-                self._over.add(worker.study.spec.confirms or worker.study.spec.name)
+                self._unplanned.add(worker.study.spec.confirms or worker.study.spec.name)
             return served
         except InputError as error:
             self._refuse(study_id, f"cannot be served here: {error}")
@@ -145,13 +145,13 @@ class Service:
 
     def _look_at_all(self) -> None:
         """Remember all studies, as a worker that died may have left a confirmation unplanned."""
-        self._over |= set(study_names(self.store) if self.only is None else [self.only])
+        self._unplanned |= set(study_names(self.store) if self.only is None else [self.only])
 
     def _confirm(self) -> bool:
         """Plan the confirmations that are due; True where there is something new to claim."""
         planned = False
-        while self._over and not self.interrupt.count:
-            name = self._over.pop()
+        while self._unplanned and not self.interrupt.count:
+            name = self._unplanned.pop()
             planned |= self._patiently(partial(self._advance, name))
         return planned
 
