@@ -150,7 +150,10 @@ class NotebookStudy:
         return pd.DataFrame(rows, columns=None if rows else ["trial", "epoch", self.metric])
 
     def importances(self) -> dict[str, float]:
-        """{setting: how much it decides}, largest first; empty with few complete trials."""
+        """{setting: share of the differences in rank that it explains}, largest first.
+
+        Only settings that explain more than chance; empty where none does, or of few trials.
+        """
         return dict(self._facts().importances)
 
     def figures(self) -> dict[str, go.Figure]:

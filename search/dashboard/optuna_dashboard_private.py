@@ -19,6 +19,7 @@ from optuna_dashboard._inmemory_cache import _CachedExtraStudyProperty
 from optuna_dashboard.artifact import _backend
 
 from search.database.optuna_private import FrozenStudy
+from spaces.space import Dimension, Float, Int
 
 # as patterns of SQL's LIKE: the whole of a study's own note, and which trials have one
 NOTES = ("dashboard:note%", "dashboard:%:note_ver")
@@ -66,6 +67,21 @@ def trial_of(key: str) -> int | None:
 
 
 # ---------------------------------------------------------------- answers as JSON
+
+
+def importances_json(
+    importances: Mapping[str, float], dims: Mapping[str, Dimension]
+) -> list[dict[str, Any]]:
+    """What the card of importances is told of a study."""
+    kinds = {Int: "IntDistribution", Float: "FloatDistribution"}
+    return [
+        {
+            "name": name,
+            "importance": share,
+            "distribution": kinds.get(type(dims[name]), "CategoricalDistribution"),
+        }
+        for name, share in importances.items()
+    ]
 
 
 class StudyJson:

@@ -19,6 +19,7 @@ from search.dashboard.optuna_dashboard_private import (
     graph_attrs,
     graph_prefix,
     has_note,
+    importances_json,
     note,
     note_attrs,
     note_prefixes,
@@ -27,6 +28,7 @@ from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import attach, detach, shown_trials
 from search.findings.facts import Facts
+from search.findings.importances import ATTRIBUTE
 from search.findings.markup import to_markdown
 from search.findings.notes import study_note, trial_note
 from search.findings.trial_graphs import FIGURES, study_figures
@@ -91,6 +93,7 @@ class Publisher:
         attrs = self._trial_notes(facts, before) | self._study_note(facts, before)
         for name, figure in study_figures(facts).items():
             attrs |= graph_attrs(name, figure.to_json())
+        attrs[ATTRIBUTE] = importances_json(facts.importances, facts.study.space.dims)
         self.study.store.replace_study_attrs(study_id, ours, attrs)
         self._refreshed, self.stale, self._new_best = time.monotonic(), False, False
         self._best = None if facts.best is None else facts.best.number

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from search.dashboard import guards
 from search.dashboard.downloads import with_artifacts
+from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Clock, Login
 from search.dashboard.study_page import StudyData
 from search.database.store import Store
@@ -104,7 +105,8 @@ def make_app(
         clock: seconds; measures sessions and failed sign-ins.
     """
     files = artifacts.shown
-    app = guards.adapted(inner or StudyData(dashboard_app(store, files), store))
+    shown = inner or StudyData(ImportanceCard(dashboard_app(store, files), store), store)
+    app = guards.adapted(shown)
     app = with_artifacts(app, store.storage, files)
     if not allow_writes:
         app = guards.read_only(app)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.answer import Answer, read_answer
+from search.findings.importances import importances
 from search.findings.ranking import judged, ranked
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
@@ -24,17 +23,15 @@ from spaces.space import Free
 from trainers.report import EpochReport
 
 TOP = 5  # trials whose every epoch is read
-MIN_FOR_IMPORTANCES = 8  # complete trials; fewer say nothing
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A searched setting: its default, its value in the best trial, and its importance if known."""
+    """A searched setting: its default, and its value in the best trial."""
 
     setting: str
     default: Any
     best: Any
-    importance: float | None
 
 
 @dataclass(frozen=True)
@@ -132,22 +129,22 @@ class Facts:
         ]
 
     @cached_property
-    def importances(self) -> dict[str, float]:
-        """{setting: share of the value's variance near the top}, largest first.
+    def complete(self) -> list[FrozenTrial]:
+        """Trials that have trained all their epochs."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
-        PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023) over the complete trials, conditional
-        settings included; empty where there are fewer than MIN_FOR_IMPORTANCES.
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """{setting: share that it explains}, as `importances.importances`, over `complete`.
+
+        What is swept inside each trial is a result of the trial, and is left out.
         """
-        complete = [t for t in self.trials if t.state == TrialState.COMPLETE]
-        if len(complete) < MIN_FOR_IMPORTANCES:
-            return {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(
-                self.study.over(complete),
-                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-            )
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        known = [(trial, self.searched_settings(trial)) for trial in self.complete]
+        drawn = [n for n in self.searched if not isinstance(self.study.space.dims[n], Free)]
+        return importances(
+            {name: [settings.get(name) for _, settings in known] for name in drawn},
+            [trial.value or 0.0 for trial, _ in known],
+        )
 
     @cached_property
     def comparison(self) -> list[Comparison]:
@@ -156,7 +153,7 @@ class Facts:
             return []
         default, best = self.study.space.base.flat(), self.config(self.best).flat()
         rows = [
-            Comparison(name, default.get(name), best.get(name), self.importances.get(name))
+            Comparison(name, default.get(name), best.get(name))
             for name in self.searched
             if self._has_meaning(name, best)
         ]
@@ -175,7 +172,7 @@ class Facts:
 
     @cached_property
     def by_importance(self) -> list[str]:
-        """The searched settings, those first that decide most."""
+        """The searched settings, those first that explain most."""
         return sorted(self.searched, key=lambda name: -self.importances.get(name, 0.0))
 
     @cached_property

@@ -8,7 +8,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.findings.answer import confirmation_rows
-from search.findings.facts import MIN_FOR_IMPORTANCES, Comparison, Facts, seconds
+from search.findings.facts import Comparison, Facts, seconds
+from search.findings.importances import MIN_TRIALS
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import known, reason
@@ -101,24 +102,23 @@ def best_config(facts: Facts) -> list[Block]:
 
 def importances(facts: Facts) -> list[Block]:
     """Which settings matter, in words."""
-    heading = Heading("What matters", 3)
-    if not facts.importances:
-        return [
-            heading,
-            Text(f"Known once {MIN_FOR_IMPORTANCES} trials have trained all their epochs."),
-        ]
-    shares = [(name, share) for name, share in facts.importances.items() if share >= 0.05]
-    words = ", ".join(f"`{name}` {share:.0%}" for name, share in shares)
-    first = next(iter(facts.importances))
-    small = len(facts.importances) - len(shares)
-    rest = f"; the other {small} settings decide less than 5 % each" if small else ""
-    return [
-        heading,
-        Text(
-            f"**{first}** decides most about being among the best: {words}{rest}. PED-ANOVA, over "
-            "the trials that trained all their epochs."
-        ),
-    ]
+    heading, count = Heading("What matters", 3), len(facts.complete)
+    if count < MIN_TRIALS:
+        text = f"Looked for once {MIN_TRIALS} trials have trained all their epochs."
+    elif not facts.importances:
+        text = (
+            f"Nothing can be named: over the {count} trials that trained all their epochs, no "
+            "setting explains more than chance does."
+        )
+    else:
+        first, *others = (f"`{n}` {share:.0%}" for n, share in facts.importances.items())
+        rest = f", {', '.join(others)}" if others else ""
+        text = (
+            f"**{first}**{rest}: the share of the differences in rank that each explains, over the "
+            f"{count} trials that trained all their epochs. The other settings explain no more "
+            "than chance does."
+        )
+    return [heading, Text(text)]
 
 
 def ended(facts: Facts) -> list[Block]:

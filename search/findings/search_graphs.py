@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.facts import Facts
 from search.findings.graph_style import COLOURS, label, styles, titled, whole_steps
@@ -15,6 +15,7 @@ from search.findings.markup import cell
 from search.studies.reasons import reason
 from spaces.space import Choice, Float, Int
 
+CIRCLE, HOLLOW = 0, 100  # Plotly's numbers: a thousand of their names would fill the page
 MOST_MARKERS = 1000  # in one graph; every so-manieth trial where there are more
 MOST_SLICES = 6
 MOST_BARS = 12
@@ -62,9 +63,8 @@ def history(facts: Facts) -> go.Figure | None:
 
 
 def importances_graph(facts: Facts) -> go.Figure | None:
-    """How much each setting decides, the largest on top."""
-    rows = [(name, share) for name, share in facts.importances.items() if share > 0]
-    rows = rows[:MOST_BARS][::-1]
+    """How much each setting explains that explains more than chance, the largest on top."""
+    rows = [*facts.importances.items()][:MOST_BARS][::-1]
     if not rows:
         return None
     figure = go.Figure()
@@ -78,7 +78,7 @@ def importances_graph(facts: Facts) -> go.Figure | None:
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
-    titled(figure, "Importance of each setting", "", "")
+    titled(figure, "Share of the differences in rank that a setting explains", "", "")
     # room for the longest bar's own label
     figure.update_xaxes(tickformat=".0%", range=(0, 1.15 * max(share for _, share in rows)))
     return figure.update_layout(height=90 + 26 * len(rows), bargap=0.35)
@@ -101,7 +101,10 @@ def thinned(ranking: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
 
 
 def _slice(setting: str, facts: Facts) -> go.Figure | None:
-    """The metric against one setting, over the trials that it counts in; darker is later."""
+    """The metric against one setting, over the trials that it counts in; darker is later.
+
+    Trials that ended before their last epoch are hollow.
+    """
     dim = facts.study.space.dims[setting]
     settings = [(trial, facts.searched_settings(trial)) for trial in thinned(facts.ranking)]
     known = [(trial, values[setting]) for trial, values in settings if setting in values]
@@ -127,6 +130,7 @@ def _slice(setting: str, facts: Facts) -> go.Figure | None:
         marker={
             "color": [trial.number for trial in trials],
             "colorscale": PALE_TO_DARK,
+            "symbol": [CIRCLE if t.state == TrialState.COMPLETE else HOLLOW for t in trials],
             "size": 7,
             "opacity": 0.85,
         },

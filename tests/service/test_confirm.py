@@ -18,7 +18,10 @@ from search.database.tables import AFTER, NOW, control_table, study_table
 from search.files.artifacts import Artifacts
 from search.findings.answer import read_answer
 from search.findings.export import export_study
-from search.findings.facts import summary
+from search.findings.facts import gather, summary
+from search.findings.importances import ATTRIBUTE
+from search.findings.report import report_text
+from search.findings.search_graphs import importances_graph
 from search.launch import run
 from search.studies.confirmations import fresh_seed, open_confirmation, with_confirmation
 from search.studies.limits import close, limits, reopen
@@ -71,6 +74,16 @@ def searched(
     return study
 
 
+def child(metrics: list[float], workdir: Path, counts: Any) -> FakeChild:
+    """One whose model is there, with what it scored on each image."""
+    model = workdir / "model-30"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "config.json").write_text("{}")
+    ImageCounts(counts).save(model / FILE)
+    return FakeChild(metrics, model=model)
+
+
 @dataclass
 class Children:
     """Trains nothing: the value of a run is its trial's in the search, less what a seed takes."""
@@ -88,14 +101,9 @@ class Children:
         assert number is not None
         self.begun.append((number, config.train.seed))
         value = VALUES[number] - self.minus.get(number, 0.01)
-        model = workdir / "model-30"
-        model.mkdir(parents=True, exist_ok=True)
-        (model / "model.safetensors").write_bytes(b"weights")
-        (model / "config.json").write_text("{}")
         hits = np.full((4, 2, 3), 100)
         hits[:, :, 0] = round(100 * value)
-        ImageCounts(hits).save(model / FILE)
-        return FakeChild([value * (e + 1) / 30 for e in range(30)], model=model)
+        return child([value * (e + 1) / 30 for e in range(30)], workdir, hits)
 
 
 def confirmed(study: Study, folder: Path, **minus: float) -> Children:
@@ -106,6 +114,18 @@ def confirmed(study: Study, folder: Path, **minus: float) -> Children:
     code = run(study, NoData(), artifacts, console, make_child=children.start)  # type: ignore[arg-type]
     assert code == DONE, console.text
     return children
+
+
+@dataclass
+class NoisyChildren(Children):
+    """As of a network that has learned nothing: each value is chance."""
+
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+        hits = np.full((20, 2, 3), 100)
+        hits[:, :, 0] = self.rng.integers(40, 60, (20, 2))
+        return child([float(hits[:, :, 0].mean() / 100)] * 30, workdir, hits)
 
 
 class Quiet:
@@ -125,6 +145,32 @@ class Quiet:
     @property
     def text(self) -> str:
         return self.file.getvalue()
+
+
+# five studies in a hundred name something, which tests/unit/search/test_importances.py counts
+@pytest.mark.parametrize("chance", [0, 2, 3])
+def test_a_study_of_pure_noise_claims_and_names_nothing(
+    postgres_url: str, tmp_path: Path, chance: int
+) -> None:
+    store, rng = open_store(postgres_url), np.random.default_rng(chance)
+    values = rng.normal(0.5, 0.015, 16).round(6).tolist()
+    study = searched(store, tmp_path, {"top": 2, "seeds": 2, "share": 2.0}, values)
+    children = NoisyChildren(study, tmp_path, rng=rng)
+    code = run(study, NoData(), Artifacts(tmp_path), Quiet(), make_child=children.start)  # type: ignore[arg-type]
+    assert code == DONE
+    facts = gather(study)
+    assert facts.answer is not None and facts.answer.confirmed is not None
+    claim = facts.answer.claim
+    assert claim is not None and (
+        "no better than the baseline within noise" in claim or "found nothing better" in claim
+    )
+    assert facts.importances == {} and importances_graph(facts) is None
+    page = report_text(study, "md", Artifacts(tmp_path))
+    assert "by the search" not in page and "Nothing can be named" in page
+    assert all("by the search" not in line for line in summary(study)["says"])
+    attrs = study.store.study_attrs(study.study_id, ATTRIBUTE)
+    assert attrs == {ATTRIBUTE: []}  # what optuna-dashboard's card has to show
+    store.close()
 
 
 @sqlite_too

@@ -93,10 +93,10 @@ def test_figures_go_by_name_and_a_wrong_one_says_the_nearest(
 ) -> None:
     with search.open_study(NAME, hostile_stores["text_detection"]) as study:
         figures = study.figures()
-        assert {"history", "importances", "box-thresh", "early-stopping"} <= set(figures)
+        assert {"history", "box-thresh", "early-stopping"} <= set(figures)
         assert sum(name.startswith("slice ") for name in figures) == 6
         assert isinstance(study.figure("history"), go.Figure)
-        assert next(iter(study.importances())) in study.best_config()
+        assert study.importances() == {} and "importances" not in figures  # its values are formulas
         with pytest.raises(InputError, match="no graph histroy; did you mean history"):
             study.figure("histroy")
         html = study._repr_html_()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import optuna
 import optuna_dashboard
 import plotly.io
 import pytest
@@ -16,7 +18,9 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note_from_system_attrs
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 
+from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.publish import KEPT, Publisher
+from search.database.optuna_private import id_of_study
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.findings.facts import gather
@@ -29,9 +33,16 @@ from trainers.report import EpochReport, Losses
 MakeSpec = Callable[..., StudySpec]
 
 
-def end(study: Study, value: float, reason: str = "completed", **attrs: object) -> int:
+def end(
+    study: Study,
+    value: float | Callable[[Mapping[str, Any]], float],
+    reason: str = "completed",
+    **attrs: object,
+) -> int:
     claim = study.slots.claim(study.ask)
     assert claim
+    if callable(value):
+        value = value(study.trial(claim.trial_number).params)
     losses = Losses(total=1.0, pixel=1.0, region=0.5)
     for epoch in (1, 2):
         report = EpochReport(epoch=epoch, metric=value / 3 * epoch, train=losses, val=losses)
@@ -63,7 +74,7 @@ def test_notes_and_graphs_tell_what_was_found(
     assert "**11 of 12 trials** have ended: 1 open, 9 complete, 2 pruned" in text
     assert f"trial {alarmed}: health:diverging after 2 epochs" in text
     assert "early stopping of all kinds saved **50%** of the epochs" in text
-    assert "PED-ANOVA" in text and "optim.lr" in text
+    assert "Nothing can be named: over the 9 trials" in text and "optim.lr" in text
     assert "| `optim.lr` | 0.0001 .. 0.01, log |" in text  # what is searched
     assert "Sampler random, early stopping none, at most 4 epochs a trial" in text
     found = note(study, stopped)
@@ -76,6 +87,36 @@ def test_notes_and_graphs_tell_what_was_found(
     assert list(held[0].y) == [0.3] and list(held[0].x) == [2]
     boxes = [trace for trace in graphs["per-class-iou"].data if trace.type == "box"]
     assert [set(box.y) for box in boxes[:3]] == [{0.5}, {None}, {0.25}]
+
+
+def test_what_matters_is_said_by_note_and_card_alike(
+    store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    study = create_or_resume(store, make_spec(trials=24, epochs=2), "f" * 64, None)
+    publisher = Publisher(study, Artifacts(tmp_path))
+    card = ImportanceCard(lambda environ, start: [b"not ours"], store)
+
+    def told(study_id: int) -> bytes:
+        path = f"/api/studies/{study_id}/param_importances"
+        environ = {
+            "PATH_INFO": path,
+            "REQUEST_METHOD": "GET",
+            "QUERY_STRING": "evaluator=ped_anova",
+        }
+        return b"".join(card(environ, lambda status, headers: None))
+
+    assert json.loads(told(study.study_id)) == {"param_importances": [[]]}  # nobody has looked yet
+    for _ in range(24):
+        end(study, lambda params: 0.5 + 0.1 * math.log10(params["optim.lr"]))
+    publisher.refresh(gather(study))
+    [[first, *others]] = json.loads(told(study.study_id))["param_importances"]
+    assert first["name"] == "optim.lr" and first["distribution"] == "FloatDistribution"
+    share = f"`optim.lr` {first['importance']:.0%}"
+    assert share in note(study) and first["importance"] > 0.8
+    named = [f"`{found['name']}` {found['importance']:.0%}" for found in others]
+    assert all(text in note(study) for text in named)
+    theirs = optuna.create_study(storage=store.storage, study_name="somebody else's")
+    assert told(id_of_study(theirs)) == b"not ours"
 
 
 def test_what_a_user_writes_stays(store: Store, make_spec: MakeSpec, tmp_path: Path) -> None:

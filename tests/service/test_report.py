@@ -43,7 +43,7 @@ GRAPHS = {
     "segmentation": {"per-class-iou"},
     "text_detection": {"box-thresh"},
 }
-COMMON = {"importances", "history", "value-against-cost", "early-stopping", "loss-parts"}
+COMMON = {"history", "value-against-cost", "early-stopping", "loss-parts"}
 SECTIONS = (
     "Best config", "What matters", "Why trials ended", "Leaderboard", "The search",
     "Setting by setting", "What early stopping saved", "Health alarms", "The best trials",

@@ -28,7 +28,7 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from optuna_dashboard import _custom_plot_data, _note, _serializer
+from optuna_dashboard import _custom_plot_data, _importance, _note, _serializer
 from optuna_dashboard._inmemory_cache import _CachedExtraStudyProperty
 from optuna_dashboard.artifact import _backend
 from packaging.requirements import Requirement
@@ -36,6 +36,7 @@ from packaging.requirements import Requirement
 from search.dashboard import optuna_dashboard_private
 from search.database import optuna_private
 from search.files import shown
+from spaces.space import Int
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = {
@@ -416,6 +417,12 @@ def test_files_of_studies_and_trials() -> None:
     assert meta(storage, study_id, None, "a") == {"filename": "artifacts:a"}, DASHBOARD
     assert meta(storage, study_id, 0, "b") == {"filename": "dashboard:artifacts:0:b"}, DASHBOARD
     assert meta(storage, study_id, 0, "a") is None
+
+
+def test_importances_as_the_card_is_told_them() -> None:
+    trial = create_trial(value=1.0, params={"x": 1}, distributions={"x": IntDistribution(0, 2)})
+    found = optuna_dashboard_private.importances_json({"x": 0.5}, {"x": Int(0, 2)})
+    assert found == _importance.convert_to_importance_type({"x": 0.5}, [trial]), DASHBOARD
 
 
 def test_keys_of_the_json_answers() -> None:

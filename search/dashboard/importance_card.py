@@ -1,0 +1,46 @@
+"""optuna-dashboard's card of importances, which says what the note says, and no more.
+
+optuna-dashboard's own importances need two trials, and are large on values that mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.database.store import Store
+from search.database.tables import study_table
+from search.findings.importances import ATTRIBUTE
+
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_PATH = re.compile(r"/api/studies/(\d+)/param_importances/*")
+
+
+class ImportanceCard:
+    """Answers for segtune's studies, from what a worker has stored; all else goes to `inner`."""
+
+    def __init__(self, inner: WSGIApp, store: Store) -> None:
+        self.inner, self.store = inner, store
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        match = _PATH.fullmatch(environ.get("PATH_INFO", ""))
+        if match is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return self.inner(environ, start_response)
+        if not self._is_ours(study_id := int(match[1])):
+            return self.inner(environ, start_response)
+        found = self.store.study_attrs(study_id, ATTRIBUTE).get(ATTRIBUTE, [])
+        body = json.dumps({"param_importances": [found]}).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _is_ours(self, study_id: int) -> bool:
+        with self.store.engine.connect() as connection:
+            ours = sa.select(study_table.c.study_id).where(study_table.c.study_id == study_id)
+            return connection.execute(ours).first() is not None
