@@ -19,9 +19,9 @@ test: $(DEV) .venv/.cleval
 	$(PYTEST) -n 2 -m "not cluster"
 
 # engines, servers with passwords, every point at which a worker can die, and long searches for a
-# case that hypothesis has not tried; four processes, as most of these tests wait
+# case that hypothesis has not tried; three processes, as many of these tests wait
 test-cluster: $(DEV) .venv/.cleval
-	$(PYTEST) -n 4 -m "cluster or hypothesis" --hypothesis-profile exhaustive
+	$(PYTEST) -n 3 -m "cluster or hypothesis" --hypothesis-profile exhaustive
 
 # before each commit: style, types, the direction of imports, unit tests
 check: $(DEV)

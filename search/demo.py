@@ -75,7 +75,7 @@ def run_demo(
         write_streets(to / "data", train=48, val=24)
     else:
         write_receipts(to / "data", train=32, val=12)
-    spec = _write_study(task, to / "study.yaml", store)
+    spec = write_study(task, to / "study.yaml", store)
     console.print(f"drew sample data and wrote {to / 'study.yaml'}", highlight=False)
     code = launch(spec, store, artifacts, console, trials)
     if code != DONE:
@@ -93,7 +93,7 @@ def run_demo(
     return DONE
 
 
-def _write_study(task: str, path: Path, store: Store) -> StudySpec:
+def write_study(task: str, path: Path, store: Store) -> StudySpec:
     """Write the study file, under a name that no other demo of this store has."""
     base, text = ("demo", SEGMENTATION) if task == "segmentation" else ("demo-text", TEXT_DETECTION)
     for number in itertools.count(1):
