@@ -10,7 +10,7 @@ from search.findings.markup import literal
 from search.studies.looks import Look, Score
 
 WHY = (
-    "val chose the trial, its epoch and its decode settings, so what it says is too high; the test "
+    "val chose the trial, its epoch and its decode settings, so it tends to say too much; the test "
     "split chose nothing. The rest of the difference is which images each of them has"
 )
 
@@ -34,7 +34,7 @@ def look_lines(look: Look, looks: int, metric: str) -> list[str]:
             f"test: the baseline (trial {baseline.trial}) has {figures(baseline)}; {beside(look)}"
         )
     elif look.missing is not None:
-        lines.append(f"test: nothing to compare with: {look.missing}")
+        lines.append(f"test: no baseline beside it: {look.missing}")
     return [*lines, counted(looks)]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.trial import FrozenTrial
 
 from search.database.store import has_store, open_store
 from search.files.artifacts import Artifacts
@@ -49,7 +48,7 @@ def look_at_test(answer: Answer, winner: Weights, artifacts: Artifacts) -> dict[
     baseline, missing = _baseline(answer, artifacts)
     look = _known(study, winner, baseline)
     if look is None:
-        look = _scored(answer, winner, baseline)
+        look = _scored(study, winner, baseline)
     look = look.model_copy(update={"missing": missing})
     return {**look.model_dump(mode="json"), "looks": add_look(study, look)}
 
@@ -76,13 +75,13 @@ def _baseline(answer: Answer, artifacts: Artifacts) -> tuple[Weights | None, str
         return None, str(error)
 
 
-def _scored(answer: Answer, winner: Weights, baseline: Weights | None) -> Look:
-    data = _test_data(answer.study)
-    metric = score_of(answer.study.spec.metric, answer.study.spec.data)
-    mine, counts = _score(answer.trial, winner, data)
+def _scored(study: Study, winner: Weights, baseline: Weights | None) -> Look:
+    data = _test_data(study)
+    mine, counts = _score(winner, data)
     theirs, difference = None, None
-    if baseline is not None and answer.baseline is not None:
-        theirs, other = _score(answer.baseline, baseline, data)
+    if baseline is not None:
+        theirs, other = _score(baseline, data)
+        metric = score_of(study.spec.metric, study.spec.data)
         difference = image_interval(metric, counts, other)
     return Look(
         when=now(),
@@ -95,14 +94,14 @@ def _scored(answer: Answer, winner: Weights, baseline: Weights | None) -> Look:
     )
 
 
-def _score(trial: FrozenTrial, weights: Weights, data: Data) -> tuple[Score, Counts]:
+def _score(weights: Weights, data: Data) -> tuple[Score, Counts]:
     config = weights.study.config(weights.run)
     found = score_model(weights.model, config, data, TEST)
     counts = found.images.counts
     metric = score_of(config.metric, weights.study.spec.data)
     interval = image_interval(metric, counts)
     scored = Score(
-        trial=trial.number,
+        trial=weights.trial,
         model_sha256=weights.sha256,
         val=weights.run.value,
         value=found.scores.metric,
@@ -122,8 +121,8 @@ def _test_data(study: Study) -> Data:
         ) from None
     if data.fingerprint != study.fingerprint:
         raise InputError(
-            f"the data of study {study.spec.name} have changed since it began, so that a score on "
-            f"its test split would not be the study's; put them back, or {leave}"
+            f"study {study.spec.name} cannot be scored on test: its data are not those that it began "
+            f"with; put them back, or {leave}"
         )
     check_metric(study.spec.metric, data)
     return data

@@ -22,10 +22,12 @@ class Weights:
     """Weights of one run.
 
     Attributes:
+        trial: of the search, that they stand for.
         study: that ran it: the search, or its confirmation.
         model: the folder that holds them.
     """
 
+    trial: int
     study: Study
     run: FrozenTrial
     model: Path
@@ -65,4 +67,4 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
             f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
             "differs; export another trial, or train its config again"
         )
-    return Weights(study, run, model, digest)
+    return Weights(trial.number, study, run, model, digest)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.findings.export import export_study
@@ -53,6 +55,14 @@ class Kept:
         export_study(self.study, self.artifacts, self.folder / to, *given, **more)
         facts: dict[str, Any] = json.loads((self.folder / to / "provenance.json").read_text())
         return facts
+
+    def run(self, *words: str) -> str:
+        """What a command says."""
+        place = ("--to", str(self.folder / "best"), "--artifacts", str(self.folder / "artifacts"))
+        url = self.study.store.engine.url.render_as_string(hide_password=False)
+        answer = CliRunner().invoke(app, [*words, *place, "--store", url])
+        assert answer.exit_code == 0, answer.output
+        return answer.output
 
     def evaluate(self, store: str | None, *settings: str) -> list[str]:
         """What `segtune evaluate best --data test --store STORE` says of its look."""
@@ -124,9 +134,11 @@ def test_an_export_scores_once_and_counts_each_look(kept: Kept) -> None:
 
 
 def test_nothing_is_read_where_it_is_not_asked_for(kept: Kept) -> None:
-    assert kept.export(test=False)["test"] is None
-    assert kept.export("one", BASELINE)["test"] is None
+    assert "test:" not in kept.run("export", "small", "--no-test")
+    assert "test:" not in kept.run("export", "small", "--trial", str(BASELINE))
     assert looks_of(kept.study) == [] and "test split" not in " ".join(summary(kept.study)["says"])
+    said = kept.run("export", "small")
+    assert f"\ntest: trial {WINNER} has mIoU 0." in said and "was looked at once\n" in said
 
 
 def test_a_baseline_without_weights_is_said(kept: Kept) -> None:
@@ -134,7 +146,7 @@ def test_a_baseline_without_weights_is_said(kept: Kept) -> None:
     facts = kept.export()["test"]
     assert facts["baseline"] is None and facts["difference"] is None
     assert facts["missing"].startswith(f"the weights of trial {BASELINE} are not in ")
-    assert any("nothing to compare with" in line for line in summary(kept.study)["says"])
+    assert any("no baseline beside it" in line for line in summary(kept.study)["says"])
 
 
 @pytest.mark.parametrize("harm", ["changed", "gone"])
@@ -142,7 +154,7 @@ def test_other_data_are_refused(kept: Kept, harm: str) -> None:
     first, second = sorted((kept.test / "images").iterdir())[:2]
     if harm == "changed":
         shutil.copy(kept.test / "images" / first.name, second)
-        message = "the data of study small have changed since it began"
+        message = "study small cannot be scored on test: its data are not those"
     else:
         shutil.rmtree(kept.test)
         message = "the test split cannot be scored: data.test.images: "

@@ -95,7 +95,7 @@ def test_a_look_in_words() -> None:
     assert counted(1) == "the test split was looked at once"
     alone = look(baseline=None, missing="the winner is itself the best starting point")
     assert look_lines(alone, 1, "mIoU")[1:] == [
-        "test: nothing to compare with: the winner is itself the best starting point",
+        "test: no baseline beside it: the winner is itself the best starting point",
         "the test split was looked at once",
     ]
 
