@@ -121,8 +121,8 @@ def _test_data(study: Study) -> Data:
         ) from None
     if data.fingerprint != study.fingerprint:
         raise InputError(
-            f"study {study.spec.name} cannot be scored on test: its data are not those that it began "
-            f"with; put them back, or {leave}"
+            f"study {study.spec.name} cannot be scored on test: its data are not those that it "
+            f"began with; put them back, or {leave}"
         )
     check_metric(study.spec.metric, data)
     return data
