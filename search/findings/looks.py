@@ -58,21 +58,21 @@ def over_images(interval: tuple[float, float], images: int) -> str:
 
 
 def beside(look: Look) -> str:
-    """What may be said of the weights beside the baseline's: of these weights, not of configs.
+    """What may be said of the score beside the baseline's.
 
-    Another seed of the same two configs may say otherwise, and the interval knows of none.
+    Where the noise of a seed is not known, it is said of these weights, not of their configs.
     """
-    assert look.baseline is not None
-    mean = f"{look.score.value - look.baseline.value:+.4f}"
-    if look.difference is None:
-        return f"the difference of {mean} is of a single image and says nothing"
-    low, high = look.difference
-    words = f"{mean} ({low:+.4f} to {high:+.4f}) beside it, one seed each"
-    if low > 0:
-        return f"these weights are better there: {words}"
-    if high < 0:
-        return f"these weights are worse there: {words}"
-    return f"no difference that other images could not undo: {words}"
+    found = look.difference
+    if found is None:
+        return "a single image says nothing of the difference"
+    words = f"{found.mean:+.4f} +- {found.half_width:.4f}"
+    over = f"{CONFIDENCE:.0%} interval over {'seeds and images' if found.seeds else 'images alone'}"
+    if abs(found.mean) <= found.half_width:
+        return f"no difference beyond noise: {words}; {over}"
+    kind = "better" if found.mean > 0 else "worse"
+    if found.seeds:
+        return f"trial {look.score.trial} is {kind} there: {words}; {over}"
+    return f"these weights are {kind} there: {words}; {over}, another seed may undo it"
 
 
 def look_table(look: Look, winner: int) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

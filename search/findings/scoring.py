@@ -17,7 +17,7 @@ from search.findings.answer import Answer
 from search.findings.evidence import image_interval
 from search.findings.looks import counted, over_images
 from search.findings.weights import Weights, weights_of
-from search.studies.looks import Look, Score, add_look, looks_of, now, user
+from search.studies.looks import Beside, Look, Score, add_look, looks_of, now, user
 from search.studies.study import Study, open_study
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
@@ -48,7 +48,7 @@ def look_at_test(answer: Answer, winner: Weights, artifacts: Artifacts) -> dict[
     baseline, missing = _baseline(answer, artifacts)
     look = _known(study, winner, baseline)
     if look is None:
-        look = _scored(study, winner, baseline)
+        look = _scored(answer, winner, baseline)
     look = look.model_copy(update={"missing": missing})
     return {**look.model_dump(mode="json"), "looks": add_look(study, look)}
 
@@ -75,14 +75,16 @@ def _baseline(answer: Answer, artifacts: Artifacts) -> tuple[Weights | None, str
         return None, str(error)
 
 
-def _scored(study: Study, winner: Weights, baseline: Weights | None) -> Look:
-    data = _test_data(study)
+def _scored(answer: Answer, winner: Weights, baseline: Weights | None) -> Look:
+    data = _test_data(answer.study)
     mine, counts = _score(winner, data)
     theirs, difference = None, None
     if baseline is not None:
         theirs, other = _score(baseline, data)
-        metric = score_of(study.spec.metric, study.spec.data)
-        difference = image_interval(metric, counts, other)
+        gain = answer.evidence.difference_on(counts, other)
+        if gain is not None:
+            seeds = answer.evidence.noise[1] > 0
+            difference = Beside(mean=gain.mean, half_width=gain.half, seeds=seeds)
     return Look(
         when=now(),
         by=user(),

@@ -38,6 +38,20 @@ class Score(BaseModel, frozen=True):
     settings: tuple[str, ...] = ()
 
 
+class Beside(BaseModel, frozen=True):
+    """The winner's score less the baseline's, on the same images.
+
+    Attributes:
+        half_width: of its interval.
+        seeds: whether the interval holds the noise of seeds beside the images; else another seed of
+            the same two configs may say otherwise.
+    """
+
+    mean: float
+    half_width: float
+    seeds: bool
+
+
 class Look(BaseModel, frozen=True):
     """One look: who was told what, and when.
 
@@ -48,7 +62,7 @@ class Look(BaseModel, frozen=True):
         images: of the test split.
         score: of the exported weights.
         baseline: of the best starting point's; `export` alone looks at it.
-        difference: interval of score less baseline, image by image.
+        difference: of both; None of a single image.
         missing: why there is no baseline.
     """
 
@@ -58,7 +72,7 @@ class Look(BaseModel, frozen=True):
     images: int
     score: Score
     baseline: Score | None = None
-    difference: tuple[float, float] | None = None
+    difference: Beside | None = None
     missing: str | None = None
 
     def again(self) -> Look:

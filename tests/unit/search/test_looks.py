@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from search.findings.evidence import image_interval
+from search.findings.evidence import Candidate, Evidence, Run, image_interval
 from search.findings.looks import beside, counted, latest, look_lines, look_list, look_table
-from search.studies.looks import Look, Score
+from search.studies.looks import Beside, Look, Score
 from trainers.image_counts import hmean
 
 
@@ -21,7 +22,9 @@ def scored(value: float, trial: int = 5, **more: object) -> Score:
     return Score(trial=trial, value=value, **facts)  # type: ignore[arg-type]
 
 
-def look(difference: tuple[float, float] | None = None, **more: object) -> Look:
+def look(
+    half: float | None = None, *, seeds: bool = True, mean: float = 0.02, **more: object
+) -> Look:
     facts = {
         "when": "2026-01-02T03:04:05+00:00",
         "by": "ana@host",
@@ -29,7 +32,7 @@ def look(difference: tuple[float, float] | None = None, **more: object) -> Look:
         "images": 25,
         "score": scored(0.5),
         "baseline": scored(0.48, trial=0),
-        "difference": difference,
+        "difference": None if half is None else Beside(mean=mean, half_width=half, seeds=seeds),
         **more,
     }
     return Look(**facts)  # type: ignore[arg-type]
@@ -49,14 +52,21 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
     assert 0.92 <= held / draws <= 0.98
 
 
-def test_a_difference_is_taken_image_by_image() -> None:
+def test_a_difference_is_taken_image_by_image_and_knows_the_noise_of_seeds() -> None:
     """Hard and easy images: the two are apart by 2 points on each, which only pairing can see."""
     rng = np.random.default_rng(0)
     easy = rng.integers(10, 90, 30)
     one, other = hits(*easy + 2), hits(*easy)
-    assert image_interval(hmean, one, other) == pytest.approx((0.02, 0.02))
+    paired = Evidence(hmean, []).difference_on(one, other)  # no seed is known
+    assert paired is not None and paired.above
+    assert (paired.mean, paired.half) == pytest.approx((0.02, 0.0))
     low, high = image_interval(hmean, one) or (0, 0)
     assert high - low > 0.1
+    noisy = Evidence(hmean, [Candidate(1, 0.5, {7: Run(0, 0.54)})])
+    with_seeds = noisy.difference_on(one, other)
+    assert with_seeds is not None and not with_seeds.above
+    sd = np.std([0.5, 0.54], ddof=1) * np.sqrt(2)
+    assert with_seeds.half == pytest.approx(stats.t.ppf(0.975, 1) * sd)
 
 
 def test_a_single_image_has_no_interval() -> None:
@@ -69,27 +79,39 @@ def test_a_single_image_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "words"),
+    ("mean", "half", "seeds", "words"),
     [
-        ((0.001, 0.04), "these weights are better there: +0.0200 (+0.0010 to +0.0400)"),
-        ((0.0, 0.04), "no difference that other images could not undo: +0.0200"),
-        ((-0.01, 0.05), "no difference that other images could not undo: +0.0200"),
-        ((-0.05, -0.001), "these weights are worse there: +0.0200"),
+        (0.02, 0.019, True, "trial 5 is better there: +0.0200 +- 0.0190; 95% interval over seeds"),
+        (
+            0.02,
+            0.019,
+            False,
+            "these weights are better there: +0.0200 +- 0.0190; 95% interval over",
+        ),
+        (
+            0.02,
+            0.02,
+            True,
+            "no difference beyond noise: +0.0200 +- 0.0200; 95% interval over seeds",
+        ),
+        (-0.02, 0.03, False, "no difference beyond noise: -0.0200 +- 0.0300; 95% interval over im"),
+        (-0.02, 0.01, True, "trial 5 is worse there: -0.0200 +- 0.0100; 95% interval over seeds"),
     ],
 )
 def test_better_is_said_only_of_an_interval_without_0(
-    difference: tuple[float, float], words: str
+    mean: float, half: float, seeds: bool, words: str
 ) -> None:
-    assert beside(look(difference)).startswith(words)
-    assert ("better" in beside(look(difference))) == (difference[0] > 0)
+    said = beside(look(half, mean=mean, seeds=seeds))
+    assert said.startswith(words)
+    assert ("another seed may undo it" in said) == ("these weights" in words)
 
 
 def test_a_look_in_words() -> None:
-    assert look_lines(look((-0.01, 0.05)), 3, "mIoU") == [
+    assert look_lines(look(0.03), 3, "mIoU") == [
         "test: trial 5 has mIoU 0.5000 (0.4000 to 0.6000) over 25 images; on val, which chose "
         "them, the same weights have 0.6000",
-        "test: the baseline (trial 0) has 0.4800 (0.3800 to 0.5800); no difference that other "
-        "images could not undo: +0.0200 (-0.0100 to +0.0500) beside it, one seed each",
+        "test: the baseline (trial 0) has 0.4800 (0.3800 to 0.5800); no difference beyond "
+        "noise: +0.0200 +- 0.0300; 95% interval over seeds and images",
         "the test split was looked at 3 times",
     ]
     assert counted(1) == "the test split was looked at once"
