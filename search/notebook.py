@@ -172,11 +172,15 @@ class NotebookStudy:
             raise InputError(f"study {self.name} has no graph {name}{hint}")
         return figures[name]
 
-    def export(self, to: str | Path, trial: int | None = None) -> Path:
-        """Write the best config, its weights and provenance into a folder, as `segtune export`."""
+    def export(self, to: str | Path, trial: int | None = None, *, test: bool = True) -> Path:
+        """Write the best config, its weights and provenance into a folder, as `segtune export`.
+
+        Args:
+            test: score it on the test split, where there is one, which is recorded as a look.
+        """
         from search.findings.export import export_study
 
-        return export_study(self._study, self._artifacts, Path(to), trial)
+        return export_study(self._study, self._artifacts, Path(to), trial, test=test)
 
     def report(self, to: str | Path) -> Path:
         """Write the report into a file that ends in .html or .md, as `segtune report`."""

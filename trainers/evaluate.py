@@ -16,7 +16,7 @@ from spaces.config import SegmentationConfig
 from spaces.metric import metric_name
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
-from trainers.image_counts import score_of
+from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import pick_device, resolve_precision
@@ -37,6 +37,7 @@ class Evaluation:
 
     metric: str
     scores: Scores
+    images: ImageCounts
     pictures: list[Path]
     cleval: Mapping[str, float] | None = None
 
@@ -62,7 +63,7 @@ def evaluate_segmentation(
     picture_folder(to)
     name = metric_name(config.metric, data.spec)
     pictures = _draw(task, model, split, chosen, [f"{name} {value:.3f}" for value in alone], to)
-    return Evaluation(name, found.scores, pictures)
+    return Evaluation(name, found.scores, found.images, pictures)
 
 
 def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:

@@ -20,13 +20,15 @@ from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig
 from trainers import class_weights
 from trainers.cache_folder import asked_bytes
+from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
+from trainers.precision import pick_device, resolve_precision
 from trainers.report import Scores, Validation
 from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
 from trainers.text_data import TextData, load_text_data
 from trainers.text_detection import TextDetectionTask, check_cleval, check_text_space
-from trainers.text_evaluate import evaluate_text
+from trainers.text_evaluate import evaluate_text, load_dbnet
 
 
 def evaluate(
@@ -56,6 +58,17 @@ def evaluate(
         raise InputError("--cleval is a score of text detection, but this is segmentation")
     assert isinstance(config, SegmentationConfig) and isinstance(data, SegmentationData)
     return evaluate_segmentation(model_folder, config, data, split, to)
+
+
+def score_model(model_folder: Path, config: TrialConfig, data: Data, split: str) -> Validation:
+    """Score a saved model on a split as its training did, and draw nothing; else as `evaluate`."""
+    device = pick_device()
+    precision = resolve_precision(config.train.precision, device)
+    task = make_task(config, data, device, precision, free={})
+    load = load_dbnet if isinstance(config, TextDetectionConfig) else load_model
+    model = load(model_folder).to(device).to(memory_format=task.memory_format)
+    task.loss.set_epoch(config.train.epochs)
+    return task.validate(model, split)
 
 
 class Data(Protocol):

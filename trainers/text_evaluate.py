@@ -66,7 +66,7 @@ def evaluate_text(
         path = to / f"{name}-{output.page.stem}.png"
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
-    return Evaluation(metric, scored.scores, written, characters)
+    return Evaluation(metric, scored.scores, scored.images, written, characters)
 
 
 def load_dbnet(folder: Path) -> DBNet:

@@ -1,4 +1,4 @@
-"""Commands about an exported config and its model; neither needs a store."""
+"""Commands about an exported config and its model; neither fails for want of a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import console
+from search.cli.options import StoreOption, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
 
@@ -28,7 +28,10 @@ def train(
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
-    data: Annotated[str, typer.Option("--data", help="Split: train, val or test")] = "val",
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Split: train, val or test; its study records looks at test"),
+    ] = "val",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
@@ -36,6 +39,7 @@ def evaluate(
     cleval: Annotated[
         bool, typer.Option("--cleval", help="Text detection: also the CLEval scores")
     ] = False,
+    store: StoreOption = None,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
     from spaces.spec import load_run_config
@@ -46,6 +50,7 @@ def evaluate(
         if not (folder / "model" / name).is_file():
             raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
 
+    from search.findings.scoring import TEST, record_evaluation
     from search.findings.tables import show_scores
     from trainers.tasks import evaluate as run_evaluation
     from trainers.tasks import load_data
@@ -55,4 +60,8 @@ def evaluate(
     pictures = folder / f"evaluation-{data}"
     found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
     show_scores(found, data_spec.class_names, data, console())
+    if data == TEST:
+        recorded = record_evaluation(folder, data_spec, trial_config, found, settings or [], store)
+        for line in recorded:
+            typer.echo(line)
     typer.echo(f"pictures of the best and worst images: {pictures}")

@@ -131,20 +131,36 @@ def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
     trial: Annotated[int | None, typer.Option(help="This trial instead of the best one")] = None,
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="Leave the test split of the study unread")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Write the best config, the weights of its median seed, their provenance and curves."""
+    """Write the best config, the weights of its median seed, their provenance and curves.
+
+    Where the study has a test split, the best trial and the baseline are scored on it, and the look
+    is recorded.
+    """
     from search.files.artifacts import open_artifacts
     from search.findings.export import check_target, export_study
+    from search.findings.looks import look_lines
+    from search.studies.looks import Look
     from search.studies.study import open_study
 
     check_target(to)
     with closing_store(store) as opened:
-        export_study(open_study(opened, study), open_artifacts(artifacts), to, trial)
+        kept = open_artifacts(artifacts)
+        export_study(open_study(opened, study), kept, to, trial, test=not no_test)
     facts = json.loads((to / "provenance.json").read_text())
     typer.echo(
         f"wrote {to}: trial {facts['trial']}; these weights, of seed {facts['seed']}, have "
-        f"{facts['metric']} {facts['value']:.4f} on val\n"
+        f"{facts['metric']} {facts['value']:.4f} on val"
+    )
+    if facts["test"] is not None:
+        look = Look.model_validate(facts["test"])
+        for line in look_lines(look, facts["test"]["looks"], facts["metric"]):
+            typer.echo(line)
+    typer.echo(
         f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
     )

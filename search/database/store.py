@@ -194,6 +194,11 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     return Store(engine, cached(storage), shown, storage, _server=server)
 
 
+def has_store(url: str | None) -> bool:
+    """Whether a store is named, or the embedded Postgres was ever started in $SEGTUNE_HOME."""
+    return bool(url or os.environ.get("SEGTUNE_STORE")) or (home() / "postgres").is_dir()
+
+
 def start_embedded() -> Any:
     """Start the embedded Postgres of $SEGTUNE_HOME, or join the one that runs.
 

@@ -17,8 +17,10 @@ from scipy import stats
 
 from search.findings.confirmation import Confirmation, read_confirmation
 from search.findings.evidence import CONFIDENCE, Candidate, Evidence
+from search.findings.looks import latest, look_lines
 from search.findings.ranking import ranked
 from search.findings.trivial import trivial_warning
+from search.studies.looks import Look, looks_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
@@ -134,6 +136,22 @@ class Answer:
             return None
         return f"run the best ones on fresh seeds: segtune confirm {self.study.spec.name}"
 
+    @cached_property
+    def looks(self) -> list[Look]:
+        """At the test split, the first one first; none where the study has no such split."""
+        return [] if self.study.spec.data.test is None else looks_of(self.study)
+
+    @property
+    def tested(self) -> list[str]:
+        """What the test split has said; empty where nobody has looked at it."""
+        look = latest(self.looks)
+        if look is None:
+            return []
+        lines = look_lines(look, len(self.looks), self.metric)
+        if look.score.trial != self.trial.number:
+            lines.append(f"trial {self.trial.number}, the answer by now, was not scored there")
+        return lines
+
     @property
     def lines(self) -> list[str]:
         """All of it, a sentence each, the most important first."""
@@ -142,6 +160,7 @@ class Answer:
             self.headline,
             self.claim,
             self.cheaper,
+            *self.tested,
             self.progress,
             self.advice,
         )

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from search.files.artifacts import Artifacts
-from search.files.bucket_copies import fetch_model
 from search.findings.answer import answer_of
 from search.findings.plots import plot_curves
+from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
+from search.findings.weights import weights_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -22,68 +23,59 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import unfinished
 from spaces.spec import dump_run_config
-from trainers.checkpoint import WEIGHTS
-from trainers.data import file_digest
 from trainers.report import EpochReport
 
 
-def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
+def export_study(
+    study: Study,
+    artifacts: Artifacts,
+    to: Path,
+    number: int | None = None,
+    *,
+    test: bool = True,
+) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
     The weights are those of its median fresh seed, where it was confirmed.
 
+    Args:
+        test: score the best trial and the baseline on the test split, where the study has one.
+
     Raises:
-        InputError: nothing to export, the weights are not on this machine, or `to` is in use.
+        InputError: nothing to export, the weights are not on this machine, `to` is in use, or the
+            test split cannot be scored.
     """
     answer = answer_of(study)
     trial = answer.pick(number)
-    source, run = study, trial  # whose weights
-    if number is None and answer.confirmed is not None:
-        assert answer.confirmation.study is not None
-        source = answer.confirmation.study
-        run = source.trial(answer.confirmed.median_run.number)
-    workdir = artifacts.workdir(source, run.number)
-    facts, origin = TrialFacts.of(run), TrialFacts.of(trial).origin
-    model = workdir / f"model-{facts.best_epoch}"
-    named = f"trial {trial.number}" + (
-        f" (run {run.number} of its seeds)" if run is not trial else ""
-    )
-    if artifacts.bucket is not None and not model.is_dir():
-        fetch_model(artifacts.bucket, artifacts.key(source, run.number), model)
-    if not model.is_dir():
-        raise InputError(
-            f"the weights of {named} are not in {workdir}: they were made on another machine (see "
-            f"--artifacts), or were not among the keep_models={study.spec.keep_models} best"
-        )
-    known = facts.model_sha256
-    if known and file_digest(str(model / WEIGHTS)) != known:
-        raise InputError(
-            f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
-            "differs; export another trial, or train its config again"
-        )
-    config = source.config(run)
+    weights = weights_of(answer, trial, artifacts, fresh=number is None)
+    facts, origin = TrialFacts.of(weights.run), TrialFacts.of(trial).origin
+    config = weights.study.config(weights.run)
+    look = None
+    if test and number is None and study.spec.data.test is not None:
+        look = look_at_test(answer, weights, artifacts)
     provenance = {
         "study": study.spec.name,
         "study_uid": study.uid,
         "trial": trial.number,
         "origin": origin or study.spec.sampler.name,
         "metric": study.metric,
-        "value": run.value,
+        "value": weights.run.value,
         "trivial_score": facts.trivial_score,
         "reason": facts.reason,
         "epochs": facts.epochs,
         "best_epoch": facts.best_epoch,
         "data_fingerprint": study.fingerprint,
-        "model_sha256": known,
+        "model_sha256": weights.sha256,
         "hardware": facts.hardware,
         "answer": None if number is not None else answer.to_json(),
+        "test": look,
     }
     return write_result(
         to,
-        data=source.data_spec(config),
+        data=weights.study.data_spec(config),
         config=config,
-        model=model,
-        history=source.history(run.number),
+        model=weights.model,
+        history=weights.study.history(weights.run.number),
         metric=study.metric,
         provenance=provenance,
     )

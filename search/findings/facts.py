@@ -229,6 +229,9 @@ def summary(study: Study) -> dict[str, Any]:
         "seconds": sum(seconds(trial) for trial in trials),
         "best": None if answer is None else _row(answer.trial, waiting),
         "answer": None if answer is None else answer.to_json(),
+        "test_looks": []
+        if answer is None
+        else [look.model_dump(mode="json") for look in answer.looks],
         "says": [] if answer is None else answer.lines,
         "trials": [_row(trial, waiting) for trial in trials],
     }

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from search.findings.answer import confirmation_rows
 from search.findings.facts import Comparison, Facts, seconds
 from search.findings.importances import MIN_TRIALS
+from search.findings.looks import WHY, latest, look_list, look_table
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
 from search.findings.wording import clock, dimension_text
 from search.studies.reasons import known, reason
@@ -33,6 +34,7 @@ def study_note(facts: Facts) -> list[Block]:
     return [
         *headline(facts),
         *confirmation(facts),
+        *on_test(facts),
         *best_config(facts),
         *importances(facts),
         *ended(facts),
@@ -87,6 +89,20 @@ def confirmation(facts: Facts) -> list[Block]:
         return []
     columns, rows = confirmation_rows(facts.answer)
     return [Heading("On fresh seeds", 3), Table(columns, rows)]
+
+
+def on_test(facts: Facts) -> list[Block]:
+    """What the test split has said beside val, and how often it was looked at."""
+    answer = facts.answer
+    look = None if answer is None else latest(answer.looks)
+    if answer is None or look is None:
+        return []
+    blocks: list[Block] = [
+        Heading("On the test split", 3),
+        Table(*look_table(look, answer.trial.number)),
+        Text(f"{WHY}."),
+    ]
+    return [*blocks, Table(*look_list(answer.looks))] if len(answer.looks) > 1 else blocks
 
 
 def best_config(facts: Facts) -> list[Block]:

@@ -35,7 +35,7 @@ from search.findings.markup import (
     to_html,
     to_markdown,
 )
-from search.findings.notes import best_config, confirmation, ended, headline, importances
+from search.findings.notes import best_config, confirmation, ended, headline, importances, on_test
 from search.findings.search_graphs import history, importances_graph, slices
 from search.findings.thumbnails import thumbnails
 from search.findings.trial_graphs import study_figures
@@ -147,6 +147,7 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
         Text(f"Written {_now()} by segtune {versions()['segtune']}."),
         *lines,
         *confirmation(facts),
+        *on_test(facts),
         *best_config(facts),
         *importances(facts),
         *(_graph("importances", importances_graph(facts)) if graphs else []),

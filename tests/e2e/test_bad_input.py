@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from search.cli import app
 from search.database.migrations import SCHEMA_VERSION
 from search.database.store import open_store
+from search.files.artifacts import open_artifacts
 from search.samples.receipts import write_receipts
 from search.samples.streets import write_streets
 from search.studies.slots import Result
@@ -278,6 +279,19 @@ def finished(place: Place) -> None:
         claim = study.slots.claim(study.ask)
         assert claim
         study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {"best_epoch": 1}))
+
+
+def tested(place: Place) -> None:
+    """The same with a test split of one image, and with weights, though they are none."""
+    data("test: {images: data/test/images, masks: data/test/masks}")(place)
+    for kind in ("images", "masks"):
+        (place.folder / "data" / "test" / kind).mkdir(parents=True)
+    draw("data/test/images/a.png", np.full((40, 48, 3), 90))(place)
+    draw("data/test/masks/a.png", np.ones((40, 48)))(place)
+    finished(place)
+    with place.launched() as study:
+        model = open_artifacts(None).workdir(study, 0) / "model-1" / "model.safetensors"
+        write(str(model), "")(place)
 
 
 def exported(place: Place) -> None:
@@ -675,6 +689,13 @@ CASES = [
         "export small --to best --trial 7"),
     Bad("export-no-weights", finished,
         "the weights of trial 0 are not in", "export small --to best"),
+    Bad("export-test-changed", both(tested, draw("data/test/masks/a.png", np.zeros((40, 48)))),
+        "study small cannot be scored on test: its data are not those that it began with; put "
+        "them back, or leave the test split unread with --no-test",
+        "export small --to best"),
+    Bad("export-test-gone", both(tested, remove("data/test/masks/a.png")),
+        "the test split cannot be scored: data.test: 1 of 1 images have no mask",
+        "export small --to best"),
     Bad("report-too-early", launched,
         "study small has nothing to report: no trial has ended yet", "report small"),
     Bad("report-no-folder", finished,

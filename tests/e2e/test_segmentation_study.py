@@ -71,7 +71,7 @@ def test_camvid_study_from_launch_to_evaluation(
 def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Path) -> None:
     """Dark blobs on light ground; the threshold is chosen inside each trial."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 6)):
+    for split, count in (("train", 12), ("val", 6), ("test", 5)):
         for kind in ("images", "masks"):
             (tmp_path / split / kind).mkdir(parents=True)
         for index in range(count):
@@ -87,6 +87,7 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
         "data:\n"
         "  train: {images: train/images, masks: train/masks}\n"
         "  val: {images: val/images, masks: val/masks}\n"
+        "  test: {images: test/images, masks: test/masks}\n"
         "  classes: [blob]\n"
         "space:\n"
         "  train.epochs: 4\n  train.batch_size: 4\n  data.resolution: 32x32\n"
@@ -96,7 +97,7 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
         "budget: {trials: 2}\npruner: none\nconfirm: none\n"
     )
     segtune("launch", "study.yaml", cwd=tmp_path)
-    segtune("export", "blobs", "--to", "best", cwd=tmp_path)
+    exported = segtune("export", "blobs", "--to", "best", cwd=tmp_path)
     facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
     data, config = load_run_config(tmp_path / "best" / "config.yaml")
     status = json.loads(segtune("status", "blobs", "--json", cwd=tmp_path))
@@ -105,6 +106,11 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
     answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
     assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
     assert "recall" in answer
+    tested = facts["test"]["score"]["value"]
+    assert f"has IoU {tested:.4f} (" in exported and "was looked at once" in exported
+    answer = segtune("evaluate", "best", "--data", "test", cwd=tmp_path)
+    assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(tested, abs=1e-4)
+    assert "the test split was looked at 2 times" in answer
 
 
 def test_doctor_finds_this_machine_fit(segtune: Segtune, tmp_path: Path) -> None:

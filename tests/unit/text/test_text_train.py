@@ -16,7 +16,7 @@ from spaces.text_detection import TextDetectionConfig
 from trainers import checkpoint, health, image_counts
 from trainers.dbnet.head import DBNet
 from trainers.image_counts import ImageCounts
-from trainers.tasks import evaluate, make_task
+from trainers.tasks import evaluate, make_task, score_model
 from trainers.text_data import TextData
 from trainers.text_detection import (
     BatchTarget,
@@ -240,6 +240,9 @@ def test_pictures_show_how_boxes_meet(
     counts = ImageCounts.from_bytes((long.model / image_counts.FILE).read_bytes()).counts
     assert len(counts) == len(receipts.split("val"))
     assert image_counts.hmean(counts.sum(0)) == pytest.approx(long.value, abs=1e-9)
+    alone = score_model(long.model, small(**long.decode), receipts, "val")
+    assert alone.scores.metric == found.scores.metric
+    assert (alone.images.counts == counts).all() and (found.images.counts == counts).all()
     assert [path.name[:7] for path in found.pictures] == ["best-1-", "worst-1"]
     with Image.open(found.pictures[0]) as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}

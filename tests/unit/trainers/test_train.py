@@ -23,7 +23,7 @@ from trainers.checkpoint import LAST, load_model
 from trainers.data import SegmentationData
 from trainers.image_counts import ImageCounts
 from trainers.report import Scores
-from trainers.tasks import evaluate, load_data, make_task
+from trainers.tasks import evaluate, load_data, make_task, score_model
 from trainers.train import TrialResult, train
 
 pytestmark = pytest.mark.slow
@@ -341,6 +341,9 @@ def test_evaluation_repeats_the_runs_value_and_draws(
     assert len(counts) == len(data.split("val"))
     score = image_counts.score_of(config.metric, data.spec)
     assert score(counts.sum(0)) == pytest.approx(result.value, abs=1e-7)
+    alone = score_model(result.model, config, data, "val")
+    assert alone.scores.metric == found.scores.metric
+    assert (alone.images.counts == counts).all() and (found.images.counts == counts).all()
     assert [path.name[:7] for path in found.pictures] == [
         "best-1-",
         "best-2-",

@@ -1,0 +1,70 @@
+"""Whose weights stand for a trial, and where they are on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from search.files.artifacts import Artifacts
+from search.files.bucket_copies import fetch_model
+from search.findings.answer import Answer
+from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
+from spaces.errors import InputError
+from trainers.checkpoint import WEIGHTS
+from trainers.data import file_digest
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of one run.
+
+    Attributes:
+        trial: of the search, that they stand for.
+        study: that ran it: the search, or its confirmation.
+        model: the folder that holds them.
+    """
+
+    trial: int
+    study: Study
+    run: FrozenTrial
+    model: Path
+    sha256: str
+
+
+def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fresh: bool) -> Weights:
+    """Find the weights of a trial of the search.
+
+    Args:
+        fresh: those of its median fresh seed, where it has one.
+
+    Raises:
+        InputError: they are not on this machine, or not what the trial has written.
+    """
+    study, run = answer.study, trial
+    candidate = answer.evidence.candidate(trial.number)
+    if fresh and candidate is not None and candidate.runs:
+        assert answer.confirmation.study is not None
+        study = answer.confirmation.study
+        run = study.trial(candidate.median_run.number)
+    workdir, facts = artifacts.workdir(study, run.number), TrialFacts.of(run)
+    model = workdir / f"model-{facts.best_epoch}"
+    named = f"trial {trial.number}" + (
+        f" (run {run.number} of its seeds)" if run is not trial else ""
+    )
+    if artifacts.bucket is not None and not model.is_dir():
+        fetch_model(artifacts.bucket, artifacts.key(study, run.number), model)
+    if not model.is_dir():
+        raise InputError(
+            f"the weights of {named} are not in {workdir}: they were made on another machine (see "
+            f"--artifacts), or were not among the keep_models={answer.study.spec.keep_models} best"
+        )
+    digest = file_digest(str(model / WEIGHTS))
+    if facts.model_sha256 not in (None, digest):
+        raise InputError(
+            f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
+            "differs; export another trial, or train its config again"
+        )
+    return Weights(trial.number, study, run, model, digest)
