@@ -54,7 +54,7 @@ def test_the_report_opens_from_a_file_alone(
     page.page.goto(report.as_uri())
     page.page.wait_for_function("document.querySelectorAll('.plotly-graph-div svg').length > 20")
     graphs = page.page.evaluate(DRAWN)
-    assert len(graphs) == 12 and all(graph["marks"] for graph in graphs), graphs
+    assert len(graphs) == 11 and all(graph["marks"] for graph in graphs), graphs
     assert all(abs(graph["drawn"] - graph["room"]) < 2 for graph in graphs), graphs
     assert page.page.evaluate(OVERLAPS) == []
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
