@@ -9,6 +9,7 @@ removed. Whatever is durable is consistent.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -24,11 +25,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from spaces.errors import InputError
+from trainers.data import file_digest
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts
 
 LAST = "last.json"
 WEIGHTS = "model.safetensors"
+FOLD_MODELS = "model-folds"  # in place of `model-N/`: a folder for each fold, and images.npz of all
 
 
 def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -70,6 +73,23 @@ def remove_last(workdir: Path) -> None:
     (workdir / LAST).unlink(missing_ok=True)
     for path in workdir.glob("state-*"):
         path.unlink()
+    for folder in workdir.glob("fold-*"):
+        shutil.rmtree(folder)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write a file that is whole and durable once this returns."""
+    with _durable(path) as file:
+        file.write(json.dumps(facts).encode())
+    _sync_folder(path.parent)
+
+
+def weights_digest(model: Path) -> str:
+    """SHA-256 of a trial's best weights; with folds, of those of all of them."""
+    folds = sorted(model.glob(f"fold-*/{WEIGHTS}"))
+    if not folds:
+        return file_digest(str(model / WEIGHTS))
+    return hashlib.sha256("".join(file_digest(str(path)) for path in folds).encode()).hexdigest()
 
 
 def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts) -> Path:

@@ -131,6 +131,9 @@ def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
     trial: Annotated[int | None, typer.Option(help="This trial instead of the best one")] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="With data.folds: train it here on all images")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -140,6 +143,11 @@ def export(
     from search.studies.study import open_study
 
     check_target(to)
+    if refit:
+        from search.retrain import refit_study
+
+        with closing_store(store) as opened:
+            raise typer.Exit(refit_study(open_study(opened, study), to, trial, console()))
     with closing_store(store) as opened:
         export_study(open_study(opened, study), open_artifacts(artifacts), to, trial)
     facts = json.loads((to / "provenance.json").read_text())

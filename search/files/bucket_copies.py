@@ -69,7 +69,9 @@ def fetch_model(bucket: Bucket, key: str, model: Path) -> bool:
     whole.mkdir(parents=True)
     try:
         for name in names:
-            bucket.download(name, whole / name.rpartition("/")[2])
+            file = whole / name.removeprefix(f"{key}/{model.name}/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            bucket.download(name, file)
         shutil.rmtree(model, ignore_errors=True)
         whole.rename(model)
     except BaseException:
@@ -185,9 +187,9 @@ class Copies:
     def _copy_model(self, key: str, folder: Path) -> None:
         if not folder.is_dir():
             return  # overtaken by better trials meanwhile
-        for path in sorted(folder.iterdir()):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with open(path, "rb") as file:
-                self.bucket.write(f"{key}/{folder.name}/{path.name}", file)
+                self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
 
     def _remove(self, under: str) -> None:
         self.bucket.remove(list(self.bucket.keys(under)))

@@ -19,6 +19,7 @@ from search.findings.confirmation import Confirmation, read_confirmation
 from search.findings.evidence import CONFIDENCE, Candidate, Evidence
 from search.findings.ranking import ranked
 from search.findings.trivial import trivial_warning
+from search.findings.wording import listed
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
@@ -69,8 +70,11 @@ class Answer:
         """`trial 3: mIoU 0.2868 +- 0.0041 over 2 fresh seeds (0.2788 in the search, one seed)`."""
         number, winner = self.trial.number, self.confirmed
         if winner is None:
-            epoch = TrialFacts.of(self.trial).best_epoch or "-"
-            return f"trial {number}: {self.metric} {self.value:.4f}, one seed, at epoch {epoch}"
+            facts = TrialFacts.of(self.trial)
+            where = f"at epoch {facts.best_epoch or '-'}"
+            if facts.folds:
+                where = f"mean of {len(facts.folds)} folds ({listed(facts.folds)})"
+            return f"trial {number}: {self.metric} {self.value:.4f}, one seed, {where}"
         sd = "" if winner.sd is None else f" +- {winner.sd:.4f}"
         seeds = "1 fresh seed" if len(winner.runs) == 1 else f"{len(winner.runs)} fresh seeds"
         said = (
@@ -159,7 +163,8 @@ class Answer:
             if trial.number == number:
                 return trial
         raise InputError(
-            f"trial {number} of study {self.study.spec.name} has not ended with a value; those "
+            f"trial {number} of study {self.study.spec.name} has not ended with a value"
+            f"{'' if self.study.spec.data.folds is None else ' of all folds'}; those "
             f"that have: {', '.join(map(str, sorted(t.number for t in self.ranking)))}"
         )
 

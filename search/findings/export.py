@@ -7,12 +7,16 @@ import json
 import os
 import platform
 import shutil
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import fetch_model
-from search.findings.answer import answer_of
+from search.findings.answer import Answer, answer_of
 from search.findings.plots import plot_curves
 from search.findings.versions import git_commit, versions
 from search.studies.study import Study
@@ -22,29 +26,26 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import unfinished
 from spaces.spec import dump_run_config
-from trainers.checkpoint import WEIGHTS
-from trainers.data import file_digest
+from trainers.checkpoint import FOLD_MODELS, weights_digest
+from trainers.folds import fold_models
 from trainers.report import EpochReport
+
+MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
 
 
 def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
-    The weights are those of its median fresh seed, where it was confirmed.
+    The weights are those of its median fresh seed, where it was confirmed; with folds there are
+    those of each.
 
     Raises:
         InputError: nothing to export, the weights are not on this machine, or `to` is in use.
     """
-    answer = answer_of(study)
-    trial = answer.pick(number)
-    source, run = study, trial  # whose weights
-    if number is None and answer.confirmed is not None:
-        assert answer.confirmation.study is not None
-        source = answer.confirmation.study
-        run = source.trial(answer.confirmed.median_run.number)
-    workdir = artifacts.workdir(source, run.number)
-    facts, origin = TrialFacts.of(run), TrialFacts.of(trial).origin
-    model = workdir / f"model-{facts.best_epoch}"
+    chosen = choose(study, number)
+    trial, source, run = chosen.trial, chosen.source, chosen.run
+    workdir, facts = artifacts.workdir(source, run.number), TrialFacts.of(run)
+    model = workdir / (FOLD_MODELS if facts.folds else f"model-{facts.best_epoch}")
     named = f"trial {trial.number}" + (
         f" (run {run.number} of its seeds)" if run is not trial else ""
     )
@@ -56,37 +57,80 @@ def export_study(study: Study, artifacts: Artifacts, to: Path, number: int | Non
             f"--artifacts), or were not among the keep_models={study.spec.keep_models} best"
         )
     known = facts.model_sha256
-    if known and file_digest(str(model / WEIGHTS)) != known:
+    if known and weights_digest(model) != known:
         raise InputError(
             f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
             "differs; export another trial, or train its config again"
         )
-    config = source.config(run)
-    provenance = {
-        "study": study.spec.name,
-        "study_uid": study.uid,
-        "trial": trial.number,
-        "origin": origin or study.spec.sampler.name,
-        "metric": study.metric,
-        "value": run.value,
-        "trivial_score": facts.trivial_score,
-        "reason": facts.reason,
-        "epochs": facts.epochs,
-        "best_epoch": facts.best_epoch,
-        "data_fingerprint": study.fingerprint,
-        "model_sha256": known,
-        "hardware": facts.hardware,
-        "answer": None if number is not None else answer.to_json(),
-    }
     return write_result(
         to,
-        data=source.data_spec(config),
-        config=config,
+        data=source.data_spec(chosen.config),
+        config=chosen.config,
         model=model,
         history=source.history(run.number),
         metric=study.metric,
-        provenance=provenance,
+        provenance=chosen.provenance,
     )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is exported of a study.
+
+    Attributes:
+        trial: of the search.
+        source, run: the study and the trial in it whose weights they are: a fresh seed's, where
+            the best trial was confirmed.
+        answer: None where the user has named the trial.
+    """
+
+    study: Study
+    trial: FrozenTrial
+    source: Study
+    run: FrozenTrial
+    answer: Answer | None
+
+    @cached_property
+    def config(self) -> TrialConfig:
+        return self.source.config(self.run)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        facts, origin = TrialFacts.of(self.run), TrialFacts.of(self.trial).origin
+        folds = {
+            "folds": facts.folds,
+            "fold_epochs": facts.fold_epochs,
+            "fold_decode": facts.fold_decode,
+        }
+        return {
+            "study": self.study.spec.name,
+            "study_uid": self.study.uid,
+            "trial": self.trial.number,
+            "origin": origin or self.study.spec.sampler.name,
+            "metric": self.study.metric,
+            "value": self.run.value,
+            "trivial_score": facts.trivial_score,
+            "reason": facts.reason,
+            "epochs": facts.epochs,
+            "best_epoch": facts.best_epoch,
+            **(folds if facts.folds else {}),
+            "data_fingerprint": self.study.fingerprint,
+            "model_sha256": facts.model_sha256,
+            "hardware": facts.hardware,
+            "answer": None if self.answer is None else self.answer.to_json(),
+        }
+
+
+def choose(study: Study, number: int | None) -> Chosen:
+    """Return what is exported; raises InputError where no such trial has ended with a value."""
+    answer = answer_of(study)
+    trial = answer.pick(number)
+    if number is not None or answer.confirmed is None:
+        return Chosen(study, trial, study, trial, answer if number is None else None)
+    source = answer.confirmation.study
+    assert source is not None
+    run = source.trial(answer.confirmed.median_run.number)
+    return Chosen(study, trial, source, run, answer)
 
 
 def write_result(
@@ -101,13 +145,15 @@ def write_result(
 ) -> Path:
     """Write config.yaml, model/, provenance.json and curves.png; complete, or not at all.
 
+    The models of folds go to models/fold-1/ .. in place of model/.
+
     `to` may hold an earlier result, which is replaced; any other content is refused.
     """
     check_target(to)
     temporary = unfinished(to)
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
-    shutil.copytree(model, temporary / "model")
+    shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
     facts = {

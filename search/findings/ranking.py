@@ -11,14 +11,19 @@ from search.studies.trial_facts import TrialFacts
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials with a value, best first; of equal value COMPLETE ones first, trivial ones last."""
+    """Trials with a value, best first; of equal value COMPLETE ones first, trivial ones last.
+
+    Means over different folds cannot be compared: where there are folds, only the trials with the
+    most folds are ranked.
+    """
     valued = [
         trial
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     ]
+    most = max((_folds(trial) for trial in valued), default=0)
     return sorted(
-        valued,
+        (trial for trial in valued if _folds(trial) == most),
         key=lambda t: (
             -(t.value or 0.0),
             TrialFacts.of(t).reason == "health:trivial",
@@ -26,6 +31,10 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
             t.number,
         ),
     )
+
+
+def _folds(trial: FrozenTrial) -> int:
+    return len(TrialFacts.of(trial).folds or ())
 
 
 def judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
