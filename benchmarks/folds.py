@@ -34,7 +34,7 @@ from spaces.spec import StudySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 CAMVID = Path(os.environ.get("SEGTUNE_DATA", ROOT.parent / "shared" / "data")) / "camvid"
-IMAGES, FOLDS, TRIALS, EPOCHS = 30, 5, 16, 6
+IMAGES, FOLDS, TRIALS, EPOCHS = 30, 5, 16, 5
 STUDY = """
 name: thirty
 task: segmentation
@@ -44,12 +44,12 @@ data:
   classes: [road]
 space:
   train.epochs: {epochs}
-  data.resolution: 48x64
+  data.resolution: 32x48
   data.augment: [none, light, medium]
   model.arch: Unet
   model.encoder: resnet18
   model.encoder_weights: null
-  train.batch_size: [2, 4, 8]
+  train.batch_size: [4, 8]
   optim.lr: {{low: 1e-4, high: 1e-2, log: true}}
 budget: {{trials: {trials}}}
 """
@@ -145,7 +145,7 @@ def report(study: Study, source: str, seconds: float, command: str) -> str:
     return "\n".join(
         [
             heading(f"{IMAGES} images in {FOLDS} folds", command),
-            f"{source}, at 48x64, U-Net/resnet18 from scratch, {EPOCHS} epochs a fold. "
+            f"{source}, at 32x48, U-Net/resnet18 from scratch, {EPOCHS} epochs a fold. "
             f"{len(facts)} trials of the search and {len(runs) - len(facts)} runs of its "
             f"confirmation took {seconds / 60:.1f} minutes, {trained / 60:.1f} of them in "
             f"training. The search trained {spent} of {full} epochs: stopping of all kinds saved "

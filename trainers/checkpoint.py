@@ -68,6 +68,17 @@ def load_last(workdir: Path) -> dict[str, Any] | None:
     return {**state, **facts}
 
 
+def files(workdir: Path) -> list[Path]:
+    """The files of the last committed epoch; the one that commits them is the last.
+
+    Raises:
+        FileNotFoundError: there is none, or a later epoch has taken its place meanwhile.
+    """
+    facts = json.loads((workdir / LAST).read_text())
+    model = workdir / f"model-{facts['best_epoch']}"
+    return [workdir / f"state-{facts['epoch']}.pt", *sorted(model.iterdir()), workdir / LAST]
+
+
 def remove_last(workdir: Path) -> None:
     """Delete what a run would resume from; its models stay."""
     (workdir / LAST).unlink(missing_ok=True)

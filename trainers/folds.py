@@ -2,7 +2,7 @@
 
 A fold trains in `fold-N/` as any run does. When it has ended, `fold-N/result.json` says so, and its
 best weights are in `model-folds/fold-N/`: a resumed trial repeats its reports, and goes on in the
-first fold that has not ended.
+first fold that has not ended. `last.json` says which epoch of all is durable.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def train_trial(
 
         def report(epoch: EpochReport, number: int = number) -> None:
             at = (number - 1) * config.train.epochs + epoch.epoch
+            checkpoint.write_json(workdir / checkpoint.LAST, {"epoch": at, "fold": number})
             history.append(replace(epoch, epoch=at, fold=number))
             on_epoch(history[-1])
 
@@ -77,6 +78,22 @@ def train_trial(
         if result.reason == "health:trivial":
             break
     return _together(workdir, results, history, data)
+
+
+def checkpoint_files(workdir: Path, fold: int) -> list[Path]:
+    """The files that a trial goes on from which is in this fold, those that commit a fold last.
+
+    Raises:
+        FileNotFoundError: the trial has gone on, or has ended, meanwhile.
+    """
+    paths: list[Path] = []
+    for number in range(1, fold + 1):
+        folder = workdir / f"fold-{number}"
+        if (folder / RESULT).exists():
+            paths += [*sorted(_model(workdir, number).iterdir()), folder / RESULT]
+        else:
+            paths += checkpoint.files(folder)
+    return paths
 
 
 def fold_models(model: Path) -> list[Path]:
