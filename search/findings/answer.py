@@ -58,7 +58,7 @@ class Answer:
     @cached_property
     def baseline(self) -> FrozenTrial | None:
         """The best of the starting points."""
-        return next((t for t in self.ranking if t.number == self.evidence.baseline), None)
+        return self.confirmation.baseline
 
     @property
     def warning(self) -> str | None:
@@ -79,7 +79,7 @@ class Answer:
         seeds = "1 fresh seed" if len(winner.runs) == 1 else f"{len(winner.runs)} fresh seeds"
         said = (
             f"trial {number}: {self.metric} {winner.mean:.4f}{sd} over {seeds} "
-            f"({winner.first:.4f} in the search, one seed)"
+            f"({_first(winner)} in the search, one seed)"
         )
         if f"{self.value:.4f}" == f"{winner.mean:.4f}":
             return said
@@ -98,6 +98,8 @@ class Answer:
         named = f"the best starting point (trial {number}, {origin})"
         if self.baseline.number == self.trial.number:
             return f"it is {named}: the search has found nothing better"
+        if self.confirmed is None and self.baseline not in self.ranking:
+            return f"{named} was stopped before its last fold: no claim"
         if self.confirmed is None:
             return (
                 f"{named} reached {self.baseline.value:.4f}, one seed: nobody knows yet whether "
@@ -200,7 +202,7 @@ def read_answer(study: Study, trials: Sequence[FrozenTrial]) -> Answer | None:
     winner = found.evidence.winner
     chosen = ranking[0]
     if winner is not None:
-        chosen = next(trial for trial in ranking if trial.number == winner.number)
+        chosen = next(trial for trial in trials if trial.number == winner.number)
     return Answer(study, chosen, ranking, found)
 
 
@@ -268,7 +270,7 @@ def confirmation_rows(answer: Answer) -> tuple[tuple[str, ...], list[tuple[Any, 
                 f"{candidate.mean:.4f}",
                 "-" if candidate.sd is None else f"{candidate.sd:.4f}",
                 ", ".join(f"{value:.4f}" for value in candidate.fresh),
-                f"{candidate.first:.4f}",
+                _first(candidate),
                 "-" if beside is None else f"{beside.mean:+.4f} +- {beside.half:.4f}",
                 ", ".join(roles),
             )
@@ -280,3 +282,7 @@ def _cost(candidate: Candidate) -> str:
     if candidate.seconds:
         return f"{candidate.seconds:.3g} s an epoch"
     return f"{(candidate.parameters or 0) / 1e6:.1f} M parameters"
+
+
+def _first(candidate: Candidate) -> str:
+    return "stopped" if candidate.first is None else f"{candidate.first:.4f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean, stdev
 
@@ -44,7 +44,7 @@ class Candidate:
 
     Attributes:
         number: of the trial.
-        first: its value in the search.
+        first: its value in the search; None where it was stopped there before its last fold.
         runs: {seed: run} of the fresh seeds.
         failed: seeds on which it could not be trained.
         seconds: of an epoch, validation included.
@@ -53,7 +53,7 @@ class Candidate:
     """
 
     number: int
-    first: float
+    first: float | None
     runs: Mapping[int, Run] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
     seconds: float | None = None
@@ -66,13 +66,19 @@ class Candidate:
         return [run.value for run in self.runs.values()]
 
     @property
+    def values(self) -> list[float]:
+        """Values on the first and the fresh seeds."""
+        return self.fresh if self.first is None else [self.first, *self.fresh]
+
+    @property
     def score(self) -> float:
         """What it is ranked by: the mean over the first and the fresh seeds."""
-        return fmean([self.first, *self.fresh])
+        return fmean(self.values)
 
     def score_without(self, seed: int) -> float:
-        """The same without one of the fresh seeds."""
-        return fmean([self.first, *(r.value for s, r in self.runs.items() if s != seed)])
+        """The same without one of the fresh seeds; -inf where no other is known."""
+        left = replace(self, runs={s: r for s, r in self.runs.items() if s != seed}).values
+        return fmean(left) if left else -math.inf
 
     @property
     def mean(self) -> float:
@@ -183,7 +189,7 @@ class Evidence:
     @cached_property
     def noise(self) -> tuple[float, int]:
         """(Variance of a value between seeds, its degrees of freedom), pooled over candidates."""
-        values = [[c.first, *c.fresh] for c in self.candidates if c.runs]
+        values = [c.values for c in self.candidates if c.runs]
         freedom = sum(len(of_one) - 1 for of_one in values)
         squares = sum(float(np.var(of_one)) * len(of_one) for of_one in values)
         return (squares / freedom if freedom else math.nan), freedom
@@ -229,7 +235,7 @@ class Evidence:
 
     def _standard_error(self, one: Candidate, other: Candidate) -> float:
         """Of the difference of two scores."""
-        shares = 1 / (1 + len(one.runs)) + 1 / (1 + len(other.runs))
+        shares = 1 / len(one.values) + 1 / len(other.values)
         return math.sqrt(self.noise[0] * shares)
 
     def _cost(self, candidate: Candidate) -> tuple[int, int, float]:

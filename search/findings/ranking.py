@@ -16,15 +16,21 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     Means over different folds cannot be compared: where there are folds, only the trials with the
     most folds are ranked.
     """
+    found = by_folds(trials)
+    return [trial for trial in found if _folds(trial) == _folds(found[0])]
+
+
+def by_folds(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All trials with a value, those with the most folds first, and of these the best first."""
     valued = [
         trial
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     ]
-    most = max((_folds(trial) for trial in valued), default=0)
     return sorted(
-        (trial for trial in valued if _folds(trial) == most),
+        valued,
         key=lambda t: (
+            -_folds(t),
             -(t.value or 0.0),
             TrialFacts.of(t).reason == "health:trivial",
             t.state != TrialState.COMPLETE,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from search.database.store import Store
 from search.findings.answer import read_answer
+from search.findings.evidence import Candidate, Run, next_round
 from search.findings.facts import summary
+from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
 from spaces.data import FoldsSpec
+from spaces.sections import ConfirmSpec
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild
 from tests.scripted import EPOCHS, make_spec, new_worker
@@ -83,3 +88,26 @@ def test_a_study_of_before_there_were_folds_opens(store: Store, tmp_path: Path) 
     old = text.replace('"folds": null, ', "")
     assert old != text
     assert StudySpec.from_json(old) == StudySpec.from_json(text)
+
+
+def test_a_starting_point_that_was_stopped_is_the_baseline_all_the_same(
+    store: Store, tmp_path: Path
+) -> None:
+    """It runs again in full; its value on few folds, which may be the easy ones, never counts."""
+    study = folded(store, tmp_path, 3)
+    for folds in ((0.99,), NEAR, GOOD):
+        claim = study.slots.claim(study.ask)
+        assert claim is not None
+        state = ("COMPLETE", "completed") if len(folds) == FOLDS else ("PRUNED", "folds")
+        origin = {"origin": "a recipe"} if len(folds) < FOLDS else {}
+        attrs = {**TrialFacts(folds=folds).at_end(), **origin}
+        study.slots.end(claim, Result(state[0], fmean(folds), state[1], attrs))
+    answer = read_answer(study, study.trials())
+    assert answer is not None and answer.trial.number == 2 and answer.baseline is not None
+    assert answer.baseline.number == 0 and "stopped before its last fold" in str(answer.claim)
+    firsts = {c.number: c.first for c in answer.evidence.candidates}
+    assert firsts == {2: fmean(GOOD), 1: fmean(NEAR), 0: None}
+    assert (0, 7) in next_round(answer.evidence, ConfirmSpec(top=2), [7, 8], 3)
+    again = Candidate(0, None, {7: Run(0, 0.7), 8: Run(1, 0.6)})
+    assert again.score == pytest.approx(0.65) and again.score_without(7) == 0.6
+    assert Candidate(0, None, {7: Run(0, 0.7)}).score_without(7) == -math.inf
