@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from search.database.store import Store
-from search.findings.wording import dimension_text
+from search.findings.wording import dimension_text, splits_named
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
+from spaces.data import fold_count
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
@@ -27,6 +28,7 @@ from trainers.train import device_name, probe_memory
 from trainers.trivial import constants
 
 LOW_CEILING = 0.95
+FEW_IMAGES, FOLDS = 100, 5  # of train and val together: below so many, so many folds are advised
 
 
 def check_study(path: Path, store: Store, console: Console) -> None:
@@ -41,8 +43,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    images = ", ".join(f"{name} {len(data.split(name))}" for name in sorted(data.splits))
-    console.print(f"images: {images}; every file was read", highlight=False)
+    _images(spec, data, console)
     if isinstance(data, TextData):
         _ceilings(space, data, console)
     else:
@@ -57,6 +58,27 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         )
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
+
+
+def _images(spec: StudySpec, data: Data, console: Console) -> None:
+    """How many images each split has; whether they are so few that folds would pay."""
+    count = fold_count(spec.data)
+    said = splits_named(data.splits, count)
+    if count > 1:
+        said += f": a trial trains {count} models"
+    console.print(f"images: {said}; every file was read", highlight=False)
+    val = len(data.split("val"))
+    few = len(data.split("train")) + val
+    if count == 1 and few < FEW_IMAGES:
+        console.print(
+            f"only {few} images: {val} of them in val say little of a config. With "
+            f"data.folds: {{count: {FOLDS}}} in place of data.val, and all images in data.train, "
+            f"each one is validated on. A trial then trains {FOLDS} models, one after another: up "
+            f"to {FOLDS} times the time, less where hopeless ones stop after a fold",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _classes(data: SegmentationData) -> Table:

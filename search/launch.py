@@ -15,6 +15,7 @@ from search.database.store import Store
 from search.database.tables import ENDED, OPEN, RUNNING
 from search.files.artifacts import Artifacts
 from search.findings.tables import show_answer
+from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
 from search.studies.confirmations import with_confirmation
@@ -29,6 +30,7 @@ from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
 from search.work.watchers import Interrupt
 from search.work.worker import TooManyFailures
+from spaces.data import fold_count
 from spaces.errors import DONE, FAILED, INTERRUPTED, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import Data
@@ -71,7 +73,7 @@ def launch(
     counts = study.slots.counts()
     ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAILED"]
     verb = "resumed" if ended else "started"
-    images = ", ".join(f"{name} {len(data.split(name))}" for name in sorted(data.splits))
+    images = splits_named(data.splits, fold_count(spec.data))
     console.print(
         f"study {spec.name} {verb}: {ended} of {sum(counts.values())} trials ended; images: "
         f"{images}; store: {store.shown}",

@@ -142,7 +142,8 @@ class NotebookStudy:
         for number in numbers:
             for report in self._study.history(number):
                 scores = {self.metric: report.metric} | report.metrics
-                row = {"trial": number, "epoch": report.epoch, **scores}
+                fold = {} if report.fold is None else {"fold": report.fold}
+                row = {"trial": number, "epoch": report.epoch, **fold, **scores}
                 for split, losses in (("train", report.train), ("val", report.val)):
                     for part, value in losses.parts().items():
                         row[f"{split}_{part}"] = value

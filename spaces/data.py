@@ -28,16 +28,37 @@ class Share(Section):
 
     @model_validator(mode="after")
     def _check_group(self) -> Self:
-        if self.group is not None:
-            if self.fraction is None:
-                raise ValueError("group: goes with fraction only")
-            try:
-                groups = re.compile(self.group).groups
-            except re.error as error:
-                raise ValueError(f"group: not a regular expression: {error}") from None
-            if groups < 1:
-                raise ValueError("group: needs one capture, as in '^([^_]+)_'")
+        if self.group is not None and self.fraction is None:
+            raise ValueError("group: goes with fraction only")
+        _check_pattern(self.group)
         return self
+
+
+class FoldsSpec(Section):
+    """Cross-validation: each image of `train` is validated on once, by a model that has not seen it
+    (Stone 1974)."""
+
+    count: int = Field(ge=2, le=20)
+    """Folds: a trial trains this many models, one after another."""
+    group: str | None = None
+    """A regular expression on the stem; images with equal first capture stay in one fold."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        _check_pattern(self.group)
+        return self
+
+
+def _check_pattern(group: str | None) -> None:
+    if group is None:
+        return
+    try:
+        groups = re.compile(group).groups
+    except re.error as error:
+        raise ValueError(f"group: not a regular expression: {error}") from None
+    if groups < 1:
+        raise ValueError("group: needs one capture, as in '^([^_]+)_'")
 
 
 class SegmentationSplitSpec(Share):
@@ -66,8 +87,10 @@ class SegmentationDataSpec(Section):
     """Images and masks, and what the mask values mean."""
 
     train: SegmentationSplitSpec
-    val: SegmentationSplitSpec
+    val: SegmentationSplitSpec | None = None
     test: SegmentationSplitSpec | None = None
+    folds: FoldsSpec | None = None
+    """Divide `train` into folds, in place of `val`."""
     classes: Annotated[list[str], Field(min_length=1, max_length=255)] | str
     """Class names in index order (one name = binary), or a .json or .txt file that has them."""
     ignore_index: int | None = Field(None, ge=0, le=65535)
@@ -103,6 +126,7 @@ class SegmentationDataSpec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> SegmentationDataSpec:
+        _check_val(self)
         if isinstance(self.classes, list):
             twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
             if twice:
@@ -161,8 +185,10 @@ class TextDetectionDataSpec(Section):
     class_names: ClassVar[list[str]] = []  # nothing is scored class by class
 
     train: TextDetectionSplitSpec
-    val: TextDetectionSplitSpec
+    val: TextDetectionSplitSpec | None = None
     test: TextDetectionSplitSpec | None = None
+    folds: FoldsSpec | None = None
+    """Divide `train` into folds, in place of `val`."""
     points: int | None = Field(4, ge=3)
     """Corners of a box in ICDAR files; null finds them line by line (curved text)."""
     max_pixels: int = Field(100_000_000, ge=1)
@@ -173,8 +199,19 @@ class TextDetectionDataSpec(Section):
     def _no_fraction(cls, split: TextDetectionSplitSpec | None) -> TextDetectionSplitSpec | None:
         return _own_source(split)
 
+    @model_validator(mode="after")
+    def _check(self) -> TextDetectionDataSpec:
+        _check_val(self)
+        return self
+
 
 AnyDataSpec = SegmentationDataSpec | TextDetectionDataSpec
+
+
+def fold_count(data: AnyDataSpec) -> int:
+    """Models that a trial trains: one for each fold, else 1."""
+    return 1 if data.folds is None else data.folds.count
+
 
 S = TypeVar("S", bound=Share)
 
@@ -183,3 +220,13 @@ def _own_source(split: S | None) -> S | None:
     if split is not None and split.fraction is not None:
         raise ValueError("fraction: is for val only")
     return split
+
+
+def _check_val(data: AnyDataSpec) -> None:
+    if data.folds is None and data.val is None:
+        raise ValueError("val: is missing; give a split, {fraction: 0.2}, or data.folds")
+    if data.folds is not None and data.val is not None:
+        raise ValueError(
+            "folds: every image of train is validated on in its fold, so there is no val; remove "
+            "one of the two (held-out images may be data.test)"
+        )

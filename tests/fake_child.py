@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from search.work.child import ChildDied, Done, Epoch, Message
+from search.work.child import ChildDied, Done, Epoch, FoldEnded, Message
 from trainers.report import EpochReport, Losses
 from trainers.train import TrialResult
 
@@ -33,6 +35,7 @@ class FakeChild:
         classes: int = 2,
         model: Path | None = None,
         said: Sequence[Message | None] = (),
+        fold_epochs: int | None = None,
         crashes_after: int | None = None,
         hangs_after: int | None = None,
     ) -> None:
@@ -43,10 +46,12 @@ class FakeChild:
             classes: that its reports have a value for.
             model: of its result; None: no pictures are drawn.
             said: what it says first; None: it has nothing to say yet.
+            fold_epochs: of each of its folds, where it has folds.
             crashes_after, hangs_after: so many epochs.
         """
         self.metrics, self.sleeps, self.seconds = metrics, seconds, seconds or 1.0
         self.classes, self.model = classes, model
+        self.fold_epochs = fold_epochs
         self.crashes_after, self.hangs_after = crashes_after, hangs_after
         self.said = list(said)
         self.sent = self.before = 0
@@ -72,7 +77,8 @@ class FakeChild:
             self.word = "preempted"
         if self.word is not None or self.sent == len(self.metrics):
             history = [self._report(epoch) for epoch in range(1, self.sent + 1)]
-            return Done(result(history, self.word or "completed", self.model))
+            done = result(history, self.word or "completed", self.model)
+            return Done(done if self.fold_epochs is None else self._folded(done))
         if self.sent == self.crashes_after:
             raise ChildDied(1)
         if self.sent == self.hangs_after:
@@ -84,10 +90,29 @@ class FakeChild:
 
     def _epoch(self) -> Epoch:
         self.sent += 1
+        if self.fold_epochs is not None and self.sent % self.fold_epochs == 0:
+            self.said.append(FoldEnded(self._folds()[-1]))
         return Epoch(self._report(self.sent))
 
     def _report(self, epoch: int) -> EpochReport:
-        return report(epoch, self.metrics[epoch - 1], self.seconds, self.classes)
+        made = report(epoch, self.metrics[epoch - 1], self.seconds, self.classes)
+        if self.fold_epochs is None:
+            return made
+        return replace(made, fold=1 + (epoch - 1) // self.fold_epochs)
+
+    def _folds(self) -> list[float]:
+        """The value of each fold that has ended."""
+        length = self.fold_epochs
+        assert length is not None
+        starts = range(0, self.sent - length + 1, length)
+        return [max(self.metrics[start : start + length]) for start in starts]
+
+    def _folded(self, done: TrialResult) -> TrialResult:
+        folds = tuple(
+            TrialResult("completed", value, None, {}, None, []) for value in self._folds()
+        )
+        value = fmean(fold.value or 0.0 for fold in folds) if folds else done.value
+        return replace(done, value=value, best_epoch=1, folds=folds)
 
     def keep(self, epoch: int) -> None:
         """Write a checkpoint, as it were."""

@@ -106,6 +106,7 @@ class NoData:
 
     splits: dict[str, Any] = {}  # noqa: RUF012 - never changed
     fingerprint = "f" * 64
+    folds = ()
 
 
 def new_worker(study: Study, artifacts: Path, **settings: Any) -> Worker:

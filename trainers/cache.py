@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from spaces.data import SegmentationDataSpec
 from trainers.cache_folder import Entry, Make, entry, split_key
-from trainers.data import SegmentationData, decode_image, decode_mask
+from trainers.data import Kept, Sample, SegmentationData, decode_image, decode_mask
 
 
 @dataclass(frozen=True)
@@ -24,25 +25,34 @@ class Arrays:
     """One split at one resolution.
 
     Shape:
-        images (N, H, W, 3) uint8; masks (N, H, W) uint8 at network size;
-        originals: N masks (h, w) uint8 at the images' own sizes; none of the train split, which is
-        scored at network size only, so that they would double the cache for nothing.
+        images (M, H, W, 3) uint8; masks (M, H, W) uint8 at network size, of which the split has
+        `rows` (N,); originals: N masks (h, w) uint8 at the images' own sizes; none of the train
+        split, which is scored at network size only: they would double the cache for nothing.
     """
 
     images: np.ndarray
     masks: np.ndarray
     originals: list[np.ndarray]
+    rows: np.ndarray
     entry: Entry
+    scored: bool
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     @property
     def nbytes(self) -> int:
-        return self.images.nbytes + self.masks.nbytes + sum(mask.nbytes for mask in self.originals)
+        kept = self.images.nbytes + self.masks.nbytes
+        return kept * len(self) // len(self.images) + sum(mask.nbytes for mask in self.originals)
 
-    def __reduce__(self) -> tuple[Callable[[Entry], Arrays], tuple[Entry]]:
-        return _arrays, (self.entry,)  # mapped anew, not copied
+    def chosen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and masks of the split: the mapped files, or of a fold a copy of its rows."""
+        if len(self) == len(self.images):
+            return self.images, self.masks
+        return self.images[self.rows], self.masks[self.rows]
+
+    def __reduce__(self) -> tuple[Callable[..., Arrays], tuple[Entry, list[int], bool]]:
+        return _arrays, (self.entry, self.rows.tolist(), self.scored)  # mapped anew, not copied
 
 
 def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Arrays | None:
@@ -53,29 +63,29 @@ def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Ar
     Raises:
         InputError: $SEGTUNE_CACHE_BYTES is no size.
     """
-    samples = data.split(split)
+    kept = data.kept(split)
 
     def needed() -> int:
-        originals = 0 if split == "train" else sum(_pixels(sample.mask) for sample in samples)
-        return len(samples) * size[0] * size[1] * 4 + originals
+        scored = [] if kept.name == "train" else kept.samples
+        originals = sum(_pixels(sample.mask) for sample in scored)
+        return len(kept.samples) * size[0] * size[1] * 4 + originals
 
     found = entry(
         "arrays",
-        split_key(data.fingerprint, split, size),
+        split_key(kept.fingerprint, kept.name, size),
         needed,
-        lambda make: _build(data, split, size, make),
+        lambda make: _build(kept, data.spec, size, make),
         f"the {split} split at {size[0]}x{size[1]}",
     )
-    return None if found is None else _arrays(found)
+    return None if found is None else _arrays(found, kept.rows, split != "train")
 
 
 def decode(
-    data: SegmentationData, split: str, index: int, size: tuple[int, int]
+    sample: Sample, spec: SegmentationDataSpec, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a sample's image (H, W, 3) and mask (H, W) at network size, and its mask as it is."""
-    sample = data.split(split)[index]
-    image = resize_image(decode_image(sample.image, data.spec.max_pixels), size)
-    mask = decode_mask(sample.mask, data.spec)
+    image = resize_image(decode_image(sample.image, spec.max_pixels), size)
+    mask = decode_mask(sample.mask, spec)
     return image, resize_mask(mask, size), mask
 
 
@@ -97,20 +107,22 @@ def fill(count: int, one: Callable[[int], None]) -> None:
             pass
 
 
-def _build(data: SegmentationData, split: str, size: tuple[int, int], make: Make) -> None:
-    samples = data.split(split)
+def _build(
+    kept: Kept[Sample], spec: SegmentationDataSpec, size: tuple[int, int], make: Make
+) -> None:
+    samples = kept.samples
     count = len(samples)
     images = make("images", (count, *size, 3), np.uint8)
     masks = make("masks", (count, *size), np.uint8)
-    if split == "train":
-        fill(count, lambda i: _put(decode(data, split, i, size)[:2], (images, masks), i))
+    if kept.name == "train":
+        fill(count, lambda i: _put(decode(samples[i], spec, size)[:2], (images, masks), i))
         return
     ends = np.cumsum([_pixels(sample.mask) for sample in samples])
     originals = make("originals", (int(ends[-1]),), np.uint8)
     shapes = make("shapes", (count, 2), np.int64)
 
     def one(index: int) -> None:
-        image, mask, original = decode(data, split, index, size)
+        image, mask, original = decode(samples[index], spec, size)
         _put((image, mask, original.shape), (images, masks, shapes), index)
         originals[ends[index] - original.size : ends[index]] = original.ravel()
 
@@ -122,15 +134,17 @@ def _put(values: tuple[object, ...], arrays: tuple[np.ndarray, ...], index: int)
         array[index] = value
 
 
-def _arrays(found: Entry) -> Arrays:
+def _arrays(found: Entry, chosen: list[int] | None, scored: bool) -> Arrays:
+    """The rows of a split (None: all), where it is scored with the masks at their own sizes."""
     arrays, originals = found.arrays, []
-    if "shapes" in arrays:
+    rows = np.arange(len(arrays["images"])) if chosen is None else np.array(chosen)
+    if scored and "shapes" in arrays:
         ends = np.cumsum(arrays["shapes"].prod(axis=1))
         originals = [
-            arrays["originals"][end - height * width : end].reshape(height, width)
-            for end, (height, width) in zip(ends, arrays["shapes"], strict=True)
+            arrays["originals"][ends[row] - height * width : ends[row]].reshape(height, width)
+            for row, (height, width) in zip(rows, arrays["shapes"][rows], strict=True)
         ]
-    return Arrays(arrays["images"], arrays["masks"], originals, found)
+    return Arrays(arrays["images"], arrays["masks"], originals, rows, found, scored)
 
 
 def _pixels(path: str) -> int:

@@ -9,6 +9,7 @@ removed. Whatever is durable is consistent.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -24,11 +25,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from spaces.errors import InputError
+from trainers.data import file_digest
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts
 
 LAST = "last.json"
 WEIGHTS = "model.safetensors"
+FOLD_MODELS = "model-folds"  # in place of `model-N/`: a folder for each fold, and images.npz of all
 
 
 def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -65,11 +68,39 @@ def load_last(workdir: Path) -> dict[str, Any] | None:
     return {**state, **facts}
 
 
+def files(workdir: Path) -> list[Path]:
+    """The files of the last committed epoch; the one that commits them is the last.
+
+    Raises:
+        FileNotFoundError: there is none, or a later epoch has taken its place meanwhile.
+    """
+    facts = json.loads((workdir / LAST).read_text())
+    model = workdir / f"model-{facts['best_epoch']}"
+    return [workdir / f"state-{facts['epoch']}.pt", *sorted(model.iterdir()), workdir / LAST]
+
+
 def remove_last(workdir: Path) -> None:
     """Delete what a run would resume from; its models stay."""
     (workdir / LAST).unlink(missing_ok=True)
     for path in workdir.glob("state-*"):
         path.unlink()
+    for folder in workdir.glob("fold-*"):
+        shutil.rmtree(folder)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write a file that is whole and durable once this returns."""
+    with _durable(path) as file:
+        file.write(json.dumps(facts).encode())
+    _sync_folder(path.parent)
+
+
+def weights_digest(model: Path) -> str:
+    """SHA-256 of a trial's best weights; with folds, of those of all of them."""
+    folds = sorted(model.glob(f"fold-*/{WEIGHTS}"))
+    if not folds:
+        return file_digest(str(model / WEIGHTS))
+    return hashlib.sha256("".join(file_digest(str(path)) for path in folds).encode()).hexdigest()
 
 
 def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts) -> Path:

@@ -11,9 +11,9 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spaces.config import Section
-from spaces.data import SegmentationDataSpec, SegmentationSplitSpec, Share
+from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from trainers.losses import IGNORE
@@ -46,10 +46,41 @@ S = TypeVar("S", bound=Imaged)
 P = TypeVar("P", bound=Share)
 
 
+@dataclass(frozen=True)
+class Kept(Generic[S]):
+    """The samples that the cache keeps together, and which rows of them a split is.
+
+    Attributes:
+        fingerprint: of the data set that they are of.
+        rows: None for all, in their order.
+    """
+
+    fingerprint: str
+    name: str
+    samples: Sequence[S]
+    rows: list[int] | None = None
+
+
 class Splits(Generic[S]):
-    """A data set of any task; a dataclass with `splits`."""
+    """A data set of any task; a dataclass with `splits`.
+
+    Attributes:
+        fold: which fold of its data set this is, from 1; None for a whole data set.
+    """
 
     splits: dict[str, list[S]]
+    fingerprint: str
+    fold: int | None
+
+    def kept(self, split: str) -> Kept[S]:
+        """Return how the cache keeps a split: all folds share one entry, whoever fills it."""
+        samples = self.split(split)
+        if self.fold is None or split not in ("train", "val"):
+            return Kept(self.fingerprint, split, samples)
+        whole = sorted(self.splits["train"] + self.splits["val"], key=lambda s: s.image)
+        rows = {sample.image: row for row, sample in enumerate(whole)}
+        fingerprint = self.fingerprint.partition("/")[0]  # all ways to divide share it too
+        return Kept(fingerprint, "folds", whole, [rows[sample.image] for sample in samples])
 
     def split(self, name: str) -> list[S]:
         """Return a split's samples; raises InputError for one that the data set lacks."""
@@ -77,7 +108,10 @@ class SegmentationData(Splits[Sample]):
         val_counts: the same of the val split.
         val_images: how many val images each class's pixels are worth, were they spread evenly; see
             `effective_images`.
-        fingerprint: SHA-256 over the content of every file, the split and the classes.
+        fingerprint: SHA-256 over the content of every file, the split and the classes; that of a
+            fold says behind a slash which images are its val.
+        folds: a data set for each fold, where there are folds; every image is in one's val, and
+            `val` of the whole has them all.
     """
 
     spec: SegmentationDataSpec
@@ -86,6 +120,8 @@ class SegmentationData(Splits[Sample]):
     val_counts: list[int]
     val_images: list[float]
     fingerprint: str
+    fold: int | None = None
+    folds: tuple[SegmentationData, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -102,6 +138,8 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         InputError: naming the first file that is wrong, and why.
     """
     splits = find_splits(spec)
+    if spec.folds is not None:
+        return _load_folds(spec, spec.folds, splits)
     facts = recalled(spec, splits, lambda: _read_all(spec, splits))
     return SegmentationData(
         spec,
@@ -111,6 +149,35 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_images"],
         facts["fingerprint"],
     )
+
+
+def _load_folds(
+    spec: SegmentationDataSpec, folds: FoldsSpec, splits: dict[str, list[Sample]]
+) -> SegmentationData:
+    """Divide the train images; each file is read once for all ways to do so."""
+    undivided = spec.model_copy(update={"folds": None})
+    facts = recalled(undivided, splits, lambda: _read_files(spec, splits))
+    samples = splits["train"]
+    pixels = {s.image: count for s, count in zip(samples, facts["pixels"], strict=True)}
+    digests = {s.image: digest for s, digest in zip(samples, facts["digests"], strict=True)}
+    divided = divide_folds(samples, folds, digests)
+
+    def part(of: dict[str, list[Sample]], fold: int | None = None) -> SegmentationData:
+        sizes = {name: np.array([pixels[s.image] for s in of[name]]) for name in ("train", "val")}
+        for name, total in sizes.items():
+            _check_not_ignored(f"folds: {name} of fold {fold}", total.sum(axis=0))
+        return SegmentationData(
+            spec,
+            of,
+            sizes["train"].sum(axis=0).tolist(),
+            sizes["val"].sum(axis=0).tolist(),
+            effective_images(sizes["val"]).tolist(),
+            facts["fingerprint"] + fold_mark(of["val"], fold),
+            fold,
+        )
+
+    parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
+    return replace(part({**splits, "val": samples}), folds=tuple(parts))
 
 
 def recalled(
@@ -145,13 +212,16 @@ def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
 
 
 def each_split(
-    train: P, val: P, test: P | None, find: Callable[[P, str], list[S]]
+    train: P, val: P | None, test: P | None, find: Callable[[P, str], list[S]]
 ) -> dict[str, list[S]]:
-    """Find the samples of every split; a `val` that is a fraction takes its share of `train`."""
+    """Find the samples of every split; a `val` that is a fraction takes its share of `train`.
+
+    Where there are folds there is no `val` yet.
+    """
     splits = {"train": find(train, "train")}
-    if val.fraction is not None:
+    if val is not None and val.fraction is not None:
         splits["train"], splits["val"] = divide(splits["train"], val)
-    else:
+    elif val is not None:
         splits["val"] = find(val, "val")
     if test is not None:
         splits["test"] = find(test, "test")
@@ -269,18 +339,7 @@ def _from_list(path: Path, name: str) -> list[Sample]:
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
     """Draw whole groups for validation until the fraction is reached: (train, val)."""
     assert val.fraction is not None
-    groups: dict[str, list[S]] = {}
-    for sample in samples:
-        if val.group is None:
-            groups.setdefault(sample.image, []).append(sample)
-            continue
-        match = re.search(val.group, sample.stem)
-        if match is None:
-            raise InputError(
-                f"data.val.group: {val.group!r} must match every stem, but does not match "
-                f"{sample.stem} ({sample.image})"
-            )
-        groups.setdefault(match[1] or "", []).append(sample)
+    groups = _grouped(samples, val.group, "data.val.group")
     names = sorted(groups)
     random.Random(val.seed).shuffle(names)
     wanted = max(1, round(val.fraction * len(samples)))
@@ -294,6 +353,70 @@ def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
             "leaves none to train on; lower it, or give a val split of its own"
         )
     return sorted(kept, key=lambda s: s.image), sorted(chosen, key=lambda s: s.image)
+
+
+def divide_folds(samples: list[S], folds: FoldsSpec, digests: Mapping[str, str]) -> list[list[S]]:
+    """Divide samples into folds of whole groups: the largest group first, to the smallest fold.
+
+    Args:
+        digests: {image path: of its content}; one image in two folds is an error.
+
+    Raises:
+        InputError: there are fewer groups than folds, or an image stands in two of them.
+    """
+    groups = _grouped(samples, folds.group, "data.folds.group")
+    if len(groups) < folds.count:
+        raise InputError(
+            f"data.folds.count: {folds.count} folds need as many groups, but {len(samples)} images "
+            f"are in {len(groups)} groups; lower it, or make the groups smaller"
+        )
+    names = sorted(groups)
+    random.Random(folds.seed).shuffle(names)
+    names.sort(key=lambda name: -len(groups[name]))  # stable: equal ones stay shuffled
+    divided: list[list[S]] = [[] for _ in range(folds.count)]
+    for name in names:
+        min(divided, key=len).extend(groups[name])
+    for fold in divided:
+        fold.sort(key=lambda s: s.image)
+    named = {f"fold {number}": fold for number, fold in enumerate(divided, 1)}
+    check_overlap(named, {name: [digests[s.image] for s in fold] for name, fold in named.items()})
+    return divided
+
+
+def fold_splits(splits: dict[str, list[S]], divided: list[list[S]]) -> Iterator[dict[str, list[S]]]:
+    """Yield the splits of each fold: it is `val`, all the others together are `train`."""
+    for fold in divided:
+        others = [sample for other in divided if other is not fold for sample in other]
+        train = sorted(others, key=lambda s: s.image)
+        yield {**splits, "train": train, "val": fold}
+
+
+def fold_mark(val: Sequence[Imaged], fold: int | None) -> str:
+    """What a fold's fingerprint has behind that of the whole data set."""
+    if fold is None:
+        return ""
+    return "/" + hashlib.sha256("\n".join(s.image for s in val).encode()).hexdigest()[:16]
+
+
+def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]]:
+    """{what a group has in common: its samples}; without a pattern each image is its own.
+
+    Args:
+        key: that gave the pattern, for messages.
+    """
+    groups: dict[str, list[S]] = {}
+    for sample in samples:
+        if group is None:
+            groups.setdefault(sample.image, []).append(sample)
+            continue
+        match = re.search(group, sample.stem)
+        if match is None:
+            raise InputError(
+                f"{key}: {group!r} must match every stem, but does not match "
+                f"{sample.stem} ({sample.image})"
+            )
+        groups.setdefault(match[1] or "", []).append(sample)
+    return groups
 
 
 # ---------------------------------------------------------------- decoding
@@ -409,20 +532,43 @@ class _Facts:
 
 def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
     """Decode every file; return the class counts of train and val, and the fingerprint."""
+    facts = _decode_all(spec, splits)
+    totals = {
+        name: np.sum([fact.counts for fact in found], axis=0) for name, found in facts.items()
+    }
+    for name, total in totals.items():
+        _check_not_ignored(name, total)
+    val = np.array([fact.counts for fact in facts["val"]])  # (N, K)
+    return {
+        "counts": totals["train"].tolist(),
+        "val_counts": totals["val"].tolist(),
+        "val_images": effective_images(val).tolist(),
+        "fingerprint": _fingerprint(spec, facts),
+    }
+
+
+def _read_files(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
+    """Decode every file; return what each train image adds to a fold, and the fingerprint."""
+    facts = _decode_all(spec, splits)
+    return {
+        "pixels": [fact.counts for fact in facts["train"]],
+        "digests": [fact.digest for fact in facts["train"]],
+        "fingerprint": _fingerprint(spec, facts),
+    }
+
+
+def _decode_all(
+    spec: SegmentationDataSpec, splits: dict[str, list[Sample]]
+) -> dict[str, list[_Facts]]:
     facts: dict[str, list[_Facts]] = {}
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for name, samples in splits.items():
             facts[name] = list(pool.map(lambda sample: _check_sample(sample, spec), samples))
     check_overlap(splits, {name: [f.digest for f in found] for name, found in facts.items()})
-    totals = {
-        name: np.sum([fact.counts for fact in found], axis=0) for name, found in facts.items()
-    }
-    for name, total in totals.items():
-        if int(total.sum()) == 0:
-            raise InputError(
-                f"data.{name}: every pixel of every mask is ignored; check data.ignore_index, "
-                "data.ignore_classes and data.palette_ignore"
-            )
+    return facts
+
+
+def _fingerprint(spec: SegmentationDataSpec, facts: Mapping[str, Sequence[_Facts]]) -> str:
     meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
     if spec.ignore_classes:  # without them the fingerprint is that of older versions
         meaning.append(spec.ignore_classes)
@@ -431,13 +577,15 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
         digest.update(name.encode())
         for fact in facts[name]:
             digest.update(fact.digest.encode())
-    val = np.array([fact.counts for fact in facts["val"]])  # (N, K)
-    return {
-        "counts": totals["train"].tolist(),
-        "val_counts": totals["val"].tolist(),
-        "val_images": effective_images(val).tolist(),
-        "fingerprint": digest.hexdigest(),
-    }
+    return digest.hexdigest()
+
+
+def _check_not_ignored(name: str, pixels: np.ndarray) -> None:
+    if int(pixels.sum()) == 0:
+        raise InputError(
+            f"data.{name}: every pixel of every mask is ignored; check data.ignore_index, "
+            "data.ignore_classes and data.palette_ignore"
+        )
 
 
 def effective_images(sizes: np.ndarray) -> np.ndarray:

@@ -13,24 +13,30 @@ import numpy as np
 
 from trainers.cache import fill
 from trainers.cache_folder import Entry, Make, entry, split_key
+from trainers.data import Kept
 from trainers.dbnet.targets import fit_long_side
 from trainers.text_augment import resize_page
-from trainers.text_data import TextData
+from trainers.text_data import Page, TextData
 
 Scale = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Pages:
-    """The pages of a split, no side above `longest` pixels."""
+    """The pages of a split, no side above `longest` pixels.
+
+    Attributes:
+        kept: how the cache has them.
+    """
 
     data: TextData
-    split: str
+    kept: Kept[Page]
     longest: int
     entry: Entry | None
 
     def page(self, index: int) -> tuple[np.ndarray, Scale]:
         """Return a page (h, w, 3) uint8, and image pixels a pixel of it, (x, y)."""
+        index = index if self.kept.rows is None else self.kept.rows[index]
         if self.entry is None:
             return self._decode(index)
         arrays = self.entry.arrays
@@ -40,7 +46,7 @@ class Pages:
         return page, (float(arrays["scales"][index, 0]), float(arrays["scales"][index, 1]))
 
     def _decode(self, index: int) -> tuple[np.ndarray, Scale]:
-        image = self.data.image(self.data.split(self.split)[index])
+        image = self.data.image(self.kept.samples[index])
         if max(image.shape[:2]) <= self.longest:
             return image, (1.0, 1.0)
         return resize_page(image, self.longest)
@@ -55,7 +61,8 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
     Args:
         longest: the longer side of a page in pixels; a larger page is shrunk to it.
     """
-    shapes = [_shape(data.sizes[page.image], longest) for page in data.split(split)]
+    kept = data.kept(split)
+    shapes = [_shape(data.sizes[page.image], longest) for page in kept.samples]
     bytes_ = [height * width * 3 for height, width in shapes]
 
     def build(make: Make) -> None:
@@ -64,7 +71,7 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
         ends = make("ends", (len(shapes),), np.int64)
         ends[:] = np.cumsum(bytes_)
         scales = make("scales", (len(shapes), 2), np.float64)
-        decoder = Pages(data, split, longest, None)
+        decoder = Pages(data, kept, longest, None)
 
         def one(index: int) -> None:
             page, scales[index] = decoder._decode(index)
@@ -72,9 +79,9 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
 
         fill(len(shapes), one)
 
-    key = split_key(data.fingerprint, split, longest)
+    key = split_key(kept.fingerprint, kept.name, longest)
     what = f"the pages of the {split} split at {longest} px"
-    return Pages(data, split, longest, entry("pages", key, lambda: sum(bytes_), build, what))
+    return Pages(data, kept, longest, entry("pages", key, lambda: sum(bytes_), build, what))
 
 
 def _shape(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -109,7 +109,8 @@ class EpochReport(Scores):
     A number that an old report lacks is NaN, a count 0.
 
     Attributes:
-        epoch: from 1.
+        epoch: from 1; with folds those of fold N are counted from (N - 1) * train.epochs + 1.
+        fold: from 1; None where there are none.
         grad_norm: mean before clipping; 0 where no step has counted.
         lr: the largest of the parameter groups, at the last step.
         images_per_s: in training.
@@ -118,6 +119,7 @@ class EpochReport(Scores):
     """
 
     epoch: int
+    fold: int | None = None
     train: Losses = Losses()
     val: Losses = Losses()
     grad_norm: float = math.nan

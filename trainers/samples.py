@@ -75,8 +75,9 @@ class Resident:
         self.arrays = arrays  # keeps the files from being evicted
         self.device = device
         self.order: Sequence[int] = _by_size(arrays)
-        self.images = torch.from_numpy(arrays.images).to(device)  # (N, H, W, 3)
-        self.masks = torch.from_numpy(arrays.masks).to(device)
+        images, masks = arrays.chosen()
+        self.images = torch.from_numpy(images).to(device)  # (N, H, W, 3)
+        self.masks = torch.from_numpy(masks).to(device)
         self.originals = [torch.from_numpy(mask).to(device) for mask in arrays.originals]
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
@@ -120,7 +121,8 @@ class _Mapped(Dataset[_Sample]):
     def __getitem__(self, index: int) -> _Sample:
         arrays = self.arrays
         original = arrays.originals[index] if arrays.originals else None
-        return arrays.images[index], arrays.masks[index], original
+        row = arrays.rows[index]
+        return arrays.images[row], arrays.masks[row], original
 
 
 class _Decoded(Dataset[_Sample]):
@@ -128,7 +130,8 @@ class _Decoded(Dataset[_Sample]):
         self.data, self.split, self.size = data, split, size
 
     def __getitem__(self, index: int) -> _Sample:
-        image, mask, original = decode(self.data, self.split, index, self.size)
+        sample = self.data.split(self.split)[index]
+        image, mask, original = decode(sample, self.data.spec, self.size)
         return image, mask, None if self.split == "train" else original
 
 

@@ -293,18 +293,27 @@ def check_classes(metric: SegmentationMetric, data: SegmentationData) -> None:
     Raises:
         InputError: naming the classes and their pixels.
     """
+    for fold in data.folds:
+        check_classes(metric, fold)
     shares = class_shares(metric, data.spec)
     rows = list(zip(data.spec.class_names, shares, data.counts, data.val_counts, strict=True))
     unlearnt = [(name, val) for name, share, train, val in rows if share and val and not train]
     if unlearnt:
         found = ", ".join(f"{name} ({val})" for name, val in unlearnt)
         names = ", ".join(name for name, _ in unlearnt)
+        where = "data" if data.fold is None else f"data.folds, fold {data.fold}"
         raise InputError(
-            f"data: of these classes val has pixels, but train has none, so that no model can find "
-            f"them: {found}; divide the images otherwise, take their pixels out with data."
+            f"{where}: of these classes val has pixels, but train has none, so that no model can "
+            f"find them: {found}; divide the images otherwise, take their pixels out with data."
             f"ignore_classes: [{names}], or name the classes that count in metric.classes"
         )
-    if metric.classes is not None:
+    if data.fold is not None:
+        if not any(share and val for _, share, _, val in rows):
+            raise InputError(
+                f"data.folds, fold {data.fold}: val has no pixel of a class that counts, so that "
+                "it cannot be scored; take fewer folds, or another data.folds.seed"
+            )
+    elif metric.classes is not None:
         for name, share, _, val in rows:
             if share and not val:
                 raise InputError(

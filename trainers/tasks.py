@@ -84,6 +84,11 @@ class Data(Protocol):
         """SHA-256 over the content of all files."""
         ...
 
+    @property
+    def folds(self) -> Sequence[Data]:
+        """A data set for each fold; none where a trial trains once."""
+        ...
+
     def split(self, name: str) -> Sequence[Any]:
         """A split's samples; raises InputError for one that the data set lacks."""
         ...

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from trainers.data import (
     by_stem,
     check_overlap,
     decode_image,
+    divide_folds,
     each_split,
     file_digest,
+    fold_mark,
+    fold_splits,
     recalled,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
@@ -42,13 +45,18 @@ class TextData(Splits[Page]):
 
     Attributes:
         sizes: {image path: (height, width)} in pixels.
-        fingerprint: SHA-256 over the content of every file and the split.
+        fingerprint: SHA-256 over the content of every file and the split; that of a fold says
+            behind a slash which images are its val.
+        folds: a data set for each fold, where there are folds; every image is in one's val, and
+            `val` of the whole has them all.
     """
 
     spec: TextDetectionDataSpec
     splits: dict[str, list[Page]]
     sizes: dict[str, tuple[int, int]]
     fingerprint: str
+    fold: int | None = None
+    folds: tuple[TextData, ...] = ()
     _json: dict[str, dict[str, TextAnnotation]] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
@@ -73,9 +81,27 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
         InputError: naming the first file (and line) that is wrong, and why.
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
-    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits))
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
-    return TextData(spec, splits, sizes, facts["fingerprint"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"])
+    if spec.folds is None:
+        return whole
+    whole = replace(whole, splits={**splits, "val": splits["train"]})
+    divided = divide_folds(splits["train"], spec.folds, facts["digests"])
+    parts = tuple(
+        replace(
+            whole,
+            splits=of,
+            fold=fold,
+            fingerprint=whole.fingerprint + fold_mark(of["val"], fold),
+        )
+        for fold, of in enumerate(fold_splits(splits, divided), 1)
+    )
+    for part in parts:
+        for name in ("train", "val"):
+            _check_has_text(f"folds: {name} of fold {part.fold}", part.split(name), whole)
+    return replace(whole, folds=parts)
 
 
 def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dict[str, Any]:
@@ -89,15 +115,24 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
             digests[name] = [digest for digest, _ in facts]
             for page, (_, size) in zip(pages, facts, strict=True):
                 sizes[page.image] = size
-            if all(data.truth(page).ignore.all() for page in pages):
-                raise InputError(f"data.{name}: no text that counts; every box is don't-care")
+            _check_has_text(name, pages, data)
     check_overlap(splits, digests)
     total = hashlib.sha256()
     for name in sorted(digests):
         total.update(json.dumps([name, digests[name]]).encode())
         for labels in sorted({page.labels for page in splits[name]}):
             total.update(file_digest(labels).encode())
-    return {"sizes": sizes, "fingerprint": total.hexdigest()}
+    images = zip(splits["train"], digests["train"], strict=True)
+    return {
+        "sizes": sizes,
+        "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
+        "fingerprint": total.hexdigest(),
+    }
+
+
+def _check_has_text(name: str, pages: list[Page], data: TextData) -> None:
+    if all(data.truth(page).ignore.all() for page in pages):
+        raise InputError(f"data.{name}: no text that counts; every box is don't-care")
 
 
 def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:

@@ -164,7 +164,7 @@ class TextDetectionTask:
             [(epoch, index) for index in batch]
             for batch in epoch_batches(self.samples, self.config.train, epoch)
         ]
-        dataset = _Pages(self._pages("train"), self.config)
+        dataset = _Pages(self._pages("train"), "train", self.config)
         for images, maps in loader(
             dataset, keys, self.config.train, self.device, pad_together, _one_thread
         ):
@@ -387,14 +387,14 @@ def _padded(maps: Tensor, like: Tensor) -> Tensor:
 class _Pages(Dataset[tuple[Tensor, Tensor]]):
     """Augmented pages with their target maps, addressed by (epoch, index)."""
 
-    def __init__(self, pages: Pages, config: TextDetectionConfig) -> None:
-        self.pages = pages
+    def __init__(self, pages: Pages, split: str, config: TextDetectionConfig) -> None:
+        self.pages, self.split = pages, split
         self.config = config
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
         data = self.pages.data
-        truth = data.truth(data.split(self.pages.split)[index])
+        truth = data.truth(data.split(self.split)[index])
         page, scale = self.pages.page(index)
         image, polygons = augment_page(
             page,

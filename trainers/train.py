@@ -12,11 +12,12 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ class TrialResult:
         model: folder with the best epoch's weights (with `train.ema`, their average).
         hardware: device name, precision and micro-batch that the run ended with.
         parameters: of the network.
+        folds: the results of the folds that have ended, where there are folds; then `value` is
+            their mean, and `best_epoch` and `decode` are their medians (trainers/folds.py).
     """
 
     reason: str
@@ -64,10 +67,17 @@ class TrialResult:
     hardware: dict[str, Any] = field(default_factory=dict)
     trivial_score: float | None = None
     parameters: int | None = None
+    folds: tuple[TrialResult, ...] = ()
 
     @property
     def per_class(self) -> list[float | None] | None:
-        """IoU of each class in the best epoch; None for a class that the validation split lacks."""
+        """IoU of each class in the best epoch; None for a class that the validation split lacks.
+
+        With folds the mean over those that have the class.
+        """
+        if self.folds:
+            ious = [fold.per_class for fold in self.folds if fold.per_class is not None]
+            return [_mean(of_class) for of_class in zip(*ious, strict=True)] if ious else None
         if self.best_epoch is None:
             return None
         found = self.history[self.best_epoch - 1].per_class
@@ -107,6 +117,33 @@ def train(
             on_epoch(run.finish_epoch())
             reason = run.ended
     return run.result(reason)
+
+
+def refit(
+    config: TrialConfig,
+    data: Data,
+    epochs: int,
+    workdir: Path,
+    on_epoch: Callable[[EpochReport], None],
+    should_stop: Callable[[], str | None] = lambda: None,
+) -> Path | str:
+    """Train on all images of a data set with folds; resumes, and calls back, as `train` does.
+
+    No image is held out, so nothing says which epoch is the best one: the last weights are taken.
+    The schedule is that of a fold, cut off after `epochs`. The scores of reports are of images that
+    were trained on.
+
+    Returns:
+        The folder of the weights; or the reason why they could not be had.
+    """
+    run = _Run(config, data, workdir, {})
+    while run.epoch < epochs:
+        reason = run.train_epoch(should_stop)
+        if reason is not None:
+            return reason
+        on_epoch(run.finish_epoch())
+    images = run.task.validate(run.validated).images
+    return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
 
 
 def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int]:
@@ -367,15 +404,8 @@ class _Run:
         state = checkpoint.load_last(self.workdir)
         if state is None:
             return
-        if not _same_config(state["config"], self.config):
-            raise InputError(
-                f"{self.workdir / checkpoint.LAST} is the checkpoint of another config; choose "
-                "another folder or delete it"
-            )
-        if state["fingerprint"] != self.data.fingerprint:
-            raise InputError(
-                f"{self.workdir / checkpoint.LAST}: the data have changed since this run began"
-            )
+        path = self.workdir / checkpoint.LAST
+        check_same_run(path, state["config"], state["fingerprint"], self.config, self.data)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -410,12 +440,29 @@ class _Run:
         return f"{self.task.memory_key}/{self.precision}/{device_name(self.device)}"
 
 
+def check_same_run(
+    path: Path, stored: dict[str, Any], fingerprint: str, config: TrialConfig, data: Data
+) -> None:
+    """Raise InputError unless a file of an earlier attempt is of this config and these data."""
+    if not _same_config(stored, config):
+        raise InputError(
+            f"{path} is the checkpoint of another config; choose another folder or delete it"
+        )
+    if fingerprint != data.fingerprint:
+        raise InputError(f"{path}: the data have changed since this run began")
+
+
 def _same_config(stored: dict[str, Any], config: TrialConfig) -> bool:
     """Whether a checkpoint is of this config; a setting that it does not know had its default."""
     try:
         return type(config).model_validate(stored) == config
     except ValidationError:
         return False
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(fmean(known), 4) if known else None
 
 
 def device_name(device: torch.device) -> str:

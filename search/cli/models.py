@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from search.cli.options import StoreOption, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
+
+if TYPE_CHECKING:  # they bring torch
+    from trainers.data import SegmentationData
+    from trainers.text_data import TextData
 
 
 def train(
@@ -42,24 +48,45 @@ def evaluate(
     store: StoreOption = None,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
+    from spaces.data import fold_count
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
-    for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
-        if not (folder / "model" / name).is_file():
-            raise InputError(f"{folder} has no model/{name}; give a folder that export wrote")
+    count = fold_count(data_spec) if (folder / "models").is_dir() else 1
+    models = ["model"] if count == 1 else [f"models/fold-{k}" for k in range(1, count + 1)]
+    for model in models:
+        for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
+            if not (folder / model / name).is_file():
+                raise InputError(f"{folder} has no {model}/{name}; give a folder that export wrote")
+    if data_spec.folds is not None and count == 1 and data == "val":
+        raise InputError(
+            f"{folder} was trained on all images (export --refit), so that no val is left to score "
+            "it on; give --data test, or export without --refit"
+        )
 
     from search.findings.scoring import TEST, record_evaluation
-    from search.findings.tables import show_scores
+    from search.findings.tables import show_fold_scores, show_scores
     from trainers.tasks import evaluate as run_evaluation
     from trainers.tasks import load_data
 
     checked = load_data(data_spec)
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
-    found = run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
-    show_scores(found, data_spec.class_names, data, console())
+    found = []
+    if count > 1:
+        chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
+        folds: Sequence[SegmentationData | TextData] = checked.folds
+        for fold, model, decode in zip(folds, models, chosen, strict=True):
+            config = with_settings(trial_config.replace(decode), settings or [])
+            to = pictures / f"fold-{fold.fold}"
+            found.append(run_evaluation(folder / model, config, fold, data, to, cleval=cleval))
+        show_fold_scores(found, data, console())
+    else:
+        found.append(
+            run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
+        )
+        show_scores(found[0], data_spec.class_names, data, console())
     if data == TEST:
         recorded = record_evaluation(folder, data_spec, trial_config, found, settings or [], store)
         for line in recorded:

@@ -134,6 +134,9 @@ def export(
     no_test: Annotated[
         bool, typer.Option("--no-test", help="Leave the test split of the study unread")
     ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="With data.folds: train it here on all images")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -149,6 +152,11 @@ def export(
     from search.studies.study import open_study
 
     check_target(to)
+    if refit:
+        from search.retrain import refit_study
+
+        with closing_store(store) as opened:
+            raise typer.Exit(refit_study(open_study(opened, study), to, trial, console()))
     with closing_store(store) as opened:
         kept = open_artifacts(artifacts)
         export_study(open_study(opened, study), kept, to, trial, test=not no_test)

@@ -25,7 +25,8 @@ from typing import BinaryIO
 from search.database.retry import Backoff
 from search.files.bucket import Bucket
 from spaces.paths import unfinished
-from trainers.checkpoint import LAST
+from trainers.checkpoint import LAST, files
+from trainers.folds import RESULT, checkpoint_files
 
 CHECKPOINT = "checkpoint"
 _EPOCH = re.compile(r"(\d{6})-[0-9a-f]{8}/(.+)")
@@ -69,7 +70,9 @@ def fetch_model(bucket: Bucket, key: str, model: Path) -> bool:
     whole.mkdir(parents=True)
     try:
         for name in names:
-            bucket.download(name, whole / name.rpartition("/")[2])
+            file = whole / name.removeprefix(f"{key}/{model.name}/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            bucket.download(name, file)
         shutil.rmtree(model, ignore_errors=True)
         whole.rename(model)
     except BaseException:
@@ -185,9 +188,9 @@ class Copies:
     def _copy_model(self, key: str, folder: Path) -> None:
         if not folder.is_dir():
             return  # overtaken by better trials meanwhile
-        for path in sorted(folder.iterdir()):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with open(path, "rb") as file:
-                self.bucket.write(f"{key}/{folder.name}/{path.name}", file)
+                self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
 
     def _remove(self, under: str) -> None:
         self.bucket.remove(list(self.bucket.keys(under)))
@@ -202,17 +205,29 @@ def _open_last(
     """
     while True:
         try:
-            facts = json.loads((workdir / LAST).read_text())
-            model = workdir / f"model-{facts['best_epoch']}"
-            paths = [workdir / f"state-{facts['epoch']}.pt", *sorted(model.iterdir())]
-            files: list[tuple[str, BinaryIO]] = []
-            for path in (*paths, workdir / LAST):
+            epoch, paths, committed = _committed(workdir)
+            held: list[tuple[str, BinaryIO]] = []
+            for path in paths:
                 file = opened.enter_context(path.open("rb"))
-                files.append((str(path.relative_to(workdir)), file))
-            if json.load(files[-1][1]) == facts:
-                files[-1][1].seek(0)
-                return int(facts["epoch"]), files
+                held.append((str(path.relative_to(workdir)), file))
+            if _committed(workdir) == (epoch, paths, committed):  # so all are of one epoch
+                return epoch, held
         except FileNotFoundError:
             if not (workdir / LAST).exists():
                 return None
         opened.pop_all().close()  # a later epoch has taken its place
+
+
+def _committed(workdir: Path) -> tuple[int, list[Path], list[bytes]]:
+    """(Epoch, files, content of those that commit them) of the last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none, or a later epoch has taken its place meanwhile.
+    """
+    facts = json.loads((workdir / LAST).read_text())
+    if "fold" in facts:
+        paths = [*checkpoint_files(workdir, facts["fold"]), workdir / LAST]
+    else:
+        paths = files(workdir)
+    committing = [path for path in paths if path.name in (LAST, RESULT)]
+    return int(facts["epoch"]), paths, [path.read_bytes() for path in committing]

@@ -20,6 +20,7 @@ from search.findings.evidence import CONFIDENCE, Candidate, Evidence
 from search.findings.looks import latest, look_lines
 from search.findings.ranking import ranked
 from search.findings.trivial import trivial_warning
+from search.findings.wording import listed
 from search.studies.looks import Look, looks_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -59,7 +60,7 @@ class Answer:
     @cached_property
     def baseline(self) -> FrozenTrial | None:
         """The best of the starting points."""
-        return next((t for t in self.ranking if t.number == self.evidence.baseline), None)
+        return self.confirmation.baseline
 
     @property
     def warning(self) -> str | None:
@@ -71,13 +72,16 @@ class Answer:
         """`trial 3: mIoU 0.2868 +- 0.0041 over 2 fresh seeds (0.2788 in the search, one seed)`."""
         number, winner = self.trial.number, self.confirmed
         if winner is None:
-            epoch = TrialFacts.of(self.trial).best_epoch or "-"
-            return f"trial {number}: {self.metric} {self.value:.4f}, one seed, at epoch {epoch}"
+            facts = TrialFacts.of(self.trial)
+            where = f"at epoch {facts.best_epoch or '-'}"
+            if facts.folds:
+                where = f"mean of {len(facts.folds)} folds ({listed(facts.folds)})"
+            return f"trial {number}: {self.metric} {self.value:.4f}, one seed, {where}"
         sd = "" if winner.sd is None else f" +- {winner.sd:.4f}"
         seeds = "1 fresh seed" if len(winner.runs) == 1 else f"{len(winner.runs)} fresh seeds"
         said = (
             f"trial {number}: {self.metric} {winner.mean:.4f}{sd} over {seeds} "
-            f"({winner.first:.4f} in the search, one seed)"
+            f"({_first(winner)} in the search, one seed)"
         )
         if f"{self.value:.4f}" == f"{winner.mean:.4f}":
             return said
@@ -96,6 +100,8 @@ class Answer:
         named = f"the best starting point (trial {number}, {origin})"
         if self.baseline.number == self.trial.number:
             return f"it is {named}: the search has found nothing better"
+        if self.confirmed is None and self.baseline not in self.ranking:
+            return f"{named} was stopped before its last fold: no claim"
         if self.confirmed is None:
             return (
                 f"{named} reached {self.baseline.value:.4f}, one seed: nobody knows yet whether "
@@ -178,7 +184,8 @@ class Answer:
             if trial.number == number:
                 return trial
         raise InputError(
-            f"trial {number} of study {self.study.spec.name} has not ended with a value; those "
+            f"trial {number} of study {self.study.spec.name} has not ended with a value"
+            f"{'' if self.study.spec.data.folds is None else ' of all folds'}; those "
             f"that have: {', '.join(map(str, sorted(t.number for t in self.ranking)))}"
         )
 
@@ -214,7 +221,7 @@ def read_answer(study: Study, trials: Sequence[FrozenTrial]) -> Answer | None:
     winner = found.evidence.winner
     chosen = ranking[0]
     if winner is not None:
-        chosen = next(trial for trial in ranking if trial.number == winner.number)
+        chosen = next(trial for trial in trials if trial.number == winner.number)
     return Answer(study, chosen, ranking, found)
 
 
@@ -282,7 +289,7 @@ def confirmation_rows(answer: Answer) -> tuple[tuple[str, ...], list[tuple[Any, 
                 f"{candidate.mean:.4f}",
                 "-" if candidate.sd is None else f"{candidate.sd:.4f}",
                 ", ".join(f"{value:.4f}" for value in candidate.fresh),
-                f"{candidate.first:.4f}",
+                _first(candidate),
                 "-" if beside is None else f"{beside.mean:+.4f} +- {beside.half:.4f}",
                 ", ".join(roles),
             )
@@ -294,3 +301,7 @@ def _cost(candidate: Candidate) -> str:
     if candidate.seconds:
         return f"{candidate.seconds:.3g} s an epoch"
     return f"{(candidate.parameters or 0) / 1e6:.1f} M parameters"
+
+
+def _first(candidate: Candidate) -> str:
+    return "stopped" if candidate.first is None else f"{candidate.first:.4f}"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from search.findings.evidence import Candidate, Evidence, Run
-from search.findings.ranking import ranked
+from search.findings.ranking import by_folds, ranked
 from search.studies.confirmations import SEED, open_confirmation
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
+from spaces.data import fold_count
 from spaces.sections import ConfirmSpec
 from trainers.image_counts import ImageCounts, score_of
 
@@ -24,11 +25,13 @@ class Confirmation:
     Attributes:
         study: that it is; None before its first run is planned.
         runs: its trials, those that wait included.
+        baseline: the best starting point, also one that was stopped before its last fold.
     """
 
     study: Study | None
     runs: Sequence[FrozenTrial]
     evidence: Evidence
+    baseline: FrozenTrial | None = None
 
     @property
     def ended(self) -> int:
@@ -51,24 +54,31 @@ def read_confirmation(study: Study, trials: Sequence[FrozenTrial]) -> Confirmati
     runs = [] if confirmation is None else confirmation.all_trials()
     images = {} if confirmation is None or not runs else confirmation.slots.images()
     top = (study.spec.confirm or ConfirmSpec()).top
-    ranking = ranked(trials)
-    baseline = next((t.number for t in ranking if TrialFacts.of(t).origin), None)
-    chosen = {trial.number for trial in ranking[:top]}
+    tried = by_folds(trials)
+    baseline = next((trial for trial in tried if TrialFacts.of(trial).origin), None)
+    chosen = {trial.number for trial in ranked(trials)[:top]}
+    if baseline is not None:
+        chosen.add(baseline.number)
     chosen |= {number for run in runs if (number := TrialFacts.of(run).confirms) is not None}
     candidates = [
         _candidate(
-            trial, [run for run in runs if TrialFacts.of(run).confirms == trial.number], images
+            trial,
+            [run for run in runs if TrialFacts.of(run).confirms == trial.number],
+            images,
+            fold_count(study.spec.data),
         )
-        for trial in ranking
-        if trial.number in chosen or trial.number == baseline
+        for trial in tried
+        if trial.number in chosen
     ]
     waiting = sum(not run.state.is_finished() for run in runs)
     score = score_of(study.spec.metric, study.spec.data)
-    return Confirmation(confirmation, runs, Evidence(score, candidates, baseline, waiting))
+    number = None if baseline is None else baseline.number
+    evidence = Evidence(score, candidates, number, waiting)
+    return Confirmation(confirmation, runs, evidence, baseline)
 
 
 def _candidate(
-    trial: FrozenTrial, runs: Sequence[FrozenTrial], images: dict[int, bytes]
+    trial: FrozenTrial, runs: Sequence[FrozenTrial], images: dict[int, bytes], folds: int
 ) -> Candidate:
     whole: dict[int, Run] = {}
     failed = set()
@@ -85,9 +95,10 @@ def _candidate(
     speeds = [f.seconds / f.epochs for f in facts if f.seconds and f.epochs]
     devices = {f.hardware.get("device") for f in facts if f.hardware}
     assert trial.value is not None
+    partial = folds > 1 and len(TrialFacts.of(trial).folds or ()) < folds
     return Candidate(
         trial.number,
-        trial.value,
+        None if partial else trial.value,
         whole,
         frozenset(failed),
         seconds=min(speeds, default=None),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean, stdev
 
@@ -44,7 +44,7 @@ class Candidate:
 
     Attributes:
         number: of the trial.
-        first: its value in the search.
+        first: its value in the search; None where it was stopped there before its last fold.
         runs: {seed: run} of the fresh seeds.
         failed: seeds on which it could not be trained.
         seconds: of an epoch, validation included.
@@ -53,7 +53,7 @@ class Candidate:
     """
 
     number: int
-    first: float
+    first: float | None
     runs: Mapping[int, Run] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
     seconds: float | None = None
@@ -66,13 +66,19 @@ class Candidate:
         return [run.value for run in self.runs.values()]
 
     @property
+    def values(self) -> list[float]:
+        """Values on the first and the fresh seeds."""
+        return self.fresh if self.first is None else [self.first, *self.fresh]
+
+    @property
     def score(self) -> float:
         """What it is ranked by: the mean over the first and the fresh seeds."""
-        return fmean([self.first, *self.fresh])
+        return fmean(self.values)
 
     def score_without(self, seed: int) -> float:
-        """The same without one of the fresh seeds."""
-        return fmean([self.first, *(r.value for s, r in self.runs.items() if s != seed)])
+        """The same without one of the fresh seeds; -inf where no other is known."""
+        left = replace(self, runs={s: r for s, r in self.runs.items() if s != seed}).values
+        return fmean(left) if left else -math.inf
 
     @property
     def mean(self) -> float:
@@ -183,7 +189,7 @@ class Evidence:
     @cached_property
     def noise(self) -> tuple[float, int]:
         """(Variance of a value between seeds, its degrees of freedom), pooled over candidates."""
-        values = [[c.first, *c.fresh] for c in self.candidates if c.runs]
+        values = [c.values for c in self.candidates if c.runs]
         freedom = sum(len(of_one) - 1 for of_one in values)
         squares = sum(float(np.var(of_one)) * len(of_one) for of_one in values)
         return (squares / freedom if freedom else math.nan), freedom
@@ -204,18 +210,20 @@ class Evidence:
         mean = fmean(one.runs[s].value - other.runs[s].value for s in seeds)
         return self._with_interval(mean, len(seeds), *self._image_variance(one, other, seeds))
 
-    def difference_on(self, counts: Counts, other: Counts) -> Difference | None:
+    def difference_on(
+        self, models: Sequence[Counts], others: Sequence[Counts]
+    ) -> Difference | None:
         """One seed of a candidate less one of another, on two or more images of another split.
 
         The interval is that of `difference`, but holds the images alone where the noise of a seed
-        is not known; None of a single image.
+        is not known; None of a single image. With folds each has a model of each.
         """
-        if len(counts) < 2:
+        if (images := len(models[0])) < 2:
             return None
-        mean = float(self.score(counts.sum(0)) - self.score(other.sum(0)))
-        weights = _draws(len(counts))
-        drawn = self.score(_weighted(weights, counts)) - self.score(_weighted(weights, other))
-        return self._with_interval(mean, 1, float(np.var(drawn, ddof=1)), len(counts))
+        mean = fmean(float(self.score(counts.sum(0))) for counts in models)
+        mean -= fmean(float(self.score(counts.sum(0))) for counts in others)
+        drawn = _mean_drawn(self.score, models) - _mean_drawn(self.score, others)
+        return self._with_interval(mean, 1, float(np.nanvar(drawn, ddof=1)), images)
 
     def _with_interval(self, mean: float, seeds: int, of_images: float, images: int) -> Difference:
         noise, freedom = self.noise
@@ -246,7 +254,7 @@ class Evidence:
 
     def _standard_error(self, one: Candidate, other: Candidate) -> float:
         """Of the difference of two scores."""
-        shares = 1 / (1 + len(one.runs)) + 1 / (1 + len(other.runs))
+        shares = 1 / len(one.values) + 1 / len(other.values)
         return math.sqrt(self.noise[0] * shares)
 
     def _cost(self, candidate: Candidate) -> tuple[int, int, float]:
@@ -260,28 +268,38 @@ class Evidence:
 
 def image_interval(
     score: Callable[[NDArray[np.number]], NDArray[np.float64]],
-    counts: Counts,
+    models: Sequence[Counts],
 ) -> tuple[float, float] | None:
-    """(low, high) of CONFIDENCE: a score's interval over which images the split has.
+    """(low, high) of CONFIDENCE: a mean score's interval over which images the split has.
 
     A bootstrap over images. Its percentiles are taken further out, as Student's t asks for (the
     expanded percentile interval of Hesterberg, The American Statistician 69, 2015): of few images
     the plain one is too narrow. It stays within the range of the score.
 
     Args:
-        counts: (N, K, 3), as of `ImageCounts`.
+        models: (N, K, 3) of each model, as of `ImageCounts`; one, or those of the folds.
 
     Returns:
         None of fewer than two images.
     """
-    images = len(counts)
+    images = len(models[0])
     if images < 2:
         return None
-    drawn = score(_weighted(_draws(images), counts))
+    drawn = _mean_drawn(score, models)
     quantile = stats.t.ppf((1 - CONFIDENCE) / 2, images - 1) * math.sqrt(images / (images - 1))
     tail = stats.norm.cdf(quantile)
     low, high = np.nanquantile(drawn, [tail, 1 - tail]).tolist()
     return low, high
+
+
+def _mean_drawn(
+    score: Callable[[NDArray[np.number]], NDArray[np.float64]], models: Sequence[Counts]
+) -> NDArray[np.float64]:
+    """(RESAMPLES,): the mean score of models, in each draw of the images that they share."""
+    weights = _draws(len(models[0]))
+    drawn = np.stack([score(_weighted(weights, counts)) for counts in models])
+    mean: NDArray[np.float64] = drawn.mean(axis=0)
+    return mean
 
 
 def _draws(images: int) -> NDArray[np.float64]:

@@ -7,15 +7,19 @@ import json
 import os
 import platform
 import shutil
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from search.files.artifacts import Artifacts
-from search.findings.answer import answer_of
+from search.findings.answer import Answer, answer_of
 from search.findings.plots import plot_curves
 from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
-from search.findings.weights import weights_of
+from search.findings.weights import run_of, weights_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -23,7 +27,10 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import unfinished
 from spaces.spec import dump_run_config
+from trainers.folds import fold_models
 from trainers.report import EpochReport
+
+MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
 
 
 def export_study(
@@ -36,7 +43,8 @@ def export_study(
 ) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
-    The weights are those of its median fresh seed, where it was confirmed.
+    The weights are those of its median fresh seed, where it was confirmed; with folds there are
+    those of each.
 
     Args:
         test: score the best trial and the baseline on the test split, where the study has one.
@@ -45,40 +53,76 @@ def export_study(
         InputError: nothing to export, the weights are not on this machine, `to` is in use, or the
             test split cannot be scored.
     """
-    answer = answer_of(study)
-    trial = answer.pick(number)
-    weights = weights_of(answer, trial, artifacts, fresh=number is None)
-    facts, origin = TrialFacts.of(weights.run), TrialFacts.of(trial).origin
-    config = weights.study.config(weights.run)
+    chosen = choose(study, number)
+    weights = weights_of(chosen.answer, chosen.trial, artifacts, fresh=chosen.best)
     look = None
-    if test and number is None and study.spec.data.test is not None:
-        look = look_at_test(answer, weights, artifacts)
-    provenance = {
-        "study": study.spec.name,
-        "study_uid": study.uid,
-        "trial": trial.number,
-        "origin": origin or study.spec.sampler.name,
-        "metric": study.metric,
-        "value": weights.run.value,
-        "trivial_score": facts.trivial_score,
-        "reason": facts.reason,
-        "epochs": facts.epochs,
-        "best_epoch": facts.best_epoch,
-        "data_fingerprint": study.fingerprint,
-        "model_sha256": weights.sha256,
-        "hardware": facts.hardware,
-        "answer": None if number is not None else answer.to_json(),
-        "test": look,
-    }
+    if test and chosen.best and study.spec.data.test is not None:
+        look = look_at_test(chosen.answer, weights, artifacts)
     return write_result(
         to,
-        data=weights.study.data_spec(config),
-        config=config,
+        data=chosen.source.data_spec(chosen.config),
+        config=chosen.config,
         model=weights.model,
-        history=weights.study.history(weights.run.number),
+        history=chosen.source.history(chosen.run.number),
         metric=study.metric,
-        provenance=provenance,
+        provenance={**chosen.provenance, "model_sha256": weights.sha256, "test": look},
     )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is exported of a study.
+
+    Attributes:
+        trial: of the search.
+        source, run: the study and the trial in it whose weights they are: a fresh seed's, where
+            the best trial was confirmed.
+        best: whether the study answers with it; else the user has named it.
+    """
+
+    study: Study
+    trial: FrozenTrial
+    source: Study
+    run: FrozenTrial
+    answer: Answer
+    best: bool
+
+    @cached_property
+    def config(self) -> TrialConfig:
+        return self.source.config(self.run)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        facts, origin = TrialFacts.of(self.run), TrialFacts.of(self.trial).origin
+        folds = {
+            "folds": facts.folds,
+            "fold_epochs": facts.fold_epochs,
+            "fold_decode": facts.fold_decode,
+        }
+        return {
+            "study": self.study.spec.name,
+            "study_uid": self.study.uid,
+            "trial": self.trial.number,
+            "origin": origin or self.study.spec.sampler.name,
+            "metric": self.study.metric,
+            "value": self.run.value,
+            "trivial_score": facts.trivial_score,
+            "reason": facts.reason,
+            "epochs": facts.epochs,
+            "best_epoch": facts.best_epoch,
+            **(folds if facts.folds else {}),
+            "data_fingerprint": self.study.fingerprint,
+            "hardware": facts.hardware,
+            "answer": self.answer.to_json() if self.best else None,
+        }
+
+
+def choose(study: Study, number: int | None) -> Chosen:
+    """Return what is exported; raises InputError where no such trial has ended with a value."""
+    answer, best = answer_of(study), number is None
+    trial = answer.pick(number)
+    source, run = run_of(answer, trial, fresh=best)
+    return Chosen(study, trial, source, run, answer, best)
 
 
 def write_result(
@@ -93,13 +137,15 @@ def write_result(
 ) -> Path:
     """Write config.yaml, model/, provenance.json and curves.png; complete, or not at all.
 
+    The models of folds go to models/fold-1/ .. in place of model/.
+
     `to` may hold an earlier result, which is replaced; any other content is refused.
     """
     check_target(to)
     temporary = unfinished(to)
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
-    shutil.copytree(model, temporary / "model")
+    shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
     facts = {

@@ -106,7 +106,7 @@ class Facts:
     def epochs(self) -> tuple[int, int]:
         """(epochs trained, epochs that the judged trials would have trained in full)."""
         trained = sum(TrialFacts.of(trial).epochs or 0 for trial in self.judged)
-        return trained, len(self.judged) * self.study.space.base.train.epochs
+        return trained, len(self.judged) * self.study.full_epochs
 
     @property
     def saved(self) -> float:
@@ -212,7 +212,7 @@ def summary(study: Study) -> dict[str, Any]:
     answer = read_answer(study, trials)
     epochs = sum(TrialFacts.of(trial).epochs or 0 for trial in trials)
     trained = sum(TrialFacts.of(trial).epochs or 0 for trial in judged(trials))
-    full = len(judged(trials)) * study.space.base.train.epochs
+    full = len(judged(trials)) * study.full_epochs
     return {
         "name": study.spec.name,
         "task": study.spec.task,
@@ -248,6 +248,7 @@ def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
         "origin": facts.origin,
         "epochs": facts.epochs,
         "best_epoch": facts.best_epoch,
+        "folds": facts.folds,
         "seconds": facts.seconds,
         "params": {**trial.params, **facts.decode},
     }

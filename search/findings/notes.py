@@ -12,7 +12,7 @@ from search.findings.facts import Comparison, Facts, seconds
 from search.findings.importances import MIN_TRIALS
 from search.findings.looks import WHY, latest, look_list, look_table
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
-from search.findings.wording import clock, dimension_text
+from search.findings.wording import clock, dimension_text, listed
 from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -158,7 +158,9 @@ def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Blo
     """Why a trial ended, and everything that it was trained with."""
     facts, why = TrialFacts.of(trial), reason(trial)
     value = "no value" if trial.value is None else f"{metric} {trial.value:.4f}"
-    if facts.best_epoch:
+    if facts.folds:
+        value += f", the mean of {len(facts.folds)} folds: {listed(facts.folds)}"
+    elif facts.best_epoch:
         value += f" at epoch {facts.best_epoch} of {facts.epochs}"
     lines = [f"**{why}**: {known(why).sentence}", value, f"{clock(seconds(trial))} of device time"]
     if facts.bar is not None:

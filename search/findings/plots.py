@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def plot_curves(
         if ended:
             axes.axvline(epochs[-1], color="C6", linestyle="-.", label=f"ended: {ended}")
         axes.set_xlim(0.5, epochs[-1] + 0.5)
+        for before, after in pairwise(history):
+            if before.fold != after.fold:
+                axes.axvline(after.epoch - 0.5, color="0.7", linewidth=0.8)
+        if history[0].fold is not None:
+            axes.set_xlabel("epoch, one fold after another")
         axes.xaxis.get_major_locator().set_params(integer=True)
     if detection:
         _plot_thresholds(rest[0], detection.curve, config.flat()["decode.box_thresh"])

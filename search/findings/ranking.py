@@ -11,7 +11,17 @@ from search.studies.trial_facts import TrialFacts
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials with a value, best first; of equal value COMPLETE ones first, trivial ones last."""
+    """Trials with a value, best first; of equal value COMPLETE ones first, trivial ones last.
+
+    Means over different folds cannot be compared: where there are folds, only the trials with the
+    most folds are ranked.
+    """
+    found = by_folds(trials)
+    return [trial for trial in found if _folds(trial) == _folds(found[0])]
+
+
+def by_folds(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All trials with a value, those with the most folds first, and of these the best first."""
     valued = [
         trial
         for trial in trials
@@ -20,12 +30,17 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(
         valued,
         key=lambda t: (
+            -_folds(t),
             -(t.value or 0.0),
             TrialFacts.of(t).reason == "health:trivial",
             t.state != TrialState.COMPLETE,
             t.number,
         ),
     )
+
+
+def _folds(trial: FrozenTrial) -> int:
+    return len(TrialFacts.of(trial).folds or ())
 
 
 def judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

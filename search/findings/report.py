@@ -250,7 +250,7 @@ def early_stopping(facts: Facts) -> list[Block]:
     trained, full = facts.epochs
     if not trained:
         return [heading, Text("No trial has trained an epoch.")]
-    length = facts.study.space.base.train.epochs
+    length = facts.study.full_epochs
     rows = []
     trained_by: dict[str, list[int]] = {}
     for trial in facts.judged:

@@ -75,7 +75,7 @@ def read_curves(study: Study) -> Curves:
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     histories = study.histories(trial.number for trial in ended)
     for trial in ended:
-        history = histories[trial.number]
+        history = [r for r in histories[trial.number] if r.fold in (None, 1)]  # where rules look
         if not history:
             continue
         cut += known(reason(trial)).cut

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -19,12 +20,13 @@ from search.findings.looks import counted, over_images
 from search.findings.weights import Weights, weights_of
 from search.studies.looks import Beside, Look, Score, add_look, looks_of, now, user
 from search.studies.study import Study, open_study
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
-from trainers.checkpoint import WEIGHTS
-from trainers.data import file_digest
+from trainers.checkpoint import weights_digest
 from trainers.evaluate import Evaluation
+from trainers.folds import fold_models
 from trainers.image_counts import Counts, score_of
 from trainers.tasks import Data, check_metric, load_data, score_model
 
@@ -89,25 +91,29 @@ def _scored(answer: Answer, winner: Weights, baseline: Weights | None) -> Look:
         when=now(),
         by=user(),
         command="export",
-        images=len(counts),
+        images=len(counts[0]),
         score=mine,
         baseline=theirs,
         difference=difference,
     )
 
 
-def _score(weights: Weights, data: Data) -> tuple[Score, Counts]:
-    config = weights.study.config(weights.run)
-    found = score_model(weights.model, config, data, TEST)
-    counts = found.images.counts
-    metric = score_of(config.metric, weights.study.spec.data)
-    interval = image_interval(metric, counts)
+def _score(weights: Weights, data: Data) -> tuple[Score, list[Counts]]:
+    """The score of weights, and the counts of each of their models."""
+    config, facts = weights.study.config(weights.run), TrialFacts.of(weights.run)
+    chosen = facts.fold_decode or [{}]
+    splits = data.folds or [data]  # the test split of all of them is the same
+    found = [
+        score_model(model, config.replace(dict(decode)), split, TEST)
+        for model, decode, split in zip(fold_models(weights.model), chosen, splits, strict=True)
+    ]
+    counts = [one.images.counts for one in found]
     scored = Score(
         trial=weights.trial,
         model_sha256=weights.sha256,
         val=weights.run.value,
-        value=found.scores.metric,
-        interval=interval,
+        value=fmean(one.scores.metric for one in found),
+        interval=image_interval(score_of(config.metric, weights.study.spec.data), counts),
     )
     return scored, counts
 
@@ -134,7 +140,7 @@ def record_evaluation(
     folder: Path,
     spec: AnyDataSpec,
     config: TrialConfig,
-    found: Evaluation,
+    found: Sequence[Evaluation],
     settings: Sequence[str],
     store: str | None,
 ) -> list[str]:
@@ -142,6 +148,7 @@ def record_evaluation(
 
     Args:
         spec: the data that were read.
+        found: one evaluation, or those of the models of the folds.
         settings: `name=value` of each decode setting that is not the exported one.
         store: URL of the study's store; None: the default one.
 
@@ -149,22 +156,23 @@ def record_evaluation(
         A sentence each: the interval; how often the split was looked at by now, or why this look
         could not be stored.
     """
-    counts = found.images.counts
+    counts = [one.images.counts for one in found]
+    images = len(counts[0])
     interval = image_interval(score_of(config.metric, spec), counts)
-    said = [] if interval is None else [over_images(interval, len(counts))]
+    said = [] if interval is None else [over_images(interval, images)]
     path = folder / "provenance.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "study_uid" not in facts:
         return [*said, f"{UNRECORDED}: {folder} was not exported from a study"]
     mine = Score(
         trial=facts["trial"],
-        model_sha256=file_digest(str(folder / "model" / WEIGHTS)),
+        model_sha256=weights_digest(folder / ("model" if len(found) == 1 else "models")),
         val=None if settings else facts["value"],
-        value=found.scores.metric,
+        value=fmean(one.scores.metric for one in found),
         interval=interval,
         settings=tuple(settings),
     )
-    look = Look(when=now(), by=user(), command="evaluate", images=len(counts), score=mine)
+    look = Look(when=now(), by=user(), command="evaluate", images=images, score=mine)
     try:
         return [*said, counted(_record(facts["study"], facts["study_uid"], spec, look, store))]
     except (InputError, sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
@@ -179,7 +187,9 @@ def _record(name: str, uid: str, spec: AnyDataSpec, look: Look, store: str | Non
         study = open_study(opened, name)
         if study.uid != uid:
             raise InputError(f"{opened.shown} has another study of the name {name}")
-        if spec.val.fraction is not None:  # a fresh seed has drawn a split of its own
+        # a fresh seed has drawn a split of its own
+        if spec.val is not None and spec.val.fraction is not None:
+            assert study.spec.data.val is not None
             val = spec.val.model_copy(update={"seed": study.spec.data.val.seed})
             spec = spec.model_copy(update={"val": val})
         if load_data(spec).fingerprint != study.fingerprint:

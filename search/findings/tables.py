@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from search.findings.answer import Answer, confirmation_rows, rank_bands, read_answer
-from search.findings.wording import clock, describe, dimension_text
+from search.findings.wording import clock, describe, dimension_text, listed
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -65,14 +66,17 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     for line in says:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table()
-    for column in ("trial", "state", "reason", summary["metric"], "best at", "epochs", "config"):
-        table.add_column(column, no_wrap=column not in ("config", "reason"))
+    folds = any(row["folds"] for row in summary["trials"])
+    columns = ("trial", "state", "reason", summary["metric"], *(["folds"] if folds else []))
+    for column in (*columns, "best at", "epochs", "config"):
+        table.add_column(column, no_wrap=column not in ("config", "reason", "folds"))
     for row in summary["trials"]:
         table.add_row(
             str(row["number"]),
             row["state"],
             row["error"] or row["reason"] or "",
             "-" if row["value"] is None else f"{row['value']:.4f}",
+            *([listed(row["folds"] or ())] if folds else []),
             str(row["best_epoch"] or "-"),
             str(row["epochs"] or "-"),
             describe(row["params"]),
@@ -155,6 +159,20 @@ def show_scores(found: Evaluation, classes: Sequence[str], split: str, console: 
     for label, iou in zip(classes, scores.per_class or (), strict=True):
         table.add_row(label, "absent" if iou != iou else f"{iou:.4f}")
     console.print(table)
+
+
+def show_fold_scores(folds: Sequence[Evaluation], split: str, console: Console) -> None:
+    """The metric of each fold's model on its own images of a split, and their mean."""
+    values = [found.scores.metric for found in folds]
+    console.print(
+        f"{split} {folds[0].metric} {fmean(values):.6f}, the mean of {len(folds)} folds: "
+        f"{listed(values)}",
+        highlight=False,
+    )
+    for number, found in enumerate(folds, 1):
+        if found.cleval is not None:
+            text = ", ".join(f"{name} {value:.4f}" for name, value in found.cleval.items())
+            console.print(f"fold {number}, CLEval: {text}", highlight=False)
 
 
 def _others(found: Evaluation) -> str:

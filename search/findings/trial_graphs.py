@@ -174,7 +174,8 @@ def thresholds(facts: Facts) -> go.Figure | None:
     figure, drawn = go.Figure(), 0
     for rank, trial in enumerate(facts.ranking[:TOP]):
         number, history = trial.number, facts.histories[trial.number]
-        best = TrialFacts.of(trial).best_epoch
+        known = TrialFacts.of(trial)
+        best = known.fold_epochs[0] if known.fold_epochs else known.best_epoch
         detection = history[best - 1].detection if best and best <= len(history) else None
         if detection is None:
             continue

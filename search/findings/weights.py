@@ -13,8 +13,7 @@ from search.findings.answer import Answer
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
-from trainers.checkpoint import WEIGHTS
-from trainers.data import file_digest
+from trainers.checkpoint import FOLD_MODELS, weights_digest
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Weights:
     Attributes:
         trial: of the search, that they stand for.
         study: that ran it: the search, or its confirmation.
-        model: the folder that holds them.
+        model: the folder that holds them; with folds, a folder for each of its models.
     """
 
     trial: int
@@ -32,6 +31,20 @@ class Weights:
     run: FrozenTrial
     model: Path
     sha256: str
+
+
+def run_of(answer: Answer, trial: FrozenTrial, *, fresh: bool) -> tuple[Study, FrozenTrial]:
+    """Return the run that stands for a trial of the search, and the study that ran it.
+
+    Args:
+        fresh: its median fresh seed, where it has one; else the trial itself.
+    """
+    candidate = answer.evidence.candidate(trial.number)
+    if not fresh or candidate is None or not candidate.runs:
+        return answer.study, trial
+    assert answer.confirmation.study is not None
+    confirmation = answer.confirmation.study
+    return confirmation, confirmation.trial(candidate.median_run.number)
 
 
 def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fresh: bool) -> Weights:
@@ -43,14 +56,9 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
     Raises:
         InputError: they are not on this machine, or not what the trial has written.
     """
-    study, run = answer.study, trial
-    candidate = answer.evidence.candidate(trial.number)
-    if fresh and candidate is not None and candidate.runs:
-        assert answer.confirmation.study is not None
-        study = answer.confirmation.study
-        run = study.trial(candidate.median_run.number)
+    study, run = run_of(answer, trial, fresh=fresh)
     workdir, facts = artifacts.workdir(study, run.number), TrialFacts.of(run)
-    model = workdir / f"model-{facts.best_epoch}"
+    model = workdir / (FOLD_MODELS if facts.folds else f"model-{facts.best_epoch}")
     named = f"trial {trial.number}" + (
         f" (run {run.number} of its seeds)" if run is not trial else ""
     )
@@ -61,7 +69,7 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
             f"the weights of {named} are not in {workdir}: they were made on another machine (see "
             f"--artifacts), or were not among the keep_models={answer.study.spec.keep_models} best"
         )
-    digest = file_digest(str(model / WEIGHTS))
+    digest = weights_digest(model)
     if facts.model_sha256 not in (None, digest):
         raise InputError(
             f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from spaces.space import Choice, Float, Free, Int
+from trainers.report import EpochReport
 
 
 def describe(params: Mapping[str, Any]) -> str:
@@ -26,6 +27,31 @@ def clock(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole} s"
+
+
+def epoch_named(report: EpochReport, epochs: int) -> str:
+    """`epoch 4/12`, or `fold 2, epoch 4/12`.
+
+    Args:
+        epochs: of a run in full, `train.epochs`.
+    """
+    if report.fold is None:
+        return f"epoch {report.epoch}/{epochs}"
+    return f"fold {report.fold}, epoch {report.epoch - (report.fold - 1) * epochs}/{epochs}"
+
+
+def splits_named(splits: Mapping[str, Sized], folds: int) -> str:
+    """`train 96, val 32`, or of a data set with folds `train 30 in 5 folds, test 8`."""
+    sizes = {name: len(samples) for name, samples in sorted(splits.items())}
+    if folds == 1:
+        return ", ".join(f"{name} {size}" for name, size in sizes.items())
+    test = f", test {sizes['test']}" if "test" in sizes else ""
+    return f"train {sizes['train']} in {folds} folds{test}"
+
+
+def listed(values: Iterable[float]) -> str:
+    """`0.5123, 0.4987`."""
+    return ", ".join(f"{value:.4f}" for value in values)
 
 
 def dimension_text(dim: Choice | Float | Int | Free) -> str:

@@ -49,6 +49,7 @@ REASONS: Mapping[str, Reason] = {
     "stock_median": Reason("PRUNED", "rule", "below the median of the completed trials"),
     "percentile": Reason("PRUNED", "rule", "below the percentile of the completed trials"),
     "hyperband": Reason("PRUNED", "rule", "not among the best of its rung"),
+    "folds": Reason("PRUNED", "rule", "hopeless beside the best trial on the same folds"),
     "nonfinite": Reason("PRUNED", "alarm", "a loss or gradient became NaN or infinite"),
     "oom": Reason("PRUNED", "alarm", "out of GPU memory with one image at a time", trains=False),
     "health:diverging": Reason("PRUNED", "alarm", "the loss diverged"),

@@ -204,6 +204,11 @@ def begun(
     return rows[0].ended if rows else 0, found, paused
 
 
-def values(metrics: Mapping[int, float]) -> tuple[float, ...]:
-    """{epoch: metric} as the values from epoch 1 to the last, NaN for those that are missing."""
-    return tuple(metrics.get(epoch, math.nan) for epoch in range(1, max(metrics, default=0) + 1))
+def values(metrics: Mapping[int, float], epochs: int) -> tuple[float, ...]:
+    """{epoch: metric} as the values from epoch 1 to the last, NaN for those that are missing.
+
+    Args:
+        epochs: of a run in full; what comes behind them is of further folds.
+    """
+    last = min(max(metrics, default=0), epochs)
+    return tuple(metrics.get(epoch, math.nan) for epoch in range(1, last + 1))

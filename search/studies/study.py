@@ -26,7 +26,7 @@ from search.studies.samplers import build_sampler
 from search.studies.slots import Claim, Slots
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
-from spaces.data import AnyDataSpec
+from spaces.data import AnyDataSpec, fold_count
 from spaces.difference import CHANGEABLE, spec_difference
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
@@ -74,14 +74,22 @@ class Study:
         """The metric's name, as in mIoU."""
         return self.spec.metric_name
 
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of a trial in full, those of all its folds together."""
+        return self.space.base.train.epochs * fold_count(self.spec.data)
+
     def data_spec(self, config: TrialConfig) -> AnyDataSpec:
         """The data that a trial trains on: a confirmation draws a split of its own for each seed,
-        where the validation images are a share of the train images."""
-        data = self.spec.data
-        if self.spec.confirms is None or data.val.fraction is None:
+        where the validation images are drawn from the train images, and folds likewise."""
+        data, fresh = self.spec.data, {"seed": config.train.seed}
+        if self.spec.confirms is None:
             return data
-        val = data.val.model_copy(update={"seed": config.train.seed})
-        return data.model_copy(update={"val": val})
+        if data.folds is not None:
+            return data.model_copy(update={"folds": data.folds.model_copy(update=fresh)})
+        if data.val is None or data.val.fraction is None:
+            return data
+        return data.model_copy(update={"val": data.val.model_copy(update=fresh)})
 
     def optuna(self, slot: int = 0) -> optuna.Study:
         """Open the Optuna study with the sampler of a slot."""
@@ -199,7 +207,8 @@ class Study:
         waits: dict[int, Curve] = {}
         runs: dict[int, Curve] = {}
         for number, metrics in found.items():
-            (waits if number in paused else runs)[number] = Curve(reports.values(metrics))
+            curve = Curve(reports.values(metrics, self.space.base.train.epochs))
+            (waits if number in paused else runs)[number] = curve
         return until, waits, runs
 
     def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
@@ -224,8 +233,9 @@ class Study:
             else:  # of a store of 0.1
                 config = self.config(self.trial(number))
             ends[number] = warmup_end(config)
+        epochs = self.space.base.train.epochs
         return until, {
-            number: Curve(reports.values(metrics), ends.get(number, 0))
+            number: Curve(reports.values(metrics, epochs), ends.get(number, 0))
             for number, metrics in found.items()
         }
 

@@ -21,7 +21,7 @@ class TrialFacts:
     Attributes:
         reason: why it ended; `reasons` explains the codes.
         epochs: that it has trained.
-        best_epoch: from 1; its weights and its value are of that epoch.
+        best_epoch: from 1; its weights and its value are of that epoch; with folds their median.
         seconds: of all its epochs.
         decode: {dotted name: value} of the settings that it has chosen itself.
         per_class: IoU of each class at the best epoch; None for one that the split lacks.
@@ -30,6 +30,9 @@ class TrialFacts:
         parameters: of its network.
         model_sha256: of its best weights.
         trivial_score: of the best answer that looks at no image; None in stores of before.
+        folds: the value of each fold that has ended, in their order; its own value is their mean.
+        fold_epochs: the best epoch of each of them.
+        fold_decode: what each of them has chosen itself, as `decode`.
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
         confirms: the trial of the search that it runs again, on another seed.
@@ -47,6 +50,9 @@ class TrialFacts:
     parameters: int | None = None
     model_sha256: str | None = None
     trivial_score: float | None = None
+    folds: Sequence[float] | None = None
+    fold_epochs: Sequence[int] | None = None
+    fold_decode: Sequence[Mapping[str, float]] | None = None
     error: str | None = None
     origin: str | None = None
     confirms: int | None = None
@@ -60,11 +66,12 @@ class TrialFacts:
     def at_end(self) -> dict[str, Any]:
         """What is stored when a trial has ended, beside its reason: only `error` where it has one.
 
-        All others are stored, also where they are None.
+        All others are stored, also where they are None, but for those of folds.
         """
         if self.error is not None:
             return {"error": self.error}
-        return {name: getattr(self, name) for name in _MEASURED}
+        folds = {} if self.folds is None else {name: getattr(self, name) for name in _OF_FOLDS}
+        return {name: getattr(self, name) for name in _MEASURED} | folds
 
     def in_queue(self) -> dict[str, Any]:
         """What is stored when a trial is put into the queue."""
@@ -85,3 +92,4 @@ _MEASURED = (
     "model_sha256",
     "trivial_score",
 )
+_OF_FOLDS = ("folds", "fold_epochs", "fold_decode")

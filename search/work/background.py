@@ -90,11 +90,13 @@ class Background:
             self.copies.model(self.artifacts.key(self.study, number), result.model)
         if spec.confirms is not None:
             return  # it has its pictures from the search
+        shown = result.folds[0] if result.folds else result  # its images, of its model
+        assert shown.model is not None
         drawing = Drawing(
             title=f"{spec.name}, trial {number}",
             metric=self.study.metric,
-            config=config.replace(result.decode),
-            model=result.model,
+            config=config.replace(shown.decode),
+            model=shown.model,
             history=result.history,
             classes=spec.data.class_names,
             per_class=result.per_class,
@@ -164,7 +166,10 @@ class Background:
         """In a thread, which waits for the process that draws."""
         try:
             pictures.problem = draw(
-                pictures.drawing, self.data, pictures.to, lambda: bool(self.interrupt.count)
+                pictures.drawing,
+                self.data.folds[0] if self.data.folds else self.data,
+                pictures.to,
+                lambda: bool(self.interrupt.count),
             )
         except Exception as error:
             pictures.problem = f"{type(error).__name__}: {error}"

@@ -28,9 +28,10 @@ from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers.disk import is_full
+from trainers.folds import train_trial
 from trainers.report import EpochReport
 from trainers.tasks import Data
-from trainers.train import TrialResult, train
+from trainers.train import TrialResult
 
 LOG = "trial.log"
 ALIVE_SECONDS = 30.0
@@ -41,6 +42,13 @@ class Epoch:
     """An epoch has ended and its checkpoint is durable."""
 
     report: EpochReport
+
+
+@dataclass(frozen=True)
+class FoldEnded:
+    """A fold has ended by itself, with this value; its last epoch has been sent before."""
+
+    value: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Alive:
     """
 
 
-Message = Epoch | Done | Failed | Alive
+Message = Epoch | FoldEnded | Done | Failed | Alive
 
 
 class Child(Protocol):
@@ -195,13 +203,14 @@ def _main(
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
         words = _Words(pipe)
         try:
-            result = train(
+            result = train_trial(
                 config,
                 data,
                 workdir,
                 on_epoch=lambda report: pipe.send(Epoch(report)),
                 should_stop=words.reason,
                 free=free,
+                on_fold=lambda value: pipe.send(FoldEnded(value)),
             )
             pipe.send(Done(result))
         except InputError as error:

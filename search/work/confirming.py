@@ -60,7 +60,7 @@ def is_due(study: Study) -> bool:
 
 def _due(study: Study, found: Confirmation) -> list[tuple[int, int]]:
     """[(trial, seed)] that are to run next."""
-    spec, epochs = study.spec.confirm, study.space.base.train.epochs
+    spec, epochs = study.spec.confirm, study.full_epochs
     assert spec is not None
     allowed = spec.share * sum(study.slots.counts().values()) * epochs
     seeds = [fresh_seed(study, round_) for round_ in range(spec.seeds)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import optuna
 
 from search.stopping.curves import Curve, EndedCurves
+from search.stopping.folds import is_hopeless
 from search.stopping.rules import (
     OURS,
     QuantileRule,
@@ -21,7 +24,9 @@ from search.stopping.rules import (
 from search.studies.reports import Stored
 from search.studies.slots import Claim
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
+from spaces.data import fold_count
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Word:
     """What a child is told, and the value that a pruner held its trial against, where there is one.
 
     Attributes:
-        reason: a pruner's name, `paused`, `preempted`, `stopped`, `timeout`.
+        reason: a pruner's name, `folds`, `paused`, `preempted`, `stopped`, `timeout`.
     """
 
     reason: str
@@ -77,6 +82,21 @@ class Judge:
         if self._stock is None or self._stock[0] != claim.slot:
             self._stock = claim.slot, self.study.optuna(claim.slot)
         return Word(spec.name) if stock_verdict(self._stock[1], claim.trial_number) else None
+
+    def fold_verdict(self, folds: Sequence[float]) -> Word | None:
+        """Return what a trial is told after its last fold, where it does not go on.
+
+        Args:
+            folds: the values of those that have ended.
+        """
+        count = fold_count(self.study.spec.data)
+        if self.study.spec.pruner.name == "none" or len(folds) >= count:
+            return None
+        known = (TrialFacts.of(trial).folds or () for trial in self.study.trials())
+        whole = [values for values in known if len(values) == count]
+        if not is_hopeless(folds, whole):
+            return None
+        return Word("folds", fmean(max(whole, key=fmean)[: len(folds)]))
 
     def review(self) -> Review | None:
         """Judge the paused trials again; None where the study pauses none."""

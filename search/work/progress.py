@@ -12,11 +12,12 @@ from rich.text import Text
 
 from search.database.tables import ENDED
 from search.findings.ranking import ranked
-from search.findings.wording import clock, describe
+from search.findings.wording import clock, describe, epoch_named
 from search.studies.confirmations import SEED
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
+from spaces.data import fold_count
 from trainers.report import EpochReport
 
 
@@ -26,7 +27,7 @@ class ProgressView:
     def __init__(self, study: Study, console: Console) -> None:
         self.study = study
         self.console = console
-        self.epochs = study.space.base.train.epochs
+        self.epochs = study.full_epochs
         self.counts = study.slots.counts()
         self.total = sum(self.counts.values())
         self.began = time.monotonic()
@@ -81,7 +82,7 @@ class ProgressView:
         self.current = f"trial {number}{again}: {settings}"
         if self.live:
             self.epochs_bar.update(
-                self.epochs_task, completed=0, total=config.train.epochs, note=""
+                self.epochs_task, completed=0, total=self.study.full_epochs, note=""
             )
         epoch = self.seen.setdefault(number, 0)
         self._say(
@@ -99,7 +100,7 @@ class ProgressView:
             self.seen[number] = report.epoch
             total = self.running[number].train.epochs
             self._say(
-                f"trial {number} epoch {report.epoch}/{total}: {self.study.metric} {value:.4f}, "
+                f"trial {number} {epoch_named(report, total)}: {self.study.metric} {value:.4f}, "
                 f"loss {report.train.total:.4f}, {speed:.0f} images/s"
             )
 
@@ -109,7 +110,8 @@ class ProgressView:
         if state in self.counts:
             self.counts[state] += 1
             self.ended_here += 1
-        if value is not None and (self.best is None or value > self.best[1]):
+        ranks = state == "COMPLETE" or fold_count(self.study.spec.data) == 1
+        if value is not None and ranks and (self.best is None or value > self.best[1]):
             self.best = (number, value, self._settings(number))
         shown = "no value" if value is None else f"{self.study.metric} {value:.4f}"
         trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"

@@ -16,7 +16,7 @@ from search.studies.heartbeats import Registration
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
 from search.studies.study import Study
-from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed
+from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed, FoldEnded
 from search.work.judge import Judge, Word
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
@@ -80,7 +80,9 @@ class Supervision:
         self.trains = False  # whether the child has sent an epoch, or taken a step
         self.first_step = math.inf  # when it said that it had taken one
         self.longest_epoch = 0.0
-        self.values: list[float] = []
+        self.values: list[float] = []  # of each epoch
+        self.folds: list[float] = []  # of each fold that has ended
+        self.folds_judged = 0
         self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
         self.outbox: deque[EpochReport] = deque()
         self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
@@ -100,12 +102,14 @@ class Supervision:
                     message = Failed(unfit=False, message=death.how)
                 if isinstance(message, Done | Failed):
                     outcome = message
-                elif isinstance(message, Epoch | Alive):
+                elif isinstance(message, Epoch | FoldEnded | Alive):
                     self.last_sign, self.trains = time.monotonic(), True
                     if isinstance(message, Alive):
                         self.first_step = min(self.first_step, self.last_sign)
                     if isinstance(message, Epoch):
                         self._heard(message.report)
+                    if isinstance(message, FoldEnded):
+                        self.folds.append(message.value)
             elif self.outbox:
                 time.sleep(self.timing.poll)
             if self._due() and not self._with_store():
@@ -129,8 +133,13 @@ class Supervision:
     def _due(self) -> bool:
         """Whether there is something for the store, and it is time to try."""
         now = time.monotonic()
-        waiting = bool(self.outbox) or now - self.looked > self.timing.look
+        waiting = bool(self.outbox) or self._fold_due or now - self.looked > self.timing.look
         return waiting and now >= self.next_try
+
+    @property
+    def _fold_due(self) -> bool:
+        """Whether a fold has ended that is not judged yet; all its reports are stored first."""
+        return len(self.folds) > self.folds_judged and not self.outbox
 
     def _with_store(self) -> bool:
         """Deliver reports in order and renew the lease; False where the slot is lost.
@@ -152,10 +161,16 @@ class Supervision:
                 self._renewed(asked)
                 self.outbox.popleft()
                 self.on_stored()
-                if self.told is None and not self.outbox:
+                # curves are compared within the first fold, whole folds after that
+                if self.told is None and not self.outbox and report.fold in (None, 1):
                     word = self.judge.verdict(self.claim, self.config, self.values, stored)
                     if word is not None:
                         self._tell(word)
+            if self._fold_due:
+                word = None if self.told else self.judge.fold_verdict(self.folds)
+                self.folds_judged = len(self.folds)
+                if word is not None:
+                    self._tell(word)
             if (asked := time.monotonic()) - self.looked > self.timing.look:
                 if not self.study.slots.renew(self.claim):
                     return False

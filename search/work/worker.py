@@ -31,8 +31,7 @@ from search.work.supervision import Supervision, Timing
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
 from spaces.paths import cache_dir
-from trainers.checkpoint import WEIGHTS, remove_last
-from trainers.data import file_digest
+from trainers.checkpoint import remove_last, weights_digest
 from trainers.health import trivial_below
 from trainers.image_counts import FILE as IMAGES
 from trainers.tasks import Data, load_data
@@ -244,7 +243,7 @@ class Worker:
             return
         weights = images = None
         if result.model is not None:
-            weights = result.model / WEIGHTS
+            weights = weights_digest(result.model)
             if self.study.spec.confirms is not None:
                 images = (result.model / IMAGES).read_bytes()
         stored = Result(
@@ -260,8 +259,11 @@ class Worker:
                 bar=bar,
                 hardware=result.hardware,
                 parameters=result.parameters,
-                model_sha256=None if weights is None else file_digest(str(weights)),
+                model_sha256=weights,
                 trivial_score=result.trivial_score,
+                folds=[f.value for f in result.folds if f.value is not None] or None,
+                fold_epochs=[f.best_epoch for f in result.folds if f.best_epoch] or None,
+                fold_decode=[f.decode for f in result.folds] or None,
             ).at_end(),
         )
         if not self._patiently(lambda: self.study.slots.end(claim, stored, images)):

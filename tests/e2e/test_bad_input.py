@@ -186,6 +186,11 @@ def data(entry: str) -> Change:
     return edit("# data: line 7", entry)
 
 
+def folds(entry: str) -> Change:
+    """Folds in place of val, in line 5."""
+    return edit("val: {images: data/val/images, masks: data/val/masks}", f"folds: {entry}")
+
+
 def nine_classes(place: Place) -> None:
     """A ninth class, which no mask has."""
     line("classes: [sky, building, road, pavement, tree, car, pole, person, tram]")(place)
@@ -617,6 +622,27 @@ CASES = [
         "data.val.group: not a regular expression: missing ), unterminated subpattern"),
     Bad("group-no-capture", line("val: {fraction: 0.5, group: x}"),
         "data.val.group: needs one capture, as in '^([^_]+)_' (study.yaml line 5)"),
+    # data: folds
+    Bad("val-missing", line("val: null"),
+        "data.val: is missing; give a split, {fraction: 0.2}, or data.folds (study.yaml line 5)"),
+    Bad("val-and-folds", data("folds: {count: 2}"),
+        "data.folds: every image of train is validated on in its fold, so there is no val; remove"),
+    Bad("folds-1", folds("{count: 1}"),
+        "data.folds.count: must be greater than or equal to 2, but got 1 (study.yaml line 5)"),
+    Bad("folds-5-of-4", folds("{count: 5}"),
+        "data.folds.count: 5 folds need as many groups, but 4 images are in 4 groups; lower it"),
+    Bad("folds-of-one-group", folds("{count: 2, group: '^(street)'}"),
+        "data.folds.count: 2 folds need as many groups, but 4 images are in 1 groups; lower it"),
+    Bad("folds-group-no-match", folds("{count: 2, group: '^(road)'}"),
+        "data.folds.group: '^(road)' must match every stem, but does not match street_0000"),
+    Bad("folds-group-no-capture", folds("{count: 2, group: x}"),
+        "data.folds.group: needs one capture, as in '^([^_]+)_' (study.yaml line 5)"),
+    Bad("folds-same-image", both(folds("{count: 4}"), copy(IMAGE, IMAGE.replace("1.", "2."))),
+        "is the same image as"),
+    Bad("folds-class-unlearnt",
+        both(folds("{count: 2}"), line("classes: [sky, road]"),
+             *(draw(MASK.replace("1.", f"{n}."), np.full((40, 48), n // 3)) for n in range(4))),
+        ": of these classes val has pixels, but train has none, so that no model can find them"),
     # data: what is in the files
     Bad("png-cut", halve(IMAGE),
         "images/street_0001.png: cannot be decoded: image file is truncated; is the file"),

@@ -70,18 +70,7 @@ def test_camvid_study_from_launch_to_evaluation(
 
 def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Path) -> None:
     """Dark blobs on light ground; the threshold is chosen inside each trial."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 6), ("test", 5)):
-        for kind in ("images", "masks"):
-            (tmp_path / split / kind).mkdir(parents=True)
-        for index in range(count):
-            mask = np.zeros((40, 48), np.uint8)
-            y, x = rng.integers(5, 25, 2)
-            mask[y : y + 12, x : x + 14] = 255
-            image = np.where(mask[..., None] > 0, 90, 160) + rng.normal(0, 15, (40, 48, 3))
-            image = image.clip(0, 255).astype(np.uint8)
-            Image.fromarray(image).save(tmp_path / split / "images" / f"{index}.png")
-            Image.fromarray(mask).save(tmp_path / split / "masks" / f"{index}.png")
+    write_blobs(tmp_path, train=12, val=6, test=5)
     (tmp_path / "study.yaml").write_text(
         "name: blobs\ntask: segmentation\n"
         "data:\n"
@@ -111,6 +100,77 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
     answer = segtune("evaluate", "best", "--data", "test", cwd=tmp_path)
     assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(tested, abs=1e-4)
     assert "the test split was looked at 2 times" in answer
+
+
+def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> None:
+    """Two trials of two folds, the better one confirmed on another division; every model on its own
+    fold gives the study's value, and one model is trained on all."""
+    write_blobs(tmp_path, train=8, test=2)
+    text = (
+        "name: few\ntask: segmentation\n"
+        "data:\n"
+        "  train: {images: train/images, masks: train/masks}\n"
+        "  test: {images: test/images, masks: test/masks}\n"
+        "  folds: {count: 2}\n"
+        "  classes: [blob]\n"
+        "space:\n"
+        "  train.epochs: 3\n  train.batch_size: 4\n  data.resolution: 32x32\n"
+        "  model.arch: Unet\n  model.encoder: mobilenet_v2\n  model.encoder_weights: null\n"
+        "  optim.lr: 1e-3\n  optim.encoder_lr_ratio: 1\n  loss.warmup_epochs: 0\n"
+        "  health.grad_norm: 0\n  health.trivial: 0\n"
+        "budget: {trials: 2}\npruner: none\nconfirm: {top: 1, seeds: 1, share: 1}\n"
+    )
+    (tmp_path / "study.yaml").write_text(text)
+    checked = segtune("check", "study.yaml", cwd=tmp_path)
+    assert "images: train 8 in 2 folds, test 2: a trial trains 2 models" in checked
+    out = segtune("launch", "study.yaml", cwd=tmp_path)
+    assert "trial 1 fold 2, epoch 3/3: IoU" in out and "the best on fresh seeds" in out
+    status = json.loads(segtune("status", "few", "--json", cwd=tmp_path))
+    best = status["best"]
+    assert len(best["folds"]) == 2 and best["value"] == pytest.approx(sum(best["folds"]) / 2)
+    assert len(status["answer"]["fresh_seeds"]) == 1
+    shown = segtune("status", "few", cwd=tmp_path)
+    assert all(f"{value:.4f}" in shown for value in best["folds"])
+
+    exported = segtune("export", "few", "--to", "best", cwd=tmp_path)
+    assert "was looked at once" in exported  # the mean of both models on the test split
+    files = {path.name for path in (tmp_path / "best").iterdir()}
+    assert files == {"config.yaml", "models", "provenance.json", "curves.png"}
+    facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
+    data, _ = load_run_config(tmp_path / "best" / "config.yaml")
+    assert data.folds is not None and data.folds.seed == facts["seed"]  # the confirmation's
+    answer = segtune("evaluate", "best", cwd=tmp_path)
+    assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
+    answer = segtune("evaluate", "best", "--data", "test", cwd=tmp_path)
+    assert "mean of 2 folds" in answer and "was looked at 2 times" in answer
+    assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(
+        facts["test"]["score"]["value"], abs=1e-6
+    )
+
+    segtune("train", "best/config.yaml", "--to", "again", cwd=tmp_path)
+    again = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    assert again["epochs"] == 6 and len(again["folds"]) == 2
+    segtune("export", "few", "--to", "one", "--refit", cwd=tmp_path)
+    assert (tmp_path / "one" / "model" / "model.safetensors").is_file()
+    refit = json.loads((tmp_path / "one" / "provenance.json").read_text())["refit"]
+    assert refit == {"epochs": facts["best_epoch"], "images": 8}
+    assert "IoU" in segtune("evaluate", "one", "--data", "test", cwd=tmp_path)
+
+
+def write_blobs(folder: Path, **splits: int) -> None:
+    """Dark blobs on light ground: so many images for each split."""
+    rng = np.random.default_rng(0)
+    for split, count in splits.items():
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((40, 48), np.uint8)
+            y, x = rng.integers(5, 25, 2)
+            mask[y : y + 12, x : x + 14] = 255
+            image = np.where(mask[..., None] > 0, 90, 160) + rng.normal(0, 15, (40, 48, 3))
+            image = image.clip(0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{index}.png")
 
 
 def test_doctor_finds_this_machine_fit(segtune: Segtune, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Kept:
         best = self.folder / "best"
         spec, config = load_run_config(best / "config.yaml")
         found = evaluate(best / "model", config, load_data(spec), "test", best / "pictures")
-        return record_evaluation(best, spec, config, found, settings, store)
+        return record_evaluation(best, spec, config, [found], settings, store)
 
 
 @pytest.fixture

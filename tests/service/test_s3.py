@@ -177,6 +177,30 @@ def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
     assert thread.settle(600) and list(bucket.keys("")) == []
 
 
+def test_a_trial_with_folds_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
+    """What it has of the folds that have ended, and the checkpoint of the one that runs; then the
+    weights of all."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    write_checkpoint(here / "fold-2", 1, 1)
+    ended = {
+        "fold-1/result.json": "{}",
+        "model-folds/fold-1/config.json": "{}",
+        "model-folds/fold-1/model.safetensors": "weights of fold 1",
+        "last.json": '{"epoch": 5, "fold": 2}',
+    }
+    for name, text in ended.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    thread = copies(bucket)
+    thread.checkpoint("s/t", here)
+    assert thread.settle(600) and latest(bucket, "s/t") is not None
+    assert fetch_checkpoint(bucket, "s/t", there) and files(there) == files(here)
+    thread.model("s/t", here / "model-folds")
+    assert thread.settle(600) and fetch_model(bucket, "s/t", tmp_path / "model-folds")
+    assert files(tmp_path / "model-folds") == files(here / "model-folds")
+
+
 def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> None:
     """A worker that has lost its slot may still be copying, or have died half-way."""
     holder, stale, there = tmp_path / "holder", tmp_path / "stale", tmp_path / "there"

@@ -47,7 +47,7 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
     draws = 200
     held = 0
     for _ in range(draws):
-        low, high = image_interval(hmean, hits(*rng.integers(20, 81, 8))) or (1, 0)
+        low, high = image_interval(hmean, [hits(*rng.integers(20, 81, 8))]) or (1, 0)
         held += low <= 0.5 <= high
     assert 0.92 <= held / draws <= 0.98
 
@@ -57,20 +57,20 @@ def test_a_difference_is_taken_image_by_image_and_knows_the_noise_of_seeds() -> 
     rng = np.random.default_rng(0)
     easy = rng.integers(10, 90, 30)
     one, other = hits(*easy + 2), hits(*easy)
-    paired = Evidence(hmean, []).difference_on(one, other)  # no seed is known
+    paired = Evidence(hmean, []).difference_on([one], [other])  # no seed is known
     assert paired is not None and paired.above
     assert (paired.mean, paired.half) == pytest.approx((0.02, 0.0))
-    low, high = image_interval(hmean, one) or (0, 0)
+    low, high = image_interval(hmean, [one]) or (0, 0)
     assert high - low > 0.1
     noisy = Evidence(hmean, [Candidate(1, 0.5, {7: Run(0, 0.54)})])
-    with_seeds = noisy.difference_on(one, other)
+    with_seeds = noisy.difference_on([one], [other])
     assert with_seeds is not None and not with_seeds.above
     sd = np.std([0.5, 0.54], ddof=1) * np.sqrt(2)
     assert with_seeds.half == pytest.approx(stats.t.ppf(0.975, 1) * sd)
 
 
 def test_a_single_image_has_no_interval() -> None:
-    assert image_interval(hmean, hits(50)) is None
+    assert image_interval(hmean, [hits(50)]) is None
     lines = look_lines(
         look(score=scored(0.5, interval=None), baseline=scored(0.4, trial=0), images=1), 1, "mIoU"
     )

@@ -17,7 +17,8 @@ from trainers.report import EpochReport, Losses
 def make_view() -> tuple[ProgressView, io.StringIO]:
     study: Any = SimpleNamespace(
         metric="mIoU",
-        spec=SimpleNamespace(confirms=None),
+        spec=SimpleNamespace(confirms=None, data=SimpleNamespace(folds=None)),
+        full_epochs=SegmentationConfig().train.epochs,
         space=SimpleNamespace(base=SegmentationConfig()),
         slots=SimpleNamespace(
             counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)

@@ -29,7 +29,7 @@ def test_the_docs_have_every_reason_and_no_other() -> None:
 
 def test_every_rule_and_every_alarm_has_its_reason() -> None:
     rules = {code for code, reason in REASONS.items() if reason.kind == "rule"}
-    assert rules == {*get_args(PrunerSpec.model_fields["name"].annotation)} - {"none"}
+    assert rules == {*get_args(PrunerSpec.model_fields["name"].annotation)} - {"none"} | {"folds"}
     alarms = {code.removeprefix("health:") for code in REASONS if code.startswith("health:")}
     limits = {name.removesuffix("_epochs") for name in HealthConfig.model_fields}
     assert alarms == {{"grad_norm": "exploding"}.get(name, name) for name in limits}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from spaces.errors import InputError
 from spaces.paths import cache_dir
 from spaces.text_detection import TextDetectionConfig
+from tests.unit.text.conftest import spec_of
 from trainers.page_cache import load_pages
 from trainers.text_augment import resize_page
-from trainers.text_data import TextData
+from trainers.text_data import TextData, load_text_data
 from trainers.text_detection import TextDetectionTask
 
 pytestmark = pytest.mark.slow
@@ -105,3 +108,29 @@ def config_of(**changes: Any) -> TextDetectionConfig:
 
 def task_of(config: TextDetectionConfig, data: TextData) -> TextDetectionTask:
     return TextDetectionTask(config, data, CPU, "fp32", {})
+
+
+def test_all_folds_share_one_entry(receipts_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_text_data(spec_of(receipts_folder, val=None, folds={"count": 2}))
+    assert sorted(len(fold.split("val")) for fold in data.folds) == [2, 3]
+    load_pages(data.folds[0], "train", 200)
+    decoded = {page.image: resize_page(data.image(page), 200)[0] for page in data.split("train")}
+    monkeypatch.setattr(TextData, "image", lambda *args: pytest.fail("a page was decoded"))
+    for fold in data.folds:
+        train, val = fold.split("train"), fold.split("val")
+        assert sorted(page.image for page in train + val) == sorted(decoded)
+        for split, samples in (("train", train), ("val", val)):
+            pages = load_pages(fold, split, 200)
+            for index, sample in enumerate(samples):
+                assert np.array_equal(pages.page(index)[0], decoded[sample.image])
+
+
+def test_a_fold_without_text_is_refused(receipts_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    shutil.copytree(receipts_folder / "train", folder / "train")
+    path = next((folder / "train" / "labels").iterdir())
+    lines = path.read_text().splitlines()
+    path.write_text("".join(",".join(line.split(",")[:8]) + ",###\n" for line in lines))
+    spec = spec_of(folder, val=None, folds={"count": 5})
+    with pytest.raises(InputError, match=r"data\.folds: val of fold \d: no text that counts"):
+        load_text_data(spec)

@@ -53,7 +53,7 @@ def test_arrays_are_built_once_and_equal_the_files(
     original = cache._build
 
     def count(*args: Any) -> None:
-        built.append(args[1])
+        built.append(args[0].name)
         original(*args)
 
     monkeypatch.setattr(cache, "_build", count)
