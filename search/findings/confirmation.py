@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.evidence import Candidate, Evidence, Run
 from search.findings.ranking import by_folds, ranked
@@ -13,7 +13,6 @@ from search.studies.confirmations import SEED, open_confirmation
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
-from spaces.data import fold_count
 from spaces.sections import ConfirmSpec
 from trainers.image_counts import ImageCounts, score_of
 
@@ -65,7 +64,6 @@ def read_confirmation(study: Study, trials: Sequence[FrozenTrial]) -> Confirmati
             trial,
             [run for run in runs if TrialFacts.of(run).confirms == trial.number],
             images,
-            fold_count(study.spec.data),
         )
         for trial in tried
         if trial.number in chosen
@@ -78,7 +76,7 @@ def read_confirmation(study: Study, trials: Sequence[FrozenTrial]) -> Confirmati
 
 
 def _candidate(
-    trial: FrozenTrial, runs: Sequence[FrozenTrial], images: dict[int, bytes], folds: int
+    trial: FrozenTrial, runs: Sequence[FrozenTrial], images: dict[int, bytes]
 ) -> Candidate:
     whole: dict[int, Run] = {}
     failed = set()
@@ -95,10 +93,9 @@ def _candidate(
     speeds = [f.seconds / f.epochs for f in facts if f.seconds and f.epochs]
     devices = {f.hardware.get("device") for f in facts if f.hardware}
     assert trial.value is not None
-    partial = folds > 1 and len(TrialFacts.of(trial).folds or ()) < folds
     return Candidate(
         trial.number,
-        None if partial else trial.value,
+        trial.value if trial.state == TrialState.COMPLETE else None,
         whole,
         frozenset(failed),
         seconds=min(speeds, default=None),

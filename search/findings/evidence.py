@@ -44,7 +44,8 @@ class Candidate:
 
     Attributes:
         number: of the trial.
-        first: its value in the search; None where it was stopped there before its last fold.
+        first: its value in the search; None where it was stopped there, so that its best epoch
+            may have been to come.
         runs: {seed: run} of the fresh seeds.
         failed: seeds on which it could not be trained.
         seconds: of an epoch, validation included.
@@ -176,9 +177,13 @@ class Evidence:
         """What the winner may be expected to be worth, free of having been chosen.
 
         Cross-fitted: for each fresh seed the best is chosen by all the other values, and is given
-        its value on that seed, which had no part in the choice; this is their mean.
+        its value on that seed, which had no part in the choice; this is their mean. A winner that
+        the search has stopped, and that ran on one fresh seed, has no other value to be chosen by:
+        then it is that one's.
         """
         assert self.winner is not None
+        if len(self.winner.values) == 1:
+            return self.winner.mean
         values = []
         for seed in self.winner.runs:
             ran = [c for c in self.ranking if seed in c.runs]

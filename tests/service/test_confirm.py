@@ -57,9 +57,14 @@ def searched(
     confirm: Any,
     values: Sequence[float] = VALUES,
     name: str = "small",
+    stopped: int | None = None,
     **budget: Any,
 ) -> Study:
-    """A study whose search has ended with these values; trial BASELINE is a starting point."""
+    """A study whose search has ended with these values; trial BASELINE is a starting point.
+
+    Args:
+        stopped: a trial that a rule has ended.
+    """
     spec = make_spec(folder, name, trials=len(values), sampler="random", confirm=confirm)
     if budget:
         spec = spec.model_copy(update={"budget": spec.budget.model_copy(update=budget)})
@@ -69,7 +74,8 @@ def searched(
         assert claim is not None and claim.trial_number == number
         facts = TrialFacts(epochs=30, best_epoch=30, seconds=30.0, hardware={"device": "cpu"})
         origin = {"origin": "a recipe"} if number == BASELINE else {}
-        result = Result("COMPLETE", value, "completed", {**facts.at_end(), **origin})
+        state, reason = ("PRUNED", "median") if number == stopped else ("COMPLETE", "completed")
+        result = Result(state, value, reason, {**facts.at_end(), **origin})
         assert study.slots.end(claim, result)
     return study
 
@@ -170,6 +176,19 @@ def test_a_study_of_pure_noise_claims_and_names_nothing(
     assert all("by the search" not in line for line in summary(study)["says"])
     attrs = study.store.study_attrs(study.study_id, ATTRIBUTE)
     assert attrs == {ATTRIBUTE: []}  # what optuna-dashboard's card has to show
+    store.close()
+
+
+def test_what_a_rule_has_stopped_is_ranked_by_its_fresh_seeds(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    study = searched(store, tmp_path, {"top": 2, "seeds": 2, "share": 2.0}, stopped=BASELINE)
+    confirmed(study, tmp_path, t3=-0.2)  # in full it is by far the best
+    answer = read_answer(study, study.trials())
+    assert answer is not None and answer.trial.number == BASELINE
+    assert answer.value == pytest.approx(VALUES[BASELINE] + 0.2)  # what it came to early is no part
+    assert "(stopped in the search" in answer.headline
     store.close()
 
 
