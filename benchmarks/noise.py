@@ -55,7 +55,6 @@ SROIE = {
 SETUPS: dict[str, tuple[str, dict[str, Any]]] = {
     "CamVid, cosine": ("camvid", {**CAMVID, "optim.schedule": "cosine"}),
     "SROIE, cosine": ("sroie", {**SROIE, "optim.schedule": "cosine"}),
-    "CamVid, constant": ("camvid", {**CAMVID, "optim.schedule": "constant"}),
 }
 """{name: (example that names the data, settings)}."""
 LAST = "last weights"
