@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from search.database.store import Store
 from search.database.tables import study_table
-from search.findings.importances import ATTRIBUTE
 
+ATTRIBUTE = "segtune:importances"  # of the study
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _PATH = re.compile(r"/api/studies/(\d+)/param_importances/*")
 

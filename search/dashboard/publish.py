@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.dashboard.importance_card import ATTRIBUTE
 from search.dashboard.optuna_dashboard_private import (
     NOTES,
     graph_attrs,
@@ -28,7 +29,6 @@ from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import attach, detach, shown_trials
 from search.findings.facts import Facts
-from search.findings.importances import ATTRIBUTE
 from search.findings.markup import to_markdown
 from search.findings.notes import study_note, trial_note
 from search.findings.trial_graphs import FIGURES, study_figures

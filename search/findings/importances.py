@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-ATTRIBUTE = "segtune:importances"  # of the study, for the dashboard's card
 MIN_TRIALS = 8  # complete ones that have the setting; fewer say nothing
 SHUFFLES = 200
 CONFIDENCE = 0.95

@@ -13,13 +13,13 @@ import pytest
 
 from search.cli.settings import with_confirm
 from search.confirm import confirm_study
+from search.dashboard.importance_card import ATTRIBUTE
 from search.database.store import Store, open_store
 from search.database.tables import AFTER, NOW, control_table, study_table
 from search.files.artifacts import Artifacts
 from search.findings.answer import read_answer
 from search.findings.export import export_study
 from search.findings.facts import gather, summary
-from search.findings.importances import ATTRIBUTE
 from search.findings.report import report_text
 from search.findings.search_graphs import importances_graph
 from search.launch import run
