@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from trainers.report import EpochReport
 from trainers.tasks import check_metric, load_data
 from trainers.train import TrialResult, refit
 
+PREEMPTED = "preempted"  # why a run has ended that Ctrl-C has ended
+RESUMES = "interrupted; the last epoch is saved. The same command resumes it"
+
 
 def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) -> int:
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
@@ -38,14 +43,11 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
             highlight=False,
         )
 
-    interrupt = Interrupt()
-    with interrupt.listen():
-        result = train_trial(
-            config, data, workdir, show, lambda: "preempted" if interrupt.count else None
-        )
-    if result.reason == "preempted":
-        console.print("interrupted; the last epoch is saved. The same command resumes it")
-        return 130
+    with _interrupted() as should_stop:
+        result = train_trial(config, data, workdir, show, should_stop)
+    if result.reason == PREEMPTED:
+        console.print(RESUMES)
+        return INTERRUPTED
     if result.model is None:
         console.print(f"training ended without a single epoch: {result.reason}")
         return 1
@@ -73,7 +75,7 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
         f"wrote {to}: {metric} {result.value:.4f} at epoch {result.best_epoch} ({result.reason})",
         highlight=False,
     )
-    return 0
+    return DONE
 
 
 def refit_study(study: Study, to: Path, number: int | None, console: Console) -> int:
@@ -109,13 +111,10 @@ def refit_study(study: Study, to: Path, number: int | None, console: Console) ->
             highlight=False,
         )
 
-    interrupt = Interrupt()
-    with interrupt.listen():
-        model = refit(
-            config, data, epochs, workdir, show, lambda: "preempted" if interrupt.count else None
-        )
-    if model == "preempted":
-        console.print("interrupted; the last epoch is saved. The same command resumes it")
+    with _interrupted() as should_stop:
+        model = refit(config, data, epochs, workdir, show, should_stop)
+    if model == PREEMPTED:
+        console.print(RESUMES)
         return INTERRUPTED
     if isinstance(model, str):
         console.print(f"training ended early: {model}")
@@ -141,6 +140,14 @@ def refit_study(study: Study, to: Path, number: int | None, console: Console) ->
         highlight=False,
     )
     return DONE
+
+
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], str | None]]:
+    """Listen for Ctrl-C; what it gives is asked after each step, and ends the run after one."""
+    interrupt = Interrupt()
+    with interrupt.listen():
+        yield lambda: PREEMPTED if interrupt.count else None
 
 
 def _of_folds(result: TrialResult) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from search.dashboard.study_page import WSGIApp, asked_study, send_json
 from search.database.store import Store
 from search.database.tables import study_table
 
 ATTRIBUTE = "segtune:importances"  # of the study
-WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _PATH = re.compile(r"/api/studies/(\d+)/param_importances/*")
 
 
@@ -29,16 +29,12 @@ class ImportanceCard:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        match = _PATH.fullmatch(environ.get("PATH_INFO", ""))
-        if match is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return self.inner(environ, start_response)
-        if not self._is_ours(study_id := int(match[1])):
+        study_id = asked_study(environ, _PATH)
+        if study_id is None or not self._is_ours(study_id):
             return self.inner(environ, start_response)
         found = self.store.study_attrs(study_id, ATTRIBUTE).get(ATTRIBUTE, [])
         body = json.dumps({"param_importances": [found]}).encode()
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        start_response("200 OK", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return send_json(environ, start_response, body)
 
     def _is_ours(self, study_id: int) -> bool:
         with self.store.engine.connect() as connection:

@@ -28,6 +28,26 @@ _PATH = re.compile(r"/api/studies/(\d+)/*")
 GZIP_BYTES = 10_000  # shorter answers are sent as they are
 
 
+def asked_study(environ: dict[str, Any], path: re.Pattern[str]) -> int | None:
+    """The id of the study whose page at `path` is asked for; None of any other request."""
+    match = path.fullmatch(environ.get("PATH_INFO", ""))
+    if match is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        return None
+    return int(match[1])
+
+
+def send_json(
+    environ: dict[str, Any], start_response: Callable[..., Any], body: bytes
+) -> list[bytes]:
+    """Answer with JSON, compressed where that pays and the browser takes it."""
+    headers = [("Content-Type", "application/json"), ("Vary", "Accept-Encoding")]
+    if len(body) > GZIP_BYTES and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+        body = gzip.compress(body, compresslevel=1)
+        headers.append(("Content-Encoding", "gzip"))
+    start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
 class StudyData:
     """Answers GET /api/studies/<id> of single-objective studies; all else goes to `inner`."""
 
@@ -40,21 +60,16 @@ class StudyData:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        match = _PATH.fullmatch(environ.get("PATH_INFO", ""))
-        if match is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        study_id = asked_study(environ, _PATH)
+        if study_id is None:
             return self.inner(environ, start_response)
         after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[-1]
         if not after.isdecimal():
             return self.inner(environ, start_response)
-        body = self.body(int(match[1]), int(after))
+        body = self.body(study_id, int(after))
         if body is None:
             return self.inner(environ, start_response)
-        headers = [("Content-Type", "application/json"), ("Vary", "Accept-Encoding")]
-        if len(body) > GZIP_BYTES and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
-            body = gzip.compress(body, compresslevel=1)
-            headers.append(("Content-Encoding", "gzip"))
-        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return send_json(environ, start_response, body)
 
     def body(self, study_id: int, after: int) -> bytes | None:
         """The JSON of a study with its trials from place `after` on; None for others to answer."""

@@ -23,6 +23,9 @@ from trainers.image_counts import Counts
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
+ScoreOf = Callable[[NDArray[np.number]], NDArray[np.float64]]
+"""A metric of counts that are summed over images: (..., K, 3) -> (...)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -131,7 +134,7 @@ class Evidence:
         waiting: runs that are planned and have not ended.
     """
 
-    score: Callable[[NDArray[np.number]], NDArray[np.float64]]
+    score: ScoreOf
     candidates: Sequence[Candidate]
     baseline: int | None = None
     waiting: int = 0
@@ -248,13 +251,11 @@ class Evidence:
         drawn = np.zeros(RESAMPLES)
         images = 0
         for seed in seeds:
-            pair = one.runs[seed].counts, other.runs[seed].counts
-            if pair[0] is None or pair[1] is None or len(pair[0]) != len(pair[1]):
+            mine, theirs = one.runs[seed].counts, other.runs[seed].counts
+            if mine is None or theirs is None or len(mine) != len(theirs):
                 return 0.0, 0
-            images = len(pair[0])
-            weights = _draws(images)  # the same for all seeds: their splits may be the same
-            sums = [_weighted(weights, counts) for counts in pair if counts is not None]
-            drawn += self.score(sums[0]) - self.score(sums[1])
+            images = len(mine)  # equal ones are drawn alike: seeds may share their split
+            drawn += _mean_drawn(self.score, [mine]) - _mean_drawn(self.score, [theirs])
         return float(np.nanvar(drawn / len(seeds), ddof=1)), images
 
     def _standard_error(self, one: Candidate, other: Candidate) -> float:
@@ -271,10 +272,7 @@ class Evidence:
         return seconds, candidate.parameters or 0, -candidate.score
 
 
-def image_interval(
-    score: Callable[[NDArray[np.number]], NDArray[np.float64]],
-    models: Sequence[Counts],
-) -> tuple[float, float] | None:
+def image_interval(score: ScoreOf, models: Sequence[Counts]) -> tuple[float, float] | None:
     """(low, high) of CONFIDENCE: a mean score's interval over which images the split has.
 
     A bootstrap over images. Its percentiles are taken further out, as Student's t asks for (the
@@ -297,9 +295,7 @@ def image_interval(
     return low, high
 
 
-def _mean_drawn(
-    score: Callable[[NDArray[np.number]], NDArray[np.float64]], models: Sequence[Counts]
-) -> NDArray[np.float64]:
+def _mean_drawn(score: ScoreOf, models: Sequence[Counts]) -> NDArray[np.float64]:
     """(RESAMPLES,): the mean score of models, in each draw of the images that they share."""
     weights = _draws(len(models[0]))
     drawn = np.stack([score(_weighted(weights, counts)) for counts in models])

@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from PIL import Image
 
 from spaces.spec import load_run_config
+from tests.blobs import write_blobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,22 +154,9 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     refit = json.loads((tmp_path / "one" / "provenance.json").read_text())["refit"]
     assert refit == {"epochs": facts["best_epoch"], "images": 8}
     assert "IoU" in segtune("evaluate", "one", "--data", "test", cwd=tmp_path)
-
-
-def write_blobs(folder: Path, **splits: int) -> None:
-    """Dark blobs on light ground: so many images for each split."""
-    rng = np.random.default_rng(0)
-    for split, count in splits.items():
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
-        for index in range(count):
-            mask = np.zeros((40, 48), np.uint8)
-            y, x = rng.integers(5, 25, 2)
-            mask[y : y + 12, x : x + 14] = 255
-            image = np.where(mask[..., None] > 0, 90, 160) + rng.normal(0, 15, (40, 48, 3))
-            image = image.clip(0, 255).astype(np.uint8)
-            Image.fromarray(image).save(folder / split / "images" / f"{index}.png")
-            Image.fromarray(mask).save(folder / split / "masks" / f"{index}.png")
+    looks = json.loads(segtune("status", "few", "--json", cwd=tmp_path))["test_looks"]
+    # the value in its provenance is of the folds' models, not of this one
+    assert looks[-1]["score"]["val"] is None and looks[0]["score"]["val"] is not None
 
 
 def test_doctor_finds_this_machine_fit(segtune: Segtune, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from search.samples.streets import CLASSES, write_streets
 from spaces.data import SegmentationDataSpec
+from trainers import cache
 from trainers.data import SegmentationData
 from trainers.tasks import load_data
 
@@ -26,3 +29,17 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataSpec:
 @pytest.fixture
 def data(streets: SegmentationDataSpec) -> SegmentationData:
     return load_data(streets)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cache's entries of arrays, as they are built."""
+    names: list[str] = []
+    original = cache._build
+
+    def count(*args: Any) -> None:
+        names.append(args[0].name)
+        original(*args)
+
+    monkeypatch.setattr(cache, "_build", count)
+    return names

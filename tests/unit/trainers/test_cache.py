@@ -47,16 +47,8 @@ def sum_of(data: SegmentationData, size: tuple[int, int]) -> int:
 
 
 def test_arrays_are_built_once_and_equal_the_files(
-    data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+    data: SegmentationData, built: list[str]
 ) -> None:
-    built: list[str] = []
-    original = cache._build
-
-    def count(*args: Any) -> None:
-        built.append(args[0].name)
-        original(*args)
-
-    monkeypatch.setattr(cache, "_build", count)
     arrays = [load_arrays(data, "val", (24, 32)) for _ in range(2)][1]
     assert built == ["val"] and arrays is not None
     for index, sample in enumerate(data.split("val")):

@@ -20,8 +20,8 @@ from spaces.config import SegmentationConfig
 from spaces.data import FoldsSpec, SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free
-from trainers import cache, folds
 from trainers import data as data_module
+from trainers import folds
 from trainers.cache import decode, load_arrays
 from trainers.checkpoint import FOLD_MODELS, load_model, remove_last, weights_digest
 from trainers.data import Sample, SegmentationData, divide_folds
@@ -147,16 +147,8 @@ def test_files_are_read_once_for_all_ways_to_divide(
 
 
 def test_all_folds_share_one_cache_entry_and_see_their_own_images(
-    spec: SegmentationDataSpec, monkeypatch: pytest.MonkeyPatch
+    spec: SegmentationDataSpec, built: list[str]
 ) -> None:
-    built: list[str] = []
-    original = cache._build
-
-    def count(*args: Any) -> None:
-        built.append(args[0].name)
-        original(*args)
-
-    monkeypatch.setattr(cache, "_build", count)
     for seed in (0, 1):  # a confirmation divides anew
         for fold in load_data(with_seed(spec, seed)).folds:
             assert isinstance(fold, SegmentationData)

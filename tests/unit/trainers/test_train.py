@@ -17,6 +17,7 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.space import Free
+from tests.blobs import write_blobs
 from trainers import health, image_counts
 from trainers import train as train_module
 from trainers.checkpoint import LAST, load_model
@@ -263,18 +264,7 @@ def test_a_last_image_that_would_be_alone_joins_its_neighbours(
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataSpec:
     """A binary data set: dark blobs on light ground."""
     folder = tmp_path_factory.mktemp("blobs")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 4)):
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
-        for index in range(count):
-            mask = np.zeros((40, 48), np.uint8)
-            y, x = rng.integers(4, 24, 2)
-            mask[y : y + 14, x : x + 16] = 255
-            pixels = np.where(mask[..., None] > 0, 80, 170) + rng.normal(0, 10, (40, 48, 3))
-            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            image.save(folder / split / "images" / f"{index}.png")
-            Image.fromarray(mask).save(folder / split / "masks" / f"{index}.png")
+    write_blobs(folder, train=8, val=4)
     splits = {
         split: {"images": f"{folder}/{split}/images", "masks": f"{folder}/{split}/masks"}
         for split in ("train", "val")
