@@ -5,8 +5,7 @@
 
 Three small studies each of CamVid and SROIE, as a user launches them, with their confirmation.
 Then the best of each search, and whatever was confirmed, train on further seeds that no choice has
-seen; the mean of those counts as what a config is worth. About 25 minutes a data set on two quiet
-cores, each beside the other.
+seen; the mean of those counts as what a config is worth.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def train_trial(
     """Train one config on a data set, fold by fold where it has folds; `train` says the rest.
 
     Patience and alarms are those of a fold; an alarm in one of them ends the trial. The value is
-    the mean over the folds that have ended, of the first one's best epoch before that. Free decode
-    settings are each fold's own for its value; the result has their median.
+    the mean over the folds that have ended; before one has, that of the first one's best epoch.
+    Each fold chooses free decode settings for itself; the result has their median.
 
     Args:
         on_epoch: the epochs of fold N are counted from (N - 1) * train.epochs + 1.

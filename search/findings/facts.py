@@ -130,7 +130,7 @@ class Facts:
 
     @cached_property
     def complete(self) -> list[FrozenTrial]:
-        """Trials that have trained all their epochs."""
+        """Trials that have ended by themselves, stopped by no rule, limit or alarm."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @cached_property

@@ -120,19 +120,19 @@ def importances(facts: Facts) -> list[Block]:
     """Which settings matter, in words."""
     heading, count = Heading("What matters", 3), len(facts.complete)
     if count < MIN_TRIALS:
-        text = f"Looked for once {MIN_TRIALS} trials have trained all their epochs."
+        text = f"Looked for once {MIN_TRIALS} trials have ended by themselves."
     elif not facts.importances:
         text = (
-            f"Nothing can be named: over the {count} trials that trained all their epochs, no "
-            "setting explains more than chance does."
+            f"Nothing can be named: over the {count} trials that ended by themselves, no setting "
+            "explains more than chance does."
         )
     else:
         first, *others = (f"`{n}` {share:.0%}" for n, share in facts.importances.items())
         rest = f", {', '.join(others)}" if others else ""
         text = (
             f"**{first}**{rest}: the share of the differences in rank that each explains, over the "
-            f"{count} trials that trained all their epochs. The other settings explain no more "
-            "than chance does."
+            f"{count} trials that ended by themselves. The other settings explain no more than "
+            "chance does."
         )
     return [heading, Text(text)]
 

@@ -236,8 +236,8 @@ def search_graphs(facts: Facts, figures: Mapping[str, go.Figure]) -> list[Block]
             Heading("Setting by setting", 3),
             Text(
                 f"{facts.study.metric} against {len(graphs)} of the {len(facts.searched)} searched "
-                f"settings{_most(facts)}. A darker point is a later trial, a hollow one ended "
-                "before its last epoch, the diamond is the best."
+                f"settings{_most(facts)}. A darker point is a later trial, a hollow one was "
+                "stopped, the diamond is the best."
             ),
             Row(graphs),
         ]

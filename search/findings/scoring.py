@@ -167,7 +167,7 @@ def record_evaluation(
     mine = Score(
         trial=facts["trial"],
         model_sha256=weights_digest(folder / ("model" if len(found) == 1 else "models")),
-        val=None if settings else facts["value"],
+        val=None if settings or "refit" in facts else facts["value"],
         value=fmean(one.scores.metric for one in found),
         interval=interval,
         settings=tuple(settings),

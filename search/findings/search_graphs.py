@@ -103,7 +103,7 @@ def thinned(ranking: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
 def _slice(setting: str, facts: Facts) -> go.Figure | None:
     """The metric against one setting, over the trials that it counts in; darker is later.
 
-    Trials that ended before their last epoch are hollow.
+    Trials that were stopped are hollow.
     """
     dim = facts.study.space.dims[setting]
     settings = [(trial, facts.searched_settings(trial)) for trial in thinned(facts.ranking)]

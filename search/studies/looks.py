@@ -25,7 +25,8 @@ class Score(BaseModel, frozen=True):
     Attributes:
         trial: of the search, also where the weights are those of one of its fresh seeds.
         model_sha256: of the weights.
-        val: what the same weights have on val; None where `settings` are not those of the trial.
+        val: what the same weights have on val; None where `settings` are not those of the trial, or
+            the weights were trained on all images.
         interval: (low, high) over images; None of a single image.
         settings: `name=value` of each decode setting that was changed by hand.
     """
