@@ -8,6 +8,8 @@ from pathlib import Path
 
 from spaces.errors import InputError
 
+MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
+
 
 def home() -> Path:
     """Return $SEGTUNE_HOME, or ~/.segtune where it is not set (not created here).

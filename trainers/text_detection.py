@@ -334,14 +334,15 @@ def check_text_space(space: Space) -> None:
 
 
 def check_cleval(data: TextData) -> None:
-    """Refuse CLEval where it is not installed, or where no box of val has a text to count."""
+    """Refuse CLEval where it is not installed, or a split to score has no text to count."""
     cleval_metric()
-    truths = (data.truth(page) for page in data.split("val"))
-    if not any(text for truth in truths for text in truth.texts):
-        raise InputError(
-            "metric: cleval counts characters, but no box of val has a text; write the texts "
-            "behind their corners, or take hmean"
-        )
+    for split in ("val", "test"):
+        pages = data.splits.get(split, [])
+        if pages and not any(text for page in pages for text in data.truth(page).texts):
+            raise InputError(
+                f"metric: cleval counts characters, but no box of {split} has a text; write the "
+                "texts behind their corners, or take hmean"
+            )
 
 
 def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:

@@ -49,12 +49,13 @@ def evaluate(
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
     from spaces.data import fold_count
+    from spaces.paths import MODEL, MODELS
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
-    count = fold_count(data_spec) if (folder / "models").is_dir() else 1
-    models = ["model"] if count == 1 else [f"models/fold-{k}" for k in range(1, count + 1)]
+    count = fold_count(data_spec) if (folder / MODELS).is_dir() else 1
+    models = [MODEL] if count == 1 else [f"{MODELS}/fold-{k}" for k in range(1, count + 1)]
     for model in models:
         for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
             if not (folder / model / name).is_file():
@@ -84,7 +85,7 @@ def evaluate(
         show_fold_scores(found, data, console())
     else:
         found.append(
-            run_evaluation(folder / "model", trial_config, checked, data, pictures, cleval=cleval)
+            run_evaluation(folder / MODEL, trial_config, checked, data, pictures, cleval=cleval)
         )
         show_scores(found[0], data_spec.class_names, data, console())
     if data == TEST:

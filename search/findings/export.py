@@ -25,12 +25,10 @@ from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
-from spaces.paths import unfinished
+from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
 from trainers.folds import fold_models
 from trainers.report import EpochReport
-
-MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
 
 
 def export_study(

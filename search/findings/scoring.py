@@ -24,6 +24,7 @@ from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
+from spaces.paths import MODEL, MODELS
 from trainers.checkpoint import weights_digest
 from trainers.evaluate import Evaluation
 from trainers.folds import fold_models
@@ -166,7 +167,7 @@ def record_evaluation(
         return [*said, f"{UNRECORDED}: {folder} was not exported from a study"]
     mine = Score(
         trial=facts["trial"],
-        model_sha256=weights_digest(folder / ("model" if len(found) == 1 else "models")),
+        model_sha256=weights_digest(folder / (MODEL if len(found) == 1 else MODELS)),
         val=None if settings or "refit" in facts else facts["value"],
         value=fmean(one.scores.metric for one in found),
         interval=interval,

@@ -154,6 +154,8 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     refit = json.loads((tmp_path / "one" / "provenance.json").read_text())["refit"]
     assert refit == {"epochs": facts["best_epoch"], "images": 8}
     assert "IoU" in segtune("evaluate", "one", "--data", "test", cwd=tmp_path)
+    refused = segtune("evaluate", "one", cwd=tmp_path, code=2)
+    assert "trained on all images (export --refit), so that no val is left" in refused
     looks = json.loads(segtune("status", "few", "--json", cwd=tmp_path))["test_looks"]
     # the value in its provenance is of the folds' models, not of this one
     assert looks[-1]["score"]["val"] is None and looks[0]["score"]["val"] is not None

@@ -151,3 +151,10 @@ def test_labels_without_texts_have_no_characters_to_count(receipts: TextData) ->
     object.__setattr__(data, "truth", bare)
     with pytest.raises(InputError, match="no box of val has a text"):
         check_metric(TextMetric(name="cleval"), data)
+    apart = {**receipts.splits, "test": receipts.split("train")[:1]}
+    data = TextData(receipts.spec, apart, receipts.sizes, "none", {})
+    last = apart["test"][0].image
+    some = lambda page: bare(page) if page.image == last else truth(page)  # noqa: E731
+    object.__setattr__(data, "truth", some)
+    with pytest.raises(InputError, match="no box of test has a text"):
+        check_metric(TextMetric(name="cleval"), data)
