@@ -20,11 +20,12 @@ from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
 from trainers.noise import visible_difference
-from trainers.precision import pick_device, resolve_precision
+from trainers.devices import device_name, pick_device
+from trainers.precision import resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data
 from trainers.text_data import TextData
-from trainers.train import device_name, probe_memory
+from trainers.train import probe_memory
 from trainers.trivial import constants
 
 LOW_CEILING = 0.95

@@ -43,9 +43,13 @@ def _packages() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from trainers.precision import pick_device, resolve_precision
+    from trainers.devices import pick_device
+    from trainers.precision import resolve_precision
 
-    device = pick_device()
+    try:
+        device = pick_device()
+    except InputError as error:
+        return Finding("device", False, str(error))
     precision = resolve_precision("auto", device)
     if device.type == "cuda":
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

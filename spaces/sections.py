@@ -92,7 +92,7 @@ class WorkersSpec(Section):
     cpus: int = Field(1, ge=1)
     """slurm, ray: cores of each worker."""
     gpus: float = Field(1.0, ge=0)
-    """slurm, ray: GPUs of each worker; with ray also a fraction."""
+    """slurm, ray: GPUs of each worker, 0 (trains on the CPU) or 1; with ray also a fraction."""
     memory_gb: int | None = Field(None, ge=1)
     """slurm, ray: memory of each worker in GB."""
     partition: str | None = None
@@ -116,6 +116,11 @@ class WorkersSpec(Section):
                 raise ValueError(f"{name}: counts with on: {' or '.join(engines)} only")
         if self.on == "slurm" and self.gpus != int(self.gpus):
             raise ValueError(f"gpus: Slurm gives out whole GPUs, but got {self.gpus:g}")
+        if self.gpus > 1:
+            raise ValueError(
+                f"gpus: a trial trains on one GPU, but got {self.gpus:g}; for more GPUs start more "
+                "workers, with count"
+            )
         return self
 
 

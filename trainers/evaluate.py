@@ -19,7 +19,8 @@ from trainers.data import SegmentationData, decode_image
 from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
-from trainers.precision import pick_device, resolve_precision
+from trainers.devices import pick_device
+from trainers.precision import resolve_precision
 from trainers.report import Scores
 from trainers.segmentation import SegmentationTask, at_original_size, class_map
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 import torch
 
 from spaces.errors import InputError
+from trainers.devices import device_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def pick_device() -> torch.device:
-    """Return the first CUDA device that this process sees, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def gpu_count() -> int:
-    """GPUs that this process may use."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -26,17 +17,30 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     hardware, else fp32.
 
     Raises:
-        InputError: fp16 is asked for on a CPU, where it is slower than fp32 and has no scaler.
+        InputError: fp16 is asked for on a CPU, where it is slower than fp32 and has no scaler; or
+            bf16 on a GPU that only emulates it.
     """
     if precision == "fp16" and device.type == "cpu":
         raise InputError(
             "train.precision: fp16 needs a GPU, but none is visible; use auto, bf16 or fp32"
         )
+    if precision == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise InputError(
+            f"train.precision: {device_name(device)} has no bf16 in hardware (compute capability "
+            "8.0 or newer has), and emulated it is slower than fp32; use auto, fp16 or fp32"
+        )
     if precision != "auto":
         return precision
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bf16 in hardware."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if cpu_has_bf16() else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

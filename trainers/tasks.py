@@ -23,7 +23,8 @@ from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
-from trainers.precision import pick_device, resolve_precision
+from trainers.devices import pick_device
+from trainers.precision import resolve_precision
 from trainers.report import Scores, Validation
 from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
 from trainers.text_data import TextData, load_text_data

@@ -31,9 +31,10 @@ from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
+from trainers.devices import device_name, pick_device, set_up
 from trainers.memory import keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
-from trainers.precision import grad_scaler, pick_device, resolve_precision
+from trainers.precision import grad_scaler, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
 from trainers.watch import FiniteWatch
@@ -463,11 +464,6 @@ def _same_config(stored: dict[str, Any], config: TrialConfig) -> bool:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(fmean(known), 4) if known else None
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or `cpu`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _check_batch(config: TrialConfig, task: Task) -> None:

@@ -78,13 +78,13 @@ def launch(
     from search.launch import launch as run_study
     from search.launchers.engine import Order
     from search.work.forkserver import warm_up
-    from trainers.precision import gpu_count
+    from trainers.devices import visible_gpus
 
     kept = open_artifacts(artifacts)
     options = study_spec.workers
     elsewhere = options.on != "local" or options.count is not None or detach
     order = None
-    if elsewhere or gpu_count() * options.per_gpu > 1:
+    if elsewhere or len(visible_gpus()) * options.per_gpu > 1:
         order = Order(study_spec.name, kept, store, options, detach)
     else:
         warm_up()

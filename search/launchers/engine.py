@@ -45,11 +45,20 @@ class Order:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a worker needs beside the environment of its machine."""
+        """What a worker needs beside the environment of its machine.
+
+        A job that asked for a GPU never trains on a CPU, and one that did not never on a GPU.
+        """
+        from trainers.devices import ASKED, SHARED_BY
+
         passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_", "HF_", "PG")
         found = {name: value for name, value in os.environ.items() if name.startswith(passed)}
         if self.store is not None:
             found["SEGTUNE_STORE"] = self.store
+        if self.options.on != "local":
+            found.setdefault(ASKED, "cuda" if self.options.gpus else "cpu")
+            if 0 < self.options.gpus < 1:
+                found.setdefault(SHARED_BY, str(int(1 / self.options.gpus)))
         return found
 
     @property

@@ -14,20 +14,18 @@ from search.studies.heartbeats import JOB
 from spaces.sections import WorkersSpec
 
 
-def place(workers: int | None, per_gpu: int, gpus: int) -> list[str | None]:
+def place(workers: int | None, per_gpu: int, gpus: Sequence[str]) -> list[str | None]:
     """Return the GPU of each worker, as CUDA_VISIBLE_DEVICES wants it; None on a CPU machine.
 
     Args:
         workers: how many; None for one a GPU (times `per_gpu`), or one.
         per_gpu: workers that share a GPU.
-        gpus: GPUs of this machine.
+        gpus: this machine's, as CUDA_VISIBLE_DEVICES names them.
     """
-    count = workers if workers is not None else max(1, gpus * per_gpu)
-    if gpus == 0:
+    count = workers if workers is not None else max(1, len(gpus) * per_gpu)
+    if not gpus:
         return [None] * count
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(i) for i in range(gpus)]
-    return [names[(i // per_gpu) % len(names)] for i in range(count)]
+    return [gpus[(i // per_gpu) % len(gpus)] for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,18 @@ class Local:
         """Nothing can be asked for here that is not given."""
 
     def start(self, order: Order) -> list[Member]:
-        from trainers.precision import gpu_count
+        from trainers.devices import SHARED_BY, VISIBLE, visible_gpus
 
-        places = place(self.options.count, self.options.per_gpu, gpu_count())
+        places = place(self.options.count, self.options.per_gpu, visible_gpus())
         members: list[Member] = []
         for index, gpu in enumerate(places):
             environment = {**os.environ, **order.environment, JOB: "local"}
             if gpu is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = gpu
-            else:  # processes that all take every core slow each other several times
-                share = max(1, (os.cpu_count() or 1) // len(places))
-                environment.setdefault("OMP_NUM_THREADS", str(share))
+                environment[VISIBLE] = gpu
+                environment[SHARED_BY] = str(places.count(gpu))
+            # processes that all take every core slow each other several times
+            share = max(1, (os.cpu_count() or 1) // len(places))
+            environment.setdefault("OMP_NUM_THREADS", str(share))
             log = order.logs / f"{order.study}-{time.strftime('%Y%m%d-%H%M%S')}-{index}.log"
             with open(log, "wb") as output:
                 process = subprocess.Popen(

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ from search.work.forkserver import context
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
+from trainers.devices import ASKED, pick_device
 from trainers.disk import is_full
 from trainers.folds import train_trial
 from trainers.report import EpochReport
@@ -62,12 +64,14 @@ class Done:
 class Failed:
     """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer.
 
-    With `disk` it is neither's fault: there was no room for what it had to write.
+    With `disk` or `device` it is neither's fault: there was no room for what it had to write, or
+    the device that its worker began with cannot be used any more.
     """
 
     unfit: bool
     message: str
     disk: bool = False
+    device: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ class TrialProcess:
         workdir.mkdir(parents=True, exist_ok=True)
         self._pipe, childs_end = context.Pipe()
         self._process = context.Process(
-            target=_main, args=(childs_end, config, data, workdir, dict(free)), name="trial"
+            target=_main,
+            args=(childs_end, trials_device(), config, data, workdir, dict(free)),
+            name="trial",
         )
         self._process.start()
         childs_end.close()
@@ -178,6 +184,16 @@ class TrialProcess:
         self._pipe.close()
 
 
+@cache
+def trials_device() -> str:
+    """The type of device that this process's trials train on: the one that was there at first.
+
+    Raises:
+        InputError: a GPU is there, but cannot be used.
+    """
+    return pick_device().type
+
+
 class ChildDied(Exception):
     """The child ended without a result."""
 
@@ -191,6 +207,7 @@ class ChildDied(Exception):
 
 def _main(
     pipe: Connection,
+    device: str,
     config: TrialConfig,
     data: Data,
     workdir: Path,
@@ -202,6 +219,12 @@ def _main(
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
         words = _Words(pipe)
+        os.environ[ASKED] = device
+        try:
+            pick_device()
+        except InputError as error:
+            pipe.send(Failed(unfit=False, message=str(error), device=True))
+            return
         try:
             result = train_trial(
                 config,

@@ -6,7 +6,8 @@ from search.work.trackers import check_trackers
 from spaces.defaults import FIRST
 from spaces.spec import StudySpec
 from trainers.data import SegmentationData
-from trainers.precision import pick_device, resolve_precision
+from trainers.devices import pick_device
+from trainers.precision import resolve_precision
 from trainers.tasks import check_space, load_data, near_twins
 from trainers.text_data import TextData
 

@@ -36,10 +36,10 @@ from search.work.progress import ProgressView
 from search.work.supervision import Timing
 from search.work.tracker_feed import Tracked
 from search.work.watchers import Interrupt, Watcher
-from search.work.worker import TooManyFailures, Worker
+from search.work.worker import DeviceLost, TooManyFailures, Worker
 from spaces.errors import DONE, INTERRUPTED, InputError
 from spaces.spec import StudySpec
-from trainers.precision import gpu_count
+from trainers.devices import VISIBLE, pick_device
 from trainers.tasks import Data
 
 T = TypeVar("T")
@@ -137,6 +137,8 @@ class Service:
             if served:
                 self._unplanned.add(worker.study.spec.confirms or worker.study.spec.name)
             return served
+        except DeviceLost:
+            raise
         except InputError as error:
             self._refuse(study_id, f"cannot be served here: {error}")
         except TooManyFailures:
@@ -211,10 +213,11 @@ def serve(
     """Run a worker here; return the exit code."""
     if only is not None:
         open_study(store, only)  # its name must be right
+    device = _device()  # before anything is entered into the store
     store.work_alone()
     warm_up()
     interrupt = Interrupt()
-    registration = Registration(store, new_owner(), _device())
+    registration = Registration(store, new_owner(), device)
     with interrupt.listen(), contextlib.ExitStack() as views:
 
         def watch(study: Study) -> Watcher:
@@ -229,4 +232,6 @@ def serve(
 
 def _device() -> str:
     """`cpu`, or `cuda:` and what this process sees; asking for a name would take GPU memory."""
-    return f"cuda:{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}" if gpu_count() else "cpu"
+    if pick_device().type == "cpu":
+        return "cpu"
+    return f"cuda:{os.environ.get(VISIBLE, 'all')}"

@@ -30,6 +30,7 @@ from search.work.judge import Judge
 from search.work.supervision import Supervision, Timing
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
+from spaces.errors import InputError
 from spaces.paths import cache_dir
 from trainers.checkpoint import remove_last, weights_digest
 from trainers.health import trivial_below
@@ -48,6 +49,10 @@ SETTLE_SECONDS = 60.0  # how long a worker that ends waits for its last copies
 
 class TooManyFailures(Exception):
     """Several trials in a row have failed; the study waits for its user."""
+
+
+class DeviceLost(InputError):
+    """The device that this worker began with cannot be used any more; its trial goes on elsewhere."""
 
 
 class BackgroundWork(Protocol):
@@ -101,6 +106,7 @@ class Worker:
 
         Raises:
             TooManyFailures: FAILURES_IN_A_ROW trials have failed one after another.
+            DeviceLost: the trial's slot has been returned.
         """
         try:
             while not self.interrupt.count:
@@ -278,8 +284,10 @@ class Worker:
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
         """End a config that cannot run; a crash returns the slot until attempts run out."""
         number, slots = claim.trial_number, self.study.slots
-        if not failure.unfit and (self.interrupt.count or failure.disk):
+        if not failure.unfit and (self.interrupt.count or failure.disk or failure.device):
             self._give_back(claim, counts=False)
+            if failure.device:
+                raise DeviceLost(f"trial {number} was returned to its study: {failure.message}")
             if failure.disk:
                 self._wait_for_room(workdir)
             return

@@ -91,6 +91,7 @@ def launch(
             "SEGTUNE_HOME": str(folder / "home"),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
+            "SEGTUNE_DEVICE": "cpu",  # the GPUs of these nodes are but counted
             **changes,
         },
     )  # fmt: skip
@@ -152,8 +153,8 @@ def test_what_no_node_has_is_refused(
     cluster: Cluster, nodes: list[str], tcp_url: str, make_spec: Any, tmp_path: Path
 ) -> None:
     make_spec()
-    out = launch(cluster, tcp_url, tmp_path, "gpus=2").finish(code=2)
-    assert "no node of the Ray cluster has 1 CPU, 2 GPU (the most are 2 CPU, 1 GPU)" in out
+    out = launch(cluster, tcp_url, tmp_path, "cpus=9").finish(code=2)
+    assert "no node of the Ray cluster has 9 CPU, 1 GPU (the most are 2 CPU, 1 GPU)" in out
     store = open_store(tcp_url)
     assert study_names(store) == []  # nothing was begun
     store.close()

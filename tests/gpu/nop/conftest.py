@@ -1,0 +1,123 @@
+"""A GPU that computes nothing (device/runtime.c): everything of CUDA but numbers and speed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+DEVICE = Path(__file__).parent / "device"
+SECONDS = 600.0  # that a call may take
+
+
+@dataclass
+class Nop:
+    """Calls functions in processes that have such a GPU."""
+
+    connection: Connection
+    folder: Path
+    env: Mapping[str, str]
+    output: str = ""
+    """What the last call has printed."""
+
+    def __call__(
+        self, function: Callable[..., Any], *given: Any, code: int = 0, **env: str
+    ) -> Any:
+        """Return what a module's function returns there; its process must end with `code`.
+
+        Args:
+            env: added to its environment.
+        """
+        output, answer = self.folder / "output", self.folder / "answer"
+        answer.unlink(missing_ok=True)
+        self.connection.send(
+            {
+                "module": function.__module__,
+                "name": function.__name__,
+                "given": given,
+                "env": env,
+                "cwd": str(self.folder),
+                "output": str(output),
+                "answer": str(answer),
+            }
+        )
+        assert self.connection.poll(SECONDS), f"no answer in {SECONDS:.0f} s:\n{output.read_text()}"
+        ended = self.connection.recv()
+        self.output = output.read_text()
+        assert ended == code, f"{ended}:\n{self.output}"
+        return pickle.loads(answer.read_bytes()) if answer.exists() else None
+
+
+@pytest.fixture(scope="session")
+def nop_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a program that has such a GPU; its libraries are built here."""
+    if shutil.which("cc") is None:
+        if "CI" in os.environ:
+            pytest.fail("no C compiler here")
+        pytest.skip("no C compiler here")
+    folder = tmp_path_factory.mktemp("nop")
+    site = Path(sysconfig.get_paths()["purelib"])
+    headers = {
+        name: min(site.glob(place)).parent
+        for name, place in {
+            "runtime": "nvidia/**/cuda_runtime_api.h",
+            "driver": "triton/**/cuda.h",
+        }.items()
+    }
+    include = [f"-I{path}" for path in headers.values()]
+    (folder / "stub").mkdir()
+    for library, sources, options in (
+        ("libnop.so", ("runtime.c", "blas.c"), [*include, "-lpthread", "-ldl"]),
+        ("stub/libcuda.so.1", ("driver.c",), ["-Wl,-soname,libcuda.so.1"]),
+        ("stub/libnvidia-ml.so.1", ("nvml.c",), ["-Wl,-soname,libnvidia-ml.so.1"]),
+    ):
+        files = [str(DEVICE / source) for source in sources]
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O1", "-w", *files, *options, "-o", folder / library],
+            check=True,
+        )
+    paths = [str(DEVICE), str(ROOT)]
+    return {
+        "LD_PRELOAD": str(folder / "libnop.so"),
+        "LD_LIBRARY_PATH": os.pathsep.join([str(folder / "stub"), *_given("LD_LIBRARY_PATH")]),
+        "PYTHONPATH": os.pathsep.join([*paths, *_given("PYTHONPATH")]),
+        "OMP_NUM_THREADS": "1",
+        # what kernels do not write is zero, and not what an earlier tensor has left there
+        "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+    }
+
+
+def _given(name: str) -> list[str]:
+    return [os.environ[name]] if os.environ.get(name) else []
+
+
+@pytest.fixture(scope="session")
+def server(nop_environment: dict[str, str]) -> Iterator[Connection]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.gpu.nop.server", str(theirs.fileno())],
+            cwd=ROOT,
+            env={**os.environ, **nop_environment},
+            pass_fds=[theirs.fileno()],
+        )
+    with Connection(ours.detach()) as connection:
+        yield connection
+    process.wait(30)
+
+
+@pytest.fixture
+def nop(server: Connection, nop_environment: dict[str, str], tmp_path: Path) -> Nop:
+    return Nop(server, tmp_path, nop_environment)
