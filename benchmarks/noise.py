@@ -126,7 +126,7 @@ def measure(
     for seed in seeds:
         config = type(space.base)().replace({**settings, "train.seed": seed})
         with tempfile.TemporaryDirectory() as folder:
-            run = _Run(config, data, Path(folder), space.free())
+            run = _Run(config, data, Path(folder), space.free()).build()
             found.curves[seed] = train_and_score(run, shares, found)
         print(json.dumps({"setup": name, "seed": seed, **found.curves[seed]}), flush=True)
     return found

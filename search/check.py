@@ -19,8 +19,8 @@ from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
-from trainers.noise import visible_difference
 from trainers.devices import device_name, pick_device
+from trainers.noise import visible_difference
 from trainers.precision import resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data
@@ -155,7 +155,7 @@ def _ceilings(space: Space, data: TextData, console: Console) -> None:
 
 
 def _device(space: Space, data: Data, console: Console) -> None:
-    """Name the device; on a GPU, take one step of the largest trials and tell what they need."""
+    """Name the device; on a GPU, train and validate the largest trials and tell what they need."""
     device = pick_device()
     precision = resolve_precision(space.base.train.precision, device)
     console.print(f"device: {device_name(device)}, {precision}", highlight=False)
@@ -163,12 +163,14 @@ def _device(space: Space, data: Data, console: Console) -> None:
         return
     total = torch.cuda.get_device_properties(device).total_memory / 2**20
     for config in _largest(space):
-        used, micro_batch = probe_memory(config, data)
-        flat = config.flat()
+        probed, flat = probe_memory(config, data), config.flat()
+        if probed is None:
+            needs = "out of memory with one image at a time: its trials would end as oom"
+        else:
+            needs = f"micro-batch {probed[1]}, {probed[0]:.0f} of {total:.0f} MiB"
         console.print(
             f"  {flat.get('model.arch', 'DBNet')}/{flat['model.encoder']} at "
-            f"{flat['data.resolution']}, batch {config.train.batch_size}: "
-            f"micro-batch {micro_batch}, {used:.0f} of {total:.0f} MiB",
+            f"{flat['data.resolution']}, batch {config.train.batch_size}: {needs}",
             highlight=False,
         )
 

@@ -45,7 +45,7 @@ def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) ->
     """Make `state-<epoch>.pt` and `model-<best_epoch>/` the ones to resume from; drop the others.
 
     Args:
-        facts: what JSON can hold, returned by `load_last` beside the tensors.
+        facts: what JSON can hold, returned by `load_facts`.
     """
     with _durable(workdir / LAST) as file:
         file.write(json.dumps({"epoch": epoch, "best_epoch": best_epoch, **facts}).encode())
@@ -56,16 +56,18 @@ def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) ->
     remove_models(workdir, but=best_epoch)
 
 
-def load_last(workdir: Path) -> dict[str, Any] | None:
-    """Return the state and facts of the last committed epoch, on the CPU, or None."""
+def load_facts(workdir: Path) -> dict[str, Any] | None:
+    """Return what `commit` was told of the last epoch, or None."""
     path = workdir / LAST
-    if not path.exists():
-        return None
-    facts: dict[str, Any] = json.loads(path.read_text())
-    state = torch.load(
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_state(workdir: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the last committed epoch, on the CPU."""
+    state: dict[str, Any] = torch.load(
         workdir / f"state-{facts['epoch']}.pt", map_location="cpu", weights_only=True
     )
-    return {**state, **facts}
+    return state
 
 
 def files(workdir: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The device that trials train on: a GPU where there is one, and never the CPU in its place unasked.
+"""The device that trials train on: a GPU where there is one, never the CPU in its place unasked.
 
 What the driver says of the GPUs here (NVML, /proc) is held against what torch can use of them.
 """
@@ -46,7 +46,7 @@ def pick_device() -> torch.device:
         raise InputError(f"{', '.join(there)} cannot be used: {_why_unseen()}, {CPU_INSTEAD}")
     if asked == "cuda":
         raise InputError(
-            f"{ASKED}=cuda asks for a GPU, but the driver knows none: {_why_unseen()}, {CPU_INSTEAD}"
+            f"{ASKED}=cuda asks for a GPU, but no driver knows one: {_why_unseen()}, {CPU_INSTEAD}"
         )
     return torch.device("cpu")
 
@@ -96,7 +96,7 @@ def set_up(device: torch.device, precision: str, *, fixed_shapes: bool) -> None:
     if device.type == "cuda":
         sums = "ieee" if precision == "fp32" else "tf32"
         torch.backends.cuda.matmul.fp32_precision = sums
-        torch.backends.cudnn.conv.fp32_precision = sums
+        torch.backends.cudnn.conv.fp32_precision = sums  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = fixed_shapes
 
 

@@ -16,13 +16,13 @@ from spaces.config import SegmentationConfig
 from spaces.metric import metric_name
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
+from trainers.devices import pick_device
 from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
-from trainers.devices import pick_device
 from trainers.precision import resolve_precision
 from trainers.report import Scores
-from trainers.segmentation import SegmentationTask, at_original_size, class_map
+from trainers.segmentation import SegmentationTask, at_original_size
 
 PICTURES = 5  # of the best and of the worst images
 
@@ -72,13 +72,12 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
     with torch.no_grad():
         model.eval()
         for indices, logits, _, originals in task.predictions(model, split):
-            for rows, resized, truth in at_original_size(logits, originals):
+            for rows, found, truth in at_original_size(
+                logits, originals, binary=task.binary, elements=task.score_elements
+            ):
                 if task.binary:
-                    probability = resized[:, 0].sigmoid()
-                    predicted = (probability >= task.config.decode.threshold).long()
-                else:
-                    predicted = class_map(resized)
-                for row, one, true in zip(rows, predicted, truth, strict=True):
+                    found = (found >= task.config.decode.threshold).long()
+                for row, one, true in zip(rows, found, truth, strict=True):
                     yield indices[row], one, true
 
 

@@ -114,12 +114,13 @@ class SegmentationLoss:
         return self.weights[torch.where(valid, target, 0)] * valid
 
     def _scale(self, name: str, value: Tensor, learn: bool) -> Tensor:
-        """The running mean of a term; it starts at the first value and skips zeros."""
+        """The running mean of a term, from its first value on; zeros and overflows do not count."""
         old = self.running[name]
         if learn:
             decay = self.config.ema_decay
             new = torch.where(old > 0, decay * old + (1 - decay) * value, value)
-            self.running[name] = torch.where(value > 0, new, old)
+            counts = (value > 0) & value.isfinite()
+            self.running[name] = torch.where(counts, new, old)
         current = self.running[name]
         return torch.where(current > 0, current, torch.ones_like(current))
 

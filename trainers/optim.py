@@ -30,13 +30,19 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         for (lr, decay), parameters in groups.items()
     ]
     if config.name == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             settings,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             fused=True,
         )
+        if config.momentum > 0:
+            # torch's fused kernel makes these without filling them, and where a gradient scaler
+            # skips the first step they stay so; from zero the first step is the same
+            for parameter in (p for group in sgd.param_groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     assert config.name == "adamw", config.name
     return torch.optim.AdamW(settings, lr=config.lr, fused=True)
 

@@ -17,6 +17,8 @@ from spaces.config import TrainConfig
 from trainers.batches import loader
 from trainers.cache import Arrays, decode, load_arrays
 from trainers.data import SegmentationData
+from trainers.devices import sharers
+from trainers.memory import free_memory, is_out_of_memory
 
 DEVICE_SHARE = 0.25  # of a GPU's free memory, that a split may fill
 
@@ -51,21 +53,32 @@ def open_samples(
     size: tuple[int, int],
     config: TrainConfig,
     device: torch.device,
+    stay: bool = True,
 ) -> Samples:
     """Return a split at (height, width): in GPU memory where it fits well, from the cache, or
-    decoded anew in each epoch (which the cache says in the log)."""
+    decoded anew in each epoch (which the cache says in the log).
+
+    Args:
+        stay: whether it may stay in GPU memory.
+    """
     arrays = load_arrays(data, split, size)
     if arrays is None:
         order = range(len(data.split(split)))
         return Loaded(_Decoded(data, split, size), order, config, device)
-    if device.type == "cpu" or fits(arrays.nbytes, device):
-        return Resident(arrays, device)
+    if device.type == "cpu" or (stay and fits(arrays.nbytes, device)):
+        try:
+            return Resident(arrays, device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()
     return Loaded(_Mapped(arrays), _by_size(arrays), config, device)
 
 
 def fits(needed: int, device: torch.device) -> bool:
-    """Tell whether that many bytes leave a GPU's memory to the network."""
-    return needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    """Tell whether that many bytes leave a GPU's memory to the network and to other workers."""
+    free, total = torch.cuda.mem_get_info(device)
+    return needed < DEVICE_SHARE * min(free, total / sharers())
 
 
 class Resident:

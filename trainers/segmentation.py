@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -22,14 +22,15 @@ from trainers.boundary import BoundaryCounts, BoundaryCurve
 from trainers.data import SegmentationData
 from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
 from trainers.losses import SegmentationLoss
+from trainers.memory import free_memory, is_out_of_memory
 from trainers.metrics import ClassCounts, Counter, ThresholdCurve, best_threshold, binary_parts
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
-from trainers.samples import Samples, open_samples
+from trainers.samples import Resident, Samples, open_samples
 from trainers.trivial import best_constant
 
-VAL_BATCH = 8  # images at once in validation, halved where they do not fit
+VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
 
 
@@ -59,18 +60,14 @@ class SegmentationTask:
         self.loss = SegmentationLoss(config.loss, data.counts, binary=self.binary, device=device)
         self.samples = len(data.split("train"))
         self._opened: dict[str, Samples] = {}
+        self._stay = True  # whether samples may stay in the device's memory
+        self.score_elements = SCORE_ELEMENTS
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
     @property
     def min_batch(self) -> int:
         """Images that the network needs at once in training."""
         return min_batch(self.config.model.arch)
-
-    @property
-    def memory_key(self) -> str:
-        """What decides how many images fit into memory, but for device and precision."""
-        model = self.config.model
-        return f"{model.arch}/{model.encoder}/{self.config.data.resolution}"
 
     @cached_property
     def trivial_score(self) -> float:
@@ -81,30 +78,61 @@ class SegmentationTask:
         """Return the network of the config; raises InputError where it cannot be had."""
         return build_model(self.config.model, self.logits)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
         data = self.config.data
         drawn = plan(data.augment, data.size, self.config.train.seed, epoch, order)
-        start = 0
-        for images, masks, _ in self._split("train").batches(batches):
+        start = sum(len(batch) for batch in batches[:first])
+        for images, masks, _ in self._split("train").batches(batches[first:]):
             stop = start + len(images)
             pixels, target = augment(images, masks, drawn.part(start, stop, self.device))
             yield normalise(pixels, self.device, self.memory_format), target
             start = stop
+
+    def leave_device(self) -> bool:
+        """Carry samples to the device batch by batch from now on; False where it is so already."""
+        staying = [name for name, one in self._opened.items() if isinstance(one, Resident)]
+        if self.device.type == "cpu" or not staying:
+            return False
+        self._stay = False
+        for name in staying:
+            del self._opened[name]
+        return True
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, C, H, W) at network size, under autocast."""
         with autocast(self.device, self.precision):
             return forward(model, images)
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size.
 
         The metric is the study's; of a binary task at the best (free) or the given threshold.
+        Where memory runs out it begins again with less at once.
         """
+        while True:
+            try:
+                return self._validate(model, split)
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._validate_less(split):
+                    raise
+            free_memory()
+
+    def _validate_less(self, split: str) -> bool:
+        """Make the next try need less memory; False where nothing is left to give up."""
+        fitted = min(self.val_batch, len(self.data.split(split)))
+        if fitted > 1:
+            self.val_batch = fitted // 2
+        elif not self.leave_device():
+            if self.score_elements == 1:
+                return False
+            self.score_elements = 1  # one class of one image at a time
+        return True
+
+    @torch.no_grad()
+    def _validate(self, model: nn.Module, split: str) -> Validation:
         model.eval()
         counters = self._counters()
         totals: dict[str, Tensor] = {}
@@ -113,9 +141,10 @@ class SegmentationTask:
             _, parts = self.loss(logits, masks, learn=False)
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
-            for rows, resized, truth in at_original_size(logits, originals):
+            for rows, found, truth in at_original_size(
+                logits, originals, binary=self.binary, elements=self.score_elements
+            ):
                 seen += [indices[row] for row in rows]
-                found = resized[:, 0].sigmoid() if self.binary else class_map(resized)
                 for counter in counters.values():
                     counter.update(found, truth)
         losses = Losses(**{name: float(value) / len(seen) for name, value in totals.items()})
@@ -186,14 +215,7 @@ class SegmentationTask:
         for indices, (images, masks, originals) in zip(
             batches, samples.batches(batches), strict=True
         ):
-            start = 0
-            while start < len(indices):
-                part = slice(start, start + self.val_batch)
-                logits = self._fitting_logits(model, images[part])
-                if logits is None:
-                    continue  # with a smaller batch
-                yield indices[part], logits, masks[part].long(), originals[part]
-                start = part.stop
+            yield indices, self._logits(model, images), masks.long(), originals
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
@@ -201,27 +223,19 @@ class SegmentationTask:
         pairs = zip(scores.per_class, self.data.counts, strict=True)
         return [iou if count else math.nan for iou, count in pairs]
 
-    def _fitting_logits(self, model: nn.Module, images: Tensor) -> Tensor | None:
-        """Logits in fp32; None where memory ran out, and then `val_batch` is halved."""
-        try:
-            batch = normalise(images, self.device, self.memory_format)
-            logits = self.run(model, batch).float()
-            if self.config.decode.tta == "hflip":
-                mirrored = self.run(model, batch.flip(3)).float().flip(3)
-                logits = (logits + mirrored) / 2
-            return logits
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.val_batch = len(images) // 2
-        return None
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits in fp32."""
+        batch = normalise(images, self.device, self.memory_format)
+        logits = self.run(model, batch).float()
+        if self.config.decode.tta == "hflip":
+            mirrored = self.run(model, batch.flip(3)).float().flip(3)
+            logits = (logits + mirrored) / 2
+        return logits
 
     def _split(self, name: str) -> Samples:
         if name not in self._opened:
             self._opened[name] = open_samples(
-                self.data, name, self.config.data.size, self.config.train, self.device
+                self.data, name, self.config.data.size, self.config.train, self.device, self._stay
             )
         return self._opened[name]
 
@@ -232,33 +246,55 @@ class SegmentationTask:
         return sweep.values()
 
 
-def class_map(logits: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W) index of the largest logit, the first one where several are.
-
-    `max` and not `argmax`: the same answer, five times as fast on a CPU over this layout.
-    """
-    return logits.max(dim=1).indices
-
-
 def at_original_size(
-    logits: Tensor, originals: list[Tensor]
+    logits: Tensor, originals: list[Tensor], *, binary: bool, elements: int = SCORE_ELEMENTS
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield (rows, their logits resized bilinearly, their masks (B, h, w)), one size at a time.
+    """Yield (rows, what is found there, their masks (B, h, w)), one original size at a time.
+
+    What is found are (B, h, w) probabilities of a binary task, else class indices, of logits that
+    are resized bilinearly.
 
     Args:
         logits: (B, C, H, W) fp32 at network size.
         originals: B masks (h, w) uint8 at the images' own sizes, on the same device.
+        elements: resized logits at once, but at least one class of one image.
     """
     groups: dict[torch.Size, list[int]] = {}
     for row, mask in enumerate(originals):
         groups.setdefault(mask.shape, []).append(row)
     for size, rows in groups.items():
-        most = max(1, SCORE_ELEMENTS // (logits.shape[1] * size.numel()))
+        most = max(1, elements // (logits.shape[1] * size.numel()))
         for start in range(0, len(rows), most):
             part = rows[start : start + most]
             chosen = logits if len(part) == len(logits) else _rows(logits, part)
-            resized = F.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
-            yield part, resized, torch.stack([originals[row] for row in part])
+            found = (
+                resize(chosen, size)[:, 0].sigmoid()
+                if binary
+                else class_map(chosen, size, elements)
+            )
+            yield part, found, torch.stack([originals[row] for row in part])
+
+
+def resize(logits: Tensor, size: torch.Size) -> Tensor:
+    """(B, C, H, W) -> (B, C, h, w), bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def class_map(logits: Tensor, size: torch.Size, elements: int) -> Tensor:
+    """(B, C, H, W) -> (B, h, w) index of the largest resized logit, the first where several are.
+
+    `max` and not `argmax`: the same answer, five times as fast on a CPU over this layout.
+
+    Args:
+        elements: resized logits at once, but at least one class.
+    """
+    step = max(1, elements // (len(logits) * size.numel()))
+    best, found = resize(logits[:, :step], size).max(dim=1)
+    for start in range(step, logits.shape[1], step):
+        values, indices = resize(logits[:, start : start + step], size).max(dim=1)
+        found = torch.where(values > best, indices + start, found)
+        best = torch.maximum(best, values)
+    return found
 
 
 def _in_order(counts: Counts, seen: list[int]) -> ImageCounts:

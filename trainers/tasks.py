@@ -6,7 +6,7 @@ checkpoints and when to stop. A new task is a config in spaces/ and a class with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +22,8 @@ from trainers import class_weights
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
-from trainers.evaluate import Evaluation, evaluate_segmentation
 from trainers.devices import pick_device
+from trainers.evaluate import Evaluation, evaluate_segmentation
 from trainers.precision import resolve_precision
 from trainers.report import Scores, Validation
 from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
@@ -138,17 +138,20 @@ class Task(Protocol):
         """Images that the network needs at once in training."""
         ...
 
-    @property
-    def memory_key(self) -> str:
-        """What decides how many images fit into memory, but for device and precision."""
-        ...
-
     def build_model(self) -> nn.Module:
         """The network, on the CPU; it has `save_pretrained`."""
         ...
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Any]]:
-        """Images (B, 3, H, W) and what the loss calls their target, on the device."""
+    def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Any]]:
+        """Images (B, 3, H, W) and what the loss calls their target, on the device.
+
+        Args:
+            first: batches of the epoch that are left out.
+        """
+        ...
+
+    def leave_device(self) -> bool:
+        """Keep no samples in the device's memory any more; False where there are none."""
         ...
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:

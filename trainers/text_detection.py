@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -148,27 +148,25 @@ class TextDetectionTask:
         self._opened: dict[str, Pages] = {}
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
-    @property
-    def memory_key(self) -> str:
-        """What decides how many images fit into memory, but for device and precision."""
-        m = self.config.model
-        return f"dbnet/{m.encoder}/{m.decoder}/{m.inner}/{m.out}/{self.config.data.resolution}"
-
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
         return build_dbnet(self.config.model)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, BatchTarget]]:
+    def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, BatchTarget]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
         keys = [
             [(epoch, index) for index in batch]
-            for batch in epoch_batches(self.samples, self.config.train, epoch)
+            for batch in epoch_batches(self.samples, self.config.train, epoch)[first:]
         ]
         dataset = _Pages(self._pages("train"), "train", self.config)
         for images, maps in loader(
             dataset, keys, self.config.train, self.device, pad_together, _one_thread
         ):
             yield normalise(images, self.device, self.memory_format), self._target(maps)
+
+    def leave_device(self) -> bool:
+        """No page stays on the device."""
+        return False
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W), probability and threshold, under autocast."""

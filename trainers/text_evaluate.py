@@ -14,10 +14,10 @@ from trainers.cleval import cleval_counts
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import match
+from trainers.devices import pick_device
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
 from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
-from trainers.devices import pick_device
 from trainers.precision import resolve_precision
 from trainers.text_data import TextData
 from trainers.text_detection import PageOutput, TextDetectionTask

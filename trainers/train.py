@@ -6,15 +6,13 @@ patience runs out, an alarm rings or memory cannot be had; or when `should_stop`
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,20 +24,21 @@ from torch import Tensor, nn
 
 from spaces.config import TrialConfig
 from spaces.errors import InputError
-from spaces.paths import cache_dir, unfinished
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.devices import device_name, pick_device, set_up
-from trainers.memory import keep_freed_memory
+from trainers.memory import free_memory, is_out_of_memory, keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
-from trainers.watch import FiniteWatch
+from trainers.watch import EpochSums
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
+PROBED = 8  # val images
+SCALE_FLOOR = 1.0  # of the gradient scaler, which begins at 65536: below it nothing is scaled up
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,19 @@ def train(
     run = _Run(config, data, workdir, free or {})
     for report in run.history:
         on_epoch(report)
-    reason = run.ended
-    while reason is None:
-        reason = run.train_epoch(should_stop)
-        if reason is None:
-            on_epoch(run.finish_epoch())
-            reason = run.ended
+    try:
+        run.build()
+        reason = run.ended
+        while reason is None:
+            reason = run.train_epoch(should_stop)
+            if reason is None:
+                on_epoch(run.finish_epoch())
+                reason = run.ended
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"out of memory: {error}", flush=True)
+        reason = "oom"
     return run.result(reason)
 
 
@@ -138,24 +144,48 @@ def refit(
         The folder of the weights; or the reason why they could not be had.
     """
     run = _Run(config, data, workdir, {})
-    while run.epoch < epochs:
-        reason = run.train_epoch(should_stop)
-        if reason is not None:
-            return reason
-        on_epoch(run.finish_epoch())
-    images = run.task.validate(run.validated).images
-    return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
+    try:
+        run.build()
+        while run.epoch < epochs:
+            reason = run.train_epoch(should_stop)
+            if reason is not None:
+                return reason
+            on_epoch(run.finish_epoch())
+        images = run.task.validate(run.validated).images
+        return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return "oom"
+        raise
 
 
-def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int]:
-    """Take one training step and throw it away: (peak MiB of GPU memory, micro-batch that fits).
+def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
+    """Train a step and validate one batch, and throw both away.
 
-    The micro-batch is remembered for the trials to come.
+    Returns:
+        (peak MiB of GPU memory, micro-batch that fits); None where memory ran out with one image.
     """
+    whole: Any = data.folds[0] if data.folds else data
+    few = replace(
+        whole,
+        splits={
+            "train": whole.split("train")[: config.train.batch_size + 1],
+            "val": whole.split("val")[:PROBED],
+        },
+        fingerprint=f"{whole.fingerprint}/probe",  # the cache knows splits by it
+    )
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(config, data, Path(folder), {})
-        run.train_epoch(should_stop=lambda: "probed")
-        return run._peak_memory_mb(), run.micro_batch
+        run = _Run(config, few, Path(folder), {})
+        try:
+            run.build()
+            if run.train_epoch(should_stop=lambda: "probed") == "oom":
+                return None
+            run.task.validate(run.validated)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return run.peak_memory_mb(), run.largest_micro_batch
 
 
 class _Run:
@@ -174,23 +204,38 @@ class _Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.precision = resolve_precision(config.train.precision, self.device)
+        self.stored = checkpoint.load_facts(workdir)
+        self.history: list[EpochReport] = []
+        if self.stored is not None:
+            path = workdir / checkpoint.LAST
+            check_same_run(path, self.stored["config"], self.stored["fingerprint"], config, data)
+            self.history = [EpochReport.from_json(one) for one in self.stored["history"]]
+            self._keep_precision()
         torch.manual_seed(config.train.seed)
         self.task = make_task(config, data, self.device, self.precision, free)
         _check_batch(config, self.task)
+        set_up(self.device, self.precision, fixed_shapes=not self.task.dynamic_shapes)
+        # a last image that joins its neighbours fits too
+        self.micro_batch = config.train.micro_batch or config.train.batch_size + 1
+        self.parameters: int | None = None
+        self.step = 0
+
+    def build(self) -> _Run:
+        """Put everything on the device that training needs there, as the last checkpoint says."""
+        config = self.config
         model = self.task.build_model().to(self.device)
+        self.parameters = sum(weights.numel() for weights in model.parameters())
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         ema = config.train.ema
         self.average = None if ema is None else WeightAverage(self.model, ema)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = grad_scaler(self.device, self.precision)
-        self.micro_batch = config.train.micro_batch or _remembered(self._memory_key(), config)
-        self.history: list[EpochReport] = []
-        self.step = 0
         self._resume()
         if config.train.compile:
             for network in {self.model, self.validated}:
                 usual = None if self.task.dynamic_shapes else partial(self._usual, network)
                 compile_model(network, usual)
+        return self
 
     @property
     def epoch(self) -> int:
@@ -234,10 +279,9 @@ class _Run:
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.train()
         self.task.loss.set_epoch(self.epoch)
-        sums: dict[str, Tensor] = {}
-        norms: list[Tensor] = []
-        watch = FiniteWatch()
-        for index, (images, target) in enumerate(self.task.batches(self.epoch)):
+        self.sums = sums = EpochSums(scaled=self.scaler.is_enabled())
+        batches = self.task.batches(self.epoch)
+        for index in range(self.task.steps_per_epoch):
             factor = schedules.lr_factor(
                 self.step + index,
                 self.task.steps_per_epoch,
@@ -245,30 +289,31 @@ class _Run:
                 self.config.optim,
             )
             set_lr(self.optimizer, factor)
-            outcome = self._fitting_step(images, target)
-            if outcome is None:
-                return "oom"
-            parts, norm = outcome
-            norms.append(norm)
+            rng, loss = accumulate.rng_state(self.device), self.task.loss.state_dict()
+            statistics = [b.clone() for b in self.model.buffers()] if sums.scaled else []
+            while (parts := self._gradient(batches)) is None:
+                batches.close()
+                if not self._take_less():
+                    return "oom"
+                accumulate.set_rng_state(self.device, rng)
+                self.task.loss.load_state_dict(loss)
+                batches = self.task.batches(self.epoch, index)
+            norm = self._update()
+            if sums.scaled:
+                self._keep_statistics(statistics, norm.isfinite())
+            sums.add(parts, norm)
             if self.average is not None:
-                skippable = self.scaler.is_enabled()
-                self.average.update(self.step + index + 1, norm.isfinite() if skippable else None)
-            sums = {name: sums[name] + value if sums else value for name, value in parts.items()}
-            if (index + 1) % FINITE_CHECK_STEPS == 0 and not watch.look(sums["total"]):
+                taken = norm.isfinite() if sums.scaled else None
+                self.average.update(self.step + index + 1, taken)
+            if sums.steps % FINITE_CHECK_STEPS == 0 and not sums.look():
                 return "nonfinite"
             if (reason := should_stop()) is not None:
                 return reason
-        # the only place of an epoch where the host waits for the device
-        host = torch.stack([*sums.values(), *norms]).float().cpu()
+        finite = sums.close()
         self.train_seconds = time.perf_counter() - self.started
-        totals, self.norms = host[: len(sums)], host[len(sums) :]
-        self.losses = {
-            name: value / len(norms) for name, value in zip(sums, totals.tolist(), strict=True)
-        }
-        if self.scaler.is_enabled():  # steps that the scaler skipped have no norm
-            self.norms = self.norms[self.norms.isfinite()]
-        self.step += len(self.norms)  # and do not move the schedule, from the next epoch on
-        finite = math.isfinite(self.losses["total"]) and bool(self.norms.isfinite().all())
+        self.step += len(sums.norms)  # steps that were skipped do not move the schedule
+        if sums.scaled and self.scaler.get_scale() < SCALE_FLOOR:
+            return "nonfinite"
         return None if finite else "nonfinite"
 
     def finish_epoch(self) -> EpochReport:
@@ -287,13 +332,13 @@ class _Run:
             pixel_accuracy=scores.pixel_accuracy,
             binary=scores.binary,
             detection=scores.detection,
-            train=Losses(**self.losses, share=self.task.loss.share),
+            train=Losses(**self.sums.losses, share=self.task.loss.share),
             val=loss,
-            grad_norm=float(self.norms.mean()) if len(self.norms) else 0.0,
-            grad_norm_max=float(self.norms.max()) if len(self.norms) else 0.0,
+            grad_norm=float(self.sums.norms.mean()),
+            grad_norm_max=float(self.sums.norms.max()),
             lr=max(group["lr"] for group in self.optimizer.param_groups),
             images_per_s=self.task.samples / self.train_seconds,
-            peak_memory_mb=self._peak_memory_mb(),
+            peak_memory_mb=self.peak_memory_mb(),
             micro_batch=self.largest_micro_batch,
             seconds=time.perf_counter() - self.started,
         )
@@ -309,6 +354,7 @@ class _Run:
             {
                 "config": self.config.model_dump(mode="json"),
                 "fingerprint": self.data.fingerprint,
+                "precision": self.precision,
                 "history": [report.to_json() for report in self.history],
             },
         )
@@ -329,7 +375,7 @@ class _Run:
                 "micro_batch": self.largest_micro_batch,
             },
             trivial_score=self.task.trivial_score,
-            parameters=sum(weights.numel() for weights in self.model.parameters()),
+            parameters=self.parameters,
         )
 
     @property
@@ -337,38 +383,40 @@ class _Run:
         """Images that are in memory at once; what is known to fit may be more than the batch."""
         return min(self.micro_batch, self.config.train.batch_size)
 
-    def _fitting_step(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Tensor] | None:
-        """One optimiser step; out of memory halves the micro-batch and tries the step again."""
-        smallest = self.task.min_batch
-        rng = accumulate.rng_state(self.device)
-        while True:
-            try:
-                return self._one_step(images, target)
-            except torch.OutOfMemoryError:
-                pass  # the traceback holds the graph; only after this block is its memory free
+    def _gradient(self, batches: Generator[tuple[Tensor, Any]]) -> dict[str, Tensor] | None:
+        """The next batch's gradient and loss parts; None where they did not fit into memory."""
+        try:
+            images, target = next(batches)
             self.optimizer.zero_grad(set_to_none=True)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            fits = min(self.micro_batch, len(images)) // 2
-            if fits < smallest:
-                return None
-            self.micro_batch = fits
-            _remember(self._memory_key(), fits)
-            accumulate.set_rng_state(self.device, rng)
+            return accumulate.backward(
+                lambda part: self.task.run(self.model, part),
+                self.model,
+                images,
+                target,
+                self.task.loss,
+                self.micro_batch,
+                self.scaler.scale,
+                self.task.min_batch,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        return None  # behind the block: the traceback holds the graph
 
-    def _one_step(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Tensor]:
-        """Forward, backward, unscale, clip, step; return loss parts and the gradient norm."""
+    def _take_less(self) -> bool:
+        """Make the next try of a step need less memory; False where nothing is left to give up."""
         self.optimizer.zero_grad(set_to_none=True)
-        parts = accumulate.backward(
-            lambda part: self.task.run(self.model, part),
-            self.model,
-            images,
-            target,
-            self.task.loss,
-            self.micro_batch,
-            self.scaler.scale,
-            self.task.min_batch,
-        )
+        fits = self.largest_micro_batch // 2
+        smaller = fits >= self.task.min_batch
+        if smaller:
+            self.micro_batch = fits
+        elif not self.task.leave_device():
+            return False
+        free_memory()
+        return True
+
+    def _update(self) -> Tensor:
+        """Unscale, clip, step; return the gradient's norm, () on the device."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.optim.clip_norm or math.inf
@@ -376,7 +424,17 @@ class _Run:
         with memory_order(self.optimizer):
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        return parts, norm.detach()
+        return norm.detach()
+
+    @torch.no_grad()
+    def _keep_statistics(self, before: list[Tensor], taken: Tensor) -> None:
+        """Take back what a skipped step has told batch norm: its activations may have overflowed.
+
+        Args:
+            taken: () bool, on the device.
+        """
+        for buffer, old in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(torch.where(taken, buffer, old))
 
     def _usual(self, network: nn.Module, images: Tensor) -> bool:
         """Tell whether a batch is no odd last one, and so is worth compiling for."""
@@ -400,18 +458,28 @@ class _Run:
             "step": self.step,
         }
 
+    def _keep_precision(self) -> None:
+        """Go on in the precision that the run began in, where it was free and the device has it."""
+        assert self.stored is not None
+        began = self.stored.get("precision", self.precision)  # an older version did not keep it
+        if began == self.precision or self.config.train.precision != "auto":
+            return
+        try:
+            self.precision = resolve_precision(began, self.device)
+        except InputError as error:
+            print(f"begun in {began}, goes on in {self.precision}: {error}", flush=True)
+
     def _resume(self) -> None:
         """Take up the last checkpoint of this workdir, if there is one."""
-        state = checkpoint.load_last(self.workdir)
-        if state is None:
+        if self.stored is None:
             return
-        path = self.workdir / checkpoint.LAST
-        check_same_run(path, state["config"], state["fingerprint"], self.config, self.data)
+        state = checkpoint.load_state(self.workdir, self.stored)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # begun in another precision it has none: ours starts anew
+            self.scaler.load_state_dict(state["scaler"])
         self.task.loss.load_state_dict(state["loss"])
         torch.set_rng_state(state["rng"])
         if (
@@ -421,7 +489,6 @@ class _Run:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.micro_batch = state["micro_batch"]
         self.step = state["step"]
-        self.history = [EpochReport.from_json(report) for report in state["history"]]
 
     def _vitals(self, report: EpochReport) -> health.Vitals:
         return health.Vitals(
@@ -432,13 +499,10 @@ class _Run:
             per_class=self.task.dead_class_view(report),
         )
 
-    def _peak_memory_mb(self) -> float:
+    def peak_memory_mb(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-    def _memory_key(self) -> str:
-        return f"{self.task.memory_key}/{self.precision}/{device_name(self.device)}"
 
 
 def check_same_run(
@@ -474,26 +538,3 @@ def _check_batch(config: TrialConfig, task: Task) -> None:
             f"train.batch_size: {config.flat()['model.arch']} needs at least {needed} images at "
             f"once in training (pooled batch norm), but got {smallest}"
         )
-
-
-# ---------------------------------------------------------------- what fits, remembered
-
-
-def _memory_file(key: str) -> Path:
-    return cache_dir() / "micro_batch" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _remembered(key: str, config: TrialConfig) -> int:
-    """The largest micro-batch known to fit, or the whole batch where nothing is known."""
-    path = _memory_file(key)
-    if not path.exists():
-        return config.train.batch_size + 1  # a last image that joins its neighbours fits too
-    return int(json.loads(path.read_text())["micro_batch"])
-
-
-def _remember(key: str, micro_batch: int) -> None:
-    path = _memory_file(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished(path)
-    temporary.write_text(json.dumps({"key": key, "micro_batch": micro_batch}))
-    temporary.replace(path)

@@ -1,6 +1,9 @@
-"""Noticing a loss that is no longer finite, without holding up the device that computes it."""
+"""The sums of an epoch, kept on the device: looking at them would hold up what computes them."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -25,3 +28,55 @@ class FiniteWatch:
         self.copied = torch.cuda.Event()
         self.copied.record()
         return finite
+
+
+class EpochSums:
+    """Loss parts and gradient norms of an epoch's steps.
+
+    Args:
+        scaled: by a gradient scaler (fp16), which skips steps that overflow. Then only finite
+            losses count, and only the norms of steps that were taken.
+
+    Attributes:
+        losses: {part: its mean}, after `close`.
+        norms: (steps taken,) of the gradient, on the host, after `close`.
+    """
+
+    def __init__(self, *, scaled: bool) -> None:
+        self.scaled = scaled
+        self.steps = 0
+        self.losses: dict[str, float] = {}
+        self.norms = torch.zeros(0)
+        self._counted = torch.zeros(())  # steps whose loss was finite, where it is not all of them
+        self._sums: dict[str, Tensor] = {}
+        self._norms: list[Tensor] = []
+        self._watch = FiniteWatch()
+
+    def add(self, parts: Mapping[str, Tensor], norm: Tensor) -> None:
+        """Add a step: () each, on the device."""
+        self.steps += 1
+        if self.scaled:
+            finite = parts["total"].isfinite()
+            parts = {name: torch.where(finite, part, 0.0) for name, part in parts.items()}
+            self._counted = self._counted + finite
+        self._sums = {name: self._sums.get(name, 0.0) + part for name, part in parts.items()}
+        self._norms.append(norm)
+
+    def look(self) -> bool:
+        """Tell whether the mean loss was finite when last heard of: no wait."""
+        total = self._sums["total"]
+        return self._watch.look(total / self._counted if self.scaled else total)
+
+    def close(self) -> bool:
+        """Bring all of it to the host, the one wait of an epoch; tell whether it is finite."""
+        counted = [self._counted] if self.scaled else []
+        host = torch.stack([*self._sums.values(), *counted, *self._norms]).float().cpu()
+        sums, norms = host[: len(self._sums)], host[len(host) - self.steps :]
+        steps = float(host[len(sums)]) if self.scaled else self.steps
+        self.losses = {
+            name: total / steps if steps else math.nan
+            for name, total in zip(self._sums, sums.tolist(), strict=True)
+        }
+        self.norms = norms[norms.isfinite()] if self.scaled else norms
+        whole = len(self.norms) > 0 and bool(self.norms.isfinite().all())
+        return whole and math.isfinite(self.losses["total"])

@@ -52,7 +52,7 @@ class TooManyFailures(Exception):
 
 
 class DeviceLost(InputError):
-    """The device that this worker began with cannot be used any more; its trial goes on elsewhere."""
+    """The device that this worker began with cannot be used any more; its slot is free again."""
 
 
 class BackgroundWork(Protocol):

@@ -32,9 +32,7 @@ class Nop:
     output: str = ""
     """What the last call has printed."""
 
-    def __call__(
-        self, function: Callable[..., Any], *given: Any, code: int = 0, **env: str
-    ) -> Any:
+    def __call__(self, function: Callable[..., Any], *given: Any, code: int = 0, **env: str) -> Any:
         """Return what a module's function returns there; its process must end with `code`.
 
         Args:

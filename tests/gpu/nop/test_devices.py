@@ -46,9 +46,7 @@ def test_a_gpu_that_torch_can_use_is_taken(nop: Nop) -> None:
         ({"SEGTUNE_DEVICE": "gpu"}, "SEGTUNE_DEVICE=gpu: must be cpu or cuda, or not set"),
     ],
 )
-def test_a_gpu_that_torch_cannot_use_is_refused(
-    env: dict[str, str], said: str, nop: Nop
-) -> None:
+def test_a_gpu_that_torch_cannot_use_is_refused(env: dict[str, str], said: str, nop: Nop) -> None:
     assert said in nop(_picked, **env)
 
 

@@ -167,7 +167,7 @@ def test_no_step_waits_for_the_gpu(
 ) -> None:
     """torch raises at every wait between the first step and the last."""
     config = make_config(**{"train.precision": precision, **changes})
-    run = _Run(config, data, tmp_path, {})
+    run = _Run(config, data, tmp_path, {}).build()
     steps = 0
 
     def after_step() -> None:

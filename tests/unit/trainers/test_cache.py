@@ -288,15 +288,17 @@ def test_images_of_one_original_size_are_scored_together(
 
     originals = [torch.zeros(8, 8 + 4 * (index % 2), dtype=torch.uint8) for index in range(6)]
     logits = torch.randn(6, 3, 4, 4)
-    groups = list(at_original_size(logits, originals))
-    assert [rows for rows, _, _ in groups] == [[0, 2, 4], [1, 3, 5]]
-    for rows, resized, truth in groups:
-        assert resized.shape[0] == 3 and truth.shape == (3, *originals[rows[0]].shape)
-        for row, one in zip(rows, resized, strict=True):
-            alone = torch.nn.functional.interpolate(
-                logits[row : row + 1], size=originals[row].shape, mode="bilinear"
-            )
-            assert torch.allclose(one, alone[0], atol=1e-6)
+    for elements in (10**6, 200, 1):  # all at once; one image; one class of it
+        groups = list(at_original_size(logits, originals, binary=False, elements=elements))
+        assert sorted({len(rows) for rows, _, _ in groups}) == [3 if elements == 10**6 else 1]
+        assert [row for rows, _, _ in groups for row in rows] == [0, 2, 4, 1, 3, 5]
+        for rows, found, truth in groups:
+            assert found.shape == truth.shape == (len(rows), *originals[rows[0]].shape)
+            for row, one in zip(rows, found, strict=True):
+                alone = torch.nn.functional.interpolate(
+                    logits[row : row + 1], size=originals[row].shape, mode="bilinear"
+                )
+                assert torch.equal(one, alone[0].argmax(dim=0))
 
 
 def test_entries_of_a_key_do_not_know_each_other(data: SegmentationData) -> None:

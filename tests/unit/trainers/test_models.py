@@ -76,16 +76,16 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "state-4.pt.tmp").write_bytes(b"half a state")
     (tmp_path / "last.json.tmp").write_bytes(b"half")
     (tmp_path / "model-3.tmp").mkdir()
-    loaded = checkpoint.load_last(tmp_path)
-    assert loaded is not None
-    assert (loaded["step"], loaded["epoch"], loaded["history"]) == (2, 2, [0.5, 0.5])
-    assert torch.equal(loaded["w"], torch.ones(3))
+    facts = checkpoint.load_facts(tmp_path)
+    assert facts == {"epoch": 2, "best_epoch": 2, "history": [0.5, 0.5]}
+    state = checkpoint.load_state(tmp_path, facts)
+    assert state["step"] == 2 and torch.equal(state["w"], torch.ones(3))
     checkpoint.save_state(tmp_path, 3, {"step": 30})
     checkpoint.commit(tmp_path, 3, 2, {"history": [0.5] * 3})  # epoch 2 is still the best one
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.json", "model-2", "state-3.pt"]
-    again = checkpoint.load_last(tmp_path)
-    assert again is not None and again["step"] == 30
+    again = checkpoint.load_facts(tmp_path)
+    assert again is not None and checkpoint.load_state(tmp_path, again) == {"step": 30}
     checkpoint.remove_last(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
 
@@ -111,4 +111,4 @@ def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_pa
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load_last(tmp_path) is None
+    assert checkpoint.load_facts(tmp_path) is None

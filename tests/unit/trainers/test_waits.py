@@ -92,7 +92,7 @@ def test_no_step_of_an_epoch_reads_from_the_device(
 ) -> None:
     """Two epochs: batches, augmentation, steps, schedule; before them class weights are counted
     out on the host, after them the sums are read."""
-    run = _Run(small(**changes), data, tmp_path, {})
+    run = _Run(small(**changes), data, tmp_path, {}).build()
     set_epoch = run.task.loss.set_epoch
     for _ in range(2):
         seen: list[int] = []
@@ -115,7 +115,7 @@ def test_the_finite_check_reads_seldom_and_ends_the_epoch(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FINITE_CHECK_STEPS", 2)
-    run = _Run(small(), data, tmp_path / "fine", {})
+    run = _Run(small(), data, tmp_path / "fine", {}).build()
     with Reads() as reads:
         assert run.train_epoch(lambda: None) is None
     assert len(reads.found) == 3  # twice in four steps, and at the end
@@ -125,7 +125,7 @@ def test_the_finite_check_reads_seldom_and_ends_the_epoch(
         nonlocal steps
         steps += 1
 
-    run = _Run(small(), data, tmp_path / "sick", {})
+    run = _Run(small(), data, tmp_path / "sick", {}).build()
     next(run.model.parameters()).data.fill_(float("nan"))
     assert run.train_epoch(stop) == "nonfinite" and steps == 1
 
@@ -134,24 +134,25 @@ def test_a_skipped_step_does_not_move_the_schedule(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss scaler that overflows once: the norm of that step is infinite, and not counted."""
-    run = _Run(small(**{"train.ema": 0.1}), data, tmp_path, {})
+    run = _Run(small(**{"train.ema": 0.1}), data, tmp_path, {}).build()
     assert run.average is not None
     averages: list[torch.Tensor] = []
     monkeypatch.setattr(run.scaler, "is_enabled", lambda: True)
-    original: Callable[..., Any] = run._one_step
+    monkeypatch.setattr(run.scaler, "get_scale", lambda: 1024.0)
+    original: Callable[..., Any] = run._update
     taken = 0
 
-    def overflow(*args: Any) -> Any:
+    def overflow() -> Any:
         nonlocal taken
         taken += 1
-        parts, norm = original(*args)
-        return parts, torch.tensor(torch.inf) if taken == 2 else norm
+        norm = original()
+        return torch.tensor(torch.inf) if taken == 2 else norm
 
-    monkeypatch.setattr(run, "_one_step", overflow)
+    monkeypatch.setattr(run, "_update", overflow)
     first = next(run.average.model.parameters())
     assert run.train_epoch(lambda: averages.append(first.clone())) is None
     assert [torch.equal(one, other) for one, other in pairwise(averages)] == [True, False, False]
-    assert (taken, run.step, len(run.norms)) == (4, 3, 3)
+    assert (taken, run.step, len(run.sums.norms)) == (4, 3, 3)
     report = run.finish_epoch()
     assert report.grad_norm < float("inf")
 
