@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 typedef void *Device;
-enum { SUCCESS, NOT_FOUND = 6 };
+enum { SUCCESS, NOT_SUPPORTED = 3, NOT_FOUND = 6 };
 static int env(const char *n, int d) {
     const char *v = getenv(n);
     return v ? atoi(v) : d;
@@ -43,3 +43,22 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Device d, unsigned i, Device *slice) {
     *slice = (Device)((size_t)d + i + 1);
     return (int)i < env("NOPGPU_MIG", 0) ? SUCCESS : NOT_FOUND;
 }
+/* what torch's allocator asks for the text of its out-of-memory errors */
+int nvmlSystemGetCudaDriverVersion_v2(int *v) {
+    *v = 13020;
+    return SUCCESS;
+}
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, Device *d) {
+    return nvmlDeviceGetHandleByIndex_v2(0, d);
+}
+int nvmlDeviceGetComputeRunningProcesses(Device d, unsigned *n, void *infos) {
+    *n = 0;
+    return SUCCESS;
+}
+int nvmlDeviceGetNvLinkRemoteDeviceType(Device d, unsigned link, int *type) {
+    return NOT_SUPPORTED;
+}
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(Device d, unsigned link, void *info) {
+    return NOT_SUPPORTED;
+}
+int nvmlDeviceGetGpuFabricInfoV(Device d, void *info) { return NOT_SUPPORTED; }
