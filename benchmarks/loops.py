@@ -38,9 +38,10 @@ from benchmarks.plain import (
 from benchmarks.turns import Turns
 from spaces.config import SegmentationConfig
 from trainers.batches import batch_sizes
+from trainers.devices import pick_device
 from trainers.losses import IGNORE, SegmentationLoss
 from trainers.memory import keep_freed_memory
-from trainers.precision import autocast, grad_scaler, pick_device, resolve_precision
+from trainers.precision import autocast, grad_scaler, resolve_precision
 from trainers.report import EpochReport
 from trainers.train import train
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from spaces.spec import load_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.dbnet.head import DBNet
-from trainers.precision import pick_device, resolve_precision
+from trainers.devices import pick_device
+from trainers.precision import resolve_precision
 from trainers.tasks import load_data
 from trainers.text_data import TextData
 from trainers.text_detection import TextDetectionTask

@@ -94,7 +94,12 @@ def per_image(index: Tensor, bins: int) -> Tensor:
     images = len(index)
     own = torch.arange(images, device=index.device, dtype=torch.int32).view(-1, 1, 1)
     flat = (index + own * bins).flatten()
-    return torch.bincount(flat, minlength=images * bins).view(images, bins)
+    if flat.device.type == "cpu":
+        return torch.bincount(flat, minlength=images * bins).view(images, bins)
+    # a GPU's bincount waits twice: for the largest index, and to be sure that none is negative
+    counts = torch.zeros(images * bins, dtype=torch.int64, device=flat.device)
+    one = torch.ones((), dtype=torch.int64, device=flat.device).expand_as(flat)
+    return counts.scatter_add_(0, flat.long(), one).view(images, bins)
 
 
 def best_threshold(scores: NDArray[np.float64], thresholds: list[float]) -> int:

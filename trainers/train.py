@@ -52,7 +52,8 @@ class TrialResult:
         best_epoch: from 1.
         decode: {dotted name: value} of the free dimensions at the best epoch.
         model: folder with the best epoch's weights (with `train.ema`, their average).
-        hardware: device name, precision and micro-batch that the run ended with.
+        hardware: device name, precision and micro-batch that the run ended with, and the most
+            memory that an epoch took.
         parameters: of the network.
         folds: the results of the folds that have ended, where there are folds; then `value` is
             their mean, and `best_epoch` and `decode` are their medians (trainers/folds.py).
@@ -373,6 +374,7 @@ class _Run:
                 "device": device_name(self.device),
                 "precision": self.precision,
                 "micro_batch": self.largest_micro_batch,
+                "peak_memory_mb": round(max((r.peak_memory_mb for r in self.history), default=0.0)),
             },
             trivial_score=self.task.trivial_score,
             parameters=self.parameters,

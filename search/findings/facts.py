@@ -250,5 +250,6 @@ def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
         "best_epoch": facts.best_epoch,
         "folds": facts.folds,
         "seconds": facts.seconds,
+        "hardware": facts.hardware,
         "params": {**trial.params, **facts.decode},
     }

@@ -65,6 +65,8 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     )
     for line in says:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in _devices(summary["trials"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table()
     folds = any(row["folds"] for row in summary["trials"])
     columns = ("trial", "state", "reason", summary["metric"], *(["folds"] if folds else []))
@@ -82,6 +84,19 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
             describe(row["params"]),
         )
     console.print(table)
+
+
+def _devices(rows: list[dict[str, Any]]) -> list[str]:
+    """What the trials trained on, a line for each device and precision."""
+    peaks: dict[tuple[str, str], list[float]] = {}
+    for hardware in (row["hardware"] for row in rows if row["hardware"]):
+        key = hardware.get("device", "?"), hardware.get("precision", "?")
+        peaks.setdefault(key, []).append(hardware.get("peak_memory_mb", 0))
+    return [
+        f"trained on {device} in {precision}: {len(found)} trials"
+        + (f", at most {max(found):.0f} MiB of memory" if max(found) else "")
+        for (device, precision), found in peaks.items()
+    ]
 
 
 def show_workers(workers: list[dict[str, Any]], console: Console) -> None:
