@@ -51,7 +51,7 @@ REASONS: Mapping[str, Reason] = {
     "hyperband": Reason("PRUNED", "rule", "not among the best of its rung"),
     "folds": Reason("PRUNED", "rule", "hopeless beside the best trial on the same folds"),
     "nonfinite": Reason("PRUNED", "alarm", "a loss or gradient became NaN or infinite"),
-    "oom": Reason("PRUNED", "alarm", "out of GPU memory with one image at a time", trains=False),
+    "oom": Reason("PRUNED", "alarm", "out of GPU memory, however little at once", trains=False),
     "health:diverging": Reason("PRUNED", "alarm", "the loss diverged"),
     "health:falling": Reason("PRUNED", "alarm", "the metric fell epoch by epoch"),
     "health:dead_class": Reason("PRUNED", "alarm", "a class was never found"),

@@ -29,10 +29,11 @@ from search.findings.ranking import ranked
 from search.launch import launch
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study, study_names
-from search.work.child import TrialProcess
+from search.work.child import Failed, TrialProcess
 from search.work.service import new_worker
 from search.work.supervision import Timing
 from search.work.watchers import Interrupt
+from search.work.worker import DeviceLost
 from spaces.config import SegmentationConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec, load_run_config
@@ -317,6 +318,31 @@ def fill(disk: Path, but: int) -> Path:
     with open(ballast, "wb") as file:
         file.write(b"x" * (shutil.disk_usage(disk).free - but))
     return ballast
+
+
+def test_a_gpu_that_is_lost_ends_the_worker_and_not_the_trial(
+    postgres_url: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """The slot is free for others, and no attempt is counted."""
+    store = open_store(postgres_url)
+    spec = make_spec(trials=1, epochs=3)
+    data = load_data(spec.data)
+    study = create_or_resume(store, spec, data.fingerprint, None)
+    lost = Failed(unfit=False, message="NVIDIA L4 cannot be used: its driver is gone", device=True)
+    worker = new_worker(
+        study, data, Artifacts(tmp_path / "artifacts"), Silent(), Interrupt(),
+        make_child=lambda *given: FakeChild([], said=[lost]),
+    )  # fmt: skip
+    with pytest.raises(DeviceLost, match="trial 0 was returned to its study: NVIDIA L4 cannot"):
+        worker.run()
+    assert study.slots.counts()["OPEN"] == 1
+    watcher = Silent()
+    children = lambda *given: FakeChild([0.1, 0.2, 0.3], classes=8)  # noqa: E731
+    other = new_worker(
+        study, data, Artifacts(tmp_path / "artifacts"), watcher, Interrupt(), make_child=children
+    )
+    assert other.run() and watcher.attempts == [1]
+    store.close()
 
 
 def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
