@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spaces.config import TrainConfig
+from trainers.devices import gpus_here, sharers
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
 STD = (0.229, 0.224, 0.225)
-GPU_WORKERS = 4  # loader processes for a GPU, where nothing else is said
+GPU_WORKERS = 8  # loader processes for a GPU, at most, where nothing else is said
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:
@@ -52,7 +53,7 @@ def loader(
 ) -> DataLoader[Any]:
     """Return a loader of these batches of keys, pinned for a GPU and read ahead by its workers."""
     cuda = device.type == "cuda"
-    usual = min(GPU_WORKERS, len(os.sched_getaffinity(0))) if cuda else 0
+    usual = _gpu_loaders() if cuda else 0
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists is one
@@ -61,6 +62,13 @@ def loader(
         collate_fn=collate,
         worker_init_fn=worker_init,
     )
+
+
+@cache
+def _gpu_loaders() -> int:
+    """Loader processes of a worker with a GPU: its share of the machine's cores."""
+    cores = len(os.sched_getaffinity(0)) // (max(1, len(gpus_here())) * sharers())
+    return min(GPU_WORKERS, max(1, cores))
 
 
 def normalise(images: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:

@@ -25,9 +25,9 @@ from trainers.cleval import cleval_metric, cleval_sweep
 from trainers.dbnet.decode import Candidates, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
-from trainers.dbnet.loss import DBLoss, TargetMaps, hard_negatives
+from trainers.dbnet.loss import DBLoss, TargetMaps, negatives_of
 from trainers.dbnet.score import Sweep, sweep
-from trainers.dbnet.targets import make_targets
+from trainers.dbnet.targets import THRESHOLD_HIGH, THRESHOLD_LOW, Targets, make_targets
 from trainers.image_counts import Counts, ImageCounts, score_of
 from trainers.models import explain, short_message
 from trainers.page_cache import Pages, load_pages
@@ -48,7 +48,7 @@ class BatchTarget:
     """
 
     maps: Tensor
-    """(B, 4, H, W), the maps in the order of TargetMaps."""
+    """(B, 4, H, W) uint8, as `targets.Targets.packed`."""
     negatives: int
 
 
@@ -81,7 +81,9 @@ class TextDetectionLoss:
             logits: (B, 2, H, W), probability and threshold.
             learn: without effect; the loss keeps no running means.
         """
-        maps = TargetMaps(*target.maps.unbind(dim=1))
+        kernel, kernel_mask, share, threshold_mask = target.maps.unbind(dim=1)
+        threshold = THRESHOLD_LOW + (THRESHOLD_HIGH - THRESHOLD_LOW) / 255 * share.float()
+        maps = TargetMaps(kernel, kernel_mask, threshold, threshold_mask)
         return self.loss(
             logits[:, :1], logits[:, 1:], maps, aux_scale=self.share, negatives=target.negatives
         )
@@ -159,10 +161,11 @@ class TextDetectionTask:
             for batch in epoch_batches(self.samples, self.config.train, epoch)[first:]
         ]
         dataset = _Pages(self._pages("train"), "train", self.config)
-        for images, maps in loader(
+        for images, maps, counts in loader(
             dataset, keys, self.config.train, self.device, pad_together, _one_thread
         ):
-            yield normalise(images, self.device, self.memory_format), self._target(maps)
+            target = self._target(maps, counts)
+            yield normalise(images, self.device, self.memory_format), target
 
     def leave_device(self) -> bool:
         """No page stays on the device."""
@@ -227,8 +230,9 @@ class TextDetectionTask:
             scale = (x_scale * x_rest, y_scale * y_rest)
             polygons = [polygon / scale for polygon in truth.polygons]
             maps = make_targets(polygons, truth.ignore, (height, width))
-            targets = _padded(torch.from_numpy(np.stack(maps, dtype=np.float32)), logits)
-            _, parts = self.loss(logits, self._target(targets), learn=False)
+            packed, counts = _packed(maps)
+            target = self._target(_padded(packed, logits), counts)
+            _, parts = self.loss(logits, target, learn=False)
             probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
             output = PageOutput(page, truth, self.data.sizes[page.image], scale, probability)
             yield output, {name: float(value) for name, value in parts.items()}
@@ -272,10 +276,14 @@ class TextDetectionTask:
             self._opened[split] = load_pages(self.data, split, longest)
         return self._opened[split]
 
-    def _target(self, maps: Tensor) -> BatchTarget:
-        """Maps (B, 4, H, W) on the host -> on the device, their hard negatives counted."""
-        count = hard_negatives(maps[:, 0], maps[:, 1], self.config.loss.negative_ratio)
-        return BatchTarget(maps.to(self.device, non_blocking=True), count)
+    def _target(self, maps: Tensor, counts: tuple[int, int]) -> BatchTarget:
+        """Maps (B, 4, H, W) on the host -> on the device.
+
+        Args:
+            counts: text pixels, and valid ones, of all of them.
+        """
+        negatives = negatives_of(*counts, self.config.loss.negative_ratio)
+        return BatchTarget(maps.to(self.device, non_blocking=True), negatives)
 
     def _try(
         self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
@@ -357,24 +365,36 @@ def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:
         ) from error
 
 
-def pad_together(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+Sample = tuple[Tensor, Tensor, tuple[int, int]]
+
+
+def pad_together(samples: list[Sample]) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Stack pages of different sizes, black below and to the right, where no loss looks.
 
     Args:
-        samples: (page (3, h, w) uint8, maps (4, h, w) float32).
+        samples: (page (3, h, w) uint8, packed maps (4, h, w) uint8, text pixels and valid ones).
 
     Returns:
-        (B, 3, H, W) and (B, 4, H, W), H and W multiples of the network's stride.
+        (B, 3, H, W) and (B, 4, H, W), H and W multiples of the network's stride; text pixels and
+        valid ones of all pages.
     """
-    height = max(page.shape[1] for page, _ in samples)
-    width = max(page.shape[2] for page, _ in samples)
+    height = max(page.shape[1] for page, _, _ in samples)
+    width = max(page.shape[2] for page, _, _ in samples)
     height, width = height + -height % STRIDE, width + -width % STRIDE
     pages = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-    maps = torch.zeros(len(samples), 4, height, width)
-    for i, (page, targets) in enumerate(samples):
+    maps = torch.zeros(len(samples), 4, height, width, dtype=torch.uint8)
+    for i, (page, targets, _) in enumerate(samples):
         pages[i, :, : page.shape[1], : page.shape[2]] = page
         maps[i, :, : page.shape[1], : page.shape[2]] = targets
-    return pages, maps
+    text, valid = (sum(counts) for counts in zip(*(one[2] for one in samples), strict=True))
+    return pages, maps, (text, valid)
+
+
+def _packed(targets: Targets) -> tuple[Tensor, tuple[int, int]]:
+    """(4, h, w) uint8; text pixels and valid ones."""
+    valid = targets.kernel_mask
+    counts = np.count_nonzero(targets.kernel & valid), np.count_nonzero(valid)
+    return torch.from_numpy(targets.packed()), (int(counts[0]), int(counts[1]))
 
 
 def _padded(maps: Tensor, like: Tensor) -> Tensor:
@@ -383,14 +403,14 @@ def _padded(maps: Tensor, like: Tensor) -> Tensor:
     return F.pad(maps[None], (0, width - maps.shape[2], 0, height - maps.shape[1]))
 
 
-class _Pages(Dataset[tuple[Tensor, Tensor]]):
+class _Pages(Dataset[Sample]):
     """Augmented pages with their target maps, addressed by (epoch, index)."""
 
     def __init__(self, pages: Pages, split: str, config: TextDetectionConfig) -> None:
         self.pages, self.split = pages, split
         self.config = config
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         data = self.pages.data
         truth = data.truth(data.split(self.split)[index])
@@ -405,10 +425,7 @@ class _Pages(Dataset[tuple[Tensor, Tensor]]):
         height, width = image.shape[:2]
         seen = [i for i, polygon in enumerate(polygons) if _meets(polygon, height, width)]
         maps = make_targets([polygons[i] for i in seen], truth.ignore[seen], (height, width))
-        return (
-            torch.from_numpy(image).permute(2, 0, 1),
-            torch.from_numpy(np.stack(maps, dtype=np.float32)),
-        )
+        return torch.from_numpy(image).permute(2, 0, 1), *_packed(maps)
 
 
 def _meets(polygon: np.ndarray, height: int, width: int) -> bool:

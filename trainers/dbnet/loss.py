@@ -130,8 +130,12 @@ def hard_negatives(kernel: Tensor, mask: Tensor, ratio: float = 3.0) -> int:
         kernel, mask: (B, H, W) of 0 and 1.
     """
     valid = mask > 0
-    text = int(((kernel > 0) & valid).sum())
-    return min(int(ratio * text), int(valid.sum()) - text)
+    return negatives_of(int(((kernel > 0) & valid).sum()), int(valid.sum()), ratio)
+
+
+def negatives_of(text: int, valid: int, ratio: float = 3.0) -> int:
+    """The hard negatives of a batch that has so many text pixels among its valid ones."""
+    return min(int(ratio * text), valid - text)
 
 
 # ---------------------------------------------------------------- pixel terms

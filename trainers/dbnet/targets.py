@@ -34,6 +34,12 @@ class Targets(NamedTuple):
     threshold_mask: NDArray[np.uint8]
     """1 inside an expanded polygon: where the threshold map learns."""
 
+    def packed(self) -> NDArray[np.uint8]:
+        """(4, H, W), a quarter of the bytes: the threshold's 0.3..0.7 in 255 steps of 0.0016."""
+        share = (self.threshold - THRESHOLD_LOW) / (THRESHOLD_HIGH - THRESHOLD_LOW)
+        bytes_ = np.rint(share * 255).astype(np.uint8)
+        return np.stack([self.kernel, self.kernel_mask, bytes_, self.threshold_mask])
+
 
 def make_targets(
     polygons: Polygons,
@@ -120,24 +126,40 @@ def _kernels(
     kernel = np.zeros(size, np.uint8)
     mask = np.ones(size, np.uint8)
     active = []
-    for polygon, dont_care in zip(polygons, ignore, strict=True):
-        outline = np.asarray(polygon, np.float64)
-        small = min(cv2.minAreaRect(outline.astype(np.float32))[1]) < min_side
-        if not subpixel:
-            outline = np.rint(outline)
-        shape = shapely.Polygon(outline)
-        kernels = []
-        # less than a pixel is below pyclipper's grid; a crossed outline has no inside to shrink
-        if not dont_care and shape.is_valid and shape.area >= 1:
-            distance = shape.area * (1 - shrink_ratio**2) / shape.length
-            kernels = _offset(outline, -distance)
+    outlines = [np.asarray(polygon, np.float64) for polygon in polygons]
+    small = [min(cv2.minAreaRect(o.astype(np.float32))[1]) < min_side for o in outlines]
+    if not subpixel:
+        outlines = [np.rint(outline) for outline in outlines]
+    for outline, dont_care, is_small, offset in zip(
+        outlines, ignore, small, _offsets(outlines, shrink_ratio), strict=True
+    ):
+        kernels = [] if dont_care or offset is None else _offset(outline, -offset)
         if kernels:
             _fill(kernel, kernels, 1)
-        if kernels and not small:
-            active.append((outline, distance))
+        if kernels and not is_small:
+            assert offset is not None
+            active.append((outline, offset))
         else:
             _fill(mask, [outline], 0)
     return active, kernel, mask
+
+
+def _offsets(outlines: list[NDArray[np.float64]], shrink_ratio: float) -> list[float | None]:
+    """d of each polygon; None for one that has no inside to shrink.
+
+    Less than a pixel is below pyclipper's grid, and a crossed outline has no inside.
+    """
+    if not outlines:
+        return []
+    counts = [len(outline) for outline in outlines]
+    points = shapely.linearrings(
+        np.concatenate(outlines), indices=np.repeat(np.arange(len(counts)), counts)
+    )
+    shapes = shapely.polygons(points)
+    areas, lengths = shapely.area(shapes), shapely.length(shapes)
+    inside = shapely.is_valid(shapes) & (areas >= 1)
+    found = areas * (1 - shrink_ratio**2) / np.where(inside, lengths, 1.0)
+    return [float(offset) if has else None for offset, has in zip(found, inside, strict=True)]
 
 
 def _check(
@@ -198,17 +220,17 @@ def _distance(
     outline: NDArray[np.float64], x0: int, y0: int, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Distance (h, w) in pixels from each pixel of a window at (x0, y0) to the nearest edge."""
-    xs = np.arange(x0, x0 + shape[1], dtype=np.float32)
-    ys = np.arange(y0, y0 + shape[0], dtype=np.float32)[:, None]
-    nearest = np.full(shape, np.inf, np.float32)
-    for start, end in zip(outline, np.roll(outline, -1, axis=0), strict=True):
-        length = float(np.hypot(*(end - start)))
-        if length == 0:
-            continue
-        tx, ty = ((end - start) / length).astype(np.float32)
-        dx, dy = xs - np.float32(start[0]), ys - np.float32(start[1])
-        along = dx * tx + dy * ty  # (h, w)
-        beyond = along - along.clip(0, length)
-        across = dy * tx - dx * ty
-        np.minimum(nearest, across * across + beyond * beyond, out=nearest)
-    return np.sqrt(nearest)
+    edges = np.roll(outline, -1, axis=0) - outline
+    lengths = np.hypot(edges[:, 0], edges[:, 1])
+    starts, edges, lengths = (values[lengths > 0] for values in (outline, edges, lengths))
+    (tx, ty), limits = (edges / lengths[:, None]).T.astype(np.float32), lengths.astype(np.float32)
+    dx = np.arange(x0, x0 + shape[1], dtype=np.float32) - starts[:, :1].astype(np.float32)  # (E, w)
+    dy = np.arange(y0, y0 + shape[0], dtype=np.float32) - starts[:, 1:].astype(np.float32)  # (E, h)
+    along = (dx * tx[:, None])[:, None, :] + (dy * ty[:, None])[:, :, None]  # (E, h, w)
+    across = (dy * tx[:, None])[:, :, None] - (dx * ty[:, None])[:, None, :]
+    along -= along.clip(0, limits[:, None, None])  # what lies beyond an edge's ends
+    across *= across
+    along *= along
+    across += along
+    nearest: NDArray[np.float32] = np.sqrt(across.min(axis=0))
+    return nearest

@@ -198,10 +198,11 @@ def test_warm_up_has_the_pixel_term_alone() -> None:
 
 def test_pages_of_different_sizes_share_a_batch_without_a_loss_on_the_padding() -> None:
     pages = [
-        (torch.full((3, h, w), 9, dtype=torch.uint8), torch.ones(4, h, w))
+        (torch.full((3, h, w), 9, dtype=torch.uint8), torch.ones(4, h, w).byte(), (h, h * w))
         for h, w in ((40, 20), (33, 64))
     ]
-    images, maps = pad_together(pages)
+    images, maps, counts = pad_together(pages)
+    assert counts == (40 + 33, 40 * 20 + 33 * 64)
     assert images.shape == (2, 3, 64, 64) and maps.shape == (2, 4, 64, 64)
     assert images[0, :, :40, :20].eq(9).all() and images[0].sum() == 9 * 3 * 40 * 20
     assert maps[1, 1].sum() == 33 * 64
