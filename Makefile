@@ -9,7 +9,7 @@ DEV := .venv/.dev
 # the tests of a file share what it sets up
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cluster check bench
+.PHONY: demo test test-cluster check bench gpu-check
 
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
@@ -30,6 +30,11 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) -n 2 tests/unit -m "not slow and not cluster" -q
+
+# on a machine with a GPU: its tests, and its figures into benchmarks/gpu-<card>.md
+gpu-check: $(DEV)
+	SEGTUNE_DEVICE=cuda $(PYTEST) tests/gpu/real
+	SEGTUNE_DEVICE=cuda $(BIN)/python -m benchmarks.gpu
 
 # the measured figures of the README; needs the CamVid and SROIE images
 bench: $(INSTALLED)
