@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -35,7 +37,9 @@ from trainers.precision import autocast
 from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
+from trainers.watch import ToHost
 
+AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
 DECODE = ("decode.thresh", "decode.box_thresh", "decode.unclip_ratio")
 
@@ -220,9 +224,14 @@ class TextDetectionTask:
     def outputs(
         self, model: nn.Module, split: str
     ) -> Iterator[tuple[PageOutput, dict[str, float]]]:
-        """Yield what the network says of each page at network size, and its loss parts."""
+        """Yield what the network says of each page at network size, and its loss parts.
+
+        A GPU is some pages ahead: while it computes them, the host draws targets of the next ones
+        and whoever asks works on earlier ones.
+        """
         model.eval()
         pages = self._pages(split)
+        ahead: deque[tuple[Callable[[np.ndarray], PageOutput], list[str], ToHost]] = deque()
         for index, page in enumerate(self.data.split(split)):
             truth = self.data.truth(page)
             kept, (x_scale, y_scale) = pages.page(index)
@@ -233,9 +242,14 @@ class TextDetectionTask:
             packed, counts = _packed(maps)
             target = self._target(_padded(packed, logits), counts)
             _, parts = self.loss(logits, target, learn=False)
-            probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
-            output = PageOutput(page, truth, self.data.sizes[page.image], scale, probability)
-            yield output, {name: float(value) for name, value in parts.items()}
+            probability = logits[0, 0, :height, :width].sigmoid()
+            made = partial(PageOutput, page, truth, self.data.sizes[page.image], scale)
+            losses = torch.stack(list(parts.values()))
+            ahead.append((made, list(parts), ToHost(probability, losses)))
+            if len(ahead) > (AHEAD if self.device.type == "cuda" else 0):
+                yield _arrived(*ahead.popleft())
+        while ahead:
+            yield _arrived(*ahead.popleft())
 
     def logits(
         self, model: nn.Module, image: np.ndarray
@@ -395,6 +409,13 @@ def _packed(targets: Targets) -> tuple[Tensor, tuple[int, int]]:
     valid = targets.kernel_mask
     counts = np.count_nonzero(targets.kernel & valid), np.count_nonzero(valid)
     return torch.from_numpy(targets.packed()), (int(counts[0]), int(counts[1]))
+
+
+def _arrived(
+    made: Callable[[np.ndarray], PageOutput], names: list[str], copy: ToHost
+) -> tuple[PageOutput, dict[str, float]]:
+    probability, losses = copy.wait()
+    return made(probability.numpy()), dict(zip(names, losses.tolist(), strict=True))
 
 
 def _padded(maps: Tensor, like: Tensor) -> Tensor:

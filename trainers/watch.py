@@ -1,4 +1,4 @@
-"""The sums of an epoch, kept on the device: looking at them would hold up what computes them."""
+"""What the host learns of a device's numbers, without holding up what computes them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,46 @@ import torch
 from torch import Tensor
 
 
+class ToHost:
+    """Tensors on their way to the host, which may do something else meanwhile."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        self._tensors = tensors
+        if tensors[0].device.type == "cuda":
+            self._tensors = tuple(
+                torch.empty_like(one, device="cpu", pin_memory=True).copy_(one, non_blocking=True)
+                for one in tensors
+            )
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether `wait` returns at once."""
+        return self._copied is None or self._copied.query()
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """The tensors on the host, once all of them are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._tensors
+
+
 class FiniteWatch:
     """Looks at a running sum without waiting for the device: a GPU's at an earlier state."""
 
     def __init__(self) -> None:
-        self.flag: Tensor | None = None  # pinned
-        self.copied: torch.cuda.Event | None = None
+        self._sent: ToHost | None = None
 
     def look(self, total: Tensor) -> bool:
         """Tell whether the sum was finite when last heard of; once it is not, it stays so."""
         if total.device.type == "cpu":
             return bool(total.isfinite())
-        if self.copied is not None and not self.copied.query():
-            return True  # still on its way
-        finite = self.flag is None or bool(self.flag)
-        self.flag = torch.empty((), dtype=torch.bool, pin_memory=True)
-        self.flag.copy_(total.isfinite(), non_blocking=True)
-        self.copied = torch.cuda.Event()
-        self.copied.record()
+        if self._sent is not None and not self._sent.arrived:
+            return True
+        finite = self._sent is None or bool(self._sent.wait()[0])
+        self._sent = ToHost(total.isfinite())
         return finite
 
 

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,8 +16,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-DEVICE = Path(__file__).parent / "device"
+from tests.gpu.nop.device.build import ROOT, environment
+
 SECONDS = 600.0  # that a call may take
 
 
@@ -65,40 +64,7 @@ def nop_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         if "CI" in os.environ:
             pytest.fail("no C compiler here")
         pytest.skip("no C compiler here")
-    folder = tmp_path_factory.mktemp("nop")
-    site = Path(sysconfig.get_paths()["purelib"])
-    headers = {
-        name: min(site.glob(place)).parent
-        for name, place in {
-            "runtime": "nvidia/**/cuda_runtime_api.h",
-            "driver": "triton/**/cuda.h",
-        }.items()
-    }
-    include = [f"-I{path}" for path in headers.values()]
-    (folder / "stub").mkdir()
-    for library, sources, options in (
-        ("libnop.so", ("runtime.c", "blas.c"), [*include, "-lpthread", "-ldl"]),
-        ("stub/libcuda.so.1", ("driver.c",), ["-Wl,-soname,libcuda.so.1"]),
-        ("stub/libnvidia-ml.so.1", ("nvml.c",), ["-Wl,-soname,libnvidia-ml.so.1"]),
-    ):
-        files = [str(DEVICE / source) for source in sources]
-        subprocess.run(
-            ["cc", "-shared", "-fPIC", "-O1", "-w", *files, *options, "-o", folder / library],
-            check=True,
-        )
-    paths = [str(DEVICE), str(ROOT)]
-    return {
-        "LD_PRELOAD": str(folder / "libnop.so"),
-        "LD_LIBRARY_PATH": os.pathsep.join([str(folder / "stub"), *_given("LD_LIBRARY_PATH")]),
-        "PYTHONPATH": os.pathsep.join([*paths, *_given("PYTHONPATH")]),
-        "OMP_NUM_THREADS": "1",
-        # what kernels do not write is zero, and not what an earlier tensor has left there
-        "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
-    }
-
-
-def _given(name: str) -> list[str]:
-    return [os.environ[name]] if os.environ.get(name) else []
+    return environment(tmp_path_factory.mktemp("nop"))
 
 
 @pytest.fixture(scope="session")
