@@ -11,7 +11,8 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
-from trainers.watch import EpochSums
+from trainers.watch import EpochSums, Snapshot
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
 PROBED = 8  # val images
@@ -108,7 +109,7 @@ def train(
     Raises:
         InputError: the config cannot run here, or the checkpoint is of another config.
     """
-    run = _Run(config, data, workdir, free or {})
+    run = _Run(config, data, workdir, free or {}, on_epoch)
     for report in run.history:
         on_epoch(report)
     try:
@@ -117,13 +118,14 @@ def train(
         while reason is None:
             reason = run.train_epoch(should_stop)
             if reason is None:
-                on_epoch(run.finish_epoch())
+                run.finish_epoch()
                 reason = run.ended
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         print(f"out of memory: {error}", flush=True)
         reason = "oom"
+    run.deliver()
     return run.result(reason)
 
 
@@ -144,14 +146,15 @@ def refit(
     Returns:
         The folder of the weights; or the reason why they could not be had.
     """
-    run = _Run(config, data, workdir, {})
+    run = _Run(config, data, workdir, {}, on_epoch)
     try:
         run.build()
         while run.epoch < epochs:
             reason = run.train_epoch(should_stop)
             if reason is not None:
                 return reason
-            on_epoch(run.finish_epoch())
+            run.finish_epoch()
+        run.deliver()
         images = run.task.validate(run.validated).images
         return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
     except Exception as error:
@@ -198,8 +201,13 @@ class _Run:
         data: Data,
         workdir: Path,
         free: Mapping[str, Free],
+        on_epoch: Callable[[EpochReport], None] = lambda report: None,
     ) -> None:
         self.config, self.data, self.workdir = config, data, workdir
+        self.on_epoch = on_epoch
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[EpochReport] | None = None
+        self._on_host: nn.Module | None = None  # beside a GPU: a network to write weights from
         workdir.mkdir(parents=True, exist_ok=True)
         self.device = pick_device()
         if self.device.type == "cpu":
@@ -224,8 +232,11 @@ class _Run:
     def build(self) -> _Run:
         """Put everything on the device that training needs there, as the last checkpoint says."""
         config = self.config
-        model = self.task.build_model().to(self.device)
+        model = self.task.build_model()
         self.parameters = sum(weights.numel() for weights in model.parameters())
+        if self.device.type == "cuda":
+            self._on_host = deepcopy(model)
+        model = model.to(self.device)
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         ema = config.train.ema
         self.average = None if ema is None else WeightAverage(self.model, ema)
@@ -308,6 +319,8 @@ class _Run:
                 self.average.update(self.step + index + 1, taken)
             if sums.steps % FINITE_CHECK_STEPS == 0 and not sums.look():
                 return "nonfinite"
+            if self._writing is not None and self._writing.done():
+                self.deliver()
             if (reason := should_stop()) is not None:
                 return reason
         finite = sums.close()
@@ -318,12 +331,18 @@ class _Run:
         return None if finite else "nonfinite"
 
     def finish_epoch(self) -> EpochReport:
-        """Validate, make the epoch durable, and return its report."""
+        """Validate, and begin to make the epoch durable; `deliver` hands its report on then.
+
+        A GPU trains the next epoch meanwhile: what is written was copied. On a CPU only validation
+        runs beside the writing, which leaves the state as it is.
+        """
         epoch = self.epoch + 1
-        with ThreadPoolExecutor(1) as pool:  # validation leaves the state as it is
-            saved = pool.submit(checkpoint.save_state, self.workdir, epoch, self._state())
-            scores, loss, images = self.task.validate(self.validated)
-            saved.result()
+        self.deliver()  # one epoch is written at a time
+        state = Snapshot(self._state())
+        saved = self._writer.submit(
+            lambda: checkpoint.save_state(self.workdir, epoch, state.wait())
+        )
+        scores, loss, images = self.task.validate(self.validated)
         report = EpochReport(
             epoch=epoch,
             metric=scores.metric,
@@ -346,20 +365,43 @@ class _Run:
         self.history.append(report)
         best = self.best
         assert best is not None
-        if best is report:
-            checkpoint.save_model(self.workdir, epoch, self.validated, images)
-        checkpoint.commit(
-            self.workdir,
-            epoch,
-            best.epoch,
-            {
-                "config": self.config.model_dump(mode="json"),
-                "fingerprint": self.data.fingerprint,
-                "precision": self.precision,
-                "history": [report.to_json() for report in self.history],
-            },
-        )
+        weights = self._weights(state) if best is report else None
+        facts = {
+            "config": self.config.model_dump(mode="json"),
+            "fingerprint": self.data.fingerprint,
+            "precision": self.precision,
+            "history": [report.to_json() for report in self.history],
+        }
+
+        def write() -> EpochReport:
+            saved.result()
+            if weights is not None:
+                checkpoint.save_model(self.workdir, epoch, weights(), images)
+            checkpoint.commit(self.workdir, epoch, best.epoch, facts)
+            return report
+
+        self._writing = self._writer.submit(write)
+        if self.device.type == "cpu":
+            self.deliver()
         return report
+
+    def deliver(self) -> None:
+        """Wait until the last epoch is durable, and hand its report on."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self.on_epoch(writing.result())
+
+    def _weights(self, state: Snapshot) -> Callable[[], nn.Module]:
+        """The network to write: on a GPU a copy on the host, which takes the weights of a state."""
+        on_host, name = self._on_host, "model" if self.average is None else "average"
+        if on_host is None:
+            return lambda: self.validated
+
+        def filled() -> nn.Module:
+            on_host.load_state_dict(state.wait()[name])
+            return on_host
+
+        return filled
 
     def result(self, reason: str) -> TrialResult:
         best = self.best

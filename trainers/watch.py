@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,45 @@ class ToHost:
         if self._copied is not None:
             self._copied.synchronize()
         return self._tensors
+
+
+class Snapshot:
+    """A tree of tensors as it is now: a GPU's are copied to the host, a CPU's are the very same."""
+
+    def __init__(self, tree: Any) -> None:
+        self._tensors: list[Tensor] = []
+        self._tree = self._without(tree)
+        self._copies = ToHost(*self._tensors) if self._tensors else None
+
+    def wait(self) -> Any:
+        """The tree with its tensors on the host."""
+        return self._with(self._tree, () if self._copies is None else self._copies.wait())
+
+    def _without(self, tree: Any) -> Any:
+        """The tree with a place in `_tensors` for each tensor of a GPU."""
+        if isinstance(tree, Tensor) and tree.device.type == "cuda":
+            self._tensors.append(tree.detach())
+            return _Place(len(self._tensors) - 1)
+        return _mapped(tree, self._without)
+
+    def _with(self, tree: Any, tensors: tuple[Tensor, ...]) -> Any:
+        if isinstance(tree, _Place):
+            return tensors[tree.index]
+        return _mapped(tree, lambda branch: self._with(branch, tensors))
+
+
+@dataclass(frozen=True)
+class _Place:
+    index: int
+
+
+def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """The tree with a function of each branch; anything but a dict, list or tuple is a leaf."""
+    if isinstance(tree, dict):
+        return {key: function(branch) for key, branch in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(function(branch) for branch in tree)
+    return tree
 
 
 class FiniteWatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -16,6 +17,7 @@ from tests.gpu.nop.conftest import Nop
 from tests.gpu.nop.runs import as_if_computed, blobs, receipts, run, small, small_text
 from trainers import checkpoint, samples
 from trainers.train import _Run
+from trainers.watch import Snapshot
 
 ENDS = {"completed", "patience", "health:trivial"}
 
@@ -87,11 +89,12 @@ def _waits() -> dict[str, dict[str, dict[str, int]]]:
         one = _Run(config, data, Path(tempfile.mkdtemp()), {}).build()
         one.train_epoch(lambda: None)  # what is copied once a run
         one.finish_epoch()
+        one.deliver()
         torch.cuda.set_sync_debug_mode("warn")
         phases = {
             "train": lambda one=one: one.train_epoch(lambda: None),
             "validate": lambda one=one: one.task.validate(one.model),
-            "save": lambda one=one: checkpoint.save_state(one.workdir, 9, one._state()),
+            "copy": lambda one=one: Snapshot(one._state()),
         }
         found[name] = {}
         for phase, act in phases.items():
@@ -111,3 +114,67 @@ def test_the_host_waits_for_the_device_once_an_epoch(nop: Nop) -> None:
         assert sum(found[name]["train"].values()) <= 2, found
     # a split's score is read once a counter, its losses once a part
     assert sum(found["segmentation"]["validate"].values()) <= 5, found
+    for name in found:  # a checkpoint: the scaler's scale
+        assert sum(found[name]["copy"].values()) <= 1, found
+
+
+def _order() -> list[str]:
+    """What happens when, in a run whose checkpoints take longer than a step."""
+    said: list[str] = []
+    commit, update = checkpoint.commit, _Run._update
+
+    def slow_commit(workdir: Path, epoch: int, *given: Any) -> None:
+        time.sleep(0.3)
+        commit(workdir, epoch, *given)
+        said.append(f"durable {epoch}")
+
+    def told_update(self: _Run) -> torch.Tensor:
+        said.append(f"step of {self.epoch + 1}")
+        return update(self)
+
+    checkpoint.commit = slow_commit
+    _Run._update = told_update  # type: ignore[method-assign]
+    config = small(**{"train.epochs": 3})
+    run(config, on_epoch=lambda report: said.append(f"told {report.epoch}"))
+    return said
+
+
+def test_the_next_epoch_trains_while_a_checkpoint_is_written(nop: Nop) -> None:
+    """No report is sent before its epoch is durable, and one epoch is written at a time."""
+    said = nop(_order)
+    for epoch in (1, 2, 3):
+        assert said.index(f"durable {epoch}") < said.index(f"told {epoch}"), said
+    for epoch in (1, 2):
+        assert said.index(f"step of {epoch + 1}") < said.index(f"durable {epoch}"), said
+        assert said.index(f"told {epoch}") < said.index(f"durable {epoch + 1}"), said
+    assert said[-1] == "told 3"
+
+
+def _written() -> bool:
+    """Whether a checkpoint and the best weights hold what was there when they were copied."""
+    workdir = Path(tempfile.mkdtemp())
+    one = _Run(small(**{"train.ema": 0.1}), blobs(), workdir, {}).build()
+    one.train_epoch(lambda: None)
+    with torch.no_grad():
+        # of one dimension: a copy of it is a copy of memory, which this device has
+        name = next(name for name, value in one.model.named_parameters() if value.ndim == 1)
+        weight = one.model.get_parameter(name)
+        weight.copy_(torch.full(weight.shape, 3.0))
+        average = one.validated.get_parameter(name)
+        average.copy_(torch.full(average.shape, 5.0))
+    one.finish_epoch()
+    with torch.no_grad():
+        for changed in (weight, average):
+            changed.copy_(torch.zeros(changed.shape))
+    one.deliver()
+    facts = checkpoint.load_facts(workdir)
+    assert facts is not None
+    state = checkpoint.load_state(workdir, facts)
+    kept = checkpoint.load_model(workdir / "model-1").state_dict()[name]
+    return bool((state["model"][name] == 3).all() and (state["average"][name] == 5).all()) and bool(
+        (kept == 5).all()
+    )
+
+
+def test_what_is_written_is_what_was_copied(nop: Nop) -> None:
+    assert nop(_written)
