@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spaces.config import TrainConfig
 from trainers.devices import gpus_here, sharers
@@ -43,25 +43,49 @@ def epoch_batches(samples: int, config: TrainConfig, epoch: int) -> list[list[in
     return [order[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
-def loader(
-    dataset: Dataset[Any],
-    batches: Sequence[Sequence[Any]],
-    config: TrainConfig,
-    device: torch.device,
-    collate: Callable[[list[Any]], Any],
-    worker_init: Callable[[int], None] | None = None,
-) -> DataLoader[Any]:
-    """Return a loader of these batches of keys, pinned for a GPU and read ahead by its workers."""
-    cuda = device.type == "cuda"
-    usual = _gpu_loaders() if cuda else 0
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # a list of lists is one
-        num_workers=usual if config.workers is None else config.workers,
-        pin_memory=cuda,
-        collate_fn=collate,
-        worker_init_fn=worker_init,
-    )
+class Reader:
+    """Reads batches of keys of a data set, ahead of whoever trains, into pinned memory for a GPU.
+
+    Its loader processes live as long as it does: to start them takes longer than a short epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        config: TrainConfig,
+        device: torch.device,
+        collate: Callable[[list[Any]], Any],
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        cuda = device.type == "cuda"
+        workers = config.workers if config.workers is not None else _gpu_loaders() if cuda else 0
+        self._batches = _Batches()
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=cuda,
+            collate_fn=collate,
+            worker_init_fn=worker_init,
+        )
+
+    def read(self, batches: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """Yield what is collated of each batch of keys."""
+        self._batches.keys = batches
+        yield from self._loader
+
+
+class _Batches(Sampler[list[Any]]):
+    """The batches of an epoch, which change."""
+
+    keys: Sequence[Sequence[Any]] = ()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return (list(batch) for batch in self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spaces.config import TrainConfig
-from trainers.batches import loader
+from trainers.batches import Reader
 from trainers.cache import Arrays, decode, load_arrays
 from trainers.data import SegmentationData
 from trainers.devices import sharers
@@ -113,12 +113,12 @@ class Loaded:
         config: TrainConfig,
         device: torch.device,
     ) -> None:
-        self.dataset, self.order = dataset, order
-        self.config, self.device = config, device
+        self.order, self.device = order, device
+        self._reader = Reader(dataset, config, device, _together)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Yield the samples of each list of indices, read ahead."""
-        for read in loader(self.dataset, batches, self.config, self.device, _together):
+        for read in self._reader.read(batches):
             images, masks = (part.to(self.device, non_blocking=True) for part in read[:2])
             originals = [mask.to(self.device, non_blocking=True) for mask in read[2]]
             yield Batch(images.permute(0, 3, 1, 2), masks, originals)

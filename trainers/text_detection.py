@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from spaces.metric import metric_name
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
 from trainers import schedules
-from trainers.batches import batch_sizes, epoch_batches, layout, loader, normalise
+from trainers.batches import Reader, batch_sizes, epoch_batches, layout, normalise
 from trainers.cleval import cleval_metric, cleval_sweep
 from trainers.dbnet.decode import Candidates, candidates
 from trainers.dbnet.head import STRIDE, DBNet
@@ -164,10 +164,7 @@ class TextDetectionTask:
             [(epoch, index) for index in batch]
             for batch in epoch_batches(self.samples, self.config.train, epoch)[first:]
         ]
-        dataset = _Pages(self._pages("train"), "train", self.config)
-        for images, maps, counts in loader(
-            dataset, keys, self.config.train, self.device, pad_together, _one_thread
-        ):
+        for images, maps, counts in self._reader.read(keys):
             target = self._target(maps, counts)
             yield normalise(images, self.device, self.memory_format), target
 
@@ -280,6 +277,12 @@ class TextDetectionTask:
     def dead_class_view(self, scores: Scores) -> list[float]:
         """No classes: text detection has no class that could be dead while others live."""
         return []
+
+    @cached_property
+    def _reader(self) -> Reader:
+        """Of the train split's pages, augmented."""
+        pages = _Pages(self._pages("train"), "train", self.config)
+        return Reader(pages, self.config.train, self.device, pad_together, _one_thread)
 
     def _pages(self, split: str) -> Pages:
         """The pages of a split, large enough for the largest random scale of the train split."""
