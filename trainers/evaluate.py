@@ -16,11 +16,10 @@ from spaces.config import SegmentationConfig
 from spaces.metric import metric_name
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, decode_image
-from trainers.devices import pick_device
 from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
-from trainers.precision import resolve_precision
+from trainers.precision import device_to_score_on
 from trainers.report import Scores
 from trainers.segmentation import SegmentationTask, at_original_size
 
@@ -53,8 +52,7 @@ def evaluate_segmentation(
         config: the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
     """
-    device = pick_device()
-    precision = resolve_precision(config.train.precision, device)
+    device, precision = device_to_score_on(config.train.precision)
     task = SegmentationTask(config, data, device, precision, free={})
     model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from spaces.errors import InputError
-from trainers.devices import device_name
+from trainers.devices import device_name, pick_device, set_up
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +34,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if has_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
+
+
+def device_to_score_on(precision: str) -> tuple[torch.device, str]:
+    """Return (device, resolved precision) to score a saved model on, and set the device up.
+
+    Raises:
+        InputError: as of `pick_device` and `resolve_precision`.
+    """
+    device = pick_device()
+    resolved = resolve_precision(precision, device)
+    set_up(device, resolved, fixed_shapes=False)
+    return device, resolved
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -22,9 +22,8 @@ from trainers import class_weights
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
-from trainers.devices import pick_device
 from trainers.evaluate import Evaluation, evaluate_segmentation
-from trainers.precision import resolve_precision
+from trainers.precision import device_to_score_on
 from trainers.report import Scores, Validation
 from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
 from trainers.text_data import TextData, load_text_data
@@ -63,8 +62,7 @@ def evaluate(
 
 def score_model(model_folder: Path, config: TrialConfig, data: Data, split: str) -> Validation:
     """Score a saved model on a split as its training did, and draw nothing; else as `evaluate`."""
-    device = pick_device()
-    precision = resolve_precision(config.train.precision, device)
+    device, precision = device_to_score_on(config.train.precision)
     task = make_task(config, data, device, precision, free={})
     load = load_dbnet if isinstance(config, TextDetectionConfig) else load_model
     model = load(model_folder).to(device).to(memory_format=task.memory_format)

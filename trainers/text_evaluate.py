@@ -14,11 +14,10 @@ from trainers.cleval import cleval_counts
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import match
-from trainers.devices import pick_device
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
 from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
-from trainers.precision import resolve_precision
+from trainers.precision import device_to_score_on
 from trainers.text_data import TextData
 from trainers.text_detection import PageOutput, TextDetectionTask
 
@@ -48,8 +47,7 @@ def evaluate_text(
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
         cleval: also score with CLEval (Baek et al. 2020), which needs the extra `cleval`.
     """
-    device = pick_device()
-    precision = resolve_precision(config.train.precision, device)
+    device, precision = device_to_score_on(config.train.precision)
     task = TextDetectionTask(config, data, device, precision, free={})
     model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
     task.loss.set_epoch(config.train.epochs)
