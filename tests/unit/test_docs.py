@@ -42,6 +42,13 @@ FAULTS = {
     "a full disk": (
         "service/test_run.py::test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room",
     ),
+    "a GPU is lost while a worker runs": (
+        "service/test_run.py::test_a_gpu_that_is_lost_ends_the_worker_and_not_the_trial",
+        "gpu/nop/test_commands.py::test_a_child_never_trains_on_the_cpu_in_place_of_a_lost_gpu",
+    ),
+    "GPU memory runs out, at any place": (
+        "gpu/nop/test_memory.py::test_out_of_memory_at_every_place_goes_on_or_is_oom",
+    ),
     "no room for the cache of decoded images": (
         "service/test_run.py::test_a_full_disk_under_the_data_cache_is_no_reason_to_stop",
     ),

@@ -73,7 +73,7 @@ def _lost(folder: Path) -> Any:
     return message
 
 
-def test_a_child_never_trains_on_the_cpu_in_place_of_a_gpu_that_is_gone(nop: Nop) -> None:
+def test_a_child_never_trains_on_the_cpu_in_place_of_a_lost_gpu(nop: Nop) -> None:
     message = nop(_lost, nop.folder / "trial")
     assert isinstance(message, Failed) and message.device and not message.unfit
     assert "driver 550.163.01 is too old" in message.message
