@@ -152,6 +152,7 @@ def refit(
         while run.epoch < epochs:
             reason = run.train_epoch(should_stop)
             if reason is not None:
+                run.deliver()
                 return reason
             run.finish_epoch()
         run.deliver()
