@@ -68,6 +68,7 @@ class Reader:
             pin_memory=cuda,
             collate_fn=collate,
             worker_init_fn=worker_init,
+            generator=torch.Generator(),  # else each reading would take from the run's random state
         )
 
     def read(self, batches: Sequence[Sequence[Any]]) -> Iterator[Any]:

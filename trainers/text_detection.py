@@ -265,13 +265,16 @@ class TextDetectionTask:
 
     def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
         """Candidates of a page, before any box_thresh."""
-        return candidates(
+        return _decoded(self._decoding(output, unclip_ratios, thresh))
+
+    def _decoding(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Decoding:
+        return Decoding(
             output.probability,
             output.size,
             output.scale,
-            unclip_ratios=unclip_ratios,
-            thresh=thresh,
-            max_candidates=self.config.decode.max_candidates,
+            unclip_ratios,
+            thresh,
+            self.config.decode.max_candidates,
         )
 
     def dead_class_view(self, scores: Scores) -> list[float]:
@@ -283,6 +286,12 @@ class TextDetectionTask:
         """Of the train split's pages, augmented."""
         pages = _Pages(self._pages("train"), "train", self.config)
         return Reader(pages, self.config.train, self.device, pad_together, _one_thread)
+
+    @cached_property
+    def _decoder(self) -> Reader:
+        """Decodes probability maps; beside a GPU in processes, as the loaders of pages."""
+        train = self.config.train
+        return Reader(_Decoder(), train, self.device, lambda found: found[0], _one_thread)
 
     def _pages(self, split: str) -> Pages:
         """The pages of a split, large enough for the largest random scale of the train split."""
@@ -307,7 +316,8 @@ class TextDetectionTask:
     ) -> Tried:
         """Score every setting of boxes at one binarisation threshold."""
         ratios, cuts = grids["decode.unclip_ratio"], grids["decode.box_thresh"]
-        pairs = ((self.found(output, ratios, thresh), output.truth) for output in outputs)
+        found = self._decoder.read([[self._decoding(output, ratios, thresh)] for output in outputs])
+        pairs = zip(found, (output.truth for output in outputs), strict=True)
         if self.config.metric.name == "cleval":
             pages = list(pairs)
             boxes, counts = sweep(pages, cuts), cleval_sweep(pages, cuts)
@@ -425,6 +435,33 @@ def _padded(maps: Tensor, like: Tensor) -> Tensor:
     """(4, h, w) -> (1, 4, H, W) of the size of `like`, zero below and to the right."""
     height, width = like.shape[-2:]
     return F.pad(maps[None], (0, width - maps.shape[2], 0, height - maps.shape[1]))
+
+
+class Decoding(NamedTuple):
+    """A page's probability map, and how it is decoded; as of `decode.candidates`."""
+
+    probability: np.ndarray
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    unclip_ratios: list[float]
+    thresh: float
+    max_candidates: int
+
+
+def _decoded(asked: Decoding) -> Candidates:
+    return candidates(
+        *asked[:3],
+        unclip_ratios=asked.unclip_ratios,
+        thresh=asked.thresh,
+        max_candidates=asked.max_candidates,
+    )
+
+
+class _Decoder(Dataset[Candidates]):
+    """Candidates, addressed by what they are found in."""
+
+    def __getitem__(self, asked: Decoding) -> Candidates:
+        return _decoded(asked)
 
 
 class _Pages(Dataset[Sample]):

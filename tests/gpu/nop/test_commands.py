@@ -112,6 +112,12 @@ def test_a_study_from_check_to_status(nop: Nop, study: Path) -> None:
     assert "trained on NVIDIA L4 in bf16: 2 trials, at most" in nop.output
 
 
+def test_a_worker_goes_on_when_trials_run_out_of_memory(nop: Nop, study: Path) -> None:
+    given = {**NOP, "NOPGPU_MIB": "40", "PYTORCH_NO_CUDA_MEMORY_CACHING": "0"}
+    nop(_segtune, "launch", "study.yaml", **given)
+    assert nop.output.count("PRUNED (oom)") == 2 and "Traceback" not in nop.output
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("task", ["segmentation", "text_detection"])
 def test_the_demo(task: str, nop: Nop) -> None:
