@@ -84,6 +84,8 @@ def test_a_child_never_trains_on_the_cpu_in_place_of_a_lost_gpu(nop: Nop) -> Non
 )
 def test_commands_refuse_a_gpu_that_torch_cannot_use(words: str, nop: Nop, study: Path) -> None:
     """Nothing is started. `evaluate` and `train` ask the same function."""
+    if words.startswith("worker"):
+        nop(_segtune, "check", "study.yaml", **NOP, SEGTUNE_DEVICE="cpu")  # makes the store
     code = 1 if words == "doctor" else 2
     nop(_segtune, *words.split(), code=code, **NOP, NOPGPU_OLD_DRIVER="1")
     assert "NVIDIA L4 cannot be used: its driver 550.163.01 is too old" in nop.output
