@@ -52,8 +52,10 @@ def augment_page(
     resized, (x_scale, y_scale) = resize_page(image, long_side)
     turn = _turn(resized.shape[:2], angle, flip)
     matrix, (height, width) = _window(turn, resized.shape[:2], resolution, place)
-    identity = scale == 1.0 and angle == 0.0 and not flip
-    page = resized if identity else cv2.warpAffine(resized, matrix, (width, height))
+    if scale == 1.0 and angle == 0.0:  # nothing between pixels to look up
+        page = cv2.flip(resized, 1) if flip else resized
+    else:
+        page = cv2.warpAffine(resized, matrix, (width, height))
     moved = [
         (polygon / (x_scale, y_scale)) @ matrix[:, :2].T + matrix[:, 2] for polygon in polygons
     ]

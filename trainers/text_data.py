@@ -58,6 +58,7 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     _json: dict[str, dict[str, TextAnnotation]] = field(default_factory=dict, repr=False)
+    _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB."""
@@ -69,7 +70,9 @@ class TextData(Splits[Page]):
             if page.labels not in self._json:
                 self._json[page.labels] = _read_json(page.labels)
             return self._json[page.labels][Path(page.image).name]
-        return _read_text(page.labels, self.spec.points)
+        if page.labels not in self._text:
+            self._text[page.labels] = _read_text(page.labels, self.spec.points)
+        return self._text[page.labels]
 
 
 def load_text_data(spec: TextDetectionDataSpec) -> TextData:
