@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -36,6 +36,8 @@ from trainers.precision import grad_scaler, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
 from trainers.watch import EpochSums, Snapshot
+
+T = TypeVar("T")
 
 FINITE_CHECK_STEPS = 64  # steps between looks at the running loss
 PROBED = 8  # val images
@@ -112,7 +114,8 @@ def train(
     run = _Run(config, data, workdir, free or {}, on_epoch)
     for report in run.history:
         on_epoch(report)
-    try:
+
+    def whole() -> str:
         run.build()
         reason = run.ended
         while reason is None:
@@ -120,13 +123,11 @@ def train(
             if reason is None:
                 run.finish_epoch()
                 reason = run.ended
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"out of memory: {error}", flush=True)
-        reason = "oom"
-    run.deliver()
-    return run.result(reason)
+        return reason
+
+    reason = _or_oom(whole)
+    undelivered = _or_oom(run.deliver)
+    return run.result(undelivered or reason)
 
 
 def refit(
@@ -147,21 +148,20 @@ def refit(
         The folder of the weights; or the reason why they could not be had.
     """
     run = _Run(config, data, workdir, {}, on_epoch)
-    try:
+
+    def whole() -> Path | str:
         run.build()
         while run.epoch < epochs:
             reason = run.train_epoch(should_stop)
             if reason is not None:
-                run.deliver()
                 return reason
             run.finish_epoch()
-        run.deliver()
         images = run.task.validate(run.validated).images
         return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
-    except Exception as error:
-        if is_out_of_memory(error):
-            return "oom"
-        raise
+
+    found = _or_oom(whole)
+    undelivered = _or_oom(run.deliver)
+    return undelivered or found
 
 
 def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
@@ -181,16 +181,28 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(config, few, Path(folder), {})
-        try:
+
+        def whole() -> str | None:
             run.build()
-            if run.train_epoch(should_stop=lambda: "probed") == "oom":
-                return None
-            run.task.validate(run.validated)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+            reason = run.train_epoch(should_stop=lambda: "probed")
+            if reason != "oom":
+                run.task.validate(run.validated)
+            return reason
+
+        if _or_oom(whole) == "oom":
             return None
         return run.peak_memory_mb(), run.largest_micro_batch
+
+
+def _or_oom(work: Callable[[], T]) -> T | str:
+    """What the work returns, or `oom` where memory has run out."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"out of memory: {error}", flush=True)
+        return "oom"
 
 
 class _Run:
@@ -389,8 +401,14 @@ class _Run:
     def deliver(self) -> None:
         """Wait until the last epoch is durable, and hand its report on."""
         writing, self._writing = self._writing, None
-        if writing is not None:
-            self.on_epoch(writing.result())
+        if writing is None:
+            return
+        try:
+            report = writing.result()
+        except BaseException:
+            self.history.pop()  # it is not durable, and so has not been
+            raise
+        self.on_epoch(report)
 
     def _weights(self, state: Snapshot) -> Callable[[], nn.Module]:
         """The network to write: on a GPU a copy on the host, which takes the weights of a state."""
