@@ -50,7 +50,7 @@ def take(url: str, link: str | None, size: tuple[int, int], to: Path) -> None:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.goto(url)
         if link is not None:
-            page.get_by_text(link).first.click()
+            page.get_by_text(re.compile(rf"^\d+\. {re.escape(link)}$")).first.click()
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=to)
