@@ -46,38 +46,26 @@ def receipts() -> TextData:
     return data
 
 
+SMALL = {
+    "model.encoder": "mobilenet_v2",
+    "model.encoder_weights": None,
+    "train.epochs": 2,
+    "train.batch_size": 2,
+    "train.workers": 0,
+    "train.precision": "fp32",
+    "optim.encoder_lr_ratio": 1.0,
+    "loss.warmup_epochs": 0,
+    "health.trivial": 0.0,
+}
+
+
 def small(**changes: Any) -> SegmentationConfig:
-    settings = {
-        "model.encoder": "mobilenet_v2",
-        "model.encoder_weights": None,
-        "data.resolution": "64x64",
-        "train.epochs": 2,
-        "train.batch_size": 2,
-        "train.workers": 0,
-        "train.precision": "fp32",
-        "optim.encoder_lr_ratio": 1.0,
-        "loss.warmup_epochs": 0,
-        "health.trivial": 0.0,
-    }
-    return SegmentationConfig().replace({**settings, **changes})
+    return SegmentationConfig().replace({**SMALL, "data.resolution": "64x64", **changes})
 
 
 def small_text(**changes: Any) -> TextDetectionConfig:
-    settings = {
-        "model.encoder": "mobilenet_v2",
-        "model.encoder_weights": None,
-        "model.inner": 16,
-        "model.out": 8,
-        "data.resolution": 96,
-        "train.epochs": 2,
-        "train.batch_size": 2,
-        "train.workers": 0,
-        "train.precision": "fp32",
-        "optim.encoder_lr_ratio": 1.0,
-        "loss.warmup_epochs": 0,
-        "health.trivial": 0.0,
-    }
-    return TextDetectionConfig().replace({**settings, **changes})
+    pages = {"model.inner": 16, "model.out": 8, "data.resolution": 96}
+    return TextDetectionConfig().replace({**SMALL, **pages, **changes})
 
 
 def run(config: Any, workdir: Path | None = None, **given: Any) -> TrialResult:
