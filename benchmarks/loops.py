@@ -43,7 +43,7 @@ from trainers.losses import IGNORE, SegmentationLoss
 from trainers.memory import keep_freed_memory
 from trainers.precision import autocast, grad_scaler, resolve_precision
 from trainers.report import EpochReport
-from trainers.train import train
+from trainers.train import _Run, train
 
 
 def run(loop: str, setup: Setup, turns: Turns) -> None:
@@ -53,7 +53,11 @@ def run(loop: str, setup: Setup, turns: Turns) -> None:
 
 
 def ours(setup: Setup, turns: Turns) -> None:
-    """`trainers.train` with its defaults; the peers' model, loss mix and learning rates."""
+    """`trainers.train` with its defaults; the peers' model, loss mix and learning rates.
+
+    An epoch is made durable within its turn: on a GPU it would be written while the next one
+    trains, which is another loop's turn here.
+    """
     steps = len(batch_sizes(len(setup.data.split("train")), BATCH))
     taken = 0
 
@@ -70,6 +74,14 @@ def ours(setup: Setup, turns: Turns) -> None:
         if report.epoch < setup.epochs:
             turns.wait()
 
+    finish_epoch = _Run.finish_epoch
+
+    def finish_in_turn(self: _Run) -> EpochReport:
+        report = finish_epoch(self)
+        self.deliver()
+        return report
+
+    _Run.finish_epoch = finish_in_turn  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         turns.wait()
         result = train(our_config(setup), setup.data, Path(folder), on_epoch, should_stop)

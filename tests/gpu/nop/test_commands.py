@@ -129,6 +129,23 @@ def test_the_demo(task: str, nop: Nop) -> None:
         assert all(trial["hardware"]["device"] == "NVIDIA L4" for trial in study["trials"])
 
 
+def _measure() -> None:
+    from benchmarks.gpu import main
+
+    sizes = "--resolution 64x64 --text 96 --epochs 2 --pairs 1"
+    sys.argv = ["gpu", *sizes.split(), "--to", "gpu.md"]
+    main()
+
+
+@pytest.mark.cluster
+def test_the_figures_of_a_card(nop: Nop, camvid: Path, sroie: Path) -> None:
+    """What `make gpu-check` writes, but for the numbers."""
+    nop(_measure, NOPGPU_NAME="NVIDIA L4")
+    text = (nop.folder / "gpu.md").read_text()
+    assert text.startswith("# segtune on NVIDIA L4") and "| segtune |" in text
+    assert "## Text detection at 96 (SROIE)" in text
+
+
 @pytest.mark.cluster
 def test_each_of_two_workers_has_a_card_of_its_own(
     nop: Nop, nop_environment: dict[str, str], study: Path
