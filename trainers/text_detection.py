@@ -291,7 +291,7 @@ class TextDetectionTask:
     def _decoder(self) -> Reader:
         """Decodes probability maps; beside a GPU in processes, as the loaders of pages."""
         train = self.config.train
-        return Reader(_Decoder(), train, self.device, lambda found: found[0], _one_thread)
+        return Reader(_Decoder(), train, self.device, _only, _one_thread)
 
     def _pages(self, split: str) -> Pages:
         """The pages of a split, large enough for the largest random scale of the train split."""
@@ -455,6 +455,12 @@ def _decoded(asked: Decoding) -> Candidates:
         thresh=asked.thresh,
         max_candidates=asked.max_candidates,
     )
+
+
+def _only(found: list[Candidates]) -> Candidates:
+    """A batch of one; a function of the module, as a trial's loader processes are sent it."""
+    (one,) = found
+    return one
 
 
 class _Decoder(Dataset[Candidates]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,14 @@ def test_pages_of_different_sizes_share_a_batch_without_a_loss_on_the_padding() 
     assert images.shape == (2, 3, 64, 64) and maps.shape == (2, 4, 64, 64)
     assert images[0, :, :40, :20].eq(9).all() and images[0].sum() == 9 * 3 * 40 * 20
     assert maps[1, 1].sum() == 33 * 64
+
+
+def test_what_loader_processes_are_sent_can_be_sent(receipts: TextData) -> None:
+    """A trial is forked from a server, and so are its loaders: they get their work pickled."""
+    task = TextDetectionTask(small(), receipts, torch.device("cpu"), "fp32", {})
+    for reader in (task._reader, task._decoder):
+        loader = reader._loader
+        pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))
 
 
 def test_a_page_without_text_trains_and_scores(receipts: TextData, tmp_path: Path) -> None:
