@@ -25,8 +25,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_example("sroie", Path(folder))
         show(outcome)
-        detection = outcome.evaluated["detection"]
-        print(f"precision, recall  {detection['precision']:.4f}, {detection['recall']:.4f}")
+        detection = outcome.evaluated.detection
+        assert detection is not None
+        print(f"precision, recall  {detection.precision:.4f}, {detection.recall:.4f}")
         if to is not None:
             shutil.copytree(outcome.export, to)
 
