@@ -19,7 +19,7 @@ ASKED = "SEGTUNE_DEVICE"  # cpu, or cuda: a GPU or nothing
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SHARED_BY = "SEGTUNE_WORKERS_PER_GPU"  # set by who starts several workers on a card
 DRIVERS = {11: 450, 12: 525, 13: 580}  # oldest driver for a CUDA version (NVIDIA's CUDA notes)
-OLD_CARDS = "a torch build for CUDA 12.6 has 5.0 to 9.0, see pytorch.org/get-started"
+OLDER = "torch 2.14 was the last with a build for CUDA 12.6, see pytorch.org/get-started"
 CPU_INSTEAD = f"or train on the CPU with {ASKED}=cpu"
 _PROC = Path("/proc/driver/nvidia/gpus")
 
@@ -77,8 +77,15 @@ def visible_gpus() -> list[str]:
 
 
 def sharers() -> int:
-    """Workers that share this process's card, itself included."""
-    return int(os.environ.get(SHARED_BY, "1"))
+    """Workers that share this process's card, itself included.
+
+    Raises:
+        InputError: $SEGTUNE_WORKERS_PER_GPU is no number of workers.
+    """
+    given = os.environ.get(SHARED_BY, "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise InputError(f"{SHARED_BY}={given}: must be a whole number, at least 1")
+    return int(given)
 
 
 def device_name(device: torch.device) -> str:
@@ -116,7 +123,7 @@ def _check_card(index: int) -> None:
         f"{torch.cuda.get_device_name(index)} cannot be used: it has compute capability "
         f"{major}.{minor}, but torch {torch.__version__} was built for "
         f"{', '.join(f'{a}.{b}' for a, b in sorted({arch for arch, _ in built}))}; install a torch "
-        f"build that has it ({OLD_CARDS}), hide the card with {VISIBLE}, {CPU_INSTEAD}"
+        f"build that has it ({OLDER}), hide the card with {VISIBLE}, {CPU_INSTEAD}"
     )
 
 
@@ -141,7 +148,7 @@ def _why_unseen() -> str:
         return (
             f"its driver{_driver()} is too old, with CUDA {has // 1000}.{has % 1000 // 10}; torch "
             f"{torch.__version__} needs CUDA {major}: install driver {DRIVERS.get(major, 'newer')} "
-            f"or newer, or a torch build for CUDA {has // 1000} (pytorch.org/get-started)"
+            f"or newer, or a torch build for CUDA {has // 1000} ({OLDER})"
         )
     if (visible := os.environ.get(VISIBLE)) is not None:
         return f"{VISIBLE}={visible!r} names none of them; name one, or unset it"

@@ -122,7 +122,8 @@ def _together(
         },
         model=model if folds else None,
         history=history,
-        hardware=last.hardware,
+        hardware=last.hardware
+        | {"peak_memory_mb": max(r.hardware.get("peak_memory_mb", 0) for r in results)},
         trivial_score=fmean(trivial) if trivial else None,
         parameters=last.parameters,
         folds=folds,

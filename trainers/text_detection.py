@@ -37,7 +37,7 @@ from trainers.precision import autocast
 from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
-from trainers.watch import ToHost
+from trainers.to_host import ToHost
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -392,10 +392,10 @@ def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:
         ) from error
 
 
-Sample = tuple[Tensor, Tensor, tuple[int, int]]
+_Sample = tuple[Tensor, Tensor, tuple[int, int]]
 
 
-def pad_together(samples: list[Sample]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+def pad_together(samples: list[_Sample]) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Stack pages of different sizes, black below and to the right, where no loss looks.
 
     Args:
@@ -470,14 +470,14 @@ class _Decoder(Dataset[Candidates]):
         return _decoded(asked)
 
 
-class _Pages(Dataset[Sample]):
+class _Pages(Dataset[_Sample]):
     """Augmented pages with their target maps, addressed by (epoch, index)."""
 
     def __init__(self, pages: Pages, split: str, config: TextDetectionConfig) -> None:
         self.pages, self.split = pages, split
         self.config = config
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> _Sample:
         epoch, index = key
         data = self.pages.data
         truth = data.truth(data.split(self.split)[index])

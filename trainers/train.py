@@ -35,7 +35,7 @@ from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, resolve_precision
 from trainers.report import EpochReport, Losses
 from trainers.tasks import Data, Task, make_task
-from trainers.watch import EpochSums, Snapshot
+from trainers.to_host import EpochSums, Snapshot
 
 T = TypeVar("T")
 
@@ -170,26 +170,26 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
     Returns:
         (peak MiB of GPU memory, micro-batch that fits); None where memory ran out with one image.
     """
-    whole: Any = data.folds[0] if data.folds else data
+    one: Any = data.folds[0] if data.folds else data
     few = replace(
-        whole,
+        one,
         splits={
-            "train": whole.split("train")[: config.train.batch_size + 1],
-            "val": whole.split("val")[:PROBED],
+            "train": one.split("train")[: config.train.batch_size + 1],
+            "val": one.split("val")[:PROBED],
         },
-        fingerprint=f"{whole.fingerprint}/probe",  # the cache knows splits by it
+        fingerprint=f"{one.fingerprint}/probe",  # the cache knows splits by it
     )
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(config, few, Path(folder), {})
 
-        def whole() -> str | None:
+        def step_and_score() -> str | None:
             run.build()
             reason = run.train_epoch(should_stop=lambda: "probed")
             if reason != "oom":
                 run.task.validate(run.validated)
             return reason
 
-        if _or_oom(whole) == "oom":
+        if _or_oom(step_and_score) == "oom":
             return None
         return run.peak_memory_mb(), run.largest_micro_batch
 

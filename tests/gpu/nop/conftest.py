@@ -83,5 +83,6 @@ def server(nop_environment: dict[str, str]) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def nop(server: Connection, nop_environment: dict[str, str], tmp_path: Path) -> Nop:
-    return Nop(server, tmp_path, nop_environment)
+def nop(server: Connection, nop_environment: dict[str, str], tmp_path: Path) -> Iterator[Nop]:
+    yield Nop(server, tmp_path, nop_environment)
+    shutil.rmtree(tmp_path)  # hundreds of MB of checkpoints

@@ -17,8 +17,8 @@ from tests.blobs import write_blobs
 from trainers.data import SegmentationData
 from trainers.tasks import load_data
 from trainers.text_data import TextData
+from trainers.to_host import EpochSums
 from trainers.train import TrialResult, train
-from trainers.watch import EpochSums
 
 
 @cache
@@ -69,11 +69,10 @@ def small_text(**changes: Any) -> TextDetectionConfig:
 
 
 def run(config: Any, workdir: Path | None = None, **given: Any) -> TrialResult:
-    """Train a config on the data of its task."""
+    """Train a config on the data of its task; without a `workdir` nothing of it is kept."""
     data = receipts() if isinstance(config, TextDetectionConfig) else blobs()
-    return train(
-        config, data, workdir or Path(tempfile.mkdtemp()), given.pop("on_epoch", print), **given
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return train(config, data, workdir or Path(folder), given.pop("on_epoch", print), **given)
 
 
 def as_if_computed() -> None:

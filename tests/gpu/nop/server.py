@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import sys
+import tempfile
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -37,6 +38,7 @@ def _answer(call: dict[str, Any]) -> int:
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.environ.update(call["env"])
+    os.environ["TMPDIR"] = tempfile.tempdir = call["cwd"]  # which its test removes
     os.chdir(call["cwd"])
     try:
         function = getattr(importlib.import_module(call["module"]), call["name"])

@@ -34,7 +34,8 @@ def test_a_gpu_that_torch_can_use_is_taken(nop: Nop) -> None:
             {"NOPGPU_OLD_DRIVER": "1"},
             "Nop GPU cannot be used: its driver 550.163.01 is too old, with CUDA 12.4; torch "
             f"{torch.__version__} needs CUDA 13: install driver 580 or newer, or a torch build for "
-            "CUDA 12 (pytorch.org/get-started), or train on the CPU with SEGTUNE_DEVICE=cpu",
+            "CUDA 12 (torch 2.14 was the last with a build for CUDA 12.6, see "
+            "pytorch.org/get-started), or train on the CPU with SEGTUNE_DEVICE=cpu",
         ),
         (
             {"NOPGPU_CC": "70", "NOPGPU_NAME": "Tesla V100-SXM2-16GB"},

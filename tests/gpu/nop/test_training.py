@@ -16,8 +16,8 @@ import torch
 from tests.gpu.nop.conftest import Nop
 from tests.gpu.nop.runs import as_if_computed, blobs, receipts, run, small, small_text
 from trainers import checkpoint, samples
+from trainers.to_host import Snapshot
 from trainers.train import _Run
-from trainers.watch import Snapshot
 
 ENDS = {"completed", "patience", "health:trivial"}
 
@@ -37,15 +37,16 @@ def _all_kinds() -> dict[tuple[Any, ...], tuple[str, str, int]]:
             "train.workers": 0 if stays else 2,
         }
         config = (small if task == "segmentation" else small_text)(**changes)
-        workdir, steps = Path(tempfile.mkdtemp()), 0
+        steps = 0
 
         def stop() -> str | None:
             nonlocal steps
             steps += 1
             return "preempted" if steps > 2 else None  # two steps an epoch
 
-        assert run(config, workdir, should_stop=stop).reason == "preempted"
-        result = run(config, workdir)
+        with tempfile.TemporaryDirectory() as folder:
+            assert run(config, Path(folder), should_stop=stop).reason == "preempted"
+            result = run(config, Path(folder))
         key = task, precision, stays, micro
         found[key] = result.reason, result.hardware["precision"], len(result.history)
     return found
@@ -108,9 +109,9 @@ def _waits() -> dict[str, dict[str, dict[str, int]]]:
 def test_the_host_waits_for_the_device_once_an_epoch(nop: Nop) -> None:
     """While training: to read the epoch's sums, and in fp16 the scale. Set `warn` itself warns."""
     found = nop(_waits)
-    assert found["segmentation"]["train"] == {"watch.py:close": 1}, found
+    assert found["segmentation"]["train"] == {"to_host.py:close": 1}, found
     for name in ("demanding", "text"):
-        assert set(found[name]["train"]) <= {"watch.py:close", "train.py:train_epoch"}, found
+        assert set(found[name]["train"]) <= {"to_host.py:close", "train.py:train_epoch"}, found
         assert sum(found[name]["train"].values()) <= 2, found
     # a split's score is read once a counter, its losses once a part
     assert sum(found["segmentation"]["validate"].values()) <= 5, found

@@ -17,8 +17,8 @@ from trainers.data import SegmentationData
 from trainers.samples import Loaded, Resident, open_samples
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
+from trainers.to_host import FiniteWatch
 from trainers.train import TrialResult, _Run, probe_memory, train
-from trainers.watch import FiniteWatch
 
 pytestmark = [
     pytest.mark.gpu,
