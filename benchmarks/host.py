@@ -2,10 +2,11 @@
 
     python -m benchmarks.host --to benchmarks/host.md
     python -m benchmarks.host --beside ../before         # and that tree's, in turns
+    python -m benchmarks.host --pages ../shared/data/sroie   # real receipts, not drawn ones
 
 On the GPU that computes nothing (tests/gpu/nop): kernels cost nothing there, so what is left is the
 host's. One thread, no loader processes; the network is a stub whose logits cost nothing. Streets at
-256x256 and receipts at 640 are drawn, batch 8. Needs a C compiler.
+256x256 and receipts at 640, batch 8, are drawn unless given. Needs a C compiler.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ def main() -> None:
     """Measure each tree in turn, and write the report."""
     given = parser(__doc__ or "")
     given.add_argument("--beside", type=Path, help="another tree of this project")
+    given.add_argument("--pages", type=Path, help="a folder with train/ and val/ of receipts")
     options = given.parse_args()
     trees = {"this": HERE}
     if options.beside is not None:
         trees = {"before": options.beside.resolve(), **trees}
     with tempfile.TemporaryDirectory(prefix="segtune-host-") as folder:
+        if options.pages is not None:
+            (Path(folder) / "receipts").symlink_to(options.pages.resolve())
         found = measure(trees, Path(folder))
     publish(report(found, called("host")), options.to)
 
@@ -103,6 +107,7 @@ def _inner(folder: Path) -> None:
     streets, receipts = folder / "streets", folder / "receipts"
     if not streets.exists():
         write_streets(streets, train=STREETS, val=8)
+    if not receipts.exists():
         write_receipts(receipts, train=PAGES, val=2, size=(1280, 800))
     common = {
         "model.encoder": "resnet18",
