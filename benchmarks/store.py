@@ -249,9 +249,10 @@ def opened(folder: Path) -> Iterator[Store]:
     """A store in an empty database of its own, on the embedded Postgres of `folder`."""
     import sqlalchemy as sa
 
-    from search.database.store import open_store, start_embedded
+    from search.database.embedded import start_embedded
+    from search.database.store import open_store
 
-    server = sa.make_url(start_embedded().get_uri(driver="psycopg2"))
+    server = sa.make_url(start_embedded().url)
     name = f"bench_{uuid.uuid4().hex[:12]}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:

@@ -21,12 +21,13 @@ import sqlalchemy as sa
 from filelock import FileLock
 from rich.console import Console
 
-from search.database.store import Store, open_store, start_embedded
+from search.database.embedded import EmbeddedServer
+from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.samples.streets import write_streets
 from search.studies.study import Study
 from spaces.spec import StudySpec
-from tests.waiting import Running
+from tests.waiting import Running, until
 
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 # for tests of what is done in another way on sqlite; others try it in `make test-cluster`
@@ -164,16 +165,13 @@ def finished(shared_folder: Path) -> Finished:
 
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:
-    """An embedded Postgres of this test session; each test gets a database of its own.
-
-    Outside of pytest's own folder, whose rights another session would reset under the server.
-    """
+    """An embedded Postgres of this test session; each test gets a database of its own."""
     with tempfile.TemporaryDirectory(prefix="segtune-embedded-") as folder:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SEGTUNE_HOME", folder)
-            server = start_embedded()
-        yield server.get_uri()
-        server.cleanup()
+        server = EmbeddedServer(Path(folder) / "postgres")
+        server.start()
+        yield server.url
+        server.leave()
+        until(lambda: server.pid() is None)
 
 
 @pytest.fixture(params=["embedded", TCP, pytest.param("sqlite", marks=pytest.mark.cluster)])

@@ -177,7 +177,9 @@ def serve(
         max_request_body_size=BODY_BYTES[access.allow_writes],
         clear_untrusted_proxy_headers=False,  # the login reads X-Forwarded-Proto, and says why
     )
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ends = [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, _stop) for number in ends}
     try:
         host = f"[{access.host}]" if ":" in access.host else access.host
         url = f"http://{host}:{listener.getsockname()[1]}/dashboard"

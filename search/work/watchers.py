@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +41,8 @@ class Interrupt:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Count SIGINT and SIGTERM instead of dying of them."""
-        before = {s: signal.signal(s, self._heard) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Count the signals that ask for an end, instead of dying of them."""
+        before = {number: signal.signal(number, self._heard) for number in ending_signals()}
         try:
             yield
         finally:
@@ -49,3 +51,20 @@ class Interrupt:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        if number == signal.SIGHUP:
+            _leave_terminal()
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Ctrl-C, SIGTERM, and a closed terminal where that is not ignored (`nohup`)."""
+    asked = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _leave_terminal() -> None:
+    """Print no more to a terminal that is gone, which would be an error; a file is still there."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nothing, descriptor)
+    os.close(nothing)

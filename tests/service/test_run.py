@@ -226,7 +226,7 @@ def test_a_child_killed_at_twenty_moments_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    "interruption", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.cluster)]
+    "interruption", [signal.SIGHUP, pytest.param(signal.SIGKILL, marks=pytest.mark.cluster)]
 )
 def test_an_interrupted_launch_resumes_where_it_was(
     interruption: signal.Signals, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
@@ -245,11 +245,15 @@ def test_an_interrupted_launch_resumes_where_it_was(
 
     study = until(begun, progress=running.progress)
     assert study is not None
-    running.send(interruption)
-    running.finish(130 if interruption == signal.SIGINT else -signal.SIGKILL)
+    if interruption == signal.SIGHUP:  # a closed terminal tells all processes
+        running.send_all(interruption)
+        assert "everything is saved" in running.finish(130)
+    else:
+        running.send(interruption)
+        running.finish(-interruption)
     before = study.history(0)
     counts = study.slots.counts()
-    assert counts["OPEN" if interruption == signal.SIGINT else "RUNNING"] == 1
+    assert counts["OPEN" if interruption == signal.SIGHUP else "RUNNING"] == 1
     Running.segtune(*command).finish()
     assert study.history(0)[: len(before)] == before
     assert [r.epoch for r in study.history(0)] == list(range(1, 13))

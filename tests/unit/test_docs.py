@@ -30,7 +30,7 @@ FAULTS = {
         "service/test_faults.py::test_a_frozen_worker_is_refused_when_it_wakes",
         "service/test_run.py::test_a_trial_ends_by_itself_when_its_supervisor_is_silent",
     ),
-    "SIGTERM, Ctrl-C": (
+    "SIGTERM, Ctrl-C, a closed terminal": (
         "service/test_control.py::test_one_signal_returns_the_trials",
         "service/test_run.py::test_an_interrupted_launch_resumes_where_it_was",
         "service/test_run.py::test_a_second_ctrl_c_ends_the_child_at_once",
@@ -38,6 +38,17 @@ FAULTS = {
     "the database is stopped, crashes, or the network fails": (
         "service/test_faults.py::test_training_goes_on_while_the_database_is_away",
         "service/test_faults.py::test_a_bad_network_loses_and_doubles_nothing",
+    ),
+    "the embedded Postgres is killed": (
+        "service/test_embedded.py::test_whoever_waits_for_a_killed_server_starts_it_again",
+    ),
+    "the last user of the embedded Postgres is killed, or its terminal closed": (
+        "service/test_embedded.py::test_it_ends_with_its_last_user_however_that_ends",
+    ),
+    "a `postmaster.pid` that is left of a reboot, damaged, or of a copied home": (
+        "service/test_embedded.py::test_a_stale_pid_file_is_no_server",
+        "service/test_embedded.py::test_a_running_server_with_a_damaged_pid_file_is_found",
+        "service/test_embedded.py::test_a_copied_home_leaves_the_original_alone",
     ),
     "a full disk": (
         "service/test_run.py::test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room",
