@@ -12,13 +12,13 @@ import argparse
 import datetime
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tests" / "service" / "noop_worker.py"
+from tests.noop import crew
+from tests.waiting import Running
+
 SPEC = """\
 name: soak
 task: segmentation
@@ -61,25 +61,17 @@ def soak(folder: Path, trials: int, workers: int) -> tuple[list[float], list[lis
     store = open_store()
     study = create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
     url = store.engine.url.render_as_string(hide_password=False)
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), url, str(folder / "artifacts"), "soak", "3", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "CREW": str(workers)},
-    )
-    assert process.stdout is not None
+    running = Running.fork(crew, url, folder / "artifacts", "soak", 3, 0.0, 60, workers)
     ended: list[float] = []
     memory: list[list[int]] = []
-    for line in process.stdout:
-        if not line.startswith("ended"):
-            if not line.startswith(("started", "epoch")):
-                print(line, end="")
-            continue
+    for _ in range(trials):
+        running.line("ended")
         ended.append(time.monotonic())
         if len(ended) % 50 == 0:
-            memory.append([_resident(pid) for pid in _children(process.pid)])
+            memory.append([_resident(pid) for pid in _children(running.pid)])
+    running.finish()
     counts = study.slots.counts()
-    assert process.wait() == 0 and len(ended) == trials == counts["COMPLETE"], (len(ended), counts)
+    assert counts["COMPLETE"] == trials, counts
     store.close()
     return ended, memory
 

@@ -8,6 +8,7 @@ of what it does.
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -15,10 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+from optuna.trial import TrialState
 from rich.console import Console
 
 from search.database import optuna_writer
 from search.database.store import open_store
+from search.database.tables import ENDED, slot_table
 from search.files.artifacts import Artifacts
 from search.studies import reports, slots
 from search.studies.heartbeats import Registration
@@ -61,7 +65,13 @@ POINT = ""
 
 
 def crew(
-    url: str, artifacts: Path, study: str, epochs: int, seconds: float, lease: float, count: int
+    url: str | None,
+    artifacts: Path,
+    study: str,
+    epochs: int,
+    seconds: float,
+    lease: float,
+    count: int,
 ) -> int:
     """Let `count` workers serve a study, or all studies where it is empty, until idle."""
     slots.LEASE_SECONDS = lease
@@ -104,7 +114,30 @@ def claim_all(url: str) -> None:
     store.close()
 
 
-def _serve(url: str, artifacts: Path, study: str, epochs: int, seconds: float) -> int:
+def check_each_once(study: Study, trials: int, epochs: int = 3) -> None:
+    """Exactly the budget, one result a slot, nothing left running, every report there once."""
+    counts = study.slots.counts()
+    assert sum(counts[state] for state in ENDED) == trials == sum(counts.values())
+    found = {trial.number: trial for trial in study.trials()}
+    assert not [t for t in found.values() if t.state == TrialState.RUNNING]
+    told = [t for t in found.values() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(told) == counts["COMPLETE"] + counts["PRUNED"] == trials
+    with study.store.engine.connect() as connection:
+        slots = connection.execute(
+            sa.select(slot_table.c.trial_number, slot_table.c.result).where(
+                slot_table.c.study_id == study.study_id
+            )
+        ).all()
+    assert len({slot.trial_number for slot in slots}) == trials
+    for slot in slots:
+        trial, result = found[slot.trial_number], json.loads(slot.result)
+        assert (trial.value, trial.user_attrs["reason"]) == (epochs / 100, "completed")
+        assert (result["value"], result["reason"]) == (epochs / 100, "completed")
+        assert [r.epoch for r in study.history(slot.trial_number)] == [*range(1, epochs + 1)]
+        assert sorted(trial.intermediate_values) == [*range(1, epochs + 1)]
+
+
+def _serve(url: str | None, artifacts: Path, study: str, epochs: int, seconds: float) -> int:
     """Serve a study (or all) until idle; the exit code."""
     metrics = [epoch / 100 for epoch in range(1, epochs + 1)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,12 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from search.database.store import Store, open_store
-from search.database.tables import ENDED, slot_table
+from search.database.tables import slot_table
 from search.studies.configs import drawn_config
 from search.studies.heartbeats import workers
 from search.studies.study import Study, create_or_resume, open_study
 from spaces.spec import StudySpec
-from tests.noop import POINTS, crew, open_and_close, victims
+from tests.noop import POINTS, check_each_once, crew, open_and_close, victims
 from tests.waiting import Running
 
 MakeSpec = Callable[..., StudySpec]
@@ -63,29 +62,6 @@ def finish(worker: Running, code: int = 0) -> list[str]:
     out = worker.finish(code)
     assert "not-shown" not in out and "Traceback" not in out, out
     return worker.lines
-
-
-def check(study: Study, trials: int, epochs: int = 3) -> None:
-    """Exactly the budget, one result a slot, nothing left running, every report there once."""
-    counts = study.slots.counts()
-    assert sum(counts[state] for state in ENDED) == trials == sum(counts.values())
-    found = {trial.number: trial for trial in study.trials()}
-    assert not [t for t in found.values() if t.state == TrialState.RUNNING]
-    told = [t for t in found.values() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(told) == counts["COMPLETE"] + counts["PRUNED"] == trials
-    with study.store.engine.connect() as connection:
-        slots = connection.execute(
-            sa.select(slot_table.c.trial_number, slot_table.c.result).where(
-                slot_table.c.study_id == study.study_id
-            )
-        ).all()
-    assert len({slot.trial_number for slot in slots}) == trials
-    for slot in slots:
-        trial, result = found[slot.trial_number], json.loads(slot.result)
-        assert (trial.value, trial.user_attrs["reason"]) == (epochs / 100, "completed")
-        assert (result["value"], result["reason"]) == (epochs / 100, "completed")
-        assert [r.epoch for r in study.history(slot.trial_number)] == [*range(1, epochs + 1)]
-        assert sorted(trial.intermediate_values) == [*range(1, epochs + 1)]
 
 
 def make(store: Store, make_spec: MakeSpec, name: str = "small", trials: int = 2) -> Study:
@@ -132,8 +108,8 @@ def test_a_worker_killed_anywhere_loses_and_doubles_nothing(
 
 
 def check_with_starting_points(study: Study, queued: int) -> None:
-    """`check`, and no recipe of the field was lost with the worker that had drawn it."""
-    check(study, trials=2)
+    """`check_each_once`, and no recipe of the field was lost with the worker that had drawn it."""
+    check_each_once(study, trials=2)
     origins = {t.user_attrs.get("origin") for t in study.trials() if t.state == TrialState.COMPLETE}
     assert None not in origins and len(origins) == min(2, queued), origins
 
@@ -147,7 +123,7 @@ def test_a_killed_process_group_is_taken_over(
     first.line("epoch")
     first.kill()
     finish(start(any_postgres, tmp_path))
-    check(study, trials=2)
+    check_each_once(study, trials=2)
     store.close()
 
 
@@ -167,7 +143,7 @@ def test_a_frozen_worker_is_refused_when_it_wakes(
     finally:
         frozen.send_all(signal.SIGCONT)
     assert not [line for line in finish(frozen) if line.startswith("ended")]
-    check(study, trials=1)
+    check_each_once(study, trials=1)
     store.close()
 
 
@@ -180,7 +156,7 @@ def test_eight_workers_end_exactly_the_budget(
         study = make(store, make_spec, f"round-{round_}", trials=40)
         lines = finish(start(postgres_url, tmp_path, study.spec.name, count=8))
         assert sum(line.startswith("ended") for line in lines) == 40
-        check(study, trials=40)
+        check_each_once(study, trials=40)
     store.close()
 
 
@@ -203,7 +179,7 @@ def test_two_studies_share_workers_fairly(
     half = order[: len(order) // 2]
     assert 3 <= sum(study_id == one.study_id for study_id in half) <= 9, half
     for study in (one, two):
-        check(study, trials=12)
+        check_each_once(study, trials=12)
     store.close()
 
 
@@ -234,7 +210,7 @@ def test_training_goes_on_while_the_database_is_away(
         assert any(line.startswith("away") for line in lines)
     store.close()
     store = open_store(own_postgres.url)
-    check(open_study(store, study.spec.name), trials=8, epochs=4)
+    check_each_once(open_study(store, study.spec.name), trials=8, epochs=4)
     store.close()
 
 
@@ -267,7 +243,7 @@ def test_a_bad_network_loses_and_doubles_nothing(
         finish(running)
         if fault == "lost commit":
             assert proxy.swallowed >= 10
-    check(study, trials=6)
+    check_each_once(study, trials=6)
     store.close()
 
 
