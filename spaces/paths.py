@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import uuid
 from pathlib import Path
 
@@ -43,6 +45,87 @@ def unfinished(path: Path) -> Path:
     A process id would not do: in containers that share a folder they are often equal.
     """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def private_folder(name: str) -> Path:
+    """Return a folder of the home that nobody else can read or write, made here.
+
+    Raises:
+        InputError: it is somebody else's, or others may write in the home.
+    """
+    top = home()
+    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = top / name
+    path.mkdir(mode=0o700, exist_ok=True)
+    for folder, others, fix in ((top, 0o022, "go-w"), (path, 0o077, "go-rwx")):
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            raise InputError(
+                f"{folder} must be a folder of yours, as what lies there is run; remove it, or "
+                "name another $SEGTUNE_HOME"
+            )
+        if facts.st_mode & others:
+            raise InputError(
+                f"{folder} must be closed to others, as what lies there is run; close it with: "
+                f"chmod {fix} {folder}"
+            )
+    return path
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path below `folder` of a name that comes from elsewhere.
+
+    Every name out of a bucket, the store or a file of an export becomes a path here.
+
+    Raises:
+        InputError: it is no plain relative path, or leads out of the folder through a link.
+    """
+    plain = not {"", ".", ".."} & set(name.split("/")) and not any(c in name for c in "\\\0")
+    path = folder / name
+    if not plain or not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{name!r} must be the name of something in {folder}, but leads out of it; remove it "
+            "(or the link on its way)"
+        )
+    return path
+
+
+def no_link(path: str | Path, flags: int) -> int:
+    """Open a plain file and no other: an `opener` for `open` in folders that others write to.
+
+    A link there could make us overwrite its target, a pipe could make us wait.
+
+    Raises:
+        InputError: it is something else.
+    """
+    descriptor = None
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError:
+        if not _is_special(path):
+            raise
+    if descriptor is None or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if descriptor is not None:
+            os.close(descriptor)
+        raise InputError(f"{path} must be a plain file, but is a link or a device; remove it")
+    return descriptor
+
+
+def clear(path: Path) -> None:
+    """Delete a file or a folder, if it is there; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_special(path: str | Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _folder(given: str, name: str, *, write: bool = True) -> Path:

@@ -2,8 +2,8 @@
 
 `state-N.pt` holds the tensors that a run needs to go on after epoch N, `model-N/` the weights of
 the best epoch N in the layout of smp's `save_pretrained`. Both are written first; renaming
-`last.json`, which names them and holds the history, commits the epoch; only then older ones are
-removed. Whatever is durable is consistent.
+`last.json`, which names them with their SHA-256 and holds the history, commits the epoch; only then
+older ones are removed. Whatever is durable is consistent, and damage to it is seen.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
+import pickle
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -25,84 +25,158 @@ from safetensors import SafetensorError
 from torch import nn
 
 from spaces.errors import InputError
-from trainers.data import file_digest
+from spaces.paths import clear, inside
+from trainers.durable import (
+    Damaged,
+    check_files,
+    digests,
+    durable,
+    file_digest,
+    read_json,
+    sync_folder,
+    write_json,
+)
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts
+from trainers.memory import is_out_of_memory
 
 LAST = "last.json"
 WEIGHTS = "model.safetensors"
 FOLD_MODELS = "model-folds"  # in place of `model-N/`: a folder for each fold, and images.npz of all
 
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_OF_A_RUN = rf"last\.json|state-[0-9]+\.pt|model-[0-9]+/{_PLAIN}"
+_OF_FOLDS = (
+    rf"fold-[0-9]+/(?:result\.json|{_OF_A_RUN})|"
+    rf"{FOLD_MODELS}/(?:images\.npz|fold-[0-9]+/{_PLAIN})"
+)
+_NAME = re.compile(f"{_OF_A_RUN}|{_OF_FOLDS}")
 
-def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Write `state-<epoch>.pt`, durable before this returns; `commit` makes it the last one."""
-    path = workdir / f"state-{epoch}.pt"
-    with _durable(path) as file:
-        torch.save(state, file)
+
+def trial_file(workdir: Path, name: str) -> Path:
+    """Return the path of a file of a trial, whose name comes from a bucket or a JSON file.
+
+    Raises:
+        InputError: no trial writes a file of this name, or a link leads out of the folder.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no file of a trial, such as {LAST} or model-7/{WEIGHTS}")
+    return inside(workdir, name)
 
 
-def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) -> None:
+def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> str:
+    """Write `state-<epoch>.pt`, durable before this returns; `commit` makes it the last one.
+
+    Returns:
+        Its SHA-256.
+    """
+    with durable(workdir / f"state-{epoch}.pt") as file:
+        torch.save(state, file)  # type: ignore[arg-type]  # needs no more than `write`
+    return file.digest
+
+
+def commit(workdir: Path, epoch: int, best_epoch: int, state: str, facts: dict[str, Any]) -> None:
     """Make `state-<epoch>.pt` and `model-<best_epoch>/` the ones to resume from; drop the others.
 
     Args:
+        state: as `save_state` returned it.
         facts: what JSON can hold, returned by `load_facts`.
     """
-    with _durable(workdir / LAST) as file:
-        file.write(json.dumps({"epoch": epoch, "best_epoch": best_epoch, **facts}).encode())
-    _sync_folder(workdir)
+    files = {f"state-{epoch}.pt": state} | _model_digests(workdir, best_epoch)
+    write_json(workdir / LAST, {"epoch": epoch, "best_epoch": best_epoch, **facts, "files": files})
     for path in workdir.glob("state-*"):
         if path.name != f"state-{epoch}.pt":
-            path.unlink()
+            clear(path)
     remove_models(workdir, but=best_epoch)
 
 
+def _model_digests(workdir: Path, epoch: int) -> dict[str, str]:
+    """SHA-256 of the files of `model-<epoch>/`, which are read once for all epochs to come."""
+    folder = workdir / f"model-{epoch}"
+    before = load_facts(workdir) or {}
+    known = {
+        name: digest
+        for name, digest in before.get("files", {}).items()
+        if name.startswith(f"{folder.name}/")
+    }
+    return known or digests(workdir, folder.iterdir())
+
+
 def load_facts(workdir: Path) -> dict[str, Any] | None:
-    """Return what `commit` was told of the last epoch, or None."""
+    """Return what `commit` was told of the last epoch, or None where there is no checkpoint.
+
+    Raises:
+        Damaged: `last.json` is not as it was written.
+    """
     path = workdir / LAST
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        facts = read_json(path)
+    except FileNotFoundError:
+        return None
+    for name in ("epoch", "fold" if "fold" in facts else "best_epoch"):
+        if type(facts.get(name)) is not int or facts[name] < 1:  # file names are made of it
+            raise Damaged(f"{path} is damaged: {name} is {facts.get(name)!r}")
+    return facts
+
+
+def files(workdir: Path, facts: dict[str, Any], *, check: bool = False) -> list[Path]:
+    """The files of the last committed epoch; the one that commits them is the last.
+
+    Args:
+        facts: as `load_facts` returned them.
+        check: compare their SHA-256; checkpoints of earlier versions have none.
+
+    Raises:
+        FileNotFoundError: a later epoch has taken its place meanwhile.
+        Damaged: one is missing, or not as it was written; where they are checked.
+    """
+    listed = facts.get("files")
+    if listed is None:
+        model = workdir / f"model-{facts['best_epoch']}"
+        found = [workdir / f"state-{facts['epoch']}.pt", *sorted(model.iterdir())]
+        if check and not found[0].is_file():
+            raise Damaged(f"{found[0]} is missing")
+    else:
+        try:
+            found = [trial_file(workdir, name) for name in listed]
+        except InputError as error:
+            raise Damaged(f"{workdir / LAST} is damaged: {error}") from None
+        if check:
+            check_files(workdir, listed)
+    return [*found, workdir / LAST]
 
 
 def load_state(workdir: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the last committed epoch, on the CPU."""
-    state: dict[str, Any] = torch.load(
-        workdir / f"state-{facts['epoch']}.pt", map_location="cpu", weights_only=True
-    )
-    return state
-
-
-def files(workdir: Path) -> list[Path]:
-    """The files of the last committed epoch; the one that commits them is the last.
+    """Return the state of the last committed epoch, on the CPU; no code in it is run.
 
     Raises:
-        FileNotFoundError: there is none, or a later epoch has taken its place meanwhile.
+        Damaged: it is not there, or holds something else than `save_state` writes.
     """
-    facts = json.loads((workdir / LAST).read_text())
-    model = workdir / f"model-{facts['best_epoch']}"
-    return [workdir / f"state-{facts['epoch']}.pt", *sorted(model.iterdir()), workdir / LAST]
+    path = workdir / f"state-{facts['epoch']}.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise Damaged(f"{path} cannot be loaded ({type(error).__name__}: {said})") from None
+    return state
 
 
 def remove_last(workdir: Path) -> None:
     """Delete what a run would resume from; its models stay."""
-    (workdir / LAST).unlink(missing_ok=True)
-    for path in workdir.glob("state-*"):
-        path.unlink()
-    for folder in workdir.glob("fold-*"):
-        shutil.rmtree(folder)
-
-
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Write a file that is whole and durable once this returns."""
-    with _durable(path) as file:
-        file.write(json.dumps(facts).encode())
-    _sync_folder(path.parent)
+    clear(workdir / LAST)
+    for pattern in ("state-*", "fold-*"):
+        for path in workdir.glob(pattern):
+            clear(path)
 
 
 def weights_digest(model: Path) -> str:
     """SHA-256 of a trial's best weights; with folds, of those of all of them."""
     folds = sorted(model.glob(f"fold-*/{WEIGHTS}"))
     if not folds:
-        return file_digest(str(model / WEIGHTS))
-    return hashlib.sha256("".join(file_digest(str(path)) for path in folds).encode()).hexdigest()
+        return file_digest(model / WEIGHTS)
+    return hashlib.sha256("".join(file_digest(path) for path in folds).encode()).hexdigest()
 
 
 def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts) -> Path:
@@ -113,7 +187,8 @@ def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts)
     """
     folder = workdir / f"model-{epoch}"
     temporary = workdir / f"model-{epoch}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    clear(temporary)
+    temporary.mkdir()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,9 +200,9 @@ def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    clear(folder)
     temporary.rename(folder)
-    _sync_folder(workdir)
+    sync_folder(workdir)
     return folder
 
 
@@ -157,26 +232,3 @@ def remove_models(workdir: Path, but: int | None) -> None:
     for path in workdir.glob("model-*"):
         if but is None or path.name != f"model-{but}":
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes `path`'s place, fsynced, when the block ends well."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # a full disk must not keep the half that did fit
-        raise
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

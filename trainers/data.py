@@ -25,6 +25,7 @@ from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
+from trainers.durable import file_digest
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
@@ -615,12 +616,6 @@ def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
     return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
-
-
-def file_digest(path: str) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_overlap(splits: Mapping[str, Sequence[Imaged]], digests: dict[str, list[str]]) -> None:

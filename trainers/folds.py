@@ -7,9 +7,7 @@ first fold that has not ended. `last.json` says which epoch of all is durable.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from spaces.config import TrialConfig
+from spaces.errors import InputError
+from spaces.paths import clear
 from spaces.space import Free
 from trainers import checkpoint
+from trainers.durable import Damaged, check_files, digests, durable, read_json, write_json
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts
 from trainers.report import EpochReport
@@ -58,12 +59,13 @@ def train_trial(
 
         def report(epoch: EpochReport, number: int = number) -> None:
             at = (number - 1) * config.train.epochs + epoch.epoch
-            checkpoint.write_json(workdir / checkpoint.LAST, {"epoch": at, "fold": number})
+            write_json(workdir / checkpoint.LAST, {"epoch": at, "fold": number})
             history.append(replace(epoch, epoch=at, fold=number))
             on_epoch(history[-1])
 
         result = _ended(workdir, number, config, fold)
         if result is None:
+            _put_back(workdir, number)
             result = train(config, fold, workdir / f"fold-{number}", report, should_stop, free)
             if result.reason in WHOLE:
                 result = _keep(workdir, number, result, config, fold)
@@ -80,19 +82,51 @@ def train_trial(
     return _together(workdir, results, history, data)
 
 
-def checkpoint_files(workdir: Path, fold: int) -> list[Path]:
-    """The files that a trial goes on from which is in this fold, those that commit a fold last.
+def checkpoint_files(workdir: Path, *, check: bool = False) -> tuple[int, list[Path]]:
+    """(epoch, files) of a trial's last checkpoint; those that commit others after them.
+
+    Args:
+        check: compare their SHA-256; checkpoints of earlier versions have none.
 
     Raises:
-        FileNotFoundError: the trial has gone on, or has ended, meanwhile.
+        FileNotFoundError: there is none; or the trial has gone on, or has ended, meanwhile.
+        Damaged: a file is not as it was written.
     """
+    facts = _facts(workdir)
+    if "fold" not in facts:
+        return facts["epoch"], checkpoint.files(workdir, facts, check=check)
     paths: list[Path] = []
-    for number in range(1, fold + 1):
+    for number in range(1, facts["fold"] + 1):
         folder = workdir / f"fold-{number}"
         if (folder / RESULT).exists():
-            paths += [*sorted(_model(workdir, number).iterdir()), folder / RESULT]
+            paths += [*_model_files(workdir, number, check=check), folder / RESULT]
         else:
-            paths += checkpoint.files(folder)
+            paths += checkpoint.files(folder, _facts(folder), check=check)
+    return facts["epoch"], [*paths, workdir / checkpoint.LAST]
+
+
+def _facts(workdir: Path) -> dict[str, Any]:
+    facts = checkpoint.load_facts(workdir)
+    if facts is None:
+        raise FileNotFoundError(workdir / checkpoint.LAST)
+    return facts
+
+
+def _model_files(workdir: Path, number: int, *, check: bool) -> list[Path]:
+    """The weights of a fold that has ended; raises as `checkpoint_files` does."""
+    result = workdir / f"fold-{number}" / RESULT
+    model, listed = _model(workdir, number), read_json(result).get("files")
+    if listed is None:  # of an earlier version
+        return sorted(model.iterdir())
+    try:
+        paths = [
+            checkpoint.trial_file(workdir, f"{model.relative_to(workdir)}/{name}")
+            for name in listed
+        ]
+    except InputError as error:
+        raise Damaged(f"{result} is damaged: {error}") from None
+    if check:
+        check_files(model, listed)
     return paths
 
 
@@ -112,7 +146,8 @@ def _together(
     trivial = [result.trivial_score for result in results if result.trivial_score is not None]
     model = workdir / checkpoint.FOLD_MODELS
     if folds:
-        _in_order(model, data.folds[: len(folds)]).save(model / IMAGES)
+        with durable(model / IMAGES) as file:
+            file.write(_in_order(model, data.folds[: len(folds)]).to_bytes())
     return TrialResult(
         reason=last.reason,
         value=fmean(values) if values else None,
@@ -149,10 +184,9 @@ def _keep(
     """Move a fold's weights to those of the trial, and write its result, durable."""
     folder, model = workdir / f"fold-{number}", _model(workdir, number)
     assert result.model is not None
-    if result.model.is_dir():  # else moved by an attempt that was killed before the next line
-        model.parent.mkdir(exist_ok=True)
-        shutil.rmtree(model, ignore_errors=True)
-        result.model.rename(model)
+    model.parent.mkdir(exist_ok=True)
+    clear(model)
+    result.model.rename(model)
     facts = {
         name: getattr(result, name)
         for name in ("reason", "value", "best_epoch", "decode", "hardware", "parameters")
@@ -163,23 +197,46 @@ def _keep(
         "history": [report.to_json() for report in result.history],
         "config": config.model_dump(mode="json"),
         "fingerprint": fold.fingerprint,
+        "files": digests(model, model.iterdir()),
     }
-    checkpoint.write_json(folder / RESULT, facts)
+    write_json(folder / RESULT, facts)
     checkpoint.remove_last(folder)
     return replace(result, model=model)
 
 
+def _put_back(workdir: Path, number: int) -> None:
+    """Undo what `_keep` had begun when it was killed: the run's checkpoint names these weights."""
+    model, folder = _model(workdir, number), workdir / f"fold-{number}"
+    if not model.exists():
+        return
+    try:
+        best = _facts(folder)["best_epoch"]
+    except (FileNotFoundError, Damaged):
+        clear(model)
+        return
+    clear(folder / f"model-{best}")
+    model.rename(folder / f"model-{best}")
+
+
 def _ended(workdir: Path, number: int, config: TrialConfig, fold: Data) -> TrialResult | None:
-    """What a fold came to in an earlier attempt; None where it has not ended.
+    """What a fold came to in an earlier attempt; None where it has not ended, or is damaged.
 
     Raises:
         InputError: it is the result of another config or of other data.
     """
     path = workdir / f"fold-{number}" / RESULT
-    if not path.exists():
+    try:
+        facts = read_json(path)
+        check_same_run(path, facts.pop("config"), facts.pop("fingerprint"), config, fold)
+        _model_files(workdir, number, check=True)
+    except FileNotFoundError:
         return None
-    facts: dict[str, Any] = json.loads(path.read_text())
-    check_same_run(path, facts.pop("config"), facts.pop("fingerprint"), config, fold)
+    except Damaged as damage:
+        print(f"{damage}; fold {number} begins anew", flush=True)
+        clear(path)
+        clear(_model(workdir, number))
+        return None
+    facts.pop("files", None)
     history = [EpochReport.from_json(report) for report in facts.pop("history")]
     return TrialResult(model=_model(workdir, number), history=history, **facts)
 

@@ -22,12 +22,12 @@ from trainers.data import (
     decode_image,
     divide_folds,
     each_split,
-    file_digest,
     fold_mark,
     fold_splits,
     recalled,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
+from trainers.durable import file_digest
 
 
 @dataclass(frozen=True)

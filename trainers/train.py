@@ -30,6 +30,7 @@ from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.devices import device_name, pick_device, set_up
+from trainers.durable import Damaged
 from trainers.memory import free_memory, is_out_of_memory, keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import grad_scaler, resolve_precision
@@ -226,13 +227,8 @@ class _Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.precision = resolve_precision(config.train.precision, self.device)
-        self.stored = checkpoint.load_facts(workdir)
         self.history: list[EpochReport] = []
-        if self.stored is not None:
-            path = workdir / checkpoint.LAST
-            check_same_run(path, self.stored["config"], self.stored["fingerprint"], config, data)
-            self.history = [EpochReport.from_json(one) for one in self.stored["history"]]
-            self._keep_precision()
+        self._taken_up = self._take_up()
         torch.manual_seed(config.train.seed)
         self.task = make_task(config, data, self.device, self.precision, free)
         _check_batch(config, self.task)
@@ -387,10 +383,10 @@ class _Run:
         }
 
         def write() -> EpochReport:
-            saved.result()
+            digest = saved.result()
             if weights is not None:
                 checkpoint.save_model(self.workdir, epoch, weights(), images)
-            checkpoint.commit(self.workdir, epoch, best.epoch, facts)
+            checkpoint.commit(self.workdir, epoch, best.epoch, digest, facts)
             return report
 
         self._writing = self._writer.submit(write)
@@ -521,10 +517,31 @@ class _Run:
             "step": self.step,
         }
 
-    def _keep_precision(self) -> None:
+    def _take_up(self) -> dict[str, Any] | None:
+        """The state of this workdir's checkpoint; a damaged one goes, and the run begins anew."""
+        path = self.workdir / checkpoint.LAST
+        try:
+            stored = checkpoint.load_facts(self.workdir)
+            if stored is None:
+                return None
+            config, fingerprint = stored["config"], stored["fingerprint"]
+            check_same_run(path, config, fingerprint, self.config, self.data)
+            checkpoint.files(self.workdir, stored, check=True)
+            history = [EpochReport.from_json(one) for one in stored["history"]]
+            if [report.epoch for report in history] != [*range(1, stored["epoch"] + 1)]:
+                raise Damaged(f"{path} is damaged: it lacks epochs")
+            state = checkpoint.load_state(self.workdir, stored)
+        except (FileNotFoundError, Damaged) as damage:
+            print(f"{damage}; this run begins anew", flush=True)
+            checkpoint.remove_last(self.workdir)
+            return None
+        self.history = history
+        self._keep_precision(stored)
+        return state
+
+    def _keep_precision(self, stored: dict[str, Any]) -> None:
         """Go on in the precision that the run began in, where it was free and the device has it."""
-        assert self.stored is not None
-        began = self.stored.get("precision", self.precision)  # an older version did not keep it
+        began = stored.get("precision", self.precision)  # an older version did not keep it
         if began == self.precision or self.config.train.precision != "auto":
             return
         try:
@@ -534,9 +551,9 @@ class _Run:
 
     def _resume(self) -> None:
         """Take up the last checkpoint of this workdir, if there is one."""
-        if self.stored is None:
+        state, self._taken_up = self._taken_up, None
+        if state is None:
             return
-        state = checkpoint.load_state(self.workdir, self.stored)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -27,7 +27,11 @@ def train(
 
     data_spec, trial_config = load_run_config(config)
 
+    from search.findings.manifest import check_export
     from search.retrain import retrain
+
+    for line in check_export(config.parent, config_alone=True):
+        typer.echo(line, err=True)
 
     raise typer.Exit(retrain(data_spec, trial_config, to, console()))
 
@@ -66,11 +70,14 @@ def evaluate(
             "it on; give --data test, or export without --refit"
         )
 
+    from search.findings.manifest import check_export
     from search.findings.scoring import TEST, record_evaluation
     from search.findings.tables import show_fold_scores, show_scores
     from trainers.tasks import evaluate as run_evaluation
     from trainers.tasks import load_data
 
+    for line in check_export(folder):
+        typer.echo(line, err=True)
     checked = load_data(data_spec)
     checked.split(data)
     pictures = folder / f"evaluation-{data}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from search.files.bucket import SCHEME, Bucket, open_bucket
 from search.files.shown import FOLDER, BucketFiles, FolderFiles, ShownFiles
 from search.studies.study import Study
-from spaces.paths import artifacts_dir
+from spaces.paths import artifacts_dir, inside
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ class Artifacts:
         return str(self.folder) if self.bucket is None else self.bucket.url
 
     def workdir(self, study: Study, number: int) -> Path:
-        """The folder of a trial's files on this machine."""
-        return self.folder / self.key(study, number)
+        """The folder of a trial's files on this machine.
+
+        Raises:
+            InputError: it leads out of the artifacts folder, through a link.
+        """
+        return inside(self.folder, self.key(study, number))
 
     def key(self, study: Study, number: int) -> str:
         """What a trial's files are under, in folder and bucket."""
@@ -46,7 +50,7 @@ class Artifacts:
         """The files that the dashboard shows."""
         if self.bucket is not None:
             return BucketFiles(self.bucket)
-        return FolderFiles(self.folder / FOLDER)
+        return FolderFiles(inside(self.folder, FOLDER))
 
 
 def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts:

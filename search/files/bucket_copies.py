@@ -4,16 +4,18 @@
     <study>/<trial>/model-<epoch>/                 the best epoch's weights, of trials that ended
 
 A worker that has lost its slot may still be copying. So no two copies share a key, and of those
-that are whole the one of the latest epoch counts.
+that are whole the one of the latest epoch counts. What is fetched is compared with the SHA-256 in
+its last.json. A key that no trial writes is never fetched: it is said, and what is whole counts all
+the same. To refuse that too would save nobody (whoever may write there can as well replace it), but
+let any stray object cost a trial its epochs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
+import os
 import re
-import shutil
 import threading
 import time
 import uuid
@@ -24,8 +26,10 @@ from typing import BinaryIO
 
 from search.database.retry import Backoff
 from search.files.bucket import Bucket
-from spaces.paths import unfinished
-from trainers.checkpoint import LAST, files
+from spaces.errors import InputError
+from spaces.paths import clear, no_link, unfinished
+from trainers.checkpoint import LAST, trial_file
+from trainers.durable import Damaged
 from trainers.folds import RESULT, checkpoint_files
 
 CHECKPOINT = "checkpoint"
@@ -48,48 +52,108 @@ def _latest(names: Iterable[str], under: str) -> tuple[int, str] | None:
     return max(found, default=None)
 
 
-def fetch_checkpoint(bucket: Bucket, key: str, workdir: Path) -> bool:
-    """Bring the bucket's checkpoint of a trial where it is later than the one that is here."""
-    there = latest(bucket, key)
-    if there is None or there[0] <= _epoch_here(workdir):
-        return False
-    _, folder = there
-    names = [name.removeprefix(f"{folder}/") for name in bucket.keys(f"{folder}/")]
-    workdir.mkdir(parents=True, exist_ok=True)
-    for name in sorted(names, key=lambda name: name == LAST):  # which commits it here too
-        _download(bucket, f"{folder}/{name}", workdir / name)
-    return True
+def fetch_checkpoint(bucket: Bucket, key: str, workdir: Path, said: Callable[[str], None]) -> bool:
+    """Bring the bucket's latest checkpoint of a trial, where it is later than the one that is here.
+
+    A damaged one is deleted, as it would hide those that are copied after it, and the one before it
+    counts.
+
+    Args:
+        said: told what is damaged, and of keys that no trial writes.
+    """
+    under = f"{key}/{CHECKPOINT}/"
+    here = _epoch_here(workdir, said)
+    found: dict[tuple[int, str], list[str]] = {}
+    for name in bucket.keys(under):
+        if match := _EPOCH.fullmatch(name.removeprefix(under)):
+            folder = name.removesuffix(f"/{match[2]}")
+            found.setdefault((int(match[1]), folder), []).append(match[2])
+    for (epoch, folder), names in sorted(found.items(), reverse=True):
+        if epoch <= here:
+            break
+        if LAST not in names:
+            continue  # still being copied, or never to be
+        ours = _ours(names, f"{bucket.url}/{folder}", workdir, said)
+        try:
+            _fetch(bucket, folder, ours, epoch, workdir)
+        except Damaged as damage:
+            said(f"{bucket.url}/{folder} is no checkpoint to go on from, and is deleted: {damage}")
+            bucket.remove(f"{folder}/{name}" for name in names)
+            continue
+        return True
+    return False
+
+
+def _ours(
+    names: Iterable[str], where: str, workdir: Path, said: Callable[[str], None]
+) -> list[str]:
+    """Those of a bucket's names that trials write; the others are said."""
+    ours, strange = [], []
+    for name in names:
+        try:
+            trial_file(workdir, name)
+        except InputError:
+            strange.append(name)
+        else:
+            ours.append(name)
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        said(
+            f"{where} holds {strange[0]!r}{more}, which no trial writes: left there unread; "
+            "see who else may write into the bucket"
+        )
+    return ours
+
+
+def _fetch(bucket: Bucket, folder: str, names: Iterable[str], epoch: int, workdir: Path) -> None:
+    """Bring a checkpoint of the bucket, whole or not at all; raises Damaged where it is not."""
+    for left in workdir.glob(f".{CHECKPOINT}.*.tmp"):  # by a fetch that was killed
+        clear(left)
+    whole = unfinished(workdir / CHECKPOINT)
+    whole.mkdir(parents=True)
+    try:
+        for name in names:
+            _download(bucket, f"{folder}/{name}", trial_file(whole, name))
+        try:
+            found, paths = checkpoint_files(whole, check=True)
+        except FileNotFoundError as error:
+            raise Damaged(f"{Path(error.filename or error.args[0]).name} is missing") from None
+        if found != epoch:
+            raise Damaged(f"its {LAST} is of epoch {found}")
+        for path in paths:  # last.json comes last, which commits it here too
+            to = trial_file(workdir, str(path.relative_to(whole)))
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(to)
+    finally:
+        clear(whole)
 
 
 def fetch_model(bucket: Bucket, key: str, model: Path) -> bool:
-    """Bring the weights of a trial that has ended; False where the bucket has none."""
+    """Bring the weights of a trial that has ended; False where the bucket has none.
+
+    Raises:
+        InputError: there is a key among them that no trial writes.
+    """
     names = list(bucket.keys(f"{key}/{model.name}/"))
     if not names:
         return False
     whole = unfinished(model)
-    whole.mkdir(parents=True)
     try:
         for name in names:
-            file = whole / name.removeprefix(f"{key}/{model.name}/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            bucket.download(name, file)
-        shutil.rmtree(model, ignore_errors=True)
+            file = trial_file(model.parent, name.removeprefix(f"{key}/"))
+            _download(bucket, name, whole / file.relative_to(model))
+        clear(model)
         whole.rename(model)
-    except BaseException:
-        shutil.rmtree(whole, ignore_errors=True)
-        raise
+    except InputError as error:
+        raise InputError(f"{bucket.url}/{key}: {error}; delete it from the bucket") from None
+    finally:
+        clear(whole)
     return True
 
 
 def _download(bucket: Bucket, key: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished(to)
-    try:
-        bucket.download(key, temporary)
-        temporary.replace(to)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    bucket.download(key, to)
 
 
 def _epoch_of(name: str) -> float:
@@ -98,11 +162,23 @@ def _epoch_of(name: str) -> float:
     return int(match[1]) if match else math.inf
 
 
-def _epoch_here(workdir: Path) -> int:
-    try:
-        return int(json.loads((workdir / LAST).read_text())["epoch"])
-    except FileNotFoundError:
-        return 0
+def _epoch_here(workdir: Path, said: Callable[[str], None]) -> int:
+    """Of the last whole checkpoint on this machine; 0 where there is none."""
+    while True:
+        before = _last_of(workdir)
+        if before is None:
+            return 0
+        try:
+            return checkpoint_files(workdir, check=True)[0]
+        except (FileNotFoundError, Damaged) as damage:
+            if _last_of(workdir) == before:  # else an orphan has ended another epoch meanwhile
+                said(f"{damage}; the bucket is asked for another checkpoint")
+                return 0
+
+
+def _last_of(workdir: Path) -> bytes | None:
+    path = workdir / LAST
+    return path.read_bytes() if path.exists() else None
 
 
 @dataclass
@@ -159,6 +235,8 @@ class Copies:
                 name, job = next(iter(self._jobs.items()))
             try:
                 job()
+            except InputError as error:  # of what is here: the next try would meet it too
+                self.said(f"not copied: {error}")
             except Exception as error:  # whatever it was, training goes on without the copy
                 self.said(f"{self.bucket.url}: {type(error).__name__}: {error}")
                 time.sleep(backoff.next())
@@ -188,8 +266,8 @@ class Copies:
     def _copy_model(self, key: str, folder: Path) -> None:
         if not folder.is_dir():
             return  # overtaken by better trials meanwhile
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            with open(path, "rb") as file:
+        for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+            with open(path, "rb", opener=no_link) as file:
                 self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
 
     def _remove(self, under: str) -> None:
@@ -208,7 +286,7 @@ def _open_last(
             epoch, paths, committed = _committed(workdir)
             held: list[tuple[str, BinaryIO]] = []
             for path in paths:
-                file = opened.enter_context(path.open("rb"))
+                file = opened.enter_context(os.fdopen(no_link(path, os.O_RDONLY), "rb"))
                 held.append((str(path.relative_to(workdir)), file))
             if _committed(workdir) == (epoch, paths, committed):  # so all are of one epoch
                 return epoch, held
@@ -224,10 +302,6 @@ def _committed(workdir: Path) -> tuple[int, list[Path], list[bytes]]:
     Raises:
         FileNotFoundError: there is none, or a later epoch has taken its place meanwhile.
     """
-    facts = json.loads((workdir / LAST).read_text())
-    if "fold" in facts:
-        paths = [*checkpoint_files(workdir, facts["fold"]), workdir / LAST]
-    else:
-        paths = files(workdir)
+    epoch, paths = checkpoint_files(workdir)
     committing = [path for path in paths if path.name in (LAST, RESULT)]
-    return int(facts["epoch"]), paths, [path.read_bytes() for path in committing]
+    return epoch, paths, [path.read_bytes() for path in committing]

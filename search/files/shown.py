@@ -13,7 +13,6 @@ import mimetypes
 import os
 import re
 import shutil
-import stat
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.files.bucket import Bucket
 from search.studies.study import Study
-from spaces.paths import unfinished
+from spaces.errors import InputError
+from spaces.paths import inside, no_link, unfinished
 
 FOLDER = "shown"  # within the artifacts folder
 
@@ -77,15 +77,10 @@ class FolderFiles:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open a file; raises ArtifactNotFound for anything that is not a plain file there."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its writer
         try:
-            descriptor = os.open(self._path(artifact_id), flags)
-        except OSError as error:
+            return open(self._path(artifact_id), "rb", opener=no_link)
+        except (OSError, InputError) as error:
             raise ArtifactNotFound(artifact_id) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise ArtifactNotFound(artifact_id)
-        return os.fdopen(descriptor, "rb")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Write a file, whole or not at all."""
@@ -152,7 +147,8 @@ def bring(files: ShownFiles, study: Study, trial_id: int, to: Path) -> None:
         name = Path(json.loads(meta)["filename"]).name
         with contextlib.suppress(ArtifactNotFound), files.open_reader(key[len(prefix) :]) as body:
             to.mkdir(parents=True, exist_ok=True)
-            (to / name).write_bytes(body.read())
+            with open(inside(to, name), "wb", opener=no_link) as file:
+                file.write(body.read())
 
 
 def shown_trials(study: Study) -> set[int]:

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
+from search.findings.manifest import write_manifest
 from search.findings.plots import plot_curves
 from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
@@ -133,7 +134,7 @@ def write_result(
     metric: str,
     provenance: dict[str, Any],
 ) -> Path:
-    """Write config.yaml, model/, provenance.json and curves.png; complete, or not at all.
+    """Write config.yaml, model/, provenance.json, curves.png and manifest.json; whole, or not.
 
     The models of folds go to models/fold-1/ .. in place of model/.
 
@@ -156,6 +157,7 @@ def write_result(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_manifest(temporary)
     if to.exists():
         shutil.rmtree(to)
     temporary.rename(to)

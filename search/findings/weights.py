@@ -13,6 +13,7 @@ from search.findings.answer import Answer
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
+from spaces.paths import clear, inside
 from trainers.checkpoint import FOLD_MODELS, weights_digest
 
 
@@ -58,7 +59,7 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
     """
     study, run = run_of(answer, trial, fresh=fresh)
     workdir, facts = artifacts.workdir(study, run.number), TrialFacts.of(run)
-    model = workdir / (FOLD_MODELS if facts.folds else f"model-{facts.best_epoch}")
+    model = inside(workdir, FOLD_MODELS if facts.folds else f"model-{facts.best_epoch}")
     named = f"trial {trial.number}" + (
         f" (run {run.number} of its seeds)" if run is not trial else ""
     )
@@ -71,6 +72,8 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
         )
     digest = weights_digest(model)
     if facts.model_sha256 not in (None, digest):
+        if artifacts.bucket is not None:
+            clear(model)  # so that what is put right in the bucket is fetched
         raise InputError(
             f"the weights of {named} in {model} are not what the trial has written: their SHA-256 "
             "differs; export another trial, or train its config again"

@@ -14,6 +14,7 @@ from typing import Protocol
 from search.files.artifacts import Artifacts
 from search.studies.heartbeats import JOB
 from spaces.errors import InputError
+from spaces.paths import inside
 from spaces.sections import WorkersSpec
 
 ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
@@ -64,7 +65,7 @@ class Order:
     @property
     def logs(self) -> Path:
         """The folder of the workers' logs, made here."""
-        folder = self.artifacts.folder / "workers"
+        folder = inside(self.artifacts.folder, "workers")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

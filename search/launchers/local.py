@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from search.launchers.engine import ENDED_WELL, Member, Order
 from search.studies.heartbeats import JOB
+from spaces.paths import no_link
 from spaces.sections import WorkersSpec
 
 
@@ -74,7 +75,7 @@ class Local:
             share = max(1, (os.cpu_count() or 1) // len(places))
             environment.setdefault("OMP_NUM_THREADS", str(share))
             log = order.logs / f"{order.study}-{time.strftime('%Y%m%d-%H%M%S')}-{index}.log"
-            with open(log, "wb") as output:
+            with open(log, "wb", opener=no_link) as output:
                 process = subprocess.Popen(
                     order.command,
                     stdin=subprocess.DEVNULL,

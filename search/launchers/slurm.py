@@ -16,10 +16,13 @@ from typing import Any
 
 from search.launchers.engine import ENDED_WELL, Member, Order, begin_worker, end_worker, needs_extra
 from spaces.errors import InputError
+from spaces.paths import private_folder
 from spaces.sections import WorkersSpec
 
 SIGNAL_SECONDS = 90  # before its time limit a job is signalled
 RETURN_SECONDS = 60.0  # that a worker then has for returning its trial
+# of the home: jobs unpickle what lies there, so whoever could write it could run code as us
+FOLDER = "slurm"
 REQUEUES = 10_000  # times that a job may run into its limit
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
 RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "RESIZING", "SIGNALING", "STOPPED")
@@ -127,6 +130,7 @@ class Slurm:
 
     def check(self) -> None:
         """Raise InputError where Slurm would not take such a job, or could never run it."""
+        private_folder(FOLDER)
         wanted = [
             f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
             for name, value in {**self._settings, **self._more}.items()
@@ -142,7 +146,7 @@ class Slurm:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        executor = submitit.SlurmExecutor(folder=order.logs / "slurm", max_num_timeout=REQUEUES)
+        executor = submitit.SlurmExecutor(folder=private_folder(FOLDER), max_num_timeout=REQUEUES)
         executor.update_parameters(
             job_name=f"segtune-{order.study}",
             signal_delay_s=SIGNAL_SECONDS,

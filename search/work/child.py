@@ -27,6 +27,7 @@ from typing import Protocol
 from search.work.forkserver import context
 from spaces.config import TrialConfig
 from spaces.errors import InputError
+from spaces.paths import no_link
 from spaces.space import Free
 from trainers.devices import ASKED, pick_device
 from trainers.disk import is_full
@@ -215,8 +216,13 @@ def _main(
 ) -> None:
     """The child: train, report, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
-    log_to(workdir / LOG)
-    with open(workdir / "lock", "w") as lock:
+    with contextlib.ExitStack() as held:
+        try:
+            log_to(workdir / LOG)
+            lock = held.enter_context(open(workdir / "lock", "w", opener=no_link))
+        except InputError as error:
+            pipe.send(Failed(unfit=False, message=str(error)))
+            return
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed supervisor may still be ending
         words = _Words(pipe)
         os.environ[ASKED] = device
@@ -274,7 +280,7 @@ class _Words:
 
 def log_to(path: Path) -> None:
     """Send this process's output to a log."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = no_link(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from search.work.child import LOG, log_to
 from search.work.forkserver import context
 from spaces.config import TrialConfig
+from spaces.paths import clear
 from trainers.report import EpochReport
 from trainers.tasks import Data, evaluate
 
@@ -48,7 +49,8 @@ def draw(drawing: Drawing, data: Data, to: Path, give_up: Callable[[], bool]) ->
     Returns:
         What went wrong, or None.
     """
-    to.mkdir(parents=True, exist_ok=True)
+    clear(to)
+    to.mkdir(parents=True)  # ours: a link in it would be written through
     process = context.Process(target=_draw, args=(drawing, data, to), name="pictures")
     process.start()
     until = time.monotonic() + DRAW_SECONDS

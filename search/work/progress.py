@@ -129,10 +129,10 @@ class ProgressView:
             self.console.print(f"the store does not answer, trying again: {first}", highlight=False)
 
     def paused(self, message: str) -> None:
-        """Say why nothing runs."""
+        """Say why nothing runs, or what is wrong with the bucket."""
         if message != self.last_pause:
             self.last_pause = message
-            self.console.print(message, highlight=False, soft_wrap=True)
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def not_shown(self, number: int | None, problem: str) -> None:
         """Say what the dashboard lacks of a trial, or of the study."""

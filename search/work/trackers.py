@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from spaces.errors import InputError
+from spaces.paths import no_link
 from spaces.spec import StudySpec
 from trainers.report import EpochReport
 
@@ -142,7 +143,8 @@ class WandB:
     def log(self, epoch: int, values: dict[str, float]) -> None:
         self.run.log(values, step=epoch)
         if self.memory is not None:
-            self.memory.write_text(str(epoch))
+            with open(self.memory, "w", opener=no_link) as memory:
+                memory.write(str(epoch))
 
     def end(self, state: str, reason: str, value: float | None) -> None:
         self.run.summary.update({"state": state, "reason": reason, "value": value})
@@ -163,7 +165,8 @@ class MLflow:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         folder = trial.artifacts / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "w") as lock:  # workers that begin at once make one store
+        # workers that begin at once make one store
+        with open(folder / "lock", "w", opener=no_link) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
             self.client = MlflowClient(uri)

@@ -195,9 +195,14 @@ class Worker:
         bucket = self.artifacts.bucket
         if bucket is None:
             return True
-        key, backoff = self.artifacts.key(self.study, claim.trial_number), Backoff()
+        number, backoff = claim.trial_number, Backoff()
+        key = self.artifacts.key(self.study, number)
+
+        def said(problem: str) -> None:
+            self.watcher.paused(f"trial {number}: {problem}")
+
         while True:
-            fetched = self._leased(claim, lambda: fetch_checkpoint(bucket, key, workdir))
+            fetched = self._leased(claim, lambda: fetch_checkpoint(bucket, key, workdir, said))
             if fetched is None:
                 return False
             error = fetched.exception()

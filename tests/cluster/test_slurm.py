@@ -233,7 +233,7 @@ class Launched:
 
     def log(self, job: str) -> str:
         """What a job has printed."""
-        folder = self.folder / "home" / "artifacts" / "workers" / "slurm"
+        folder = self.folder / "home" / "slurm"
         return next(folder.glob(f"{job}_*log.out")).read_text()
 
     def progress(self) -> object:
@@ -286,6 +286,23 @@ def test_jobs_cancelled_and_requeued_lose_and_double_nothing(
     states = run.cluster.jobs()
     assert states[cancelled] == "CANCELLED" and states[requeued] == "COMPLETED", states
     assert "small: best trials" in out
+    # jobs unpickle what lies there: none of it where others may write
+    pickles = list((run.folder / "home").rglob("*.pkl"))
+    assert pickles and {path.parent for path in pickles} == {run.folder / "home" / "slurm"}
+    assert (run.folder / "home" / "slurm").stat().st_mode & 0o777 == 0o700
+    assert not any(path.stat().st_mode & 0o077 for path in pickles)
+
+
+def test_a_folder_that_others_may_write_is_refused(
+    launched: Callable[..., Launched], tmp_path: Path
+) -> None:
+    """Whoever could write there could run code as its owner on each node."""
+    folder = tmp_path / "home" / "slurm"
+    folder.mkdir(parents=True)
+    folder.chmod(0o770)
+    run = launched()
+    assert f"{folder} must be closed to others" in run.finish(code=2)
+    assert study_names(run.store) == []
 
 
 def test_a_preempted_job_returns_its_trial_and_comes_back(

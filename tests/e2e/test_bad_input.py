@@ -30,6 +30,7 @@ from search.cli import app
 from search.database.migrations import SCHEMA_VERSION
 from search.database.store import open_store
 from search.files.artifacts import open_artifacts
+from search.findings.manifest import write_manifest
 from search.samples.receipts import write_receipts
 from search.samples.streets import write_streets
 from search.studies.slots import Result
@@ -309,6 +310,11 @@ def with_weights(place: Place) -> None:
     exported(place)
     write("best/model/config.json", "{}")(place)
     write("best/model/model.safetensors", "")(place)
+
+
+def manifested(place: Place) -> None:
+    with_weights(place)
+    write_manifest(place.folder / "best")
 
 
 def env(name: str, value: str) -> Change:
@@ -761,6 +767,12 @@ CASES = [
     Bad("evaluate-no-model", exported, "best has no model/config.json", "evaluate best"),
     Bad("evaluate-split", with_weights,
         "the data set has no split 'nonsense'; it has train, val", "evaluate best --data nonsense"),
+    Bad("evaluate-damaged", both(manifested, write("best/model/model.safetensors", "other")),
+        "best/model/model.safetensors is damaged: its SHA-256 is not that of what was written; "
+        "export it again", "evaluate best"),
+    Bad("train-damaged", both(manifested, write("best/manifest.json", "{")),
+        "best/manifest.json is damaged: it is no JSON; export it again",
+        "train best/config.yaml --to x"),
     # where results go
     Bad("artifacts-file", nothing,
         "--artifacts must be a folder, but", "launch study.yaml --artifacts study.yaml"),

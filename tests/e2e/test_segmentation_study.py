@@ -51,6 +51,7 @@ def test_camvid_study_from_launch_to_evaluation(
         "model",
         "provenance.json",
         "curves.png",
+        "manifest.json",
     }
     answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
     miou = float(answer.split("mIoU ")[1].split(",")[0])
@@ -96,7 +97,10 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
     assert "recall" in answer
     tested = facts["test"]["score"]["value"]
     assert f"has IoU {tested:.4f} (" in exported and "was looked at once" in exported
+    with open(tmp_path / "best" / "config.yaml", "a") as config_file:
+        config_file.write("# the same data, elsewhere\n")
     answer = segtune("evaluate", "best", "--data", "test", cwd=tmp_path)
+    assert "best/config.yaml is not as it was exported; it counts as it is now" in answer
     assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(tested, abs=1e-4)
     assert "the test split was looked at 2 times" in answer
 
@@ -134,7 +138,7 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     exported = segtune("export", "few", "--to", "best", cwd=tmp_path)
     assert "was looked at once" in exported  # the mean of both models on the test split
     files = {path.name for path in (tmp_path / "best").iterdir()}
-    assert files == {"config.yaml", "models", "provenance.json", "curves.png"}
+    assert files == {"config.yaml", "models", "provenance.json", "curves.png", "manifest.json"}
     facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
     data, _ = load_run_config(tmp_path / "best" / "config.yaml")
     assert data.folds is not None and data.folds.seed == facts["seed"]  # the confirmation's

@@ -431,6 +431,35 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     child.join()
 
 
+@pytest.mark.parametrize("name", ["trial.log", "lock"])
+def test_a_link_planted_in_a_trials_folder_is_not_written_through(
+    name: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec, workdir, target = make_spec(), tmp_path / "trial", tmp_path / "precious"
+    workdir.mkdir()
+    target.write_text("precious")
+    (workdir / name).symlink_to(target)
+    child = TrialProcess(spec.search_space().base, load_data(spec.data), workdir, {})
+    message = until(lambda: child.receive(5))
+    assert isinstance(message, Failed) and not message.unfit
+    assert f"{workdir}/{name} must be a plain file, but is a link" in message.message
+    assert target.read_text() == "precious"
+    child.join()
+
+
+def test_a_trials_folder_that_leads_elsewhere_is_refused(
+    store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    study = create_or_resume(store, make_spec(), "f" * 64, None)
+    artifacts = Artifacts(tmp_path / "shared")
+    folder = artifacts.workdir(study, 0)
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    folder.symlink_to(tmp_path / "home")
+    with pytest.raises(InputError, match=r"trial-0000' must be the name of something in .*shared"):
+        artifacts.workdir(study, 0)
+
+
 def test_a_second_ctrl_c_ends_the_child_at_once(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from spaces.errors import InputError
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
+from trainers.durable import digests, read_json, write_json
 from trainers.report import EpochReport
 from trainers.tasks import load_data
 
@@ -86,16 +87,35 @@ def write_checkpoint(workdir: Path, epoch: int, best: int) -> None:
     half.replace(workdir / "last.json")
 
 
+def seal(workdir: Path, **facts: Any) -> None:
+    """Give a checkpoint the SHA-256 of its files, as this version writes them."""
+    stored = read_json(workdir / "last.json")
+    state, model = f"state-{stored['epoch']}.pt", workdir / f"model-{stored['best_epoch']}"
+    listed = digests(workdir, [workdir / state, *model.iterdir()])
+    write_json(workdir / "last.json", {**stored, "files": listed, **facts})
+
+
+def copied(bucket: Bucket, workdir: Path, key: str = "s/t") -> str:
+    """Copy a checkpoint; returns where it is."""
+    thread = copies(bucket)
+    thread.checkpoint(key, workdir)
+    assert thread.settle(600)
+    found = latest(bucket, key)
+    assert found is not None
+    return found[1]
+
+
+def no_word(problem: str) -> None:
+    raise AssertionError(problem)
+
+
 def files(folder: Path) -> dict[str, str]:
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
 def copies(bucket: Bucket) -> Copies:
-    def said(problem: str) -> None:
-        raise AssertionError(problem)
-
-    return Copies(bucket, said)
+    return Copies(bucket, no_word)
 
 
 def test_objects_lie_under_the_prefix_alone(bucket: Bucket) -> None:
@@ -153,7 +173,7 @@ def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    assert not fetch_checkpoint(bucket, "study/trial-0001", there)
+    assert not fetch_checkpoint(bucket, "study/trial-0001", there, no_word)
     thread = copies(bucket)
     for epoch, best in ((1, 1), (2, 2), (3, 2)):
         write_checkpoint(here, epoch, best)
@@ -164,13 +184,13 @@ def test_a_checkpoint_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
     assert thread.settle(600)
     epoch, key = latest(bucket, "study/trial-0001") or (0, "")
     assert epoch == 3
-    assert fetch_checkpoint(bucket, "study/trial-0001", there)
+    assert fetch_checkpoint(bucket, "study/trial-0001", there, no_word)
     assert files(there) == {
         "last.json": (here / "last.json").read_text(),
         "state-3.pt": "state 3",
         "model-2/model.safetensors": "weights 2",
     }
-    assert not fetch_checkpoint(bucket, "study/trial-0001", there)  # it is here now
+    assert not fetch_checkpoint(bucket, "study/trial-0001", there, no_word)  # it is here now
     kept = {name.split("/")[3] for name in bucket.keys("study/trial-0001/checkpoint/")}
     assert kept == {key.rpartition("/")[2]}  # older ones are gone
     thread.forget_checkpoints("study/trial-0001")
@@ -195,7 +215,7 @@ def test_a_trial_with_folds_travels_whole(bucket: Bucket, tmp_path: Path) -> Non
     thread = copies(bucket)
     thread.checkpoint("s/t", here)
     assert thread.settle(600) and latest(bucket, "s/t") is not None
-    assert fetch_checkpoint(bucket, "s/t", there) and files(there) == files(here)
+    assert fetch_checkpoint(bucket, "s/t", there, no_word) and files(there) == files(here)
     thread.model("s/t", here / "model-folds")
     assert thread.settle(600) and fetch_model(bucket, "s/t", tmp_path / "model-folds")
     assert files(tmp_path / "model-folds") == files(here / "model-folds")
@@ -212,14 +232,14 @@ def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> N
     thread.checkpoint("s/t", stale)  # late, and of an earlier epoch
     assert thread.settle(600)
     bucket.write("s/t/checkpoint/000009-0000abcd/state-9.pt", io.BytesIO(b"half"))
-    assert fetch_checkpoint(bucket, "s/t", there)
+    assert fetch_checkpoint(bucket, "s/t", there, no_word)
     assert json.loads((there / "last.json").read_text())["epoch"] == 7
     write_checkpoint(holder, 8, 6)
     thread.checkpoint("s/t", holder)
     assert thread.settle(600)
     assert sorted({name.split("/")[3][:6] for name in bucket.keys("s/t/")}) == ["000008", "000009"]
     write_checkpoint(there, 12, 12)  # what is here is later than what is there
-    assert not fetch_checkpoint(bucket, "s/t", there)
+    assert not fetch_checkpoint(bucket, "s/t", there, no_word)
 
 
 def test_a_bucket_that_is_away_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
@@ -231,6 +251,127 @@ def test_a_bucket_that_is_away_is_tried_again(bucket: Bucket, tmp_path: Path) ->
     assert thread.settle(600)
     assert len(problems) == 2 and "the server is away" in problems[0]
     assert latest(bucket, "s/t") is not None
+
+
+HOSTILE = ["../../../out", "/out", "a/../../../out", "model-2/../../../../out", "trial.log"]
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["with SHA-256", "of an earlier version"])
+def test_a_hostile_key_is_refused_and_the_checkpoint_counts(
+    sealed: bool, bucket: Bucket, tmp_path: Path
+) -> None:
+    """Whoever may write into the bucket must not write elsewhere on each worker."""
+    here, there = tmp_path / "here", tmp_path / "a" / "b" / "there"
+    write_checkpoint(here, 3, 2)
+    if sealed:
+        seal(here)
+    folder = copied(bucket, here)
+    hostile = [
+        name.replace("/out", f"{tmp_path}/out") if name[0] == "/" else name for name in HOSTILE
+    ]
+    for name in hostile:
+        bucket.write(f"{folder}/{name}", io.BytesIO(b"planted"))
+    said: list[str] = []
+    assert fetch_checkpoint(bucket, "s/t", there, said.append)
+    assert files(there) == files(here) and set(tmp_path.iterdir()) == {here, tmp_path / "a"}
+    assert not [path for path in tmp_path.rglob("*") if "out" in path.name]
+    (word,) = said
+    assert "and 4 more, which no trial writes" in word and "who else may write" in word
+    # a name that a trial may write, but not this one
+    bucket.write(f"{folder}/model-9/config.json", io.BytesIO(b"planted"))
+    again = tmp_path / "again"
+    assert fetch_checkpoint(bucket, "s/t", again, said.append)
+    assert files(again) == files(here) if sealed else {"state-3.pt", "last.json"} < {*files(again)}
+
+
+def test_a_hostile_key_among_weights_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
+    for name in ("config.json", "../../../../out"):
+        bucket.write(f"s/t/model-3/{name}", io.BytesIO(b"planted"))
+    model = tmp_path / "a" / "model-3"
+    with pytest.raises(InputError, match=r"out' is no file of a trial.*delete it from the bucket"):
+        fetch_model(bucket, "s/t", model)
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("damaged", ["state-5.pt", "model-4/model.safetensors", "last.json"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_a_damaged_checkpoint_is_deleted_and_the_one_before_counts(
+    damaged: str, how: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    old, new, there = tmp_path / "old", tmp_path / "new", tmp_path / "there"
+    for workdir, epoch, best in ((new, 5, 4), (old, 3, 2)):
+        write_checkpoint(workdir, epoch, best)
+        seal(workdir)
+    folder = copied(bucket, new)
+    for name, text in files(old).items():  # which a copy that was killed has not deleted
+        bucket.write(f"s/t/checkpoint/000003-00000000/{name}", io.BytesIO(text.encode()))
+    bucket.remove([f"{folder}/{damaged}"])
+    if how == "changed":
+        body = (new / damaged).read_bytes().replace(b"e 5", b"e 6").replace(b" 4", b" 2")
+        bucket.write(f"{folder}/{damaged}", io.BytesIO(body))
+    said: list[str] = []
+    assert fetch_checkpoint(bucket, "s/t", there, said.append)
+    assert files(there) == files(old)
+    if (damaged, how) == ("last.json", "missing"):
+        assert said == []  # it was never whole
+        return
+    (word,) = said
+    assert folder in word and "is deleted" in word and damaged.rpartition("/")[2] in word
+    assert latest(bucket, "s/t") == (3, "s/t/checkpoint/000003-00000000")
+    assert not list(bucket.keys(folder))
+
+
+def test_names_in_a_hostile_last_json_are_refused(bucket: Bucket, tmp_path: Path) -> None:
+    """Its SHA-256 fits: whoever may write into the bucket may write that too."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for number, facts in enumerate(
+        (
+            {"files": {"../secret": "0" * 64}},
+            {"best_epoch": "2/../../../secret"},
+            {"epoch": "3/../../secret"},
+            {"fold": "1/../.."},
+        )
+    ):
+        write_checkpoint(here, 3, 2)
+        seal(here)
+        folder = copied(bucket, here, f"s/{number}")
+        seal(here, **facts)
+        bucket.write(f"{folder}/last.json", io.BytesIO((here / "last.json").read_bytes()))
+        said: list[str] = []
+        assert not fetch_checkpoint(bucket, f"s/{number}", there, said.append)
+        assert len(said) == 1 and "last.json is damaged" in said[0], said
+        assert files(there) == {}
+    assert secret.read_text() == "secret"
+
+
+def test_a_damaged_checkpoint_here_gives_way_to_the_buckets(bucket: Bucket, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    write_checkpoint(here, 3, 2)
+    seal(here)
+    copied(bucket, here)
+    whole = files(here)
+    (here / "state-3.pt").write_bytes(b"stale 3")
+    said: list[str] = []
+    assert fetch_checkpoint(bucket, "s/t", here, said.append)
+    assert files(here) == whole and "state-3.pt is damaged" in said[0]
+
+
+def test_links_in_a_trials_folder_are_not_copied(bucket: Bucket, tmp_path: Path) -> None:
+    """A shared folder: what somebody links to there must not be published in the bucket."""
+    here, secret = tmp_path / "here", tmp_path / "secret"
+    secret.write_text("secret")
+    write_checkpoint(here, 3, 2)
+    (here / "model-2" / "config.json").symlink_to(secret)
+    said: list[str] = []
+    thread = Copies(bucket, said.append)
+    thread.checkpoint("s/t", here)
+    thread.model("s/t", here / "model-2")
+    assert thread.settle(600)
+    assert len(said) == 2 and all("config.json must be a plain file" in word for word in said)
+    found = [bucket.read(name).read() for name in bucket.keys("s/t/")]
+    assert b"secret" not in found
 
 
 class Refusing:

@@ -84,6 +84,12 @@ FAULTS = {
         "service/test_s3.py::test_a_bucket_that_is_away_is_tried_again",
         "service/test_s3.py::test_a_trial_waits_for_the_bucket_that_has_its_checkpoint",
     ),
+    "a checkpoint is damaged": (
+        "unit/trainers/test_train.py::test_a_damaged_checkpoint_is_said_and_the_run_begins_anew",
+        "unit/trainers/test_folds.py::test_damage_to_a_fold_that_has_ended_is_said_and_it_begins_anew",
+        "service/test_s3.py::test_a_damaged_checkpoint_is_deleted_and_the_one_before_counts",
+        "service/test_s3.py::test_a_damaged_checkpoint_here_gives_way_to_the_buckets",
+    ),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from trainers import folds
 from trainers.cache import decode, load_arrays
 from trainers.checkpoint import FOLD_MODELS, load_model, remove_last, weights_digest
 from trainers.data import Sample, SegmentationData, divide_folds
+from trainers.durable import Damaged, write_json
 from trainers.folds import fold_models, train_trial
 from trainers.image_counts import FILE, ImageCounts
 from trainers.report import EpochReport
@@ -290,11 +292,13 @@ def test_a_kill_between_a_folds_weights_and_its_result_loses_nothing(
     whole, said = Recording(), Recording()
     expected = whole.train(data, tmp_path / "whole")
 
-    def killed(path: Path, facts: Any) -> None:
-        raise SystemExit
+    def killed_at_result(path: Path, facts: Any) -> None:
+        if path.name == folds.RESULT:
+            raise SystemExit
+        write_json(path, facts)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(folds.checkpoint, "write_json", killed)
+        patch.setattr(folds, "write_json", killed_at_result)
         Recording().train(data, tmp_path / "trial")
     result = said.train(data, tmp_path / "trial")
     assert said.curve == whole.curve and result.value == expected.value
@@ -322,4 +326,29 @@ def test_the_result_of_other_data_or_another_config_is_refused(
     assert isinstance(other, SegmentationData)
     with pytest.raises(InputError, match=r"result\.json: the data have changed"):
         Recording().train(other, tmp_path)
-    assert json.loads((tmp_path / "fold-1" / folds.RESULT).read_text())["reason"] == "completed"
+    result = tmp_path / "fold-1" / folds.RESULT
+    assert json.loads(result.read_text())["reason"] == "completed"
+
+
+@pytest.mark.slow
+def test_damage_to_a_fold_that_has_ended_is_said_and_it_begins_anew(
+    data: SegmentationData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, left = tmp_path / "whole", iter(range(7))
+    Recording().train(data, whole, lambda: None if next(left, None) is not None else "preempted")
+    epoch, paths = folds.checkpoint_files(whole, check=True)
+    assert epoch == EPOCHS and {str(path.relative_to(whole)).split("/")[0] for path in paths} == {
+        *("last.json", "fold-1", "model-folds")
+    }
+    config = small()
+    for name in ("model-folds/fold-1/model.safetensors", "fold-1/result.json"):
+        workdir = shutil.copytree(whole, tmp_path / name.replace("/", "-"))
+        assert folds._ended(workdir, 1, config, data.folds[0]) is not None
+        content = (workdir / name).read_bytes()
+        (workdir / name).write_bytes(content[:-9] + b"x" + content[-8:])
+        with pytest.raises(Damaged, match=name):
+            folds.checkpoint_files(workdir, check=True)
+        assert folds._ended(workdir, 1, config, data.folds[0]) is None
+        assert f"{name} is damaged" in capsys.readouterr().out
+        assert not (workdir / "fold-1" / folds.RESULT).exists()
+        assert not (workdir / "model-folds" / "fold-1").exists()

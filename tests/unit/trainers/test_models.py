@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from spaces.config import ModelConfig
 from spaces.errors import InputError
 from trainers import checkpoint
+from trainers.durable import Damaged, write_json
 from trainers.image_counts import FILE, ImageCounts
 from trainers.models import build_model, check_model, forward
 
@@ -66,28 +69,91 @@ def test_weights_round_trip_and_load_with_smp(arch: str, tmp_path: Path) -> None
 
 
 def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
-    model = build_model(PLAIN, 2)
+    model, model_2 = build_model(PLAIN, 2), tmp_path / "model-2"
     for epoch in (1, 2):
         checkpoint.save_model(tmp_path, epoch, model, COUNTS)
-        checkpoint.save_state(tmp_path, epoch, {"step": epoch, "w": torch.ones(3)})
-        checkpoint.commit(tmp_path, epoch, epoch, {"history": [0.5] * epoch})
+        digest = checkpoint.save_state(tmp_path, epoch, {"step": epoch, "w": torch.ones(3)})
+        checkpoint.commit(tmp_path, epoch, epoch, digest, {"history": [0.5] * epoch})
     # killed in epoch 3: its state whole, but not committed
     checkpoint.save_state(tmp_path, 3, {"step": 3, "w": torch.zeros(3)})
     (tmp_path / "state-4.pt.tmp").write_bytes(b"half a state")
     (tmp_path / "last.json.tmp").write_bytes(b"half")
     (tmp_path / "model-3.tmp").mkdir()
     facts = checkpoint.load_facts(tmp_path)
-    assert facts == {"epoch": 2, "best_epoch": 2, "history": [0.5, 0.5]}
+    assert facts is not None
+    assert {"epoch": 2, "best_epoch": 2, "history": [0.5, 0.5]}.items() <= facts.items()
+    assert facts["files"] == {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("state-2.pt", *(f"model-2/{path.name}" for path in model_2.iterdir()))
+    }
     state = checkpoint.load_state(tmp_path, facts)
     assert state["step"] == 2 and torch.equal(state["w"], torch.ones(3))
-    checkpoint.save_state(tmp_path, 3, {"step": 30})
-    checkpoint.commit(tmp_path, 3, 2, {"history": [0.5] * 3})  # epoch 2 is still the best one
+    digest = checkpoint.save_state(tmp_path, 3, {"step": 30})
+    # epoch 2 is still the best one
+    checkpoint.commit(tmp_path, 3, 2, digest, {"history": [0.5] * 3})
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.json", "model-2", "state-3.pt"]
     again = checkpoint.load_facts(tmp_path)
     assert again is not None and checkpoint.load_state(tmp_path, again) == {"step": 30}
     checkpoint.remove_last(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
+
+
+def test_links_planted_in_a_trials_folder_are_not_written_through(tmp_path: Path) -> None:
+    """Under every name that a checkpoint writes, on its way there too."""
+    workdir, targets = tmp_path / "trial", tmp_path / "targets"
+    workdir.mkdir()
+    (targets / "model-final").mkdir(parents=True)
+    for name in ("state-1.pt.tmp", "state-1.pt", "last.json.tmp", "last.json"):
+        (targets / name).write_text("precious")
+        (workdir / name).symlink_to(targets / name)
+    for name in ("model-1.tmp", "model-1", "model-9", "fold-1"):
+        (workdir / name).symlink_to(targets / "model-final")
+    model = build_model(PLAIN, 2)
+    digest = checkpoint.save_state(workdir, 1, {"step": 1})
+    checkpoint.save_model(workdir, 1, model, COUNTS)
+    (workdir / "last.json").unlink()  # what it leads to is read, and would be refused
+    checkpoint.commit(workdir, 1, 1, digest, {})
+    checkpoint.remove_last(workdir)
+    files = [path for path in targets.rglob("*") if path.is_file()]
+    assert len(files) == 4 and {path.read_text() for path in files} == {"precious"}
+    assert (targets / "model-final").is_dir() and not list((targets / "model-final").iterdir())
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    """Nor where its SHA-256 fits: whoever may write it may write that too."""
+
+    class Attack:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    digest = checkpoint.save_state(tmp_path, 1, {"model": Attack()})
+    checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 2), COUNTS)
+    checkpoint.commit(tmp_path, 1, 1, digest, {})
+    facts = checkpoint.load_facts(tmp_path)
+    assert facts is not None and checkpoint.files(tmp_path, facts, check=True)
+    with pytest.raises(Damaged, match=r"state-1\.pt cannot be loaded \(UnpicklingError"):
+        checkpoint.load_state(tmp_path, facts)
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "state-1.pt", weights_only=False)  # the attack is a real one
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"epoch": 1, "best_epoch": "1/../../../home"},
+        {"epoch": "1", "best_epoch": 1},
+        {"epoch": 1, "fold": "1/../.."},
+        {"epoch": True, "best_epoch": 1},
+        {"epoch": 1},
+    ],
+)
+def test_epochs_that_are_no_numbers_are_refused(facts: dict[str, Any], tmp_path: Path) -> None:
+    """File names are made of them."""
+    write_json(tmp_path / "last.json", facts)
+    with pytest.raises(Damaged, match=r"last\.json is damaged: (epoch|best_epoch|fold) is "):
+        checkpoint.load_facts(tmp_path)
 
 
 @pytest.mark.parametrize(

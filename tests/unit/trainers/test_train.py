@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from trainers import health, image_counts
 from trainers import train as train_module
 from trainers.checkpoint import LAST, load_model
 from trainers.data import SegmentationData
+from trainers.durable import read_json, write_json
 from trainers.image_counts import ImageCounts
 from trainers.report import Scores
 from trainers.tasks import evaluate, load_data, make_task, score_model
@@ -241,9 +243,76 @@ def test_a_checkpoint_of_an_older_version_is_taken_up(
     state = json.loads(last.read_text())
     assert state["config"]["train"].pop("compile") is False
     assert state["config"]["train"].pop("ema") is None
+    del state["files"], state["sha256"]
     last.write_text(json.dumps(state))
     reports: list[int] = []
     train(config, data, tmp_path, lambda report: reports.append(report.epoch))
+    assert reports == [1, 2]
+
+
+def flip(path: Path) -> None:
+    """A bit in the middle that fell over on disk."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 2'))
+
+
+def other_names(path: Path) -> None:
+    """What somebody writes who writes a SHA-256 that fits."""
+    facts = read_json(path)
+    facts["files"]["../../../etc/hostname"] = "0" * 64
+    write_json(path, facts)
+
+
+def other_epochs(path: Path) -> None:
+    facts = read_json(path)
+    facts["history"][0]["epoch"] = "1/../../../home"
+    write_json(path, facts)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(
+    data: SegmentationData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = iter(range(3))
+    config, whole = small(**{"train.epochs": 2}), tmp_path / "whole"
+    train(
+        config,
+        data,
+        whole,
+        lambda report: None,
+        lambda: None if next(left, None) is not None else "preempted",
+    )
+    damages = [
+        ("state-1.pt", flip),
+        ("state-1.pt", cut),
+        ("state-1.pt", Path.unlink),
+        ("model-1/model.safetensors", flip),
+        ("model-1/config.json", cut),
+        ("model-1/images.npz", Path.unlink),
+        ("last.json", cut),
+        ("last.json", edit),
+        ("last.json", other_names),
+        ("last.json", other_epochs),
+    ]
+    for number, (name, damage) in enumerate(damages):
+        workdir = shutil.copytree(whole, tmp_path / str(number))
+        assert train_module._Run(config, data, workdir, {}).epoch == 1
+        assert "begins anew" not in capsys.readouterr().out
+        damage(workdir / name)
+        assert train_module._Run(config, data, workdir, {}).epoch == 0
+        said = capsys.readouterr().out
+        assert f"{workdir / name} " in said and "; this run begins anew" in said, said
+        assert not list(workdir.glob("state-*")) and not (workdir / LAST).exists()
+    reports: list[int] = []
+    train(config, data, workdir, lambda report: reports.append(report.epoch))
     assert reports == [1, 2]
 
 
