@@ -28,6 +28,8 @@ from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
+from spaces.sources import short_start
+from spaces.textfile import read_bytes
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
@@ -37,6 +39,8 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # not EPS, which would run Ghostscript
+
+LIST_BYTES = 50_000_000  # of a file of `image mask` lines
 
 PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
 POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
@@ -357,7 +361,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
 def _from_list(path: Path, name: str) -> list[Sample]:
     samples: list[Sample] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -371,12 +375,25 @@ def _from_list(path: Path, name: str) -> list[Sample]:
                 f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
                 "(put a tab between paths that hold spaces)"
             )
-        pair = [(path.parent / part.strip()).resolve() for part in parts]
-        for file in pair:
-            if not file.is_file():
-                raise InputError(f"{path} line {number}: {file} does not exist")
+        pair = [_listed(path, part.strip(), number) for part in parts]
         samples.append(Sample(str(pair[0]), str(pair[1])))
     return samples
+
+
+def _listed(path: Path, part: str, number: int) -> Path:
+    """A file that a list names; raises InputError where there is none."""
+    try:
+        file = (path.parent / part).resolve()
+        if file.is_file():
+            return file
+    except (OSError, RuntimeError, ValueError):
+        pass  # no name of a file: too long, or with a zero
+    if not part.lower().endswith(SUFFIXES):  # of a file that is no list not much is quoted
+        raise InputError(
+            f"{path} line {number}: {short_start(part)} must be an image file that exists "
+            f"({', '.join(SUFFIXES)})"
+        )
+    raise InputError(f"{path} line {number}: {path.parent / part} does not exist")
 
 
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:

@@ -192,6 +192,8 @@ def _place(labels: str, index: int) -> str:
 def _read_text(path: str, points: int | None) -> TextAnnotation:
     try:
         return read_icdar(Path(path), points)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -199,5 +201,7 @@ def _read_text(path: str, points: int | None) -> TextAnnotation:
 def _read_json(path: str) -> dict[str, TextAnnotation]:
     try:
         return read_coco_text(Path(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(str(error)) from None
