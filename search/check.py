@@ -14,6 +14,7 @@ from search.findings.wording import dimension_text, splits_named
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
+from spaces.sources import files_elsewhere
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
 from trainers.class_weights import METHODS, class_weights
@@ -44,6 +45,13 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for name, file in files_elsewhere(path).items():
+        console.print(
+            f"outside of the study file's folder: {name} reads {file}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     _images(spec, data, console)
     if isinstance(data, TextData):
         _ceilings(space, data, console)

@@ -35,9 +35,11 @@ def parse_resolution(value: Any) -> str:
         raise ValueError("must be HxW, [height, width] or one number, in pixels")
     if isinstance(value, int):
         sides = [value, value]
-    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value)):
+    elif isinstance(value, str) and (
+        match := re.fullmatch(r"\s*([0-9]{1,9})\s*[xX]\s*([0-9]{1,9})\s*", value)
+    ):
         sides = [int(match[1]), int(match[2])]
-    elif isinstance(value, str) and value.strip().isdigit():
+    elif isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value.strip()):
         sides = [int(value), int(value)]
     elif (
         isinstance(value, list | tuple)

@@ -1,4 +1,8 @@
-"""Files that the `data:` section names: their paths made absolute, class files read."""
+"""Files that the `data:` section names: their paths made absolute, class files read.
+
+A study file may come from a stranger and name a file of yours. What a message quotes of such a file
+is short, and only class names go from it into the store.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from spaces.errors import InputError
-from spaces.yamlfile import Document
+from spaces.textfile import read_bytes
+from spaces.yamlfile import Document, read_yaml
 
+CLASS_FILE_BYTES = 200_000
+NAME_LENGTH = 100  # characters of a class name
+QUOTED = 12  # characters of a line that is none
 _IS_FOLDER = {"images": True, "masks": True, "list": False}
+_IN_NO_NAME = set(':=<>{}[]|\\"`$@#!*^~')
 
 
 def resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
@@ -36,6 +45,34 @@ def resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> Non
             section.setdefault("ignore_index", ignore)
 
 
+def files_elsewhere(study: Path) -> dict[str, Path]:
+    """{setting: text file that it reads} of those that lie outside of a study file's folder.
+
+    Images and masks are not among them: they usually do, and nothing quotes them.
+    """
+    document, folder = read_yaml(study), study.resolve().parent
+    section = document.data["data"]
+    named = {"data.classes": section.get("classes")}
+    for split in ("train", "val", "test"):
+        paths = section.get(split) or {}
+        named |= {f"data.{split}.{key}": paths.get(key) for key in ("list", "labels")}
+    found = {
+        name: _existing(folder, given, name, document.source)
+        for name, given in named.items()
+        if isinstance(given, str)
+    }
+    return {
+        name: path
+        for name, path in found.items()
+        if path.is_file() and not path.is_relative_to(folder)
+    }
+
+
+def short_start(line: str) -> str:
+    """How a line that may be anyone's is quoted."""
+    return repr(line if len(line) <= QUOTED else f"{line[:QUOTED]}...")
+
+
 def _existing(folder: Path, given: str, name: str, where: str) -> Path:
     """Return the absolute path of a file or folder; relative ones start at `folder`."""
     try:
@@ -54,21 +91,39 @@ def _existing(folder: Path, given: str, name: str, where: str) -> Path:
 def _read_classes(path: Path, where: str) -> tuple[list[str], int | None]:
     """Read class names (and an ignore_index) from .json or from a text file, one a line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, CLASS_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"data.classes: cannot read {path}: {error.strerror} ({where})") from None
     except UnicodeDecodeError:
         raise InputError(f"data.classes: {path} is not UTF-8 text ({where})") from None
     if path.suffix.lower() != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()], None
+        lines = {n: line.strip() for n, line in enumerate(text.splitlines(), 1) if line.strip()}
+        for number, line in lines.items():
+            _check_name(line, f"{path} line {number}", where)
+        return list(lines.values()), None
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"data.classes: {path} is not JSON: {error} ({where})") from None
     names = tree.get("classes") if isinstance(tree, dict) else tree
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(
             f'data.classes: {path} must hold a list of names, or {{"classes": [...]}} ({where})'
         )
+    for index, name in enumerate(names):
+        _check_name(name, f"{path} item {index}", where)
     ignore = tree.get("ignore_index") if isinstance(tree, dict) else None
+    if ignore is not None and type(ignore) is not int:
+        raise InputError(f"data.classes: ignore_index of {path} must be a whole number ({where})")
     return names, ignore
+
+
+def _check_name(name: str, place: str, where: str) -> None:
+    """Refuse a line that is no class name, as in a file that is no class file."""
+    fits = 1 <= len(name) <= NAME_LENGTH and name.isprintable() and not _IN_NO_NAME & set(name)
+    if not fits or not (name[0].isalnum() or name[0] == "_"):
+        raise InputError(
+            f"data.classes: {place}: {short_start(name)} is no class name; one has at most "
+            f"{NAME_LENGTH} letters, digits, spaces, and signs as in - _ . , ; / ( ); other names "
+            f"can stand in the study file itself ({where})"
+        )

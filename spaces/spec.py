@@ -380,7 +380,7 @@ def _input_error(
         place, colon, rest = message.partition(": ")
         field, *below = place.split(".")
         if colon and field in known_keys(root, loc):
-            parts = (int(part) if part.isdigit() else part for part in below)
+            parts = (int(part) if part.isdecimal() else part for part in below)
             loc, message = (*loc, field, *parts), rest
     key: Key = (*prefix, *loc)
     missing_at_top = message == "is missing" and len(key) == 1

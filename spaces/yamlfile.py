@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from spaces.errors import InputError
+from spaces.textfile import read_bytes
 
 Key = tuple[str | int, ...]
 
@@ -23,6 +24,7 @@ MAX_BYTES = 1_000_000  # bytes; a study file is a few kB
 MAX_DEPTH = 50
 MAX_DIGITS = 400  # longer numbers than a float can hold
 MAX_NODES = 50_000  # aliases can multiply a small file without bound
+MAX_CHARACTERS = MAX_BYTES  # of all texts together, as aliases multiply them too
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -98,10 +100,7 @@ def read_yaml(path: Path) -> Document:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, but a YAML file is needed")
-        if path.stat().st_size > MAX_BYTES:
-            size = path.stat().st_size
-            raise InputError(f"{path}: {size} bytes, but at most {MAX_BYTES} are read")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -142,7 +141,7 @@ class _Reader:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.count = 0
+        self.count = self.characters = 0
 
     def read(self, node: yaml.Node, key: Key) -> Any:
         self.count += 1
@@ -179,6 +178,9 @@ class _Reader:
         if node.tag not in _SCALAR_TAGS:
             self._check_tag(node, "plain")
         text = str(node.value)
+        self.characters += len(text)
+        if self.characters > MAX_CHARACTERS:
+            raise self._error(node, f"more than {MAX_CHARACTERS} characters, aliases included")
         if node.style in ("'", '"', "|", ">"):
             return text
         if len(text) > MAX_DIGITS:

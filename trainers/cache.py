@@ -7,9 +7,7 @@ the cache folder has no room for is decoded again in each epoch, to the same pix
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +15,15 @@ from PIL import Image
 
 from spaces.data import SegmentationDataSpec
 from trainers.cache_folder import Entry, Make, entry, split_key
-from trainers.data import Kept, Sample, SegmentationData, decode_image, decode_mask
+from trainers.data import (
+    Kept,
+    Sample,
+    SegmentationData,
+    decode_image,
+    decode_mask,
+    each_decoded,
+    pixels_of,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Ar
 
     def needed() -> int:
         scored = [] if kept.name == "train" else kept.samples
-        originals = sum(_pixels(sample.mask) for sample in scored)
+        originals = sum(pixels_of(sample.mask) for sample in scored)
         return len(kept.samples) * size[0] * size[1] * 4 + originals
 
     found = entry(
@@ -100,13 +106,6 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def fill(count: int, one: Callable[[int], None]) -> None:
-    """Call `one` with 0..count-1 from as many threads as there are cores."""
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(one, range(count)):
-            pass
-
-
 def _build(
     kept: Kept[Sample], spec: SegmentationDataSpec, size: tuple[int, int], make: Make
 ) -> None:
@@ -115,23 +114,22 @@ def _build(
     images = make("images", (count, *size, 3), np.uint8)
     masks = make("masks", (count, *size), np.uint8)
     if kept.name == "train":
-        fill(count, lambda i: _put(decode(samples[i], spec, size)[:2], (images, masks), i))
+
+        def put(index: int, sample: Sample) -> None:
+            images[index], masks[index], _ = decode(sample, spec, size)
+
+        each_decoded(samples, put)
         return
-    ends = np.cumsum([_pixels(sample.mask) for sample in samples])
+    ends = np.cumsum([pixels_of(sample.mask) for sample in samples])
     originals = make("originals", (int(ends[-1]),), np.uint8)
     shapes = make("shapes", (count, 2), np.int64)
 
-    def one(index: int) -> None:
-        image, mask, original = decode(samples[index], spec, size)
-        _put((image, mask, original.shape), (images, masks, shapes), index)
+    def put_all(index: int, sample: Sample) -> None:
+        images[index], masks[index], original = decode(sample, spec, size)
+        shapes[index] = original.shape
         originals[ends[index] - original.size : ends[index]] = original.ravel()
 
-    fill(count, one)
-
-
-def _put(values: tuple[object, ...], arrays: tuple[np.ndarray, ...], index: int) -> None:
-    for value, array in zip(values, arrays, strict=True):
-        array[index] = value
+    each_decoded(samples, put_all)
 
 
 def _arrays(found: Entry, chosen: list[int] | None, scored: bool) -> Arrays:
@@ -145,9 +143,3 @@ def _arrays(found: Entry, chosen: list[int] | None, scored: bool) -> Arrays:
             for row, (height, width) in zip(rows, arrays["shapes"][rows], strict=True)
         ]
     return Arrays(arrays["images"], arrays["masks"], originals, rows, found, scored)
-
-
-def _pixels(path: str) -> int:
-    """Pixels of an image file, from its header."""
-    with Image.open(path) as image:
-        return image.width * image.height

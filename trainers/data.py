@@ -11,11 +11,14 @@ import json
 import os
 import random
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Condition
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,11 +29,23 @@ from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, 
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
 from trainers.durable import file_digest
+from spaces.sources import short_start
+from spaces.textfile import read_bytes
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
+# freed blocks of 16 MB, Pillow's own, would stay with the thread; malloc gives larger ones back
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # not EPS, which would run Ghostscript
+
+LIST_BYTES = 50_000_000  # of a file of `image mask` lines
+
+PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
+POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
+BAND_ROWS = 256  # of an image that are converted at a time
 
 
 class Imaged:
@@ -42,9 +57,15 @@ class Imaged:
     def stem(self) -> str:
         return Path(self.image).stem
 
+    @property
+    def pixel_files(self) -> tuple[str, ...]:
+        """What has to be decoded of it."""
+        return (self.image,)
+
 
 S = TypeVar("S", bound=Imaged)
 P = TypeVar("P", bound=Share)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,10 @@ class Sample(Imaged):
 
     image: str
     mask: str
+
+    @property
+    def pixel_files(self) -> tuple[str, ...]:
+        return (self.image, self.mask)
 
 
 @dataclass(frozen=True)
@@ -243,11 +268,11 @@ def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
 
 def decode_image(path: str, max_pixels: int) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 RGB; raises InputError for a broken or oversized file."""
-    with _open(path, max_pixels) as image:
+    with _decoded(path, max_pixels) as image:
         if image.mode.startswith("I;16") or image.mode == "I":
-            grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-            return np.stack([grey] * 3, axis=-1)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return _by_bands(image, lambda band, _: _grey(band))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _by_bands(image, lambda band, _: np.asarray(band.convert("RGB")))
 
 
 def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
@@ -256,19 +281,41 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
     Raises:
         InputError: broken file, or a value or colour that is no class; with its first place.
     """
-    with _open(path, spec.max_pixels) as image:
+    with _decoded(path, spec.max_pixels) as image:
         if spec.palette is not None:
-            return _map_colours(np.asarray(image.convert("RGB")), path, spec)
-        if image.mode == "1":
-            values = np.asarray(image).astype(np.uint8)
-        elif image.mode in ("L", "P") or image.mode.startswith("I"):
-            values = np.asarray(image)
-        else:
+            return _by_bands(image, lambda band, top: _map_colours(band, top, path, spec))
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
             raise InputError(
                 f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
                 "for colour masks give data.palette"
             )
-    return _map_indices(values, path, spec)
+        return _by_bands(image, lambda band, top: _map_indices(band, top, path, spec))
+
+
+def pixels_of(path: str) -> int:
+    """Pixels of an image file, from its header; raises InputError where it is none."""
+    with _identified(path) as image:
+        return image.width * image.height
+
+
+def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
+    """Call `one` with each index and sample from as many threads as there are cores.
+
+    Together they decode in POOL_BYTES of memory: one whose files are too large for the room that is
+    left waits; one that is too large for all of it runs alone.
+
+    Args:
+        one: decodes the sample's files, one after another.
+    """
+    room = _Room(POOL_BYTES // PIXEL_BYTES)
+
+    def decode(index: int) -> R:
+        sample = samples[index]
+        with room.taken(max(map(pixels_of, sample.pixel_files))):
+            return one(index, sample)
+
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(decode, range(len(samples))))
 
 
 # ---------------------------------------------------------------- finding pairs
@@ -315,7 +362,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
 def _from_list(path: Path, name: str) -> list[Sample]:
     samples: list[Sample] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -329,12 +376,25 @@ def _from_list(path: Path, name: str) -> list[Sample]:
                 f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
                 "(put a tab between paths that hold spaces)"
             )
-        pair = [(path.parent / part.strip()).resolve() for part in parts]
-        for file in pair:
-            if not file.is_file():
-                raise InputError(f"{path} line {number}: {file} does not exist")
+        pair = [_listed(path, part.strip(), number) for part in parts]
         samples.append(Sample(str(pair[0]), str(pair[1])))
     return samples
+
+
+def _listed(path: Path, part: str, number: int) -> Path:
+    """A file that a list names; raises InputError where there is none."""
+    try:
+        file = (path.parent / part).resolve()
+        if file.is_file():
+            return file
+    except (OSError, RuntimeError, ValueError):
+        pass  # no name of a file: too long, or with a zero
+    if not part.lower().endswith(SUFFIXES):  # of a file that is no list not much is quoted
+        raise InputError(
+            f"{path} line {number}: {short_start(part)} must be an image file that exists "
+            f"({', '.join(SUFFIXES)})"
+        )
+    raise InputError(f"{path} line {number}: {path.parent / part} does not exist")
 
 
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
@@ -423,43 +483,100 @@ def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]
 # ---------------------------------------------------------------- decoding
 
 
-def _open(path: str, max_pixels: int) -> Image.Image:
-    """Open and decode an image file, with every failure named."""
+@contextmanager
+def _identified(path: str) -> Iterator[Image.Image]:
+    """An image file whose header alone has been read, with every failure named."""
     try:
-        image = Image.open(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
+            raise InputError(f"{path}: not a plain file; remove it from the folder")
+        image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
-        kind = "an empty file" if os.path.getsize(path) == 0 else "not an image that can be read"
+        empty = os.path.getsize(path) == 0
+        kind = "an empty file" if empty else "not an image that can be read (png, jpg, tif or bmp)"
         raise InputError(f"{path}: {kind}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _undecodable(path, error) from None
-    try:
-        _decode(image, path, max_pixels)
-    except BaseException:
-        image.close()
+    except InputError:
         raise
-    return image
-
-
-def _decode(image: Image.Image, path: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise InputError(
-            f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
-            f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
-        )
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:
         raise _undecodable(path, error) from None
+    with image:
+        yield image
+
+
+@contextmanager
+def _decoded(path: str, max_pixels: int) -> Iterator[Image.Image]:
+    """A decoded image; what fails in it, as in its decoder, is an InputError.
+
+    Pillow's decoders raise whatever Python does where a file is broken: struct.error, KeyError, ...
+    """
+    with _identified(path) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise InputError(
+                f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
+                f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
+            )
+        try:
+            image.load()
+            yield image
+        except InputError:
+            raise
+        except Exception as error:
+            raise _undecodable(path, error) from None
 
 
 def _undecodable(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be decoded: {error}; is the file complete?")
+    words = str(error) or type(error).__name__
+    return InputError(f"{path}: cannot be decoded: {words}; is the file complete?")
 
 
-def _map_indices(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> np.ndarray:
+def _by_bands(image: Image.Image, of: Callable[[Image.Image, int], np.ndarray]) -> np.ndarray:
+    """Turn an image into an array, some rows at a time: conversions need several times its memory.
+
+    Args:
+        of: (a band of the image, its first row) -> (rows, W, ...) uint8.
+    """
+    found: np.ndarray | None = None
+    for top in range(0, image.height, BAND_ROWS):
+        bottom = min(top + BAND_ROWS, image.height)
+        band = of(image.crop((0, top, image.width, bottom)), top)
+        if found is None:
+            found = np.empty((image.height, *band.shape[1:]), np.uint8)
+        found[top:bottom] = band
+    assert found is not None
+    return found
+
+
+def _grey(band: Image.Image) -> np.ndarray:
+    """(H, W, 3) of a band with 16 bits."""
+    grey = (np.asarray(band, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+    return np.stack([grey] * 3, axis=-1)
+
+
+class _Room:
+    """Pixels that threads may have in memory together."""
+
+    def __init__(self, pixels: int) -> None:
+        self._whole = self._free = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for so many, and hold it; for more than there is, all of it."""
+        pixels = min(pixels, self._whole)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
     table = _index_table(spec.model_dump_json())
-    values = values.astype(np.int64)
+    values = np.asarray(band).astype(np.int64)
     mapped = table[values.clip(0, len(table) - 1)]
     wrong = (mapped < 0) | (values < 0) | (values >= len(table))
     if wrong.any():
@@ -467,8 +584,8 @@ def _map_indices(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> n
         classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
         ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
         raise InputError(
-            f"{path}: mask value {values[row, column]} at row {row}, column {column} is no class; "
-            f"classes are {classes}, data.ignore_index is {ignore}"
+            f"{path}: mask value {values[row, column]} at row {top + row}, column {column} is no "
+            f"class; classes are {classes}, data.ignore_index is {ignore}"
         )
     return mapped.astype(np.uint8)
 
@@ -492,15 +609,16 @@ def _ignored(spec: SegmentationDataSpec) -> list[int]:
     return [spec.names.index(name) for name in spec.ignore_classes]
 
 
-def _map_colours(values: np.ndarray, path: str, spec: SegmentationDataSpec) -> np.ndarray:
+def _map_colours(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
+    values = np.asarray(band.convert("RGB"))
     packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
     mapped = _colour_table(spec.model_dump_json())[packed]
     if (mapped < 0).any():
         row, column = np.argwhere(mapped < 0)[0]
         colour = tuple(int(channel) for channel in values[row, column])
         raise InputError(
-            f"{path}: colour {colour} at row {row}, column {column} is neither in data.palette "
-            "nor in data.palette_ignore"
+            f"{path}: colour {colour} at row {top + row}, column {column} is neither in "
+            "data.palette nor in data.palette_ignore"
         )
     return mapped.astype(np.uint8)
 
@@ -562,9 +680,8 @@ def _decode_all(
     spec: SegmentationDataSpec, splits: dict[str, list[Sample]]
 ) -> dict[str, list[_Facts]]:
     facts: dict[str, list[_Facts]] = {}
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        for name, samples in splits.items():
-            facts[name] = list(pool.map(lambda sample: _check_sample(sample, spec), samples))
+    for name, samples in splits.items():
+        facts[name] = each_decoded(samples, lambda _, sample: _check_sample(sample, spec))
     check_overlap(splits, {name: [f.digest for f in found] for name, found in facts.items()})
     return facts
 
@@ -607,12 +724,12 @@ def effective_images(sizes: np.ndarray) -> np.ndarray:
 
 
 def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
-    image = decode_image(sample.image, spec.max_pixels)
+    height, width = decode_image(sample.image, spec.max_pixels).shape[:2]  # it is not kept
     mask = decode_mask(sample.mask, spec)
-    if image.shape[:2] != mask.shape:
+    if mask.shape != (height, width):
         raise InputError(
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
-            f"has {image.shape[1]}x{image.shape[0]}; both must be of one size"
+            f"has {width}x{height}; both must be of one size"
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
     return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
@@ -642,8 +759,8 @@ def _stat_key(spec: Section, splits: Mapping[str, Sequence[Any]]) -> str:
     for name in sorted(splits):
         digest.update(name.encode())
         for path in _paths(splits[name]):
-            stat = os.stat(path)
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            found = os.stat(path)
+            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

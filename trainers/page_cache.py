@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.cache import fill
 from trainers.cache_folder import Entry, Make, entry, split_key
-from trainers.data import Kept
+from trainers.data import Kept, each_decoded
 from trainers.dbnet.targets import fit_long_side
 from trainers.text_augment import resize_page
 from trainers.text_data import Page, TextData
@@ -73,11 +72,11 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
         scales = make("scales", (len(shapes), 2), np.float64)
         decoder = Pages(data, kept, longest, None)
 
-        def one(index: int) -> None:
-            page, scales[index] = decoder._decode(index)
-            pages[ends[index] - page.size : ends[index]] = page.ravel()
+        def one(index: int, _: Page) -> None:
+            pixels, scales[index] = decoder._decode(index)
+            pages[ends[index] - pixels.size : ends[index]] = pixels.ravel()
 
-        fill(len(shapes), one)
+        each_decoded(kept.samples, one)
 
     key = split_key(kept.fingerprint, kept.name, longest)
     what = f"the pages of the {split} split at {longest} px"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from trainers.data import (
     check_overlap,
     decode_image,
     divide_folds,
+    each_decoded,
     each_split,
     fold_mark,
     fold_splits,
@@ -112,13 +111,12 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        for name, pages in splits.items():
-            facts = list(pool.map(lambda page: _check_page(page, data), pages))
-            digests[name] = [digest for digest, _ in facts]
-            for page, (_, size) in zip(pages, facts, strict=True):
-                sizes[page.image] = size
-            _check_has_text(name, pages, data)
+    for name, pages in splits.items():
+        facts = each_decoded(pages, lambda _, page: _check_page(page, data))
+        digests[name] = [digest for digest, _ in facts]
+        for page, (_, size) in zip(pages, facts, strict=True):
+            sizes[page.image] = size
+        _check_has_text(name, pages, data)
     check_overlap(splits, digests)
     total = hashlib.sha256()
     for name in sorted(digests):
@@ -194,6 +192,8 @@ def _place(labels: str, index: int) -> str:
 def _read_text(path: str, points: int | None) -> TextAnnotation:
     try:
         return read_icdar(Path(path), points)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -201,5 +201,7 @@ def _read_text(path: str, points: int | None) -> TextAnnotation:
 def _read_json(path: str) -> dict[str, TextAnnotation]:
     try:
         return read_coco_text(Path(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(str(error)) from None

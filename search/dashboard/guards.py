@@ -114,6 +114,9 @@ def one_spelling(app: WSGIApplication) -> WSGIApplication:
         except UnicodeError:
             text = "the path must be UTF-8\n"
             return answer(environ, start_response, HTTPStatus.BAD_REQUEST, text)
+        if re.search("[0-9]{19}", raw):
+            text = "no study and no trial has so long a number\n"
+            return answer(environ, start_response, HTTPStatus.NOT_FOUND, text)
         environ["PATH_INFO"] = "/" + raw.lstrip("/")
         return app(environ, start_response)
 
@@ -185,6 +188,28 @@ def read_only(app: WSGIApplication) -> WSGIApplication:
     def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in READ_METHODS:
             reason = "this dashboard is read-only; start it with --allow-writes to change studies"
+            return refuse(environ, start_response, HTTPStatus.FORBIDDEN, reason)
+        return app(environ, start_response)
+
+    return wrapped
+
+
+def studies_stay(app: WSGIApplication) -> WSGIApplication:
+    """Refuse to delete or rename a study: optuna-dashboard knows nothing of its slots and reports.
+
+    Workers would lose the study, and what segtune keeps of it would stay behind.
+    """
+
+    def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"].upper(), environ["PATH_INFO"]
+        if method == "DELETE" and re.fullmatch(r"/api/studies/[^/]*/*", path):
+            reason = "the dashboard deletes no study; use: segtune delete STUDY"
+            return refuse(environ, start_response, HTTPStatus.FORBIDDEN, reason)
+        if re.fullmatch(r"/api/studies/[^/]*/+rename/*", path):
+            reason = (
+                "a study keeps its name; launch it under another one, and delete this one with: "
+                "segtune delete STUDY"
+            )
             return refuse(environ, start_response, HTTPStatus.FORBIDDEN, reason)
         return app(environ, start_response)
 

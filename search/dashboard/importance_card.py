@@ -17,7 +17,7 @@ from search.database.store import Store
 from search.database.tables import study_table
 
 ATTRIBUTE = "segtune:importances"  # of the study
-_PATH = re.compile(r"/api/studies/(\d+)/param_importances/*")
+_PATH = re.compile(r"/api/studies/([0-9]{1,18})/param_importances/*")
 
 
 class ImportanceCard:

@@ -18,10 +18,10 @@ from urllib.parse import quote
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
-import waitress
 from rich.console import Console
 
 from search.dashboard import guards
+from search.dashboard.connections import Server
 from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Clock, Login
@@ -108,6 +108,7 @@ def make_app(
     shown = inner or StudyData(ImportanceCard(dashboard_app(store, files), store), store)
     app = guards.adapted(shown)
     app = with_artifacts(app, store.storage, files)
+    app = guards.studies_stay(app)
     if not allow_writes:
         app = guards.read_only(app)
     if password is not None:
@@ -169,9 +170,9 @@ def serve(
         allow_writes=access.allow_writes,
         hosts=(access.host, *access.names),
     )
-    server = waitress.create_server(
+    server = Server(
         app,
-        sockets=[listener],
+        listener,
         threads=THREADS,
         ident="segtune",
         max_request_body_size=BODY_BYTES[access.allow_writes],

@@ -13,18 +13,20 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.dashboard.guards import refuse
 from search.dashboard.optuna_dashboard_private import StudyJson, trial_json, trial_of
 from search.database.optuna_private import FrozenStudy, id_of_trial
 from search.database.store import Store
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_PATH = re.compile(r"/api/studies/(\d+)/*")
+_PATH = re.compile(r"/api/studies/([0-9]{1,18})/*")
 GZIP_BYTES = 10_000  # shorter answers are sent as they are
 
 
@@ -64,8 +66,9 @@ class StudyData:
         if study_id is None:
             return self.inner(environ, start_response)
         after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[-1]
-        if not after.isdecimal():
-            return self.inner(environ, start_response)
+        if not re.fullmatch("[0-9]{1,9}", after):
+            reason = f"after must be a whole number from 0 on, but got {after[:40]!r}"
+            return refuse(environ, start_response, HTTPStatus.BAD_REQUEST, reason)
         body = self.body(study_id, int(after))
         if body is None:
             return self.inner(environ, start_response)

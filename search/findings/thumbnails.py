@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from search.findings.markup import Picture
 
 WIDTHS = (1000, 800, 640, 480, 360)  # pixels; the first at which all pictures fit
+MOST_PIXELS = 50_000_000  # of a picture; ours have a fraction of that
 JPEG_QUALITY = 82
 CHART_COLOURS = 4096  # a chart has fewer, a photo more
 PALETTE = 64  # colours that a chart keeps
@@ -57,9 +58,11 @@ def _order(path: Path) -> tuple[bool, str]:
 def _read(path: Path) -> _Source | None:
     """Read a picture, or return None for a file that is none."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=["PNG"]) as file:
+            if file.width * file.height > MOST_PIXELS:
+                return None
             image = file.convert("RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
+    except Exception:  # whatever a broken file makes of its decoder
         return None  # counted among those left out
     whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return _Source(path.stem, whole, whole.getcolors(CHART_COLOURS) is not None)

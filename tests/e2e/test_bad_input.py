@@ -993,6 +993,16 @@ def check_message(case: Bad, message: str) -> None:
     assert SECRET not in message
 
 
+def test_check_names_a_class_file_that_lies_elsewhere(place: Place) -> None:
+    classes = place.folder.parent / f"{place.folder.name}.json"
+    shutil.move(place.folder / "data" / "classes.json", classes)
+    line(f"classes: {classes}")(place)
+    answer = CliRunner().invoke(app, ["check", "study.yaml"])
+    assert answer.exit_code == 0, answer.stderr
+    said = f"outside of the study file's folder: data.classes reads {classes}\n"
+    assert answer.stdout.count("outside of the study file's folder") == 1 and said in answer.stdout
+
+
 def test_the_place_is_fine_without_a_change(place: Place) -> None:
     """So it is each case's change that is refused."""
     for study in ("study.yaml", "words.yaml"):

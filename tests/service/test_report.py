@@ -212,16 +212,17 @@ def test_pictures_are_shrunk_to_fit_and_what_is_left_out_is_counted(tmp_path: Pa
     chart.paste((200, 30, 30, 255), (100, 100, 900, 110))
     chart.save(tmp_path / "curves.png")
     (tmp_path / "per-class.png").write_bytes(b"\x89PNG broken")
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png", "GIF")  # a format that ours are not
     (tmp_path / "notes.txt").write_text("not a picture")
     wide, left_out = thumbnails(tmp_path, 10_000_000)
-    assert [p.caption for p in wide] == ["curves", "best-1-x", "worst-1-x"] and left_out == 1
+    assert [p.caption for p in wide] == ["curves", "best-1-x", "worst-1-x"] and left_out == 2
     assert [p.mimetype for p in wide] == ["image/png", "image/jpeg", "image/jpeg"]
     assert Image.open(io.BytesIO(wide[0].content)).size == (1000, 357)
     assert Image.open(io.BytesIO(wide[0].content)).convert("RGB").getpixel((0, 0)) == (255,) * 3
     narrow, left_out = thumbnails(tmp_path, sum(len(p.content) for p in wide) // 2)
-    assert len(narrow) == 3 and left_out == 1
+    assert len(narrow) == 3 and left_out == 2
     few, left_out = thumbnails(tmp_path, len(wide[0].content))
-    assert [p.caption for p in few] == ["curves"] and left_out == 3
+    assert [p.caption for p in few] == ["curves"] and left_out == 4
 
 
 def test_a_study_whose_trials_all_failed_is_reported(

@@ -12,6 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spaces.sources import short_start
+from spaces.textfile import read_bytes
+
+ICDAR_BYTES = 10_000_000  # of one image's file
+JSON_BYTES = 500_000_000  # of a data set's; COCO-Text has 60 million
 DONT_CARE = "###"
 TEXT_KEYS = ("utf8_string", "text", "transcription")
 POLYGON_KEYS = ("segmentation", "polygon", "mask")
@@ -103,7 +108,7 @@ def read_coco_text(path: Path) -> dict[str, TextAnnotation]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines, from 1, without blank ones; only newlines end a line, texts may hold more."""
-    content = path.read_bytes()
+    content = read_bytes(path, ICDAR_BYTES)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -123,9 +128,8 @@ def _parse(line: str, points: int | None) -> tuple[NDArray[np.float64], str]:
     even = max(8, min(numeric, len(fields) - 1) // 2 * 2)
     wanted = even if points is None else 2 * points
     if numeric < wanted:
-        given = (
-            f"field {numeric + 1} is {fields[numeric]!r}" if numeric < len(fields) else "it ends"
-        )
+        there = numeric < len(fields)
+        given = f"field {numeric + 1} is {short_start(fields[numeric])}" if there else "it ends"
         raise ValueError(
             f"a line must start with {wanted} comma-separated numbers, but after {numeric} {given}"
         )
@@ -138,11 +142,13 @@ def _parse(line: str, points: int | None) -> tuple[NDArray[np.float64], str]:
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = json.loads(read_bytes(path, JSON_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: the file must be UTF-8: {error}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {error.lineno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # numbers without end, lists in lists
+        raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold a JSON object, but holds a {type(content).__name__}")
     return content
@@ -152,7 +158,8 @@ def _entries(path: Path, content: dict[str, Any], *keys: str) -> list[tuple[str,
     """(name for messages, entry) of a list, or of an object by id, under the first key present."""
     key = next((key for key in keys if key in content), None)
     if key is None:
-        raise ValueError(f"{path}: must have {' or '.join(keys)}, but has {sorted(content)}")
+        found = ", ".join(map(short_start, sorted(content)[:5]))
+        raise ValueError(f"{path}: must have {' or '.join(keys)}, but has {found}")
     value = content[key]
     if isinstance(value, dict):
         entries = [(f"{key}.{name}", entry) for name, entry in value.items()]
@@ -162,7 +169,7 @@ def _entries(path: Path, content: dict[str, Any], *keys: str) -> list[tuple[str,
         raise ValueError(f"{path}: {key} must be a list or an object")
     for name, entry in entries:
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: {name} must be an object, but is {entry!r}")
+            raise ValueError(f"{path}: {name} must be an object, but is {short_start(str(entry))}")
     return entries
 
 

@@ -44,6 +44,8 @@ def test_accepted(given: str, full: str, shown: str) -> None:
         ("postgresql://ann:sec@ret@db/x", "%40"),
         ("postgresql://ann:sec@ret/x@db/x", "%40"),
         ("postgresql://ann:secret", "port of the store URL must be a number"),
+        ("postgresql://ann@db:54²/x", "port of the store URL must be a number"),
+        ("postgresql://ann@db:543210/x", "port of the store URL must be a number"),
         ("postgresql://ann:sec ret@db:54x2/x", "port of the store URL must be a number"),
         ("ann:sec ret@db/x", "but got 'ann:\\*\\*\\*@db/x'"),
         ("host=db password=secret user=ann", "but got 'host=db password=\\*\\*\\*'"),

@@ -236,7 +236,10 @@ def test_resolutions(given_value: Any, canonical: str) -> None:
     assert parse_resolution(given_value) == canonical
 
 
-@pytest.mark.parametrize("wrong", [True, "96", "96*128x", [96], [96, 1.5], 8, "96x9000", None, 1.5])
+@pytest.mark.parametrize(
+    "wrong",
+    [True, "96", "96*128x", [96], [96, 1.5], 8, "96x9000", None, 1.5, "9²", "9²x96", "9" * 5000],
+)
 def test_wrong_resolutions(wrong: Any) -> None:
     if wrong == "96":
         assert parse_resolution(wrong) == "96x96"

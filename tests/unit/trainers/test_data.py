@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,14 @@ from spaces.config import SegmentationMetric
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from trainers import data as data_module
-from trainers.data import SegmentationData, decode_image, decode_mask, find_splits
+from trainers.data import (
+    PIXEL_BYTES,
+    SegmentationData,
+    _Room,
+    decode_image,
+    decode_mask,
+    find_splits,
+)
 from trainers.losses import IGNORE
 from trainers.tasks import check_metric, load_data
 
@@ -98,6 +109,93 @@ def test_images_of_every_kind_become_rgb(kind: str, tmp_path: Path) -> None:
     image = decode_image(str(path), 1000)
     assert image.shape == (4, 6, 3) and image.dtype == np.uint8
     assert abs(image.astype(int) - 100).max() <= 1
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+DDS = b"DDS " + struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 1) + b"\x20\0\0\0\4\0\0\0WHAT"
+
+
+@pytest.mark.parametrize("content", [EPS, DDS.ljust(200, b"\0"), b"GIF89a".ljust(40, b"\1")])
+def test_a_file_of_another_format_meets_no_decoder(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ghostscript reads EPS; a decoder of textures raises what no reader of images expects."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "a.png").write_bytes(content)
+    for decode in (lambda: decode_image(str(tmp_path / "a.png"), 1000), _mask_of(tmp_path)):
+        with pytest.raises(InputError, match=r"not an image that can be read \(png, jpg, tif or"):
+            decode()
+    assert not (tmp_path / "ran").exists()
+
+
+def _mask_of(folder: Path) -> Any:
+    return lambda: decode_mask(str(folder / "a.png"), spec(folder))
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: not a plain file"):
+        decode_image(str(tmp_path / "a.png"), 1000)
+
+
+def test_threads_wait_for_room_and_a_giant_runs_alone() -> None:
+    room, lock, pair = _Room(250), Lock(), Barrier(2)
+    inside: list[int] = []
+    most: list[list[int]] = []
+
+    def take(pixels: int) -> None:
+        with room.taken(pixels):
+            with lock:
+                inside.append(pixels)
+                most.append(list(inside))
+            if pixels == 100:
+                pair.wait(timeout=60)  # two are inside at once
+            with lock:
+                inside.remove(pixels)
+
+    with ThreadPoolExecutor(9) as pool:
+        list(pool.map(take, [100] * 4 + [9999] + [100] * 4))
+    assert max(sum(pixels) for pixels in most if 9999 not in pixels) == 200
+    assert [9999] in most and not [pixels for pixels in most if 9999 in pixels and len(pixels) > 1]
+
+
+def test_decoding_takes_the_memory_that_is_reckoned_with(tmp_path: Path) -> None:
+    side = 3000
+    values = (np.arange(side)[:, None] + np.arange(side)).astype(np.uint8)
+    image = Image.fromarray(np.stack([values] * 3, axis=-1))
+    cmyk = {"subsampling": 0, "progressive": True}  # all of its coefficients are kept at once
+    image.convert("CMYK").save(tmp_path / "a.jpg", **cmyk)
+    Image.fromarray(values % 2).save(tmp_path / "mask.png")
+    turned = Image.Exif()
+    turned[0x112] = 6
+    image.save(tmp_path / "b.png", exif=turned, compress_level=1)
+    image.point(lambda value: value % 2 * 255).save(tmp_path / "colours.png", compress_level=1)
+    palette = spec(tmp_path, classes=["a", "b"], palette=[(0, 0, 0), (255, 255, 255)])
+    del image, values
+    for decode in (
+        lambda: decode_image(str(tmp_path / "a.jpg"), side * side),
+        lambda: decode_image(str(tmp_path / "b.png"), side * side),
+        lambda: decode_mask(str(tmp_path / "mask.png"), spec(tmp_path)),
+        lambda: decode_mask(str(tmp_path / "colours.png"), palette),
+    ):
+        decode()  # tables of classes and colours are kept
+        assert _peak(decode) / side**2 < PIXEL_BYTES + 1
+
+
+def _peak(of: Any) -> int:
+    """Bytes that a call adds to this process, at its peak (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _status("VmRSS")
+    of()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 def test_a_list_file_and_a_mask_suffix_name_the_same_pairs(tmp_path: Path) -> None:
