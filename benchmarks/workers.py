@@ -65,7 +65,10 @@ def main() -> None:
     options.add_argument("--counts", type=int, nargs="+", default=(10, 40))
     options.add_argument("--faster", type=float, default=10.0)
     options.add_argument("--seconds", type=float, default=60.0)
-    options.add_argument("--store", help="a server on this machine, instead of the embedded one")
+    options.add_argument(
+        "--store",
+        help="a server on this machine, instead of the embedded one; its password in $PGPASSWORD",
+    )
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="segtune-workers-") as folder:
         os.environ["SEGTUNE_HOME"] = folder
@@ -73,8 +76,10 @@ def main() -> None:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         from search.database.store import open_store
+        from search.database.url import refuse_password
 
-        with contextlib.closing(open_store(given.store)) as store:
+        url = refuse_password(given.store) if given.store else None
+        with contextlib.closing(open_store(url)) as store:
             loads = [load(store, Path(folder), count, given) for count in given.counts]
         claims = {ended: claim_times(Path(folder), ended) for ended in ENDED}
     publish(report(given, loads, claims), given.to)

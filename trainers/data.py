@@ -28,9 +28,9 @@ from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
-from trainers.durable import file_digest
 from spaces.sources import short_start
 from spaces.textfile import read_bytes
+from trainers.durable import file_digest
 from trainers.losses import IGNORE
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding

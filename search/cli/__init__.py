@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from search.cli.kept import delete, studies
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, train
@@ -26,6 +27,8 @@ COMMANDS = (  # in the order of `segtune --help`
     stop,
     resume,
     status,
+    studies,
+    delete,
     spaces,
     dashboard,
     export,

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from search.cli.options import StoreOption, closing_store
 
 
-def migrate(store: StoreOption = None) -> None:
-    """Create a store's tables, or bring them up to date; any other command does it too."""
-    from search.database.migrations import SCHEMA_VERSION
+def migrate(
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Print the SQL of the roles of a shared store; no more")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Create a store's tables, or bring them up to date.
 
+    Any other command does it too, where its role may: the owner of the tables."""
+    from search.database.migrations import SCHEMA_VERSION
+    from search.database.roles import roles_sql
+
+    if roles:
+        typer.echo(roles_sql(), nl=False)
+        return
     with closing_store(store, create=True) as opened:
         typer.echo(f"{opened.shown}: schema {SCHEMA_VERSION}")
 

@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
     from search.database.store import Store
 
+
+def _without_password(url: str | None) -> str | None:
+    from search.database.url import refuse_password
+
+    return refuse_password(url) if url else url
+
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="Study store: postgresql://user:password@host/database or sqlite:///file.db "
+        help="Study store: postgresql://user@host/database or sqlite:///file.db; a password "
+        "belongs into $SEGTUNE_STORE, $PGPASSWORD or ~/.pgpass "
         "[default: $SEGTUNE_STORE, else the embedded Postgres]",
+        callback=_without_password,
     ),
 ]
 ArtifactsOption = Annotated[

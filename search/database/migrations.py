@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from search.database import optuna_writer
+from search.database import locks, optuna_writer
 from search.database.tables import (
     control_table,
     metadata,
@@ -23,42 +25,110 @@ from search.database.url import engine_options
 from spaces.errors import InputError
 
 SCHEMA_VERSION = 6
-MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock (STUDY_LOCK, id)
+WAIT_SECONDS = 60.0  # for whoever creates or upgrades the tables, or has locked one
 
 
-def migrate(engine: sa.Engine, url: str) -> None:
-    """Create what is missing, under an advisory lock; refuse a store of a newer segtune."""
+def migrate(engine: sa.Engine, url: str, *, wait: float = WAIT_SECONDS) -> None:
+    """Create the tables, or bring them up to date, where they are not so already.
+
+    Tables of this version are taken as they are, whoever holds a lock. Others are changed by
+    their owner alone, under an advisory lock.
+
+    Args:
+        wait: seconds, for each lock.
+
+    Raises:
+        InputError: the tables are a newer segtune's, or another role's who must change them.
+        LockHeld: the lock, or one of the tables, was kept by others for too long.
+    """
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SET statement_timeout = 0"))  # others may migrate first
-            connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
+        version = _version(connection)
+        connection.rollback()
+        if version == SCHEMA_VERSION:
+            return
+        if version is None or version < SCHEMA_VERSION:
+            _check_rights(connection, version)
+            with _alone(connection, wait):
+                version = _upgraded(connection, url)
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
+            "upgrade segtune"
+        )
+
+
+def _version(connection: sa.Connection) -> int | None:
+    """Of the tables; None where there are none."""
+    if not sa.inspect(connection).has_table(schema_table.name):
+        return None
+    return int(connection.execute(sa.select(schema_table.c.version)).scalar_one())
+
+
+def _check_rights(connection: sa.Connection, version: int | None) -> None:
+    """Refuse a role that may not change the tables, before it takes the lock of those who may."""
+    if connection.dialect.name != "postgresql":
+        return
+    if version is None:
+        may = "has_schema_privilege(current_schema(), 'CREATE')"
+        state = "has no tables yet, and"
+    else:
+        owner = "(SELECT relowner FROM pg_class WHERE oid = to_regclass(:table))"
+        may = f"pg_has_role({owner}, 'USAGE')"
+        state = f"has schema {version}, this segtune needs {SCHEMA_VERSION}, and"
+    query = sa.text(f"SELECT current_user, {may}").bindparams(
+        **({} if version is None else {"table": schema_table.name})
+    )
+    role, allowed = connection.execute(query).one()
+    connection.rollback()
+    if not allowed:
+        raise InputError(
+            f"the store {state} the role {role} may not change that; let the owner of the tables "
+            "(segtune_owner, where there are roles) run: segtune migrate"
+        )
+
+
+@contextmanager
+def _alone(connection: sa.Connection, wait: float) -> Iterator[None]:
+    """Keep others from changing the tables meanwhile; a wait for a table has a limit as well."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.detach()  # so its settings and its lock end with it
+    limit = f"{1000 * wait:.0f}"
+    connection.execute(sa.text(f"SET statement_timeout = {limit}"))
+    connection.commit()
+    locks.take(connection, locks.MIGRATION, 0)
+    connection.execute(sa.text(f"SET statement_timeout = 0; SET lock_timeout = {limit}"))
+    connection.commit()
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        if not locks.is_given_up(error):
+            raise
+        connection.rollback()
+        held = locks.of_tables(connection, list(metadata.tables))
+    else:
+        return
+    raise held
+
+
+def _upgraded(connection: sa.Connection, url: str) -> int:
+    """Create the tables or bring them up to date; returns their version."""
+    version = _version(connection)  # again: whoever had the lock may have done it
+    connection.rollback()
+    if version is None:
+        RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
+        metadata.create_all(connection)
+        connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+        connection.commit()
+        return SCHEMA_VERSION
+    for older, upgrade in UPGRADES:
+        if version == older:
+            upgrade(connection)
+            version = older + 1
+            connection.execute(sa.update(schema_table).values(version=version))
             connection.commit()
-        try:
-            if not sa.inspect(connection).has_table(schema_table.name):
-                RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
-                metadata.create_all(connection)
-                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
-                connection.commit()
-            version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
-            for older, upgrade in UPGRADES:
-                if version == older:
-                    upgrade(connection)
-                    version = older + 1
-                    connection.execute(sa.update(schema_table).values(version=version))
-                    connection.commit()
-            if version > SCHEMA_VERSION:
-                raise InputError(
-                    f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
-                    "upgrade segtune"
-                )
-        finally:
-            connection.rollback()
-            if engine.dialect.name == "postgresql":
-                connection.execute(sa.text("RESET statement_timeout"))
-                connection.execute(
-                    sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK}
-                )
-                connection.commit()
+    return version
 
 
 def _from_version_1(connection: sa.Connection) -> None:

@@ -31,6 +31,15 @@ TRIAL_STEPS: sa.Table = models.TrialIntermediateValueModel.__table__
 TRIAL_USER_ATTRS: sa.Table = models.TrialUserAttributeModel.__table__
 TRIAL_SYSTEM_ATTRS: sa.Table = models.TrialSystemAttributeModel.__table__
 
+VERSIONS = (models.VersionInfoModel.__table__.name, "alembic_version")  # of Optuna's tables
+
+
+def optuna_tables() -> list[sa.Table]:
+    """Optuna's tables but for VERSIONS, each before those that refer to it."""
+    tables = models.BaseModel.metadata.sorted_tables
+    return [table for table in tables if table.name not in VERSIONS]
+
+
 # ---------------------------------------------------------------- stored forms
 
 _SPECIAL = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}

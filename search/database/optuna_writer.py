@@ -28,6 +28,7 @@ from search.database.optuna_private import (
     TRIALS,
     attr_row,
     id_of_trial,
+    optuna_tables,
     param_row,
     step_row,
     study_attr_row,
@@ -117,6 +118,17 @@ def end(
     rows = [attr_row(trial_id, key, value) for key, value in user_attrs.items()]
     _put_attrs(connection, TRIAL_USER_ATTRS, rows)
     return True
+
+
+def delete(connection: sa.Connection, study_id: int) -> None:
+    """Delete a study with its trials and everything that belongs to them."""
+    trials = sa.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+    for table in reversed(optuna_tables()):
+        if "study_id" in table.c:
+            mine = table.c.study_id == study_id
+        else:
+            mine = table.c.trial_id.in_(trials)
+        connection.execute(sa.delete(table).where(mine))
 
 
 def step(trial_id: int, epoch: int, value: float) -> tuple[sa.Table, dict[str, Any]]:

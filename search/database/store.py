@@ -20,17 +20,27 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
 
+from search.database import locks
 from search.database.embedded import EmbeddedServer, start_embedded
 from search.database.migrations import migrate
 from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_attr_row
 from search.database.optuna_reader import BulkStorage
-from search.database.tables import seconds_now
-from search.database.url import STORE_FORM, drivers_words, engine_options, parse_store_url
+from search.database.tables import seconds_now, study_table
+from search.database.url import (
+    STORE_FORM,
+    drivers_words,
+    engine_options,
+    parse_store_url,
+    warn_unencrypted,
+)
 from spaces.errors import InputError
 from spaces.paths import home
 
-STUDY_LOCK = 0x5E68
-ATTRIBUTES_LOCK = 0x5E69
+NO_RIGHT = "42501"  # SQLSTATE: insufficient_privilege
+
+
+class UnknownStudy(InputError):
+    """There is no such study, or not any more."""
 
 
 @dataclass
@@ -57,19 +67,24 @@ class Store:
 
     @contextmanager
     def locked(self, study_id: int) -> Iterator[sa.Connection]:
-        """One transaction that holds a study's lock among all workers, until it ends.
+        """One transaction that holds a study among all workers, until it ends.
 
-        sqlite has one lock for all that write.
+        On Postgres it locks the study's row, which a role that may only read cannot do; sqlite
+        has one lock for all that write.
+
+        Raises:
+            UnknownStudy: it was deleted.
         """
         if self.postgres:
             with self.engine.begin() as connection:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:a, :b)"), _key(study_id))
+                self.lock_in(connection, study_id)
                 yield connection
             return
         with self.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")  # the driver begins nothing
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
+                self.lock_in(connection, study_id)
                 yield connection
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
@@ -78,18 +93,28 @@ class Store:
 
     @contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:
-        """Hold a study's lock among all workers; sqlite has one worker and needs none."""
+        """Keep others from creating a study (0), or from planning or deleting that one, meanwhile.
+
+        sqlite has one worker and needs no lock.
+
+        Raises:
+            LockHeld: others have held the lock for DEAD_SECONDS; the message says who.
+        """
         if not self.postgres:
             yield
             return
         with self.engine.connect() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_lock(:a, :b)"), _key(study_id))
-            connection.commit()
+            locks.take(connection, locks.STUDY, study_id)
             try:
                 yield
             finally:
-                connection.execute(sa.text("SELECT pg_advisory_unlock(:a, :b)"), _key(study_id))
-                connection.commit()
+                locks.release(connection, locks.STUDY, study_id)
+
+    def lock_in(self, connection: sa.Connection, study_id: int) -> None:
+        """Lock a study's row; raises UnknownStudy where there is none."""
+        row = sa.select(study_table.c.study_id).where(study_table.c.study_id == study_id)
+        if connection.execute(row.with_for_update()).first() is None:
+            raise UnknownStudy(f"study {study_id} of {self.shown} was deleted")
 
     def work_alone(self) -> None:
         """Take a sqlite store for this process's work; Postgres serves many and needs no taking.
@@ -133,12 +158,7 @@ class Store:
         """
         table = STUDY_SYSTEM_ATTRS
         rows = [study_attr_row(study_id, key, value) for key, value in attrs.items()]
-        with self.engine.begin() as connection:
-            if self.postgres:
-                connection.execute(
-                    sa.text("SELECT pg_advisory_xact_lock(:a, :b)"),
-                    {"a": ATTRIBUTES_LOCK, "b": study_id},
-                )
+        with self.locked(study_id) as connection:
             connection.execute(
                 sa.delete(table).where(
                     table.c.study_id == study_id,
@@ -162,13 +182,14 @@ class Store:
 def open_store(url: str | None = None, *, create: bool = True) -> Store:
     """Open the store named by `url`, by $SEGTUNE_STORE, or the embedded Postgres.
 
-    Creates or upgrades the tables, once, under a lock.
+    Creates the tables or brings them up to date, where that is needed and the role may.
 
     Args:
         create: make a sqlite file that does not exist.
 
     Raises:
-        InputError: the URL is malformed or the server cannot be reached; without the password.
+        InputError: the URL is malformed, the server cannot be reached, or the role may not do what
+            is needed; without the password. Statements that the role may not send raise it too.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -182,7 +203,8 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     else:
         server = start_embedded()
         full, shown = server.url, f"embedded Postgres in {server.data}"
-    engine = _engine(full)
+    engine = _engine(full, shown)
+    warn_unencrypted(engine.url)
     try:
         _connect(engine, shown)
         storage = _storage(engine, full, shown)
@@ -201,11 +223,27 @@ def has_store(url: str | None) -> bool:
     return bool(url or os.environ.get("SEGTUNE_STORE")) or (home() / "postgres").is_dir()
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, shown: str) -> sa.Engine:
     try:
-        return sa.create_engine(url, **engine_options(url))
+        engine = sa.create_engine(url, **engine_options(url))
     except (sa.exc.ArgumentError, ValueError):  # whose text may hold a part of the password
         raise InputError(f"the store URL is malformed; it must be {STORE_FORM}") from None
+    _say_what_a_role_may_not(engine, shown)
+    return engine
+
+
+def _say_what_a_role_may_not(engine: sa.Engine, shown: str) -> None:
+    """Let a statement that the role may not send raise an InputError."""
+
+    def refuse(context: sa.engine.ExceptionContext) -> None:
+        if getattr(context.original_exception, "pgcode", None) == NO_RIGHT:
+            words = " ".join(str(context.original_exception).split())
+            raise InputError(
+                f"the role {engine.url.username or 'of this user'} may not do this in {shown}: "
+                f"{words}; docs/operations.md says which role each command needs"
+            )
+
+    sa.event.listen(engine, "handle_error", refuse)
 
 
 def _start_again(engine: sa.Engine, server: EmbeddedServer) -> None:
@@ -239,12 +277,10 @@ def _storage(engine: sa.Engine, url: str, shown: str) -> RDBStorage:
     """Bring the tables up to date and open them."""
     try:
         migrate(engine, url)
-        return BulkStorage(url, engine_kwargs=engine_options(url), skip_table_creation=True)
-    except (sa.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        storage = BulkStorage(url, engine_kwargs=engine_options(url), skip_table_creation=True)
+        _say_what_a_role_may_not(storage.engine, shown)
+        return storage
+    except (sa.exc.DBAPIError, optuna.exceptions.StorageInternalError, locks.LockHeld) as error:
         raise InputError(f"the store {shown} cannot be set up: {drivers_words(error)}") from None
     except RuntimeError as error:  # Optuna's, for tables of another version
         raise InputError(f"the store {shown} cannot be used: {error}") from None
-
-
-def _key(study_id: int) -> dict[str, int]:
-    return {"a": STUDY_LOCK, "b": study_id}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
+import logging
+import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,12 @@ import sqlalchemy as sa
 
 from spaces.errors import InputError
 
-STORE_FORM = "postgresql://user:password@host:5432/database"
+STORE_FORM = "postgresql://user@host:5432/database"
+STORE = "SEGTUNE_STORE"  # environment variable: the store's URL, where --store is left away
+UNENCRYPTED = ("disable", "allow", "prefer")  # libpq's modes that may send in clear text
+_PASSWORD = re.compile(r"(^|://)[^:/@\s]*:(?!//|\d+/)[^@]+@|password\s*=")
+
+_log = logging.getLogger("segtune.store")
 CONNECT_TIMEOUT = 10  # seconds
 DEAD_SECONDS = 15  # a statement, or a connection that does not answer, is given up after this
 
@@ -59,9 +69,61 @@ def parse_store_url(url: str) -> tuple[str, str]:
     return f"postgresql+psycopg2://{rest}", redact(url)
 
 
+def refuse_password(url: str) -> str:
+    """Return the URL of a command line as it is.
+
+    Raises:
+        InputError: it holds a password, which the list of processes shows to all users.
+    """
+    if url.startswith("sqlite:") or not _PASSWORD.search(url):
+        return url
+    raise InputError(
+        "--store holds a password, which everybody on this machine can read in the list of "
+        f"processes. Leave --store away and put the URL into the environment: export {STORE}="
+        "postgresql://... Or leave the password out of it, and name it in $PGPASSWORD, or in "
+        "~/.pgpass (one line, host:port:database:user:password; chmod 600). And change it: it was "
+        "shown"
+    )
+
+
+def warn_unencrypted(url: sa.URL) -> None:
+    """Say once, in the log, that a connection to another machine may not be encrypted."""
+    if url.get_backend_name() != "postgresql":
+        return
+    host = url.host or _of_query(url, "host") or os.environ.get("PGHOST", "")
+    mode = _of_query(url, "sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+    if mode in UNENCRYPTED and not _is_here(host):
+        _warn_of(host, mode)
+
+
+@functools.cache
+def _warn_of(host: str, mode: str) -> None:
+    _log.warning(
+        "warning: the connection to the store at %s may send its data in clear text (sslmode=%s); "
+        "add ?sslmode=verify-full (or at least require) to its URL, or set PGSSLMODE",
+        host,
+        mode,
+    )
+
+
+def _of_query(url: sa.URL, name: str) -> str:
+    found = url.query.get(name, "")
+    return found if isinstance(found, str) else ",".join(found)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine, as far as its name says: a socket, a loopback, our name."""
+    if host in ("", "localhost", socket.gethostname()) or host.startswith("/"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def drivers_words(error: BaseException) -> str:
     """What the database's driver said, in one line, without a password."""
-    cause: BaseException | None = error
+    cause: BaseException | None = None if isinstance(error, sa.exc.TimeoutError) else error  # ours
     while cause is not None and not isinstance(cause, sa.exc.DBAPIError):  # Optuna hides it
         cause = cause.__cause__ or cause.__context__
     return redact(" ".join(str(error if cause is None else cause.orig).split()))
@@ -90,5 +152,5 @@ def engine_options(url: str) -> dict[str, Any]:
 def redact(text: str) -> str:
     """Take out the password of a URL, and of what was meant to be one."""
     user = r"(://[^:/@\s]*)" if "://" in text else r"(^[^:/@\s]*)"
-    text = re.sub(rf"{user}:[^@]*@", r"\1:***@", text)
+    text = re.sub(rf"{user}:[^@]*@([^@\s]*@)*", r"\1:***@", text)
     return re.sub(r"(password\s*=\s*)[^&]*", r"\1***", text)

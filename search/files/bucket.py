@@ -55,10 +55,12 @@ class Bucket:
 
     def keys(self, under: str) -> Iterator[str]:
         """Keys that begin with `under`."""
-        pages = self.client.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self.name, Prefix=self._full(under)):
-            for entry in page.get("Contents", ()):
-                yield entry["Key"][len(self._full("")) :]
+        for entry in self._listed(under):
+            yield entry["Key"][len(self._full("")) :]
+
+    def size(self, under: str) -> int:
+        """Bytes of all objects whose keys begin with `under`."""
+        return sum(entry["Size"] for entry in self._listed(under))
 
     def remove(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error."""
@@ -68,6 +70,11 @@ class Bucket:
             answer = self.client.delete_objects(Bucket=self.name, Delete=part)
             for error in answer.get("Errors", ()):
                 raise OSError(f"{self.url}: cannot delete {error['Key']}: {error.get('Message')}")
+
+    def _listed(self, under: str) -> Iterator[dict[str, Any]]:
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.name, Prefix=self._full(under)):
+            yield from page.get("Contents", ())
 
     def _full(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

@@ -23,12 +23,13 @@ if TYPE_CHECKING:  # it brings torch
 
 
 def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
-    """One line a study."""
+    """One line a study, with the size of its files where that is known."""
     if not summaries:
         console.print("no study yet; start one with: segtune launch STUDY.yaml")
         return
     table = Table()
-    for column in ("study", "ended", "running", "best", "seeds", "trial", "time"):
+    sizes = ("files",) if "bytes" in summaries[0] else ()
+    for column in ("study", "ended", "running", "best", "seeds", "trial", "time", *sizes):
         table.add_column(column, justify="left" if column == "study" else "right")
     for summary in summaries:
         slots, answer = summary["slots"], summary["answer"]
@@ -43,6 +44,7 @@ def show_studies(summaries: list[dict[str, Any]], console: Console) -> None:
             str(len(answer["fresh_seeds"]) or "one") if answer else "-",
             str(answer["trial"]) if answer else "-",
             clock(summary["seconds"]),
+            *(f"{summary['bytes'] / 1e6:,.1f} MB" for _ in sizes),
         )
     console.print(table)
 

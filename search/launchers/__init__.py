@@ -46,32 +46,39 @@ def launcher(options: WorkersSpec) -> Launcher:
 def remember(study: Study, options: WorkersSpec, members: Sequence[Member]) -> None:
     """Store the jobs of a study, so that `segtune stop` finds those that wait."""
     entry = {"workers": options.model_dump(mode="json"), "jobs": [m.job for m in members]}
-    _keep(study, [*_remembered(study), entry][-100:])
+    _keep(study, [*submitted(study), entry][-100:])
 
 
 def forget(study: Study, members: Sequence[Member]) -> None:
     """Forget jobs that have ended; their engine may be gone when the study is stopped."""
     ended = {member.job for member in members}
-    _keep(study, [e for e in _remembered(study) if not ended.issuperset(e["jobs"])])
+    _keep(study, [e for e in submitted(study) if not ended.issuperset(e["jobs"])])
 
 
 def cancel_waiting(study: Study) -> list[str]:
     """Take back jobs of a study that have not begun; returns what could not be done, in words."""
-    problems = []
-    for entry in _remembered(study):
-        try:
-            launcher(WorkersSpec.model_validate(entry["workers"])).cancel_waiting(entry["jobs"])
-        except InputError as error:
-            problems.append(str(error))
+    problems = take_back(submitted(study))
     if not problems:
         _keep(study, [])
     return problems
 
 
-def _remembered(study: Study) -> list[dict[str, Any]]:
+def submitted(study: Study) -> list[dict[str, Any]]:
+    """The jobs that were submitted for a study, as it remembers them."""
     found = study.store.study_attrs(study.study_id, JOBS).get(JOBS, "[]")
     entries: list[dict[str, Any]] = json.loads(found)
     return entries
+
+
+def take_back(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Take back those of these jobs that have not begun; returns what could not be, in words."""
+    problems = []
+    for entry in entries:
+        try:
+            launcher(WorkersSpec.model_validate(entry["workers"])).cancel_waiting(entry["jobs"])
+        except InputError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _keep(study: Study, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +32,7 @@ class Order:
 
     study: str
     artifacts: Artifacts
-    store: str | None
+    store: str | None = field(repr=False)
     options: WorkersSpec
     detach: bool
 

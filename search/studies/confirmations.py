@@ -10,8 +10,8 @@ import hashlib
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import NoResultFound
 
+from search.database.store import UnknownStudy
 from search.database.tables import control_table, study_table
 from search.studies.configs import CONFIG
 from search.studies.study import Study, create, open_study_by_id
@@ -30,7 +30,7 @@ def open_confirmation(study: Study) -> Study | None:
     try:
         study_id = study.store.storage.get_study_id_from_name(study.spec.name + CONFIRM)
         return open_study_by_id(study.store, study_id, study.owner)
-    except (KeyError, NoResultFound):  # the latter: its creation was cut short
+    except (KeyError, UnknownStudy):  # the latter: its creation was cut short
         return None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from search.database.store import Store
+from search.database.store import Store, UnknownStudy
 from search.database.tables import GPU_HOURS, HOURS, NOW, SPENT, control_table
 from search.studies.slots import Slots
 from search.studies.study import Study
@@ -83,5 +83,7 @@ def _state(store: Store, study_id: int) -> tuple[str | None, float]:
             sa.select(control_table.c.stop, store.now() - control_table.c.opened_at).where(
                 control_table.c.study_id == study_id
             )
-        ).one()
+        ).one_or_none()
+    if row is None:
+        raise UnknownStudy(f"study {study_id} of {store.shown} was deleted")
     return row[0], float(row[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import sqlalchemy as sa
 
@@ -62,6 +62,15 @@ def is_unfinished(store: Store, only: str | None, but: Container[int]) -> bool:
     return any(
         state == RUNNING or (is_open and study_id not in but) for study_id, state, is_open in rows
     )
+
+
+def existing(store: Store, ids: Sequence[int]) -> set[int]:
+    """Those of these studies that nobody has deleted; asks nothing where there are none."""
+    if not ids:
+        return set()
+    query = sa.select(study_table.c.study_id).where(study_table.c.study_id.in_(ids))
+    with store.engine.connect() as connection:
+        return set(connection.execute(query).scalars())
 
 
 def _served(store: Store, only: str | None) -> sa.ColumnElement[bool]:

@@ -375,8 +375,8 @@ class Slots:
             sa.select(slot_table.c.owner, slot_table.c.state, slot_table.c.reason).where(
                 self._mine, slot_table.c.slot == claim.slot
             )
-        ).one()
-        return tuple(row) == (self.owner, result.state, result.reason)
+        ).one_or_none()  # its study may be deleted
+        return row is not None and tuple(row) == (self.owner, result.state, result.reason)
 
     def _seconds(self) -> sa.ColumnElement[Any]:
         """Seconds that the slot has been held, this attempt included."""

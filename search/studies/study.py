@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.database import optuna_writer
 from search.database.optuna_draft import Draft
 from search.database.optuna_private import give_id, id_of_study
-from search.database.store import Store
+from search.database.store import Store, UnknownStudy
 from search.database.tables import control_table, study_table
 from search.stopping.curves import Curve
 from search.stopping.rules import asks_running, optuna_pruner, warmup_end
@@ -253,8 +253,15 @@ class Study:
             )
 
     def all_trials(self) -> list[FrozenTrial]:
-        """Optuna's, those that wait and those that nobody has claimed included."""
-        return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
+        """Optuna's, those that wait and those that nobody has claimed included.
+
+        Raises:
+            UnknownStudy: the study was deleted.
+        """
+        try:
+            return self.store.storage.get_all_trials(self.study_id, deepcopy=False)
+        except KeyError:
+            raise UnknownStudy(f"study {self.spec.name} was deleted") from None
 
 
 def _of_no_slot(trial: FrozenTrial) -> bool:
@@ -292,10 +299,6 @@ def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: in
     return study
 
 
-class UnknownStudy(InputError):
-    """There is no study of that name."""
-
-
 def open_study(store: Store, name: str) -> Study:
     """Open a study by name; raises UnknownStudy with the nearest name."""
     names = study_names(store)
@@ -306,13 +309,19 @@ def open_study(store: Store, name: str) -> Study:
 
 
 def open_study_by_id(store: Store, study_id: int, owner: str | None = None) -> Study:
-    """Open a study; `owner` is the name under which a worker of many studies claims slots."""
+    """Open a study; `owner` is the name under which a worker of many studies claims slots.
+
+    Raises:
+        UnknownStudy: it was deleted.
+    """
     with store.engine.connect() as connection:
         row = connection.execute(
             sa.select(study_table.c.uid, study_table.c.spec, study_table.c.fingerprint).where(
                 study_table.c.study_id == study_id
             )
-        ).one()
+        ).one_or_none()
+    if row is None:
+        raise UnknownStudy(f"study {study_id} of {store.shown} was deleted")
     spec = StudySpec.from_json(row.spec)
     return Study(
         store,

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from search.dashboard.publish import PICTURES, Publisher
 from search.database.retry import Backoff, is_away
+from search.database.store import UnknownStudy
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies
 from search.findings.facts import Facts, gather
@@ -198,6 +199,11 @@ class Background:
         """Take a step; False where it failed. Not even a bug in a graph may cost GPU time."""
         try:
             step()
+        except UnknownStudy:  # deleted: there is nobody to show it to
+            self._waiting.clear()
+            self._again.clear()
+            self.publisher.stale = False
+            return False
         except Exception as error:
             if is_away(error):
                 self._next_try = time.monotonic() + self._backoff.next()

@@ -14,19 +14,13 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from search.database.retry import is_away, until_it_answers
-from search.database.store import Store
+from search.database.store import Store, UnknownStudy
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies
 from search.studies.heartbeats import Registration
-from search.studies.open_slots import is_unfinished, studies_with_open_slots
+from search.studies.open_slots import existing, is_unfinished, studies_with_open_slots
 from search.studies.owners import new_owner
-from search.studies.study import (
-    Study,
-    UnknownStudy,
-    open_study,
-    open_study_by_id,
-    study_names,
-)
+from search.studies.study import Study, open_study, open_study_by_id, study_names
 from search.work.background import Background
 from search.work.child import MakeChild, TrialProcess
 from search.work.confirming import advance
@@ -106,11 +100,12 @@ class Service:
                 if any(self._serve(study_id) for study_id in candidates) or self._confirm():
                     continue
                 self._meanwhile(idle=True)
-                if self.until_idle and not self._patiently(self._is_unfinished):
-                    return True
                 if time.monotonic() - seen > self.timing.look:
                     self._patiently(self.registration.seen)
+                    self._close_deleted()
                     seen = time.monotonic()
+                if self.until_idle and not self._patiently(self._is_unfinished):
+                    return True
                 self._sleep()
         except Exception as error:
             if not (self.interrupt.count and is_away(error)):
@@ -139,6 +134,8 @@ class Service:
             return served
         except DeviceLost:
             raise
+        except UnknownStudy as error:
+            self._close(study_id, str(error))
         except InputError as error:
             self._refuse(study_id, f"cannot be served here: {error}")
         except TooManyFailures:
@@ -185,6 +182,16 @@ class Service:
         """Go on with what follows the trials that have ended here, of all studies."""
         for worker in self._workers.values():
             worker.background.advance(idle=idle)
+
+    def _close_deleted(self) -> None:
+        """Let go of the studies that somebody has deleted: their data, and what was to be shown."""
+        there = self._patiently(lambda: existing(self.store, list(self._workers)))
+        for study_id in set(self._workers) - there:
+            self._close(study_id, f"study {self._workers[study_id].study.spec.name} was deleted")
+
+    def _close(self, study_id: int, why: str) -> None:
+        self._workers.pop(study_id, None)
+        self.console.print(f"{why}; going on with the others", highlight=False, markup=False)
 
     def _refuse(self, study_id: int, message: str) -> None:
         self._refused.add(study_id)

@@ -99,11 +99,14 @@ class Place:
 
     def command(self, run: str) -> list[str]:
         """The words of a command line, with the ports of this session."""
+        return self.with_ports(run).split()
+
+    def with_ports(self, run: str) -> str:
         if "{server}" in run:
             run = run.replace("{server}", f"{self.server.host}:{self.server.port}")
         if "{closed}" in run:
             run = run.replace("{closed}", str(self.request.getfixturevalue("closed_port")))
-        return run.split()
+        return run
 
     def spec(self) -> StudySpec:
         return StudySpec.load(self.folder / "study.yaml")
@@ -319,6 +322,11 @@ def manifested(place: Place) -> None:
 
 def env(name: str, value: str) -> Change:
     return lambda place: place.patch.setenv(name, value)
+
+
+def store(url: str) -> Change:
+    """The environment names this store, with the ports of this session."""
+    return lambda place: place.patch.setenv("SEGTUNE_STORE", place.with_ports(url))
 
 
 def offline(place: Place) -> None:
@@ -780,44 +788,36 @@ CASES = [
         "--artifacts must be a folder or s3://bucket/prefix, but got s3://My_Bucket",
         "launch study.yaml --artifacts s3://My_Bucket"),
     Bad("home-file", env("SEGTUNE_HOME", "study.yaml"), "SEGTUNE_HOME must be a folder, but"),
-    Bad("store-closed-port", nothing,
-        "failed: Connection refused",
-        f"status --store postgresql://ann:{SECRET}@127.0.0.1:{{closed}}/db"),
-    Bad("store-unknown-host", nothing,
-        'could not translate host name "none.invalid"',
-        f"status --store postgresql://ann:{SECRET}@none.invalid/db"),
-    Bad("store-password", nothing,
-        "refused the user name or password",
-        f"launch study.yaml --store postgresql://segtune:{SECRET}@{{server}}/postgres"),
-    Bad("store-no-rights", guest,
-        "cannot be set up: permission denied for schema public",
-        f"launch study.yaml --store postgresql://guest:{SECRET}@{{server}}/postgres"),
-    Bad("store-no-database", guest,
-        'FATAL: database "nothing" does not exist',
-        f"launch study.yaml --store postgresql://guest:{SECRET}@{{server}}/nothing"),
-    Bad("store-postgres", nothing,
-        "scheme must be postgresql://, but got postgres://",
-        f"launch study.yaml --store postgres://ann:{SECRET}@db/x"),
-    Bad("store-mysql", nothing,
-        "scheme must be postgresql:// or sqlite:///, but got mysql://",
-        f"launch study.yaml --store mysql://ann:{SECRET}@db/x"),
-    Bad("store-no-scheme", nothing,
-        "or sqlite:///file.db, but got 'ann:***@db/x'",
-        f"status --store ann:{SECRET}@db/x"),
-    Bad("store-dsn", nothing,
-        "but got 'user=ann,password=***'", f"status --store user=ann,password={SECRET}"),
-    Bad("store-brace", nothing,
-        "the store URL holds a {; write it as %7B in the password",
-        f"launch study.yaml --store postgresql://ann:{SECRET}{{x@db/x"),
-    Bad("store-at", nothing,
-        "holds more than one @; write @ as %40 in the password",
-        f"launch study.yaml --store postgresql://ann:x@{SECRET}@db/x"),
-    Bad("store-port", nothing,
-        "the port of the store URL must be a number, as in postgresql://",
-        f"status --store postgresql://ann:{SECRET}"),
-    Bad("store-option", nothing,
-        'invalid connection option "sslmod"',
-        f"status --store postgresql://ann:{SECRET}@127.0.0.1/db?sslmod=require"),
+    Bad("store-password-shown", nothing,
+        "--store holds a password, which everybody on this machine can read",
+        f"launch study.yaml --store postgresql://ann:{SECRET}@127.0.0.1:{{closed}}/db"),
+    Bad("store-closed-port", store(f"postgresql://ann:{SECRET}@127.0.0.1:{{closed}}/db"),
+        "failed: Connection refused", "status"),
+    Bad("store-unknown-host", store(f"postgresql://ann:{SECRET}@none.invalid/db?sslmode=require"),
+        'could not translate host name "none.invalid"', "status"),
+    Bad("store-password", store(f"postgresql://segtune:{SECRET}@{{server}}/postgres"),
+        "refused the user name or password"),
+    Bad("store-no-rights", both(guest, store(f"postgresql://guest:{SECRET}@{{server}}/postgres")),
+        "has no tables yet, and the role guest may not change that; let the owner of the tables "
+        "(segtune_owner, where there are roles) run: segtune migrate"),
+    Bad("store-no-database", both(guest, store(f"postgresql://guest:{SECRET}@{{server}}/nothing")),
+        'FATAL: database "nothing" does not exist'),
+    Bad("store-postgres", store(f"postgres://ann:{SECRET}@db/x"),
+        "scheme must be postgresql://, but got postgres://"),
+    Bad("store-mysql", store(f"mysql://ann:{SECRET}@db/x"),
+        "scheme must be postgresql:// or sqlite:///, but got mysql://"),
+    Bad("store-no-scheme", store(f"ann:{SECRET}@db/x"),
+        "or sqlite:///file.db, but got 'ann:***@db/x'", "status"),
+    Bad("store-dsn", store(f"user=ann,password={SECRET}"),
+        "but got 'user=ann,password=***'", "status"),
+    Bad("store-brace", store(f"postgresql://ann:{SECRET}{{x@db/x"),
+        "the store URL holds a {; write it as %7B in the password"),
+    Bad("store-at", store(f"postgresql://ann:x@{SECRET}@db/x"),
+        "holds more than one @; write @ as %40 in the password"),
+    Bad("store-port", store(f"postgresql://ann:{SECRET}"),
+        "the port of the store URL must be a number, as in postgresql://", "status"),
+    Bad("store-option", store(f"postgresql://ann:{SECRET}@127.0.0.1/db?sslmod=require"),
+        'invalid connection option "sslmod"', "status"),
     Bad("store-sqlite-no-folder", nothing,
         "the sqlite store's folder", "status --store sqlite:///x/y"),
     Bad("store-sqlite-folder", nothing,
@@ -831,6 +831,9 @@ CASES = [
     Bad("store-sqlite-missing", nothing,
         "typo.db does not exist; is its name right?", "status --store sqlite:///typo.db"),
     # workers
+    Bad("delete-unknown", nothing, "no study smoke in sqlite:///", "delete smoke --yes"),
+    Bad("delete-nobody-there", launched, "delete asks first, and nobody is there; with --yes goes "
+        "study small of sqlite:///", "delete small"),
     Bad("stop-unknown", nothing, "no study phantom in sqlite:///", "stop phantom"),
     Bad("resume-unknown", nothing, "no study ghost in sqlite:///", "resume ghost"),
     Bad("worker-unknown", nothing, "no study spirit in sqlite:///", "worker --study spirit"),

@@ -60,7 +60,7 @@ class Kept:
         """What a command says."""
         place = ("--to", str(self.folder / "best"), "--artifacts", str(self.folder / "artifacts"))
         url = self.study.store.engine.url.render_as_string(hide_password=False)
-        answer = CliRunner().invoke(app, [*words, *place, "--store", url])
+        answer = CliRunner().invoke(app, [*words, *place], env={"SEGTUNE_STORE": url})
         assert answer.exit_code == 0, answer.output
         return answer.output
 

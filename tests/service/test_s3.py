@@ -17,14 +17,16 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from werkzeug.test import Client
 
 from search.dashboard.server import make_app
-from search.database.store import open_store
+from search.database.store import Store, open_store
+from search.delete import delete_study
 from search.files.artifacts import Artifacts, open_artifacts
 from search.files.bucket import Bucket, open_bucket
 from search.files.bucket_copies import Copies, fetch_checkpoint, fetch_model, latest
+from search.files.removal import files_size
 from search.files.shown import attach, detach
 from search.findings.export import export_study
 from search.findings.report import report_text
-from search.studies.study import create_or_resume, open_study
+from search.studies.study import Study, create_or_resume, open_study
 from search.work.service import new_worker
 from search.work.watchers import Interrupt
 from spaces.errors import InputError
@@ -557,3 +559,24 @@ def test_shown_files_come_and_go(
     detach(shown, study, 0)
     assert list(bucket.keys("")) == []
     store.close()
+
+
+def test_a_deleted_study_leaves_nothing_in_the_bucket(
+    bucket: Bucket, store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(tmp_path, bucket)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"png")
+
+    def fill(name: str) -> Study:
+        study = create_or_resume(store, make_spec(name=name), "f" * 64, None)
+        bucket.write(f"{artifacts.key(study, 0)}/model-1/weights", io.BytesIO(b"x" * 100))
+        attach(artifacts.shown, study, None, picture)
+        return study
+
+    fill("other")
+    before = sorted(bucket.keys(""))
+    study = fill("small")
+    assert len(before) == 2 and files_size(artifacts, study) == 100
+    assert delete_study(study, artifacts) == []
+    assert sorted(bucket.keys("")) == before

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 import search.database.store
 from search.cli import app
 from search.database.migrations import SCHEMA_VERSION
-from search.database.store import Store, open_store
+from search.database.store import Store, UnknownStudy, open_store
 from search.database.tables import schema_table, study_table
 from search.studies.configs import CONFIG
 from search.studies.slots import Result
-from search.studies.study import UnknownStudy, create_or_resume, open_study, study_names
+from search.studies.study import create_or_resume, open_study, study_names
 from search.work.preflight import preflight
 from spaces.entries import build_space
 from spaces.errors import InputError
@@ -123,7 +123,8 @@ def test_a_server_that_goes_away_during_a_command_is_said(
     for command in ("status small", "stop small", "export small --to best", "report small"):
         if own_postgres.process.poll() is not None:
             own_postgres.start()
-        answer = CliRunner().invoke(app, [*command.split(), "--store", own_postgres.url])
+        place = {"SEGTUNE_STORE": own_postgres.url}
+        answer = CliRunner().invoke(app, command.split(), env=place)
         assert answer.exit_code == 1, (command, answer.output)
         assert "segtune: the store does not answer any more: " in answer.output, command
         assert answer.output.count("\n") == 1, answer.output

@@ -94,6 +94,16 @@ def test_only_that_minor_can_be_installed(package: str) -> None:
     assert inside in allowed[package] and outside not in allowed[package], MODULES[package]
 
 
+def test_every_table_belongs_to_a_study_or_a_trial_and_is_deleted_with_it(tmp_path: Path) -> None:
+    """What `segtune delete` and the roles go by."""
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'store.db'}")
+    there = set(sa.inspect(storage.engine).get_table_names())
+    storage.engine.dispose()
+    tables = optuna_private.optuna_tables()
+    assert there == {table.name for table in tables} | set(optuna_private.VERSIONS), OPTUNA
+    assert all({"study_id", "trial_id"} & set(table.c.keys()) for table in tables), OPTUNA
+
+
 # ---------------------------------------------------------------- one module each
 
 
