@@ -188,7 +188,7 @@ def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts)
     folder = workdir / f"model-{epoch}"
     temporary = workdir / f"model-{epoch}.tmp"
     clear(temporary)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
