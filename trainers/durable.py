@@ -26,7 +26,7 @@ class Damaged(Exception):
 
 
 def is_damage(error: OSError) -> bool:
-    """Whether a file is gone or its disk is broken; else it is the machine, and may be over soon."""
+    """Whether a file is gone or its disk is broken; else the machine is ill, maybe not for long."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
