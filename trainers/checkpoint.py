@@ -32,6 +32,7 @@ from trainers.durable import (
     digests,
     durable,
     file_digest,
+    is_damage,
     read_json,
     sync_folder,
     write_json,
@@ -156,8 +157,8 @@ def load_state(workdir: Path, facts: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        if is_out_of_memory(error):
-            raise
+        if is_out_of_memory(error) or (isinstance(error, OSError) and not is_damage(error)):
+            raise  # of the machine, not of the file
         said = str(error).partition("\n")[0]
         raise Damaged(f"{path} cannot be loaded ({type(error).__name__}: {said})") from None
     return state
@@ -188,7 +189,7 @@ def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts)
     folder = workdir / f"model-{epoch}"
     temporary = workdir / f"model-{epoch}.tmp"
     clear(temporary)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

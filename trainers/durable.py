@@ -8,6 +8,7 @@ that were not meant; whoever may write the files may also write digests that fit
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,11 @@ SEAL = "sha256"  # of the rest of a JSON file, in it
 
 class Damaged(Exception):
     """A file is not as it was written; the message names it."""
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether a file is gone or its disk is broken; else the machine is ill, maybe not for long."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 class Hashed:
@@ -120,6 +126,8 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> None:
         try:
             found = file_digest(path)
         except OSError as error:
+            if not is_damage(error):
+                raise
             raise Damaged(f"{path} cannot be read ({error.strerror})") from None
         if found != digest:
             raise Damaged(f"{path} is damaged: its SHA-256 is not that of what was written")
