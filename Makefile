@@ -9,7 +9,7 @@ DEV := .venv/.dev
 # the tests of a file share what it sets up
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cluster check bench gpu-check
+.PHONY: demo test test-cluster check bench gpu-check constraints sbom
 
 demo: $(INSTALLED)
 	$(BIN)/segtune demo --to demo
@@ -40,6 +40,17 @@ gpu-check: $(DEV)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.camvid
 	$(BIN)/python -m benchmarks.sroie
+
+# after an upgrade of what .venv holds: its versions into constraints.txt, and what the images hold
+# with its licences into docker/LICENSES.txt
+constraints: $(DEV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,cleval,lightning]'
+	$(BIN)/python docker/packages.py
+
+# what .venv holds as a CycloneDX list, sbom.json
+sbom: $(DEV)
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file sbom.json $(BIN)/python
 
 # a part of CLEval is C without wheels: without a compiler its test is skipped
 .venv/.cleval: $(DEV)

@@ -1,101 +1,33 @@
-"""docker-compose.yml and docker/: each service's words run as written.
+"""docker-compose.yml and docker/: a service's words, with bad secrets and with fake GPUs.
 
-No engine is needed. Commands, environments and healthchecks are taken from the parsed file and run
-as processes of this machine against a real Postgres with a password; `Machine.here` alone tells
-what a name of the containers' world is called here. Where a service drops its capabilities they are
-dropped here too, so that root, which runs the tests in CI, finds a read-only folder read-only.
+No engine is needed (test_docker.py has one). Commands, environments and healthchecks are taken from
+the parsed file and run as processes of this machine against a real Postgres with a password;
+`Machine.here` alone tells what a name of the containers' world is called here. Where a service
+drops its capabilities they are dropped here too, so that root, which runs the tests in CI, finds a
+file that it may not read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.metadata
-import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
 import psycopg2
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from search.database.store import open_store
-from search.samples.streets import write_streets
-from tests.compose import COMPOSE, DOCKERFILE, ROOT, SERVICES, image_target, listed, stage, words
-from tests.waiting import CPU_SECONDS, cpu_seconds, until
+from tests.compose import DOCKERFILE, ROOT, SERVICES, stage, words
 
 DASHBOARD_PASSWORD = "correct horse & battery"
 ODD_PASSWORDS = ["'", '"', "a b", "p@ss{w0rd}/#%:?&=", "back\\slash", "%40", "ключ", "$HOME `id`"]
-
-STUDY = """\
-name: composed
-task: segmentation
-data:
-  train: {images: train/images, masks: train/masks}
-  val: {images: val/images, masks: val/masks}
-  classes: classes.json
-space:
-  train.epochs: 1
-  train.precision: fp32
-  train.patience: 0
-  health.grad_norm: 0
-  train.batch_size: 4
-  data.resolution: 32x32
-  model.arch: Unet
-  model.encoder: mobilenet_v2
-  model.encoder_weights: null
-use_default_space: false
-use_starting_points: false
-budget: {trials: 1}
-confirm: none
-sampler: random
-pruner: none
-"""
-
-# run by Python at its start: of the installed packages only those of the image exist
-GUARD = """\
-import json, os, sys
-
-forbidden = set(json.load(open(os.environ["FORBIDDEN_MODULES"])))
-
-class Guard:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in forbidden:
-            raise ModuleNotFoundError(f"No module named {name!r} (forbidden here)", name=name)
-
-sys.meta_path.insert(0, Guard)
-"""
-
-
-def has_compose(docker: str | None) -> bool:
-    return (
-        docker is not None
-        and not subprocess.run([docker, "compose", "version"], capture_output=True).returncode
-    )
-
-
-if has_compose(shutil.which("docker")):  # most machines have none, or a client that is too old
-
-    def test_docker_compose_accepts_the_file() -> None:
-        words = ["docker", "compose", "--file", str(COMPOSE), "--profile", "tools"]
-        done = subprocess.run([*words, "config", "--quiet"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
 
 # ---------------------------------------------------------------- the services, as written
 
@@ -110,7 +42,6 @@ class Machine:
 
     folder: Path
     names: dict[str, str]
-    forbidden_modules: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def here(self, text: str) -> str:
@@ -122,17 +53,13 @@ class Machine:
         """What the engine sets, and nothing of ours but where the programs are."""
         image = dict(re.findall(r"^(?:ENV|   ) (\w+)=(\S+)(?: \\)?$", stage("base"), re.M))
         found = {**image, **SERVICES[service]["environment"]}
-        here = {name: self.here(value) for name, value in found.items()} | {
+        return {name: self.here(value) for name, value in found.items()} | {
             "PATH": os.pathsep.join([str(self.folder / "bin"), *self._path()]),
             "HOME": str(self.folder / "home"),
             "PGPORT": self.names["5432"],  # pg_isready's default, which the healthcheck leaves away
             "OMP_NUM_THREADS": "1",
             "LANG": "C.UTF-8",
         }
-        if service != "postgres" and image_target(service) == "dashboard":
-            here["PYTHONPATH"] = str(self.folder / "guard")
-            here["FORBIDDEN_MODULES"] = str(self.forbidden_modules)
-        return here
 
     def popen(self, service: str, command: list[str], **options: Any) -> subprocess.Popen[str]:
         dropped: list[str] = []
@@ -170,16 +97,6 @@ class Machine:
         out, _ = process.communicate(timeout=seconds)
         return process.returncode, out
 
-    def until_healthy(self, service: str, process: subprocess.Popen[str]) -> None:
-        def healthy() -> bool:
-            code, out = self.health(service)
-            if code and process.poll() is not None:
-                out = process.communicate()[0]
-                pytest.fail(f"{service} ended with {process.returncode}: {out}")
-            return code == 0
-
-        until(healthy, progress=lambda: cpu_seconds(process.pid) // CPU_SECONDS)
-
     @staticmethod
     def _path() -> list[str]:
         postgres = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
@@ -189,7 +106,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
     """A machine with both secrets, an empty data folder, and one GPU by its word."""
-    for name in ("bin", "home", "secrets", "artifacts", "data", "locks", "cache", "guard"):
+    for name in ("bin", "home", "secrets", "artifacts", "data", "locks", "cache"):
         (tmp_path / name).mkdir()
     (tmp_path / "secrets" / "postgres_password").write_text(tcp_postgres.password + "\n")
     (tmp_path / "secrets" / "dashboard_password").write_text(DASHBOARD_PASSWORD + "\n")
@@ -198,9 +115,6 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
         shutil.copy(ROOT / source, tmp_path / "bin" / program)
         (tmp_path / "bin" / program).chmod(0o755)
     gpus(tmp_path, 1)
-    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
-    forbidden = tmp_path / "forbidden.json"
-    forbidden.write_text(json.dumps(sorted(beyond_the_dashboard())))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -219,7 +133,6 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
             "/var/lib/segtune": str(tmp_path / "locks"),
             "/home/segtune/.segtune": str(tmp_path / "cache"),
         },
-        forbidden,
     )
     try:
         yield here
@@ -229,18 +142,6 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-
-
-@pytest.fixture
-def database(tcp_postgres: Any, machine: Machine) -> Iterator[str]:
-    """URL of the database `segtune`, which the postgres service makes at its first start."""
-    with autocommit(tcp_postgres.url) as cursor:
-        cursor.execute("CREATE DATABASE segtune")
-    try:
-        yield tcp_postgres.url.removesuffix("/postgres") + "/segtune"
-    finally:
-        with autocommit(tcp_postgres.url) as cursor:
-            cursor.execute("DROP DATABASE segtune WITH (FORCE)")
 
 
 @contextlib.contextmanager
@@ -263,50 +164,6 @@ def gpus(folder: Path, count: int) -> None:
     program.chmod(0o755)
 
 
-@functools.cache
-def beyond_the_dashboard() -> frozenset[str]:
-    """Top-level modules of all that is installed here but in the dashboard's image is not."""
-    found, todo = {"segtune"}, list(listed())
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for line in importlib.metadata.requires(name) or []:
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                todo.append(canonicalize_name(requirement.name))
-    modules = frozenset(
-        module
-        for module, owners in importlib.metadata.packages_distributions().items()
-        if not any(canonicalize_name(owner) in found for owner in owners)
-    )
-    assert modules > {"torch", "torchvision", "segmentation_models_pytorch", "timm", "cv2"}
-    return modules
-
-
-def test_postgres_asks_everyone_for_a_password(machine: Machine, tcp_postgres: Any) -> None:
-    """`initdb` with the file's arguments leaves no line of pg_hba.conf that trusts anyone."""
-    arguments = SERVICES["postgres"]["environment"]["POSTGRES_INITDB_ARGS"].split()
-    folder = tcp_postgres.folder / "initdb-of-compose"
-    folder.mkdir(mode=0o700)
-    if tcp_postgres.run_as:
-        shutil.chown(folder, tcp_postgres.run_as["user"], tcp_postgres.run_as["group"])
-    subprocess.run(
-        [
-            tcp_postgres.programs / "initdb", "--no-sync", "--locale=C", "-D", folder,
-            f"--pwfile={tcp_postgres.folder / 'password'}", *arguments,
-        ],
-        check=True,
-        capture_output=True,
-        cwd=tcp_postgres.folder,
-        **tcp_postgres.run_as,
-    )  # fmt: skip
-    lines = (folder / "pg_hba.conf").read_text().splitlines()
-    methods = {line.split()[-1] for line in lines if line.strip() and not line.startswith("#")}
-    assert methods == {"scram-sha-256"}
-
-
 def test_the_postgres_healthcheck_tells_a_server_from_none(machine: Machine) -> None:
     assert machine.health("postgres") == (0, "")
     with socket.socket() as closed:
@@ -315,99 +172,12 @@ def test_the_postgres_healthcheck_tells_a_server_from_none(machine: Machine) -> 
         assert machine.health("postgres")[0] == 2
 
 
-def test_migrate_creates_the_tables_and_may_run_again(machine: Machine, database: str) -> None:
-    for _ in range(2):
-        code, out = machine.run("migrate")
-        assert code == 0 and re.search(r"segtune: schema \d+$", out), out
-
-
-def test_a_worker_serves_a_launched_study_until_it_is_told_to_stop(
-    machine: Machine, database: str
-) -> None:
-    write_streets(machine.folder / "data", train=4, val=2, size=(40, 48))
-    (machine.folder / "data" / "study.yaml").write_text(STUDY)
-    assert machine.run("migrate")[0] == 0
-    code, out = machine.health("worker")
-    assert code == 1 and "no worker" in out
-    worker = machine.popen("worker", words("worker"))
-    machine.until_healthy("worker", worker)
-    status = json.loads(machine.run("segtune", "status", "--json")[1])
-    assert [w["state"] for w in status["workers"]] == ["idle"]
-    assert status["workers"][0]["pid"] == worker.pid  # exec'ed, so that signals reach it
-    code, out = machine.run("launch", "study.yaml")
-    assert code == 0 and "left to the workers of this store" in out, out
-    with autocommit(database) as cursor:
-
-        def states() -> list[tuple[str]]:
-            cursor.execute("SELECT state FROM segtune_slot")
-            found: list[tuple[str]] = cursor.fetchall()
-            assert found in ([("OPEN",)], [("RUNNING",)], [("COMPLETE",)])
-            return found
-
-        def work() -> object:
-            return states(), cpu_seconds(worker.pid) // CPU_SECONDS
-
-        until(lambda: states() == [("COMPLETE",)], progress=work)
-    worker.send_signal(signal.SIGTERM)
-    out, _ = worker.communicate(timeout=30)
-    assert worker.returncode == 130, out
-    assert "segtune-own-gpu: GPU 0 of 1\n" in out and "Traceback" not in out
-    assert machine.health("worker")[0] == 1
-
-
 def test_a_worker_whose_store_is_away_is_not_healthy(machine: Machine) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         machine.names["postgres:5432"] = f"127.0.0.1:{closed.getsockname()[1]}"
         code, out = machine.health("worker")
     assert code == 1 and "the store does not answer" in out and "Traceback" not in out
-
-
-def test_the_dashboard_shows_studies_to_those_who_sign_in(machine: Machine, database: str) -> None:
-    """Without torch and whatever else its image has not, and with no folder to write to."""
-    assert machine.run("migrate")[0] == 0
-    study_id = add_study(database)
-    (machine.folder / "artifacts").chmod(0o555)
-    dashboard = machine.popen("dashboard", words("dashboard"))
-    machine.until_healthy("dashboard", dashboard)
-    url = f"http://localhost:{machine.names['8080']}"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{url}/api/studies", timeout=10)
-    refused.value.close()
-    assert refused.value.code == 401
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    form = urllib.parse.urlencode({"password": DASHBOARD_PASSWORD}).encode()
-    opener.open(urllib.request.Request(f"{url}/login", form, {"Origin": url}), timeout=10).close()
-
-    def get(path: str) -> Any:
-        with opener.open(f"{url}{path}", timeout=20) as answer:
-            return json.load(answer)
-
-    assert [s["study_name"] for s in get("/api/studies")["study_summaries"]] == ["shown"]
-    assert len(get(f"/api/studies/{study_id}?after=0")["trials"]) == 12
-    [importances] = get(f"/api/studies/{study_id}/param_importances?evaluator=ped_anova")[
-        "param_importances"
-    ]
-    assert {found["name"] for found in importances} == {"a", "b"}
-    for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
-        assert get(f"/api/studies/{study_id}/plot/{plot}")["data"], plot
-    dashboard.send_signal(signal.SIGTERM)
-    out, _ = dashboard.communicate(timeout=10)
-    assert dashboard.returncode == 0 and "Traceback" not in out, out
-    assert machine.health("dashboard")[0] == 1
-
-
-def add_study(url: str) -> int:
-    """An Optuna study of twelve trials."""
-    store = open_store(url)
-    try:
-        study = optuna.create_study(study_name="shown", storage=store.storage)
-        for _ in range(12):
-            trial = study.ask()
-            study.tell(trial, trial.suggest_float("a", 0, 1) + trial.suggest_int("b", 0, 9))
-        return study._study_id
-    finally:
-        store.close()
 
 
 # ---------------------------------------------------------------- the programs of docker/

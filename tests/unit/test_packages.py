@@ -1,0 +1,56 @@
+"""docker/packages.py and what it has written: constraints.txt and docker/LICENSES.txt are whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
+AGAIN = "make constraints"
+
+
+def pinned(lines: list[str]) -> dict[str, str]:
+    """{canonical name: version} of `name==version` lines."""
+    parts = (line.partition("==") for line in lines)
+    return {canonicalize_name(name): version for name, _, version in parts}
+
+
+def packages() -> Any:
+    """The script, imported; `docker` is another package's name."""
+    spec = importlib.util.spec_from_file_location("packages", ROOT / "docker" / "packages.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_package_that_any_extra_needs_is_pinned() -> None:
+    """On every Python and machine that is supported; an extra that is not here, by its own name."""
+    script = packages()
+    found, missing = script.needed(
+        script.declared(), script.machines(script.PYTHONS, script.MACHINES)
+    )
+    assert {"torch", "nvidia-cudnn-cu13", "cleval"} <= {*found, *missing}
+    assert {*found, *missing} - set(pinned(CONSTRAINTS)) == set(), AGAIN
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    """A host, a path or an option in it would be taken from there by everyone who installs."""
+    for line in CONSTRAINTS:
+        assert re.fullmatch(r"[A-Za-z0-9][\w.-]*==[0-9][\w.!]*", line), line
+    assert len(pinned(CONSTRAINTS)) == len(CONSTRAINTS)
+
+
+def test_every_package_of_an_image_is_listed_with_its_licence() -> None:
+    lines = (ROOT / "docker" / "LICENSES.txt").read_text().splitlines()
+    rows = [line.split(maxsplit=2) for line in lines if not line.startswith("#")]
+    assert {image for _, image, _ in rows} == {"worker", "both"}
+    listed = pinned([pin for pin, _, _ in rows])
+    expected = pinned([line.split()[0] for line in packages().licences()])
+    assert set(listed) == set(expected) and "torch" in listed, AGAIN
+    assert listed.items() <= pinned(CONSTRAINTS).items(), AGAIN
