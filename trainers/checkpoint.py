@@ -9,15 +9,17 @@ removed. Whatever is durable is consistent.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import segmentation_models_pytorch as smp
 import torch
@@ -28,10 +30,15 @@ from spaces.errors import InputError
 from trainers.data import file_digest
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts
+from trainers.memory import is_out_of_memory
 
 LAST = "last.json"
 WEIGHTS = "model.safetensors"
 FOLD_MODELS = "model-folds"  # in place of `model-N/`: a folder for each fold, and images.npz of all
+
+# what reading a checkpoint raises whose files are missing, cut or overwritten
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.PickleError)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
 
 
 def save_state(workdir: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -45,7 +52,7 @@ def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) ->
     """Make `state-<epoch>.pt` and `model-<best_epoch>/` the ones to resume from; drop the others.
 
     Args:
-        facts: what JSON can hold, returned by `load_facts`.
+        facts: what JSON can hold, returned by `load_last`.
     """
     with _durable(workdir / LAST) as file:
         file.write(json.dumps({"epoch": epoch, "best_epoch": best_epoch, **facts}).encode())
@@ -56,17 +63,35 @@ def commit(workdir: Path, epoch: int, best_epoch: int, facts: dict[str, Any]) ->
     remove_models(workdir, but=best_epoch)
 
 
-def load_facts(workdir: Path) -> dict[str, Any] | None:
-    """Return what `commit` was told of the last epoch, or None."""
-    path = workdir / LAST
-    return json.loads(path.read_text()) if path.exists() else None
+class Last(NamedTuple):
+    """The last committed epoch: what `commit` was told of it, and its state, on the CPU."""
+
+    facts: dict[str, Any]
+    state: dict[str, Any]
 
 
-def load_state(workdir: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the last committed epoch, on the CPU."""
-    state: dict[str, Any] = torch.load(
-        workdir / f"state-{facts['epoch']}.pt", map_location="cpu", weights_only=True
-    )
+def load_last(workdir: Path) -> Last | None:
+    """Return the checkpoint to go on from; None where there is none, or it is damaged.
+
+    A run begins anew then: it would else fail in each of its attempts. The trial's log says so.
+    """
+    if not (workdir / LAST).exists():
+        return None
+    try:
+        *paths, last = files(workdir)
+        for path in paths:
+            path.stat()
+        facts = json.loads(last.read_text())
+        return Last(facts, _load_state(paths[0]))
+    except _DAMAGED as error:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in _GONE):
+            raise  # of the machine, not of the file
+        print(f"{workdir / LAST}: the checkpoint is damaged ({error}); begins anew", flush=True)
+        return None
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

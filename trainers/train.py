@@ -95,6 +95,7 @@ def train(
     on_epoch: Callable[[EpochReport], None],
     should_stop: Callable[[], str | None] = lambda: None,
     free: Mapping[str, Free] | None = None,
+    on_resumed: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Train one config and return its result; continue where `workdir` holds a checkpoint.
 
@@ -107,6 +108,8 @@ def train(
         should_stop: asked after every step; a reason ends the run there, keeping what the last
             finished epoch has saved.
         free: dimensions searched inside the run (`decode.threshold`, `decode.box_thresh`).
+        on_resumed: called once, when all that the checkpoint holds has been repeated; also where
+            there is none.
 
     Raises:
         InputError: the config cannot run here, or the checkpoint is of another config.
@@ -114,6 +117,7 @@ def train(
     run = _Run(config, data, workdir, free or {}, on_epoch)
     for report in run.history:
         on_epoch(report)
+    on_resumed()
 
     def whole() -> str:
         run.build()
@@ -226,13 +230,13 @@ class _Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.precision = resolve_precision(config.train.precision, self.device)
-        self.stored = checkpoint.load_facts(workdir)
+        self.last = checkpoint.load_last(workdir)
         self.history: list[EpochReport] = []
-        if self.stored is not None:
-            path = workdir / checkpoint.LAST
-            check_same_run(path, self.stored["config"], self.stored["fingerprint"], config, data)
-            self.history = [EpochReport.from_json(one) for one in self.stored["history"]]
-            self._keep_precision()
+        if self.last is not None:
+            path, facts = workdir / checkpoint.LAST, self.last.facts
+            check_same_run(path, facts["config"], facts["fingerprint"], config, data)
+            self.history = [EpochReport.from_json(one) for one in facts["history"]]
+            self._keep_precision(facts)
         torch.manual_seed(config.train.seed)
         self.task = make_task(config, data, self.device, self.precision, free)
         _check_batch(config, self.task)
@@ -521,10 +525,9 @@ class _Run:
             "step": self.step,
         }
 
-    def _keep_precision(self) -> None:
+    def _keep_precision(self, facts: dict[str, Any]) -> None:
         """Go on in the precision that the run began in, where it was free and the device has it."""
-        assert self.stored is not None
-        began = self.stored.get("precision", self.precision)  # an older version did not keep it
+        began = facts.get("precision", self.precision)  # an older version did not keep it
         if began == self.precision or self.config.train.precision != "auto":
             return
         try:
@@ -534,9 +537,9 @@ class _Run:
 
     def _resume(self) -> None:
         """Take up the last checkpoint of this workdir, if there is one."""
-        if self.stored is None:
+        if self.last is None:
             return
-        state = checkpoint.load_state(self.workdir, self.stored)
+        state, self.last = self.last.state, None
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

@@ -124,6 +124,12 @@ def step(trial_id: int, epoch: int, value: float) -> tuple[sa.Table, dict[str, A
     return TRIAL_STEPS, step_row(trial_id, epoch, value)
 
 
+def forget_steps(connection: sa.Connection, trial_id: int, after: int) -> None:
+    """Drop a trial's intermediate values of later epochs."""
+    later = sa.and_(TRIAL_STEPS.c.trial_id == trial_id, TRIAL_STEPS.c.step > after)
+    connection.execute(sa.delete(TRIAL_STEPS).where(later))
+
+
 def insert_for(dialect: str) -> Any:
     """The dialect's INSERT that knows ON CONFLICT."""
     if dialect == "postgresql":

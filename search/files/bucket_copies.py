@@ -99,10 +99,12 @@ def _epoch_of(name: str) -> float:
 
 
 def _epoch_here(workdir: Path) -> int:
+    """The epoch of the checkpoint here; 0 where there is none, or a file of it is missing."""
     try:
-        return int(json.loads((workdir / LAST).read_text())["epoch"])
-    except FileNotFoundError:
+        epoch, paths, _ = _committed(workdir)
+    except (FileNotFoundError, ValueError, KeyError):
         return 0
+    return epoch if all(path.exists() for path in paths) else 0
 
 
 @dataclass
@@ -131,6 +133,10 @@ class Copies:
     def forget_checkpoints(self, key: str) -> None:
         """Delete the checkpoints of a trial that has ended."""
         self._put(key, CHECKPOINT, lambda: self._remove(f"{key}/{CHECKPOINT}/"))
+
+    def rewind(self, key: str, epoch: int) -> None:
+        """Delete a trial's checkpoints of later epochs: it goes on after this one."""
+        self._put(key, "rewind", lambda: self._rewind(f"{key}/{CHECKPOINT}/", epoch))
 
     def forget_models(self, key: str) -> None:
         """Delete the weights of a trial that is no longer among the best."""
@@ -191,6 +197,10 @@ class Copies:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with open(path, "rb") as file:
                 self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
+
+    def _rewind(self, under: str, epoch: int) -> None:
+        keys = list(self.bucket.keys(under))
+        self.bucket.remove(k for k in keys if epoch < _epoch_of(k.removeprefix(under)) < math.inf)
 
     def _remove(self, under: str) -> None:
         self.bucket.remove(list(self.bucket.keys(under)))

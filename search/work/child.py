@@ -47,6 +47,11 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """All epochs that its checkpoint holds have been sent; none where there is no checkpoint."""
+
+
+@dataclass(frozen=True)
 class FoldEnded:
     """A fold has ended by itself, with this value; its last epoch has been sent before."""
 
@@ -82,7 +87,7 @@ class Alive:
     """
 
 
-Message = Epoch | FoldEnded | Done | Failed | Alive
+Message = Epoch | Resumed | FoldEnded | Done | Failed | Alive
 
 
 class Child(Protocol):
@@ -234,6 +239,7 @@ def _main(
                 should_stop=words.reason,
                 free=free,
                 on_fold=lambda value: pipe.send(FoldEnded(value)),
+                on_resumed=lambda: pipe.send(Resumed()),
             )
             pipe.send(Done(result))
         except InputError as error:

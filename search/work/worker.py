@@ -175,6 +175,7 @@ class Worker:
                 registration=self.registration,
                 timing=self.timing,
                 on_stored=lambda: self._copy_checkpoint(number),
+                on_rewound=lambda epoch: self._rewind_copies(number, epoch),
                 meanwhile=self.meanwhile or self.background.advance,
             )
             outcome = supervision.run()
@@ -315,6 +316,11 @@ class Worker:
         """Delete a trial's checkpoints in the bucket, which nobody will resume from."""
         if self.copies is not None:
             self.copies.forget_checkpoints(self.artifacts.key(self.study, number))
+
+    def _rewind_copies(self, number: int, epoch: int) -> None:
+        """Delete a trial's checkpoints of later epochs in the bucket: they are of other weights."""
+        if self.copies is not None:
+            self.copies.rewind(self.artifacts.key(self.study, number), epoch)
 
     def _give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> None:
         """Return a slot; where the store is away and we must go, its lease returns it.

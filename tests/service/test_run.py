@@ -56,12 +56,16 @@ class Silent:
     def __init__(self, on_epoch: Callable[[int, EpochReport], None] | None = None) -> None:
         self.ended: list[tuple[int, str, str]] = []
         self.attempts: list[int] = []
+        self.resumed: list[tuple[int, int]] = []  # after which epoch, and how many were dropped
         self.pauses: list[str] = []
         self.on_pause: Callable[[], None] | None = None
         self.on_epoch = on_epoch
 
     def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
         self.attempts.append(attempt)
+
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        self.resumed.append((epoch, dropped))
 
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         if self.on_epoch:

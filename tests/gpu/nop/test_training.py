@@ -168,9 +168,9 @@ def _written() -> bool:
         for changed in (weight, average):
             changed.copy_(torch.zeros(changed.shape))
     one.deliver()
-    facts = checkpoint.load_facts(workdir)
-    assert facts is not None
-    state = checkpoint.load_state(workdir, facts)
+    last = checkpoint.load_last(workdir)
+    assert last is not None
+    state = last.state
     kept = checkpoint.load_model(workdir / "model-1").state_dict()[name]
     return bool((state["model"][name] == 3).all() and (state["average"][name] == 5).all()) and bool(
         (kept == 5).all()

@@ -238,7 +238,7 @@ def test_the_export_loads_with_one_call(long: TrialResult, receipts: TextData) -
     model = DBNet.from_pretrained(long.model)
     probability, threshold = model(torch.zeros(1, 3, 96, 64))
     assert probability.shape == threshold.shape == (1, 1, 96, 64)
-    assert checkpoint.load_facts(long.model.parent) is not None
+    assert checkpoint.load_last(long.model.parent) is not None
 
 
 def test_pictures_show_how_boxes_meet(

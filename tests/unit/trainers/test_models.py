@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +77,15 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "state-4.pt.tmp").write_bytes(b"half a state")
     (tmp_path / "last.json.tmp").write_bytes(b"half")
     (tmp_path / "model-3.tmp").mkdir()
-    facts = checkpoint.load_facts(tmp_path)
-    assert facts == {"epoch": 2, "best_epoch": 2, "history": [0.5, 0.5]}
-    state = checkpoint.load_state(tmp_path, facts)
-    assert state["step"] == 2 and torch.equal(state["w"], torch.ones(3))
+    last = checkpoint.load_last(tmp_path)
+    assert last is not None and last.facts == {"epoch": 2, "best_epoch": 2, "history": [0.5, 0.5]}
+    assert last.state["step"] == 2 and torch.equal(last.state["w"], torch.ones(3))
     checkpoint.save_state(tmp_path, 3, {"step": 30})
     checkpoint.commit(tmp_path, 3, 2, {"history": [0.5] * 3})  # epoch 2 is still the best one
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.json", "model-2", "state-3.pt"]
-    again = checkpoint.load_facts(tmp_path)
-    assert again is not None and checkpoint.load_state(tmp_path, again) == {"step": 30}
+    again = checkpoint.load_last(tmp_path)
+    assert again is not None and again.state == {"step": 30}
     checkpoint.remove_last(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
 
@@ -111,4 +111,43 @@ def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_pa
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load_facts(tmp_path) is None
+    assert checkpoint.load_last(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "overwritten"])
+@pytest.mark.parametrize("name", ["last.json", "state-2.pt", "model-1"])
+def test_a_damaged_checkpoint_is_none(
+    name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run would else fail in each of its attempts."""
+    (tmp_path / "model-1").mkdir()
+    checkpoint.save_state(tmp_path, 2, {"w": torch.ones(3)})
+    checkpoint.commit(tmp_path, 2, 1, {"history": [0.5] * 2})
+    assert checkpoint.load_last(tmp_path) is not None
+    path = tmp_path / name
+    if path.is_dir():
+        path.rmdir()
+    elif damage == "missing":
+        path.unlink()
+    else:
+        half = path.read_bytes()[: path.stat().st_size // 2]
+        path.write_bytes({"empty": b"", "cut": half, "overwritten": half + half}[damage])
+    assert checkpoint.load_last(tmp_path) is None
+    said = capsys.readouterr().out
+    assert "the checkpoint is damaged" in said or (name, damage) == ("last.json", "missing")
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model-1").mkdir()
+    checkpoint.save_state(tmp_path, 2, {"w": torch.ones(3)})
+    checkpoint.commit(tmp_path, 2, 1, {"history": [0.5] * 2})
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    for error in (OSError(errno.EMFILE, "too many open files"), MemoryError()):
+        with pytest.raises(type(error)):
+            checkpoint.load_last(tmp_path)
