@@ -282,8 +282,12 @@ class _Run:
 
     @property
     def best(self) -> EpochReport | None:
-        """The first epoch with the highest metric."""
-        return max(self.history, key=lambda r: (r.metric, -r.epoch), default=None)
+        """The first epoch with the highest metric; one of NaN is below all others."""
+        return max(
+            self.history,
+            key=lambda r: (-math.inf if math.isnan(r.metric) else r.metric, -r.epoch),
+            default=None,
+        )
 
     @property
     def ended(self) -> str | None:
@@ -430,7 +434,7 @@ class _Run:
         best = self.best
         return TrialResult(
             reason=reason,
-            value=None if best is None else best.metric,
+            value=None if best is None or math.isnan(best.metric) else best.metric,
             best_epoch=None if best is None else best.epoch,
             decode={} if best is None else best.decode,
             model=None if best is None else self.workdir / f"model-{best.epoch}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +12,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.database import optuna_writer
+from search.database.optuna_private import OPTUNAS
 from search.database.tables import (
+    begin_immediate,
     control_table,
     metadata,
     schema_table,
@@ -27,38 +31,85 @@ MIGRATION_LOCK = 0x5E67  # key of the advisory lock of migrations; studies lock 
 
 
 def migrate(engine: sa.Engine, url: str) -> None:
-    """Create what is missing, under an advisory lock; refuse a store of a newer segtune."""
+    """Create what is missing, under an advisory lock; refuse a store of a newer segtune.
+
+    Each step is one transaction: a process that is killed in one leaves what was there before.
+    """
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SET statement_timeout = 0"))  # others may migrate first
-            connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
-            connection.commit()
-        try:
-            if not sa.inspect(connection).has_table(schema_table.name):
-                RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
-                metadata.create_all(connection)
-                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
-                connection.commit()
-            version = connection.execute(sa.select(schema_table.c.version)).scalar_one()
+        if _version(connection) == SCHEMA_VERSION:
+            return
+        with _alone(connection):
+            if _version(connection) is None:
+                with _whole(connection):
+                    _create(connection, OPTUNAS)
+                # what Optuna says of their version; it takes up what a kill has left of that
+                options = engine_options(url)
+                RDBStorage(url, options, skip_table_creation=True).engine.dispose()
+                with _whole(connection):
+                    _create(connection, metadata)
+                    connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+            version = _version(connection)
+            assert version is not None
             for older, upgrade in UPGRADES:
                 if version == older:
-                    upgrade(connection)
                     version = older + 1
-                    connection.execute(sa.update(schema_table).values(version=version))
-                    connection.commit()
+                    with _whole(connection):
+                        upgrade(connection)
+                        connection.execute(sa.update(schema_table).values(version=version))
             if version > SCHEMA_VERSION:
                 raise InputError(
                     f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
                     "upgrade segtune"
                 )
-        finally:
-            connection.rollback()
-            if engine.dialect.name == "postgresql":
-                connection.execute(sa.text("RESET statement_timeout"))
-                connection.execute(
-                    sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK}
-                )
-                connection.commit()
+
+
+def _version(connection: sa.Connection) -> int | None:
+    """The version of a store's tables; None where it has none, or not all that belong to it."""
+    try:
+        if not sa.inspect(connection).has_table(schema_table.name):
+            return None
+        return connection.execute(sa.select(schema_table.c.version)).scalar()
+    finally:
+        connection.rollback()
+
+
+@contextmanager
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """Let no other process migrate the same store of a server meanwhile."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.execute(sa.text("SET statement_timeout = 0"))  # others may migrate first
+    connection.execute(sa.text("SELECT pg_advisory_lock(:a, 0)"), {"a": MIGRATION_LOCK})
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(sa.text("RESET statement_timeout"))
+        connection.execute(sa.text("SELECT pg_advisory_unlock(:a, 0)"), {"a": MIGRATION_LOCK})
+        connection.commit()
+
+
+@contextmanager
+def _whole(connection: sa.Connection) -> Iterator[None]:
+    """One transaction, tables included: all of it is stored, or nothing."""
+    if connection.dialect.name == "sqlite":
+        begin_immediate(connection)
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def _create(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Create the tables and indexes that are missing."""
+    tables.create_all(connection)
+    for table in tables.tables.values():
+        for index in table.indexes:  # of a table that an older version was killed behind
+            index.create(connection, checkfirst=True)
 
 
 def _from_version_1(connection: sa.Connection) -> None:

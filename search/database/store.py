@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from search.database.migrations import migrate
 from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_attr_row
 from search.database.optuna_reader import BulkStorage
-from search.database.tables import seconds_now
+from search.database.tables import begin_immediate, seconds_now
 from search.database.url import STORE_FORM, drivers_words, engine_options, parse_store_url
 from spaces.errors import InputError
 from spaces.paths import home
@@ -67,14 +67,13 @@ class Store:
                 yield connection
             return
         with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")  # the driver begins nothing
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            begin_immediate(connection)
             try:
                 yield connection
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                connection.rollback()
                 raise
-            connection.exec_driver_sql("COMMIT")
+            connection.commit()
 
     @contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:

@@ -115,7 +115,7 @@ def _array(values: sa.Select[Any]) -> sa.ScalarSelect[Any]:
 def _beside(study_id: int, trial_number: int, epoch: int) -> sa.Select[Any]:
     """Best metrics, by an epoch, of the others that are paused, or run and have reported it."""
     reported = epoch_table.c
-    # NaN is the largest number to Postgres, and null to sqlite
+    # NaN is larger than any number to both kinds of store
     number = sa.and_(reported.epoch <= epoch, reported.metric < math.inf)
     paused = sa.and_(slot_table.c.state == OPEN, slot_table.c.reason == PAUSED)
     best = (

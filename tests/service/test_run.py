@@ -413,11 +413,12 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
-    from search.work.child import Alive, Done, Epoch
+    from search.work.child import Alive, Done, Epoch, Resumed
 
     spec = make_spec(epochs=10_000)
     config = spec.search_space().base.replace({"optim.lr": 1e-3})
     child = TrialProcess(config, load_data(spec.data), tmp_path / "trial", {})
+    assert isinstance(until(lambda: child.receive(5)), Resumed)  # from nothing
     assert isinstance(until(lambda: child.receive(5)), Alive)  # after its first step
     assert isinstance(until(lambda: child.receive(5)), Epoch)
     child.fence(time.monotonic() + 1)

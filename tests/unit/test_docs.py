@@ -82,6 +82,17 @@ FAULTS = {
     "the database's clock is put back": (
         "service/test_slots.py::test_a_clock_that_was_put_back_holds_a_dead_workers_slot_for_one_lease",
     ),
+    "a process is killed while it sets a store up, or upgrades it": (
+        "service/test_migrations.py::test_a_setup_of_sqlite_that_is_killed_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_an_upgrade_of_sqlite_that_is_killed_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_a_setup_of_postgres_that_is_cut_off_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_an_upgrade_of_postgres_that_is_cut_off_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_a_sqlite_store_that_an_older_version_was_killed_in_is_mended",
+    ),
+    "a metric is NaN": (
+        "service/test_store.py::test_a_metric_of_nan_is_kept_and_is_no_value",
+        "unit/trainers/test_schedules.py::test_alarms",
+    ),
 }  # fmt: skip
 
 
