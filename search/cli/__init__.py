@@ -48,9 +48,13 @@ class _Group(TyperGroup):
             typer.echo(f"segtune: {error}", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                said = f"the disk is full: {error}; make room and try again"
+            elif error.errno in (errno.EMFILE, errno.ENFILE):
+                said = f"too many files are open: {error}; raise the limit, see ulimit -n"
+            else:
                 raise
-            typer.echo(f"segtune: the disk is full: {error}; make room and try again", err=True)
+            typer.echo(f"segtune: {said}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("segtune: interrupted", err=True)

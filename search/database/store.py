@@ -26,10 +26,11 @@ from search.database.optuna_reader import BulkStorage
 from search.database.tables import begin_immediate, seconds_now
 from search.database.url import STORE_FORM, drivers_words, engine_options, parse_store_url
 from spaces.errors import InputError
-from spaces.paths import home
+from spaces.paths import NO_LOCKS, home
 
 STUDY_LOCK = 0x5E68
 ATTRIBUTES_LOCK = 0x5E69
+NO_CONNECTION_LEFT = ("too many clients", "too many connections", "connection slots are reserved")
 
 
 @dataclass
@@ -102,9 +103,13 @@ class Store:
         self._lock_file = open(f"{database}.lock", "w")  # noqa: SIM115 - held until close
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             self._lock_file.close()
             self._lock_file = None
+            if error.errno in NO_LOCKS:
+                raise InputError(
+                    f"{self.shown} is on a file system without file locks; name a file on another"
+                ) from None
             raise InputError(
                 f"{self.shown} is in use by another segtune process; sqlite serves one worker. "
                 "Leave --store away to use the embedded Postgres"
@@ -235,6 +240,11 @@ def _connect(engine: sa.Engine, shown: str) -> None:
         reason = drivers_words(error)
         if "password authentication failed" in reason or "no password supplied" in reason:
             raise InputError(f"the store {shown} refused the user name or password") from None
+        if any(words in reason for words in NO_CONNECTION_LEFT):
+            raise InputError(
+                f"the store {shown} takes no more connections: {reason}; end some of its clients, "
+                "or raise its max_connections"
+            ) from None
         raise InputError(f"the store {shown} cannot be reached: {reason}") from None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from search.files.bucket import SCHEME, Bucket, open_bucket
 from search.files.shown import FOLDER, BucketFiles, FolderFiles, ShownFiles
 from search.studies.study import Study
-from spaces.paths import artifacts_dir
+from spaces.paths import artifacts_dir, check_locks
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,11 @@ def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts
         InputError: it is no folder and cannot become one, or the bucket cannot be had.
     """
     given = named or os.environ.get("SEGTUNE_ARTIFACTS")
-    if given is None or "://" not in given:
-        return Artifacts(artifacts_dir(given, write=write))
-    bucket = open_bucket(given)
-    return Artifacts(artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix, bucket)
+    bucket = open_bucket(given) if given is not None and "://" in given else None
+    if bucket is None:
+        folder = artifacts_dir(given, write=write)
+    else:
+        folder = artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix
+    if write:
+        check_locks(folder)
+    return Artifacts(folder, bucket)

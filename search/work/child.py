@@ -29,7 +29,7 @@ from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
 from trainers.devices import ASKED, pick_device
-from trainers.disk import is_full
+from trainers.disk import is_full, is_out_of_files
 from trainers.folds import train_trial
 from trainers.report import EpochReport
 from trainers.tasks import Data
@@ -69,13 +69,14 @@ class Done:
 class Failed:
     """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer.
 
-    With `disk` or `device` it is neither's fault: there was no room for what it had to write, or
-    the device that its worker began with cannot be used any more.
+    With `disk`, `files` or `device` it is neither's fault: there was no room for what it had to
+    write, no more files may be open, or the device that its worker began with cannot be used.
     """
 
     unfit: bool
     message: str
     disk: bool = False
+    files: bool = False
     device: bool = False
 
 
@@ -251,7 +252,8 @@ def _main(
             if not full:  # the log could not be written either
                 traceback.print_exc()
             message = f"{type(error).__name__}: {error}"
-            pipe.send(Failed(unfit=False, message=message, disk=full))
+            files = is_out_of_files(error)
+            pipe.send(Failed(unfit=False, message=message, disk=full, files=files))
 
 
 class _Words:

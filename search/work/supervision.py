@@ -33,6 +33,7 @@ class Timing:
         fence: after a renewal the child ends by itself.
         stop: a child that has not ended so long after being told to is killed.
         watchdog: a child that has taken no step and ended no epoch for so long hangs.
+        room: that a worker rests where the disk is full, or too many files are open.
     """
 
     poll: float = 0.5
@@ -40,6 +41,7 @@ class Timing:
     fence: float = FENCE_SECONDS
     stop: float = 15.0
     watchdog: float = 3600.0
+    room: float = 60.0
 
 
 @dataclass(frozen=True)

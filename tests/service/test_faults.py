@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import signal
 import time
@@ -9,10 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.database.store import Store, open_store
 from search.database.tables import ENDED, slot_table
 from search.studies.configs import drawn_config
@@ -230,6 +235,54 @@ def test_training_goes_on_while_the_database_is_away(
     store = open_store(own_postgres.url)
     check(open_study(store, study.spec.name), trials=8, epochs=4)
     store.close()
+
+
+def test_a_server_without_a_connection_left_is_waited_for(
+    own_postgres: Any, make_spec: MakeSpec, start: Start, tmp_path: Path
+) -> None:
+    """Other clients take every connection, those of two workers too."""
+    with contextlib.closing(psycopg2.connect(own_postgres.url)) as admin:
+        admin.autocommit = True
+        admin.cursor().execute("ALTER SYSTEM SET max_connections = 12")
+    own_postgres.stop()
+    own_postgres.start()
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=6)
+    running = start(own_postgres.url, tmp_path, seconds=0.3, count=2)
+    wait_for_trials(running, 2)
+    store.engine.dispose()
+    with contextlib.ExitStack() as others:
+        admin = others.enter_context(contextlib.closing(psycopg2.connect(own_postgres.url)))
+        admin.autocommit = True  # so that it sees what is, not what was
+        while _drop_workers(admin) + _take_connections(own_postgres.url, others):
+            pass
+        answer = CliRunner().invoke(app, ["status", "small", "--store", own_postgres.url])
+        assert answer.exit_code == 2 and answer.output.count("\n") == 1, answer.output
+        assert "takes no more connections" in answer.output and "max_connections" in answer.output
+        time.sleep(2)
+    assert any(line.startswith("away") for line in finish(running))
+    check(study, trials=6)
+    store.close()
+
+
+def _drop_workers(admin: Any) -> int:
+    """End the connections of workers; how many there were."""
+    cursor = admin.cursor()
+    cursor.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE application_name = 'segtune'"
+    )
+    return int(cursor.rowcount)
+
+
+def _take_connections(url: str, held: contextlib.ExitStack) -> int:
+    """Hold all connections that are left; how many there were."""
+    for count in itertools.count():
+        try:
+            held.enter_context(contextlib.closing(psycopg2.connect(url)))
+        except psycopg2.OperationalError:
+            return count
+    raise AssertionError
 
 
 @pytest.mark.cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -295,6 +296,33 @@ def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
     assert halves == [[]]  # nothing half written stayed
     assert watcher.ended == [(0, "COMPLETE", "completed")] and watcher.attempts == [1, 1]
     store.close()
+
+
+def test_a_worker_that_may_open_no_more_files_waits_and_loses_nothing(
+    store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """At the start of a child, and within one."""
+    spec = make_spec(trials=2, epochs=2)
+    study = create_or_resume(store, spec, "f" * 64, None)
+    inside = Failed(unfit=False, message="Too many open files", files=True)
+    faults: list[Exception | Failed] = [OSError(errno.EMFILE, "Too many open files"), inside]
+
+    def child(*given: Any) -> FakeChild:
+        if not faults:
+            return whole(*given)
+        if isinstance(fault := faults.pop(0), Exception):
+            raise fault
+        return FakeChild([0.1], said=[fault])
+
+    watcher = Silent()
+    data, kept = load_data(spec.data), Artifacts(tmp_path / "a")
+    timing = Timing(room=0.1, poll=0.01)
+    worker = new_worker(study, data, kept, watcher, Interrupt(), make_child=child, timing=timing)
+    assert worker.run()
+    assert len(watcher.pauses) == 2 and "ulimit -n" in watcher.pauses[0]
+    assert watcher.attempts == [1, 1, 1, 1]
+    assert [state for _, state, _ in watcher.ended] == ["COMPLETE"] * 2
+    assert study.slots.counts()["COMPLETE"] == 2
 
 
 @pytest.mark.cluster  # a process whose trials know of its own cache

@@ -93,6 +93,19 @@ FAULTS = {
         "service/test_store.py::test_a_metric_of_nan_is_kept_and_is_no_value",
         "unit/trainers/test_schedules.py::test_alarms",
     ),
+    "the database has no connection left": (
+        "service/test_faults.py::test_a_server_without_a_connection_left_is_waited_for",
+    ),
+    "a worker may open no more files": (
+        "service/test_run.py::test_a_worker_that_may_open_no_more_files_waits_and_loses_nothing",
+    ),
+    "a loader process dies, or": (
+        "unit/trainers/test_batches.py::test_a_loader_process_that_dies_is_done_without",
+        "unit/trainers/test_batches.py::test_a_container_with_little_shared_memory_reads_on",
+    ),
+    "the cache is on a file system without file locks": (
+        "unit/trainers/test_cache.py::test_a_file_system_without_locks_is_streamed_from",
+    ),
 }  # fmt: skip
 
 
