@@ -161,6 +161,27 @@ def held_bytes() -> int:
     return total
 
 
+def unused() -> list[Path]:
+    """Folders of the cache that no process uses: whole entries, and what dead builders left."""
+    found = []
+    for folder in cache_dir().glob("*/*"):
+        held = folder / (MANIFEST if (folder / MANIFEST).exists() else _RESERVED)
+        if folder.is_dir() and held.exists():
+            with suppress(OSError), open(held) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(folder)
+    return found
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove one of `unused`; False where a process has begun to use it."""
+    with _locked(cache_dir() / "folder.lock"):
+        if (folder / MANIFEST).exists():
+            return _evicted(folder / MANIFEST)
+        _sweep()
+        return not folder.exists()
+
+
 class _Half:
     """An entry that is being built in a folder of its own, renamed when it is whole."""
 

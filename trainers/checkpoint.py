@@ -108,11 +108,16 @@ def files(workdir: Path) -> list[Path]:
 
 def remove_last(workdir: Path) -> None:
     """Delete what a run would resume from; its models stay."""
-    (workdir / LAST).unlink(missing_ok=True)
-    for path in workdir.glob("state-*"):
-        path.unlink()
-    for folder in workdir.glob("fold-*"):
-        shutil.rmtree(folder)
+    for path in last_paths(workdir):  # first what commits the others
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def last_paths(workdir: Path) -> list[Path]:
+    """What a run would resume from: files, and with folds folders."""
+    return [workdir / LAST, *workdir.glob("state-*"), *workdir.glob("fold-*")]
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:

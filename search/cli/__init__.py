@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from search.cli.cleaning import clean
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, train
@@ -35,6 +36,7 @@ COMMANDS = (  # in the order of `segtune --help`
     evaluate,
     migrate,
     doctor,
+    clean,
 )
 
 

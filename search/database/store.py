@@ -115,6 +115,14 @@ class Store:
                 "Leave --store away to use the embedded Postgres"
             ) from None
 
+    def size(self) -> int:
+        """Bytes of the database, indexes included."""
+        if not self.postgres:
+            return Path(str(self.engine.url.database)).stat().st_size
+        with self.engine.connect() as connection:
+            query = sa.text("SELECT pg_database_size(current_database())")
+            return int(connection.execute(query).scalar_one())
+
     def study_attrs(self, study_id: int, *like: str) -> dict[str, Any]:
         """System attributes of a study whose key is like one of the patterns (% is any text)."""
         table = STUDY_SYSTEM_ATTRS

@@ -16,6 +16,7 @@ from search.studies.heartbeats import JOB
 from spaces.errors import InputError
 from spaces.sections import WorkersSpec
 
+WORKER_LOG = "SEGTUNE_LOG"  # environment variable: the file that is a worker's stdout and stderr
 ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
 
 

@@ -13,7 +13,6 @@ import math
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from search.work.forkserver import context
+from search.work.worker_log import log_to
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.space import Free
@@ -278,13 +278,3 @@ class _Words:
         except (EOFError, OSError):
             return "orphaned"
         return "preempted" if time.monotonic() > self.deadline else None
-
-
-def log_to(path: Path) -> None:
-    """Send this process's output to a log."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
