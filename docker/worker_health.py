@@ -16,7 +16,7 @@ import psycopg2
 SILENT_SECONDS = 60.0  # search.studies.slots.LEASE_SECONDS: after that others take its trial
 TIMEOUT = 5  # seconds
 QUERY = """
-SELECT pid, extract(epoch FROM clock_timestamp()) - seen_at AS silent
+SELECT pid, abs(extract(epoch FROM clock_timestamp()) - seen_at) AS silent
 FROM segtune_worker WHERE host = %s ORDER BY silent
 """
 

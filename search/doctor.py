@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from search.database.store import open_store
+from search.files.artifacts import open_artifacts
+from search.files.sizes import bytes_under, shown_bytes
 from search.findings.versions import versions
 from spaces.errors import InputError
-from spaces.paths import home
+from spaces.paths import cache_dir, home
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,15 @@ def _disk() -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     writable = os.access(existing, os.W_OK)
-    text = f"{folder}: {free:.0f} GB free" + ("" if writable else ", not writable")
+    held = ", ".join(
+        f"{name} {shown_bytes(bytes_under(path))}"
+        for name, path in (
+            ("cache", cache_dir()),
+            ("artifacts", open_artifacts(write=False).folder),
+            ("all of it", folder),
+        )
+    )
+    text = f"{folder}: {free:.0f} GB free; {held}" + ("" if writable else ", not writable")
     return Finding("disk", writable and free > 5, text)
 
 
@@ -75,6 +85,6 @@ def _store(url: str | None) -> Finding:
     except InputError as error:
         return Finding("store", False, str(error))
     try:
-        return Finding("store", True, f"{store.shown} answers")
+        return Finding("store", True, f"{store.shown} answers; {shown_bytes(store.size())}")
     finally:
         store.close()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 
 from spaces.errors import InputError
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that knows no flock
 MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
 
 
@@ -37,6 +41,20 @@ def artifacts_dir(given: str | None = None, *, write: bool = True) -> Path:
         InputError: it cannot be a folder, or cannot be written.
     """
     return _folder(given, "--artifacts", write=write) if given else home() / "artifacts"
+
+
+def check_locks(folder: Path) -> None:
+    """Refuse, with InputError, a folder on a file system without file locks, as some mounts are."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise InputError(
+                f"{folder} is on a file system without file locks (flock: {error.strerror}); name "
+                "a folder on another with --artifacts, or mount it with locks"
+            ) from None  # what else is wrong shows where it matters
 
 
 def unfinished(path: Path) -> Path:

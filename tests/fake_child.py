@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from search.work.child import ChildDied, Done, Epoch, FoldEnded, Message
+from search.work.child import ChildDied, Done, Epoch, FoldEnded, Message, Resumed
 from trainers.report import EpochReport, Losses
 from trainers.train import TrialResult
 
@@ -55,6 +55,7 @@ class FakeChild:
         self.crashes_after, self.hangs_after = crashes_after, hangs_after
         self.said = list(said)
         self.sent = self.before = 0
+        self.resumed = False
         self.word: str | None = None
         self.deadline = float("inf")
         self.killed = False
@@ -73,6 +74,9 @@ class FakeChild:
             return self.said.pop(0)
         if self.sent < self.before:  # no step is taken before all has been repeated
             return self._epoch()
+        if not self.resumed:
+            self.resumed = True
+            return Resumed()
         if self.word is None and time.monotonic() > self.deadline:
             self.word = "preempted"
         if self.word is not None or self.sent == len(self.metrics):

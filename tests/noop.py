@@ -191,6 +191,10 @@ class View:
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.say("started", number, attempt)
 
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        if dropped:
+            self.say("dropped", number, epoch, dropped)
+
     def epoch_ended(self, number: int, report: Any) -> None:
         self.say("epoch", number, report.epoch)
 
@@ -258,6 +262,6 @@ def _mine() -> None:
     _before(Registration, "leave", "before-leave")
     _after(confirming, "plan", "half-planned")
     _after(confirming, "create_confirmation", "created-not-planned")
-    _before(Study, "last_epoch", "before-first-look")
+    _before(Study, "history", "before-first-look")
     _before(Registration, "works_on", "before-registration")
     _after(Registration, "works_on", "registered")

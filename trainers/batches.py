@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spaces.config import TrainConfig
 from trainers.devices import gpus_here, sharers
+from trainers.disk import is_out_of_files
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
 STD = (0.229, 0.224, 0.225)
@@ -47,6 +52,7 @@ class Reader:
     """Reads batches of keys of a data set, ahead of whoever trains, into pinned memory for a GPU.
 
     Its loader processes live as long as it does: to start them takes longer than a short epoch.
+    Where one of them dies, or finds no shared memory, this process reads on in their place.
     """
 
     def __init__(
@@ -60,21 +66,104 @@ class Reader:
         cuda = device.type == "cuda"
         workers = config.workers if config.workers is not None else _gpu_loaders() if cuda else 0
         self._batches = _Batches()
-        self._loader = DataLoader(
+        self._loader = self._alone = DataLoader(
             dataset,
             batch_sampler=self._batches,
-            num_workers=workers,
-            persistent_workers=workers > 0,
             pin_memory=cuda,
             collate_fn=collate,
-            worker_init_fn=worker_init,
             generator=torch.Generator(),  # else each reading would take from the run's random state
         )
+        if workers > 0:
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=self._batches,
+                num_workers=workers,
+                persistent_workers=True,
+                pin_memory=cuda,
+                collate_fn=_Shared(collate),
+                worker_init_fn=worker_init,
+                generator=torch.Generator(),
+            )
 
     def read(self, batches: Sequence[Sequence[Any]]) -> Iterator[Any]:
         """Yield what is collated of each batch of keys."""
-        self._batches.keys = batches
+        done = 0
+        while self._loader is not self._alone:
+            self._batches.keys = batches[done:]
+            try:
+                for read in _asked_for(iter(self._loader)):
+                    done += 1
+                    yield read
+                return
+            except (RuntimeError, EOFError, OSError) as error:
+                if not _is_lost(error):
+                    raise
+                _say_lost(error)
+                self._loader = self._alone
+        self._batches.keys = batches[done:]
         yield from self._loader
+
+
+# what torch says of a loader process that died, and of one without room in SHARED
+_LOST = ("DataLoader worker (pid", "shared memory(shm)", "ancdata")
+SHARED = Path("/dev/shm")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether a loader process is gone, or cannot hand a batch on."""
+    if is_out_of_files(error):  # a batch is handed on as open files
+        return True
+    if isinstance(error, RuntimeError):
+        return any(word in str(error) for word in _LOST)
+    # it died while this process took a batch from it; else the error is one of the data
+    gone = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    return gone and "in DataLoader worker process" not in str(error)
+
+
+def _asked_for(found: Iterator[Any]) -> Iterator[Any]:
+    """The same; a loader process that dies is heard of where the next batch is asked for.
+
+    torch would raise it wherever this process is just then.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return found
+
+
+def _say_lost(error: Exception) -> None:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    room = (
+        f"{SHARED} holds {shutil.disk_usage(SHARED).total / 1e6:.0f} MB" if SHARED.exists() else ""
+    )
+    print(
+        f"a loader process is lost ({said[-1]}); goes on without them, "
+        f"slower. {room}: in a container give it more with shm_size (docker run --shm-size=8g), or "
+        "set train.workers lower",
+        flush=True,
+    )
+
+
+class _Shared:
+    """Collates into shared memory while the loader still listens: an error is passed on.
+
+    torch would move the batch there in a thread of its own, and lose it where there is no room.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self.collate(samples)
+        _share(batch)
+        return batch
+
+
+def _share(part: Any) -> None:
+    if isinstance(part, Tensor):
+        part.share_memory_()
+    elif isinstance(part, tuple | list):
+        for one in part:
+            _share(one)
 
 
 class _Batches(Sampler[list[Any]]):

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from spaces.errors import InputError
-from spaces.paths import cache_dir, unfinished
+from spaces.paths import NO_LOCKS, cache_dir, unfinished
 from trainers.disk import is_full
 
 BYTES = "SEGTUNE_CACHE_BYTES"  # environment variable: most bytes of the whole cache folder
@@ -79,6 +79,24 @@ def entry(
     Raises:
         InputError: $SEGTUNE_CACHE_BYTES is no size.
     """
+    try:
+        return _entry(kind, key, needed, build, what)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _log.warning(
+            "streaming: %s is on a file system without file locks (flock: %s), so %s is decoded "
+            "again in each epoch; point SEGTUNE_HOME at another disk",
+            cache_dir(),
+            error.strerror,
+            what,
+        )
+        return None
+
+
+def _entry(
+    kind: str, key: str, needed: Callable[[], int], build: Callable[[Make], None], what: str
+) -> Entry | None:
     folder = cache_dir() / kind / f"{key}-{_LAYOUT}"
     found = _open(folder)
     if found is not None:
@@ -141,6 +159,27 @@ def held_bytes() -> int:
             with suppress(OSError):
                 total += os.stat(os.path.join(folder, name)).st_size
     return total
+
+
+def unused() -> list[Path]:
+    """Folders of the cache that no process uses: whole entries, and what dead builders left."""
+    found = []
+    for folder in cache_dir().glob("*/*"):
+        held = folder / (MANIFEST if (folder / MANIFEST).exists() else _RESERVED)
+        if folder.is_dir() and held.exists():
+            with suppress(OSError), open(held) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(folder)
+    return found
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove one of `unused`; False where a process has begun to use it."""
+    with _locked(cache_dir() / "folder.lock"):
+        if (folder / MANIFEST).exists():
+            return _evicted(folder / MANIFEST)
+        _sweep()
+        return not folder.exists()
 
 
 class _Half:
@@ -218,7 +257,11 @@ def _open(folder: Path) -> Entry | None:
         lock = os.open(path, os.O_RDONLY)
     except OSError:
         return None
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    except OSError:
+        os.close(lock)
+        raise
     try:
         if os.fstat(lock).st_ino != path.stat().st_ino:
             raise FileNotFoundError(path)  # evicted, and built again, between the two lines above

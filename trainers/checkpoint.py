@@ -166,10 +166,13 @@ def load_state(workdir: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 def remove_last(workdir: Path) -> None:
     """Delete what a run would resume from; its models stay."""
-    clear(workdir / LAST)
-    for pattern in ("state-*", "fold-*"):
-        for path in workdir.glob(pattern):
-            clear(path)
+    for path in last_paths(workdir):  # first what commits the others
+        clear(path)
+
+
+def last_paths(workdir: Path) -> list[Path]:
+    """What a run would resume from: files, and with folds folders."""
+    return [workdir / LAST, *workdir.glob("state-*"), *workdir.glob("fold-*")]
 
 
 def weights_digest(model: Path) -> str:

@@ -40,6 +40,7 @@ def train_trial(
     should_stop: Callable[[], str | None] = lambda: None,
     free: Mapping[str, Free] | None = None,
     on_fold: Callable[[float], None] = lambda value: None,
+    on_resumed: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Train one config on a data set, fold by fold where it has folds; `train` says the rest.
 
@@ -50,9 +51,10 @@ def train_trial(
     Args:
         on_epoch: the epochs of fold N are counted from (N - 1) * train.epochs + 1.
         on_fold: called with the value of each fold that has ended, after its last report.
+        on_resumed: called once, when all that an earlier attempt has kept has been repeated.
     """
     if not data.folds:
-        return train(config, data, workdir, on_epoch, should_stop, free)
+        return train(config, data, workdir, on_epoch, should_stop, free, on_resumed)
     results: list[TrialResult] = []
     history: list[EpochReport] = []
     for number, fold in enumerate(data.folds, 1):
@@ -66,7 +68,8 @@ def train_trial(
         result = _ended(workdir, number, config, fold)
         if result is None:
             _put_back(workdir, number)
-            result = train(config, fold, workdir / f"fold-{number}", report, should_stop, free)
+            folder, on_resumed, said = workdir / f"fold-{number}", _nothing, on_resumed
+            result = train(config, fold, folder, report, should_stop, free, said)
             if result.reason in WHOLE:
                 result = _keep(workdir, number, result, config, fold)
         else:
@@ -79,6 +82,7 @@ def train_trial(
         on_fold(result.value)
         if result.reason == "health:trivial":
             break
+    on_resumed()  # where all had ended
     return _together(workdir, results, history, data)
 
 
@@ -133,6 +137,9 @@ def _model_files(workdir: Path, number: int, *, check: bool) -> list[Path]:
 def fold_models(model: Path) -> list[Path]:
     """The folders of a trial's weights: one for each fold, else the one that it is given."""
     return sorted(model.glob("fold-*"), key=lambda path: int(path.name[5:])) or [model]
+
+
+def _nothing() -> None: ...
 
 
 def _together(

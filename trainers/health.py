@@ -37,7 +37,7 @@ def alarm(history: Sequence[Vitals], limits: HealthConfig, settled_epoch: int) -
     if not history:
         return None
     now = history[-1]
-    if not all(math.isfinite(v) for v in (now.total_loss, now.pixel_loss, now.grad_norm)):
+    if not all(map(math.isfinite, (now.metric, now.total_loss, now.pixel_loss, now.grad_norm))):
         return "nonfinite"
     if limits.grad_norm and now.grad_norm > limits.grad_norm:
         return "exploding"

@@ -6,6 +6,7 @@ report that an older version has written can be read.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -156,6 +157,11 @@ class EpochReport(Scores):
         if "detection" in known:
             known["detection"] = Detection.from_json(known["detection"])
         return cls(**known)
+
+
+def same_report(one: EpochReport, other: EpochReport) -> bool:
+    """Whether two reports say the same; NaN, which equals nothing, is the same as NaN."""
+    return json.dumps(one.to_json()) == json.dumps(other.to_json())
 
 
 _LOSSES, _DETECTION, _REPORT = (

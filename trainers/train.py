@@ -96,6 +96,7 @@ def train(
     on_epoch: Callable[[EpochReport], None],
     should_stop: Callable[[], str | None] = lambda: None,
     free: Mapping[str, Free] | None = None,
+    on_resumed: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Train one config and return its result; continue where `workdir` holds a checkpoint.
 
@@ -108,6 +109,8 @@ def train(
         should_stop: asked after every step; a reason ends the run there, keeping what the last
             finished epoch has saved.
         free: dimensions searched inside the run (`decode.threshold`, `decode.box_thresh`).
+        on_resumed: called once, when all that the checkpoint holds has been repeated; also where
+            there is none.
 
     Raises:
         InputError: the config cannot run here, or the checkpoint is of another config.
@@ -115,6 +118,7 @@ def train(
     run = _Run(config, data, workdir, free or {}, on_epoch)
     for report in run.history:
         on_epoch(report)
+    on_resumed()
 
     def whole() -> str:
         run.build()
@@ -274,8 +278,12 @@ class _Run:
 
     @property
     def best(self) -> EpochReport | None:
-        """The first epoch with the highest metric."""
-        return max(self.history, key=lambda r: (r.metric, -r.epoch), default=None)
+        """The first epoch with the highest metric; one of NaN is below all others."""
+        return max(
+            self.history,
+            key=lambda r: (-math.inf if math.isnan(r.metric) else r.metric, -r.epoch),
+            default=None,
+        )
 
     @property
     def ended(self) -> str | None:
@@ -422,7 +430,7 @@ class _Run:
         best = self.best
         return TrialResult(
             reason=reason,
-            value=None if best is None else best.metric,
+            value=None if best is None or math.isnan(best.metric) else best.metric,
             best_epoch=None if best is None else best.epoch,
             decode={} if best is None else best.decode,
             model=None if best is None else self.workdir / f"model-{best.epoch}",

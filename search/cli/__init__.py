@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from search.cli.cleaning import clean
 from search.cli.kept import delete, studies
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
@@ -38,6 +39,7 @@ COMMANDS = (  # in the order of `segtune --help`
     evaluate,
     migrate,
     doctor,
+    clean,
 )
 
 
@@ -51,9 +53,13 @@ class _Group(TyperGroup):
             typer.echo(f"segtune: {error}", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                said = f"the disk is full: {error}; make room and try again"
+            elif error.errno in (errno.EMFILE, errno.ENFILE):
+                said = f"too many files are open: {error}; raise the limit, see ulimit -n"
+            else:
                 raise
-            typer.echo(f"segtune: the disk is full: {error}; make room and try again", err=True)
+            typer.echo(f"segtune: {said}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("segtune: interrupted", err=True)

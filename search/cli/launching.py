@@ -136,10 +136,11 @@ def worker(
     """Serve the open studies of a store until told to stop. Ctrl-C saves and returns the trial."""
     from search.files.artifacts import open_artifacts
     from search.work.service import serve
+    from search.work.worker_log import worker_console
 
     kept = open_artifacts(artifacts)
     with closing_store(store) as opened:
-        raise typer.Exit(serve(opened, kept, console(), study, until_idle))
+        raise typer.Exit(serve(opened, kept, worker_console(console()), study, until_idle))
 
 
 def stop(

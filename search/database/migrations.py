@@ -12,7 +12,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.database import locks, optuna_writer
+from search.database.optuna_private import OPTUNAS
 from search.database.tables import (
+    begin_immediate,
     control_table,
     metadata,
     schema_table,
@@ -43,7 +45,6 @@ def migrate(engine: sa.Engine, url: str, *, wait: float = WAIT_SECONDS) -> None:
     """
     with engine.connect() as connection:
         version = _version(connection)
-        connection.rollback()
         if version == SCHEMA_VERSION:
             return
         if version is None or version < SCHEMA_VERSION:
@@ -58,10 +59,13 @@ def migrate(engine: sa.Engine, url: str, *, wait: float = WAIT_SECONDS) -> None:
 
 
 def _version(connection: sa.Connection) -> int | None:
-    """Of the tables; None where there are none."""
-    if not sa.inspect(connection).has_table(schema_table.name):
-        return None
-    return int(connection.execute(sa.select(schema_table.c.version)).scalar_one())
+    """The version of a store's tables; None where it has none, or not all that belong to it."""
+    try:
+        if not sa.inspect(connection).has_table(schema_table.name):
+            return None
+        return connection.execute(sa.select(schema_table.c.version)).scalar()
+    finally:
+        connection.rollback()
 
 
 def _check_rights(connection: sa.Connection, version: int | None) -> None:
@@ -113,22 +117,48 @@ def _alone(connection: sa.Connection, wait: float) -> Iterator[None]:
 
 
 def _upgraded(connection: sa.Connection, url: str) -> int:
-    """Create the tables or bring them up to date; returns their version."""
-    version = _version(connection)  # again: whoever had the lock may have done it
-    connection.rollback()
-    if version is None:
-        RDBStorage(url, engine_kwargs=engine_options(url)).engine.dispose()
-        metadata.create_all(connection)
-        connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
-        connection.commit()
-        return SCHEMA_VERSION
+    """Create the tables or bring them up to date; returns their version.
+
+    Each step is one transaction: a process that is killed in one leaves what was there before.
+    """
+    if _version(connection) is None:  # else whoever had the lock has done it
+        with _whole(connection):
+            _create(connection, OPTUNAS)
+        # what Optuna says of their version; it takes up what a kill has left of that
+        RDBStorage(url, engine_options(url), skip_table_creation=True).engine.dispose()
+        with _whole(connection):
+            _create(connection, metadata)
+            connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+    version = _version(connection)
+    assert version is not None
     for older, upgrade in UPGRADES:
         if version == older:
-            upgrade(connection)
             version = older + 1
-            connection.execute(sa.update(schema_table).values(version=version))
-            connection.commit()
+            with _whole(connection):
+                upgrade(connection)
+                connection.execute(sa.update(schema_table).values(version=version))
     return version
+
+
+@contextmanager
+def _whole(connection: sa.Connection) -> Iterator[None]:
+    """One transaction, tables included: all of it is stored, or nothing."""
+    if connection.dialect.name == "sqlite":
+        begin_immediate(connection)
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def _create(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Create the tables and indexes that are missing."""
+    tables.create_all(connection)
+    for table in tables.tables.values():
+        for index in table.indexes:  # of a table that an older version was killed behind
+            index.create(connection, checkfirst=True)
 
 
 def _from_version_1(connection: sa.Connection) -> None:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 # ---------------------------------------------------------------- tables
 
+OPTUNAS: sa.MetaData = models.BaseModel.metadata
 STUDIES: sa.Table = models.StudyModel.__table__
 STUDY_SYSTEM_ATTRS: sa.Table = models.StudySystemAttributeModel.__table__
 TRIALS: sa.Table = models.TrialModel.__table__

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,11 @@ def end(
     value: float | None,
     user_attrs: Mapping[str, Any],
 ) -> bool:
-    """End a trial; False, and nothing is stored, where it has ended already."""
+    """End a trial; False, and nothing is stored, where it has ended already.
+
+    Args:
+        value: NaN is none, as it is to Optuna.
+    """
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     trial_id = connection.execute(
         sa.update(TRIALS)
@@ -113,7 +118,7 @@ def end(
     ).scalar()
     if trial_id is None:
         return False
-    if value is not None:
+    if value is not None and not math.isnan(value):
         connection.execute(sa.insert(TRIAL_VALUES).values(value_row(trial_id, value)))
     rows = [attr_row(trial_id, key, value) for key, value in user_attrs.items()]
     _put_attrs(connection, TRIAL_USER_ATTRS, rows)
@@ -134,6 +139,12 @@ def delete(connection: sa.Connection, study_id: int) -> None:
 def step(trial_id: int, epoch: int, value: float) -> tuple[sa.Table, dict[str, Any]]:
     """The table and the row of an intermediate value."""
     return TRIAL_STEPS, step_row(trial_id, epoch, value)
+
+
+def forget_steps(connection: sa.Connection, trial_id: int, after: int) -> None:
+    """Drop a trial's intermediate values of later epochs."""
+    later = sa.and_(TRIAL_STEPS.c.trial_id == trial_id, TRIAL_STEPS.c.step > after)
+    connection.execute(sa.delete(TRIAL_STEPS).where(later))
 
 
 def insert_for(dialect: str) -> Any:

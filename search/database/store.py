@@ -25,7 +25,7 @@ from search.database.embedded import EmbeddedServer, start_embedded
 from search.database.migrations import migrate
 from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_attr_row
 from search.database.optuna_reader import BulkStorage
-from search.database.tables import seconds_now, study_table
+from search.database.tables import begin_immediate, seconds_now, study_table
 from search.database.url import (
     STORE_FORM,
     drivers_words,
@@ -34,9 +34,10 @@ from search.database.url import (
     warn_unencrypted,
 )
 from spaces.errors import InputError
-from spaces.paths import home
+from spaces.paths import NO_LOCKS, home
 
 NO_RIGHT = "42501"  # SQLSTATE: insufficient_privilege
+NO_CONNECTION_LEFT = ("too many clients", "too many connections", "connection slots are reserved")
 
 
 class UnknownStudy(InputError):
@@ -81,15 +82,14 @@ class Store:
                 yield connection
             return
         with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")  # the driver begins nothing
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            begin_immediate(connection)
             try:
                 self.lock_in(connection, study_id)
                 yield connection
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                connection.rollback()
                 raise
-            connection.exec_driver_sql("COMMIT")
+            connection.commit()
 
     @contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:
@@ -128,13 +128,25 @@ class Store:
         self._lock_file = open(f"{database}.lock", "w")  # noqa: SIM115 - held until close
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             self._lock_file.close()
             self._lock_file = None
+            if error.errno in NO_LOCKS:
+                raise InputError(
+                    f"{self.shown} is on a file system without file locks; name a file on another"
+                ) from None
             raise InputError(
                 f"{self.shown} is in use by another segtune process; sqlite serves one worker. "
                 "Leave --store away to use the embedded Postgres"
             ) from None
+
+    def size(self) -> int:
+        """Bytes of the database, indexes included."""
+        if not self.postgres:
+            return Path(str(self.engine.url.database)).stat().st_size
+        with self.engine.connect() as connection:
+            query = sa.text("SELECT pg_database_size(current_database())")
+            return int(connection.execute(query).scalar_one())
 
     def study_attrs(self, study_id: int, *like: str) -> dict[str, Any]:
         """System attributes of a study whose key is like one of the patterns (% is any text)."""
@@ -270,6 +282,11 @@ def _connect(engine: sa.Engine, shown: str) -> None:
         reason = drivers_words(error)
         if "password authentication failed" in reason or "no password supplied" in reason:
             raise InputError(f"the store {shown} refused the user name or password") from None
+        if any(words in reason for words in NO_CONNECTION_LEFT):
+            raise InputError(
+                f"the store {shown} takes no more connections: {reason}; end some of its clients, "
+                "or raise its max_connections"
+            ) from None
         raise InputError(f"the store {shown} cannot be reached: {reason}") from None
 
 

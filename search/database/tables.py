@@ -8,6 +8,32 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+
+class Metric(sa.Double[float]):
+    """A number that may be NaN, which sqlite takes for NULL: there it is a text.
+
+    To both kinds of store it is larger than any number.
+    """
+
+    def bind_processor(self, dialect: sa.Dialect) -> Any:
+        if dialect.name == "sqlite":
+            return _nan_as_text
+        return super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        if dialect.name == "sqlite":
+            return _number
+        return super().result_processor(dialect, coltype)  # type: ignore[no-untyped-call]
+
+
+def _nan_as_text(value: float | None) -> float | str | None:
+    return "NaN" if value != value else value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
 schema_table = sa.Table(
     "segtune_schema", metadata, sa.Column("version", sa.Integer, nullable=False)
 )
@@ -73,7 +99,7 @@ epoch_table = sa.Table(
     sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("trial_number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("metric", sa.Double, nullable=False),
+    sa.Column("metric", Metric, nullable=False),
     sa.Column("report", sa.Text, nullable=False),
 )
 
@@ -85,6 +111,15 @@ ENDED = ("COMPLETE", "PRUNED", "FAILED")
 AFTER, NOW = "after", "now"  # why no new trial begins, as a user asks for it; else the spent limit
 HOURS, GPU_HOURS = "hours", "gpu_hours"
 SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too
+
+
+def begin_immediate(connection: sa.Connection) -> None:
+    """Begin a transaction of sqlite that holds its lock, tables included; end it as any other.
+
+    The driver would begin none before a table is made, and take the lock too late.
+    """
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def seconds_now(dialect: str) -> sa.ColumnElement[Any]:

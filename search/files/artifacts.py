@@ -7,13 +7,17 @@ file is whole before its name is known, and nothing outside of the folder can be
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.database.store import Store
 from search.files.bucket import SCHEME, Bucket, open_bucket
 from search.files.shown import FOLDER, BucketFiles, FolderFiles, ShownFiles
 from search.studies.study import Study
-from spaces.paths import artifacts_dir, inside
+from spaces.paths import artifacts_dir, check_locks, inside
+
+OF_STORE = "store"  # in a study's folder: which store it is of; `segtune clean` asks it
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class Artifacts:
         """
         return inside(self.folder, self.key(study, number))
 
+    def mark(self, study: Study) -> None:
+        """Say in a study's folder which store it is of."""
+        path = self.workdir(study, 0).parent / OF_STORE
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(store_here(study.store))
+
     def key(self, study: Study, number: int) -> str:
         """What a trial's files are under, in folder and bucket."""
         return f"{study.spec.name}-{study.uid[:8]}/trial-{number:04d}"
@@ -51,6 +62,12 @@ class Artifacts:
         if self.bucket is not None:
             return BucketFiles(self.bucket)
         return FolderFiles(inside(self.folder, FOLDER))
+
+
+def store_here(store: Store) -> str:
+    """A name of a store that no other has: `localhost` is not the same on two machines."""
+    database = store.shown if store.postgres else Path(str(store.engine.url.database)).resolve()
+    return f"{socket.gethostname()} {database}"
 
 
 def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts:
@@ -64,7 +81,11 @@ def open_artifacts(named: str | None = None, *, write: bool = True) -> Artifacts
         InputError: it is no folder and cannot become one, or the bucket cannot be had.
     """
     given = named or os.environ.get("SEGTUNE_ARTIFACTS")
-    if given is None or "://" not in given:
-        return Artifacts(artifacts_dir(given, write=write))
-    bucket = open_bucket(given)
-    return Artifacts(artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix, bucket)
+    bucket = open_bucket(given) if given is not None and "://" in given else None
+    if bucket is None:
+        folder = artifacts_dir(given, write=write)
+    else:
+        folder = artifacts_dir(write=write) / SCHEME / bucket.name / bucket.prefix
+    if write:
+        check_locks(folder)
+    return Artifacts(folder, bucket)

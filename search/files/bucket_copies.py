@@ -208,6 +208,10 @@ class Copies:
         """Delete the checkpoints of a trial that has ended."""
         self._put(key, CHECKPOINT, lambda: self._remove(f"{key}/{CHECKPOINT}/"))
 
+    def rewind(self, key: str, epoch: int) -> None:
+        """Delete a trial's checkpoints of later epochs: it goes on after this one."""
+        self._put(key, "rewind", lambda: self._rewind(f"{key}/{CHECKPOINT}/", epoch))
+
     def forget_models(self, key: str) -> None:
         """Delete the weights of a trial that is no longer among the best."""
         self._put(key, "model", lambda: self._remove(f"{key}/model-"))
@@ -269,6 +273,10 @@ class Copies:
         for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
             with open(path, "rb", opener=no_link) as file:
                 self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
+
+    def _rewind(self, under: str, epoch: int) -> None:
+        keys = list(self.bucket.keys(under))
+        self.bucket.remove(k for k in keys if epoch < _epoch_of(k.removeprefix(under)) < math.inf)
 
     def _remove(self, under: str) -> None:
         self.bucket.remove(list(self.bucket.keys(under)))

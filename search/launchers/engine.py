@@ -17,6 +17,7 @@ from spaces.errors import InputError
 from spaces.paths import inside
 from spaces.sections import WorkersSpec
 
+WORKER_LOG = "SEGTUNE_LOG"  # environment variable: the file that is a worker's stdout and stderr
 ENDED_WELL = (0, 130)  # exit codes of a worker: done, or told to end
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.launchers.engine import ENDED_WELL, Member, Order
+from search.launchers.engine import ENDED_WELL, WORKER_LOG, Member, Order
 from search.studies.heartbeats import JOB
 from spaces.paths import no_link
 from spaces.sections import WorkersSpec
@@ -75,7 +75,8 @@ class Local:
             share = max(1, (os.cpu_count() or 1) // len(places))
             environment.setdefault("OMP_NUM_THREADS", str(share))
             log = order.logs / f"{order.study}-{time.strftime('%Y%m%d-%H%M%S')}-{index}.log"
-            with open(log, "wb", opener=no_link) as output:
+            environment[WORKER_LOG] = str(log)
+            with open(log, "ab", opener=no_link) as output:
                 process = subprocess.Popen(
                     order.command,
                     stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ class Registration:
             connection.execute(
                 sa.delete(worker_table).where(
                     (worker_table.c.owner == self.owner)
-                    | (worker_table.c.seen_at < self.store.now() - FORGET_SECONDS)
+                    | (sa.func.abs(self.store.now() - worker_table.c.seen_at) > FORGET_SECONDS)
                 )
             )
             connection.execute(
@@ -91,7 +91,10 @@ def workers(store: Store) -> list[dict[str, Any]]:
     for row in rows:
         facts = dict(row._mapping)
         owner = facts.pop("owner")
-        lost = facts["silent_seconds"] > LEASE_SECONDS or is_dead(owner)
+        # in the future where the database's clock was put back since
+        lost = abs(facts["silent_seconds"]) > LEASE_SECONDS or is_dead(owner)
+        for name in ("for_seconds", "silent_seconds"):
+            facts[name] = None if facts[name] is None else max(0.0, facts[name])
         facts["state"] = "lost" if lost else "running" if facts["study"] else "idle"
         found.append(facts)
     return found

@@ -11,7 +11,7 @@ from search.database.optuna_private import STUDIES
 from search.database.store import Store
 from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
 from search.studies.owners import is_dead
-from search.studies.slots import claimable
+from search.studies.slots import claimable, is_ahead
 from spaces.spec import CONFIRM
 
 
@@ -21,7 +21,7 @@ def studies_with_open_slots(store: Store, only: str | None) -> list[int]:
     Args:
         only: name of the one study that is served, with its confirmation; None for all.
     """
-    late = sa.func.min(slot_table.c.lease_until) < store.now()
+    late = sa.func.max(sa.case((slot_table.c.lease_until < store.now(), 1), (is_ahead(store), 1)))
     query = (
         sa.select(slot_table.c.study_id, slot_table.c.state, slot_table.c.owner, late.label("late"))
         .join(control_table, control_table.c.study_id == slot_table.c.study_id)

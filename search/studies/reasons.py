@@ -50,7 +50,7 @@ REASONS: Mapping[str, Reason] = {
     "percentile": Reason("PRUNED", "rule", "below the percentile of the completed trials"),
     "hyperband": Reason("PRUNED", "rule", "not among the best of its rung"),
     "folds": Reason("PRUNED", "rule", "hopeless beside the best trial on the same folds"),
-    "nonfinite": Reason("PRUNED", "alarm", "a loss or gradient became NaN or infinite"),
+    "nonfinite": Reason("PRUNED", "alarm", "a loss, gradient or metric became NaN or infinite"),
     "oom": Reason("PRUNED", "alarm", "out of GPU memory, however little at once", trains=False),
     "health:diverging": Reason("PRUNED", "alarm", "the loss diverged"),
     "health:falling": Reason("PRUNED", "alarm", "the metric fell epoch by epoch"),

@@ -87,6 +87,25 @@ def store(
     return Stored(count, tuple(bests or ())) if ours else None
 
 
+def forget(
+    connection: sa.Connection, slots: Slots, claim: Claim, trial_id: int, after: int
+) -> bool:
+    """Drop the reports of later epochs, Optuna's too, and prolong the lease.
+
+    Returns:
+        False where the slot is not ours: nothing is dropped.
+    """
+    if not slots.renew_in(connection, claim):
+        return False
+    mine = (
+        epoch_table.c.study_id == slots.study_id,
+        epoch_table.c.trial_number == claim.trial_number,
+    )
+    connection.execute(sa.delete(epoch_table).where(*mine, epoch_table.c.epoch > after))
+    optuna_writer.forget_steps(connection, trial_id, after)
+    return True
+
+
 def _array(values: sa.Select[Any]) -> sa.ScalarSelect[Any]:
     """The rows of a query of one column, as one array."""
     rows = values.subquery()
@@ -96,7 +115,7 @@ def _array(values: sa.Select[Any]) -> sa.ScalarSelect[Any]:
 def _beside(study_id: int, trial_number: int, epoch: int) -> sa.Select[Any]:
     """Best metrics, by an epoch, of the others that are paused, or run and have reported it."""
     reported = epoch_table.c
-    # NaN is the largest number to Postgres, and null to sqlite
+    # NaN is larger than any number to both kinds of store
     number = sa.and_(reported.epoch <= epoch, reported.metric < math.inf)
     paused = sa.and_(slot_table.c.state == OPEN, slot_table.c.reason == PAUSED)
     best = (
@@ -132,17 +151,6 @@ def histories(store: Store, study_id: int, numbers: Iterable[int]) -> dict[int, 
     for row in rows:
         found[row.trial_number].append(EpochReport.from_json(json.loads(row.report)))
     return found
-
-
-def last(store: Store, study_id: int, number: int) -> int:
-    """The last epoch of a trial that is stored; 0 before its first."""
-    with store.engine.connect() as connection:
-        epoch = connection.execute(
-            sa.select(sa.func.max(epoch_table.c.epoch)).where(
-                epoch_table.c.study_id == study_id, epoch_table.c.trial_number == number
-            )
-        ).scalar()
-    return int(epoch or 0)
 
 
 def ended_after(

@@ -203,13 +203,9 @@ class Slots:
                 connection,
                 claim.slot,
                 owned=True,
-                state=OPEN,
                 reason=PAUSED if paused else None,
                 attempt=attempt,
-                owner=None,
-                lease_until=None,
-                seconds=self._seconds(),
-                claimed_at=None,
+                **self._freed(),
             )
 
     def images(self) -> dict[int, bytes]:
@@ -224,16 +220,18 @@ class Slots:
 
     def used_seconds(self) -> float:
         """Seconds that trials of this study have held a device, running ones up to now."""
-        running = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
-        total = sa.func.coalesce(slot_table.c.seconds, 0.0) + running
+        total = sa.func.sum(self._seconds())
         with self.store.engine.connect() as connection:
-            found = connection.execute(sa.select(sa.func.sum(total)).where(self._mine)).scalar()
+            found = connection.execute(sa.select(total).where(self._mine)).scalar()
         return float(found or 0.0)
 
     # ------------------------------------------------------------ within the study's lock
 
     def _begun(self, connection: sa.Connection) -> Sequence[Any]:
-        """The slots that run, and those that wait with a trial; `late`: whose lease is over."""
+        """The slots that run, and those that wait with a trial.
+
+        `late`: whose lease is over; `ahead`: whose lease is longer than any.
+        """
         return connection.execute(
             sa.select(
                 slot_table.c.slot,
@@ -242,6 +240,7 @@ class Slots:
                 slot_table.c.owner,
                 slot_table.c.reason,
                 (slot_table.c.lease_until < self.store.now()).label("late"),
+                is_ahead(self.store).label("ahead"),
             ).where(
                 self._mine,
                 slot_table.c.state.in_((OPEN, RUNNING)),
@@ -291,6 +290,9 @@ class Slots:
     def _reap(self, connection: sa.Connection, begun: Sequence[Any]) -> None:
         """Reopen the slots whose worker is gone."""
         running = [row for row in begun if row.owner is not None]
+        if any(row.ahead for row in running):  # who lives will renew it
+            ahead = sa.update(slot_table).where(self._mine, is_ahead(self.store))
+            connection.execute(ahead.values(lease_until=self.store.now() + LEASE_SECONDS))
         dead = [row.owner for row in running if is_dead(str(row.owner))]
         if not dead and not any(row.late for row in running):
             return
@@ -302,16 +304,14 @@ class Slots:
                 slot_table.c.state == RUNNING,
                 sa.or_(late, slot_table.c.owner.in_(dead)),
             )
-            .values(
-                state=OPEN,
-                owner=None,
-                lease_until=None,
-                seconds=self._seconds(),
-                claimed_at=None,
-            )
+            .values(self._freed())
         )
 
     # ------------------------------------------------------------ statements
+
+    def _freed(self) -> dict[str, object]:
+        freed = dict.fromkeys(("owner", "lease_until", "claimed_at"))
+        return {**freed, "state": OPEN, "seconds": self._seconds()}
 
     def _update(self, slot: int, *, owned: bool = False, **values: object) -> sa.Update:
         where = [self._mine, slot_table.c.slot == slot]
@@ -380,8 +380,14 @@ class Slots:
 
     def _seconds(self) -> sa.ColumnElement[Any]:
         """Seconds that the slot has been held, this attempt included."""
-        held = sa.func.coalesce(self.store.now() - slot_table.c.claimed_at, 0.0)
-        return sa.func.coalesce(slot_table.c.seconds, 0.0) + held
+        held = self.store.now() - slot_table.c.claimed_at
+        now = sa.case((held > 0, held), else_=0.0)  # below where the clock was put back
+        return sa.func.coalesce(slot_table.c.seconds, 0.0) + now
+
+
+def is_ahead(store: Store) -> sa.ColumnElement[bool]:
+    """Whether a lease ends later than any can: the database's clock was put back since."""
+    return slot_table.c.lease_until > store.now() + LEASE_SECONDS
 
 
 def claimable(stop: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:

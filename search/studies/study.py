@@ -183,6 +183,12 @@ class Study:
             beside = asks_running(self.spec.pruner)
             return reports.store(connection, self.slots, claim, trial_id, report, beside=beside)
 
+    def forget_epochs(self, claim: Claim, after: int) -> bool:
+        """Drop what is stored of a trial's later epochs; False where the slot is not ours."""
+        trial_id = self.trial_id(claim.trial_number)
+        with self.store.engine.begin() as connection:
+            return reports.forget(connection, self.slots, claim, trial_id, after)
+
     def history(self, number: int) -> list[EpochReport]:
         """The reports of a trial, first epoch first."""
         return self.histories([number])[number]
@@ -190,10 +196,6 @@ class Study:
     def histories(self, numbers: Iterable[int]) -> dict[int, list[EpochReport]]:
         """{trial: its reports, first epoch first}."""
         return reports.histories(self.store, self.study_id, numbers)
-
-    def last_epoch(self, number: int) -> int:
-        """The last epoch of a trial that is stored; 0 before its first."""
-        return reports.last(self.store, self.study_id, number)
 
     def curves_begun(self) -> tuple[int, dict[int, Curve], dict[int, Curve]]:
         """Curves of the trials that have not ended, but have reported an epoch.

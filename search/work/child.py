@@ -13,7 +13,6 @@ import math
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Protocol
 
 from search.work.forkserver import context
+from search.work.worker_log import log_to
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.paths import no_link
 from spaces.space import Free
 from trainers.devices import ASKED, pick_device
-from trainers.disk import is_full
+from trainers.disk import is_full, is_out_of_files
 from trainers.folds import train_trial
 from trainers.report import EpochReport
 from trainers.tasks import Data
@@ -45,6 +45,11 @@ class Epoch:
     """An epoch has ended and its checkpoint is durable."""
 
     report: EpochReport
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """All epochs that its checkpoint holds have been sent; none where there is no checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,14 @@ class Done:
 class Failed:
     """The trial could not run: `unfit` for a config that cannot, else a crash of the trainer.
 
-    With `disk` or `device` it is neither's fault: there was no room for what it had to write, or
-    the device that its worker began with cannot be used any more.
+    With `disk`, `files` or `device` it is neither's fault: there was no room for what it had to
+    write, no more files may be open, or the device that its worker began with cannot be used.
     """
 
     unfit: bool
     message: str
     disk: bool = False
+    files: bool = False
     device: bool = False
 
 
@@ -83,7 +89,7 @@ class Alive:
     """
 
 
-Message = Epoch | FoldEnded | Done | Failed | Alive
+Message = Epoch | Resumed | FoldEnded | Done | Failed | Alive
 
 
 class Child(Protocol):
@@ -240,6 +246,7 @@ def _main(
                 should_stop=words.reason,
                 free=free,
                 on_fold=lambda value: pipe.send(FoldEnded(value)),
+                on_resumed=lambda: pipe.send(Resumed()),
             )
             pipe.send(Done(result))
         except InputError as error:
@@ -251,7 +258,8 @@ def _main(
             if not full:  # the log could not be written either
                 traceback.print_exc()
             message = f"{type(error).__name__}: {error}"
-            pipe.send(Failed(unfit=False, message=message, disk=full))
+            files = is_out_of_files(error)
+            pipe.send(Failed(unfit=False, message=message, disk=full, files=files))
 
 
 class _Words:
@@ -276,13 +284,3 @@ class _Words:
         except (EOFError, OSError):
             return "orphaned"
         return "preempted" if time.monotonic() > self.deadline else None
-
-
-def log_to(path: Path) -> None:
-    """Send this process's output to a log."""
-    descriptor = no_link(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)

@@ -42,6 +42,7 @@ class ProgressView:
         self.warned = -60.0  # when the store was last said to be away
         self.running: dict[int, TrialConfig] = {}
         self.seen: dict[int, int] = {}  # the last epoch of each trial that ran here
+        self.again = ""  # which attempt of the trial this is, beyond the first
         self.trials_bar = Progress(
             TextColumn("trials"),
             BarColumn(),
@@ -77,19 +78,32 @@ class ProgressView:
             self.counts = self.study.slots.counts()
             self.total = sum(self.counts.values())
             self.trials_bar.update(self.trials_task, total=self.total)
-        again = f", attempt {attempt}" if attempt > 1 else ""
+        self.again = f", attempt {attempt}" if attempt > 1 else ""
         settings = self._settings(number)
-        self.current = f"trial {number}{again}: {settings}"
+        self.current = f"trial {number}{self.again}: {settings}"
         if self.live:
             self.epochs_bar.update(
                 self.epochs_task, completed=0, total=self.study.full_epochs, note=""
             )
-        epoch = self.seen.setdefault(number, 0)
-        self._say(
-            f"trial {number} goes on{again} after epoch {epoch}"
-            if epoch
-            else f"trial {number} started{again}: {settings}"
-        )
+        if not self.seen.setdefault(number, 0):
+            self._say(f"trial {number} started{self.again}: {settings}")
+
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        seen, self.seen[number] = self.seen[number], epoch
+        if dropped:
+            where = (
+                f"goes on{self.again} after epoch {epoch}" if epoch else f"begins anew{self.again}"
+            )
+            self.console.print(
+                f"trial {number} {where}: its checkpoint lacks {dropped} epochs that were stored; "
+                "their reports are dropped",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif epoch:
+            self._say(f"trial {number} goes on{self.again} after epoch {epoch}")
+        elif seen:
+            self._say(f"trial {number} begins anew{self.again}")
 
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         value, speed = report.metric, report.images_per_s

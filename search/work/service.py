@@ -54,6 +54,7 @@ def new_worker(
     Args:
         settings: further ones of `Worker`.
     """
+    artifacts.mark(study)
     bucket = artifacts.bucket
     copies = None if bucket is None else Copies(bucket, watcher.paused)
     background = Background(study, data, artifacts, watcher, interrupt, copies)

@@ -16,11 +16,11 @@ from search.studies.heartbeats import Registration
 from search.studies.limits import Limits, limits
 from search.studies.slots import FENCE_SECONDS, Claim
 from search.studies.study import Study
-from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed, FoldEnded
+from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed, FoldEnded, Resumed
 from search.work.judge import Judge, Word
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
-from trainers.report import EpochReport
+from trainers.report import EpochReport, same_report
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Timing:
         fence: after a renewal the child ends by itself.
         stop: a child that has not ended so long after being told to is killed.
         watchdog: a child that has taken no step and ended no epoch for so long hangs.
+        room: that a worker rests where the disk is full, or too many files are open.
     """
 
     poll: float = 0.5
@@ -40,6 +41,7 @@ class Timing:
     fence: float = FENCE_SECONDS
     stop: float = 15.0
     watchdog: float = 3600.0
+    room: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Supervision:
 
     Args:
         on_stored: called when a report has been stored.
+        on_rewound: called with the epoch of the checkpoint, 0 where there is none, when what was
+            stored of later ones has been dropped.
         meanwhile: called every now and then while the child trains.
     """
 
@@ -68,12 +72,13 @@ class Supervision:
         registration: Registration | None,
         timing: Timing,
         on_stored: Callable[[], None],
+        on_rewound: Callable[[int], None],
         meanwhile: Callable[[], None],
     ) -> None:
         self.study, self.judge, self.claim, self.config = study, judge, claim, config
         self.child, self.watcher, self.interrupt = child, watcher, interrupt
         self.registration, self.timing = registration, timing
-        self.on_stored, self.meanwhile = on_stored, meanwhile
+        self.on_stored, self.on_rewound, self.meanwhile = on_stored, on_rewound, meanwhile
         self.began = time.monotonic()
         self.looked = self.began
         self.last_sign = self.began
@@ -83,8 +88,11 @@ class Supervision:
         self.values: list[float] = []  # of each epoch
         self.folds: list[float] = []  # of each fold that has ended
         self.folds_judged = 0
-        self.stored: int | None = None  # epochs that earlier attempts have stored; None = unknown
-        self.outbox: deque[EpochReport] = deque()
+        # reports of earlier attempts that the child has not repeated yet; None = not read yet
+        self.earlier: deque[EpochReport] | None = None
+        self.epoch = 0  # up to here what is stored is what the child has sent
+        self.dropped = 0  # epochs that earlier attempts had stored, and its checkpoint lacks
+        self.outbox: deque[EpochReport | Resumed] = deque()
         self.told: tuple[str, float] | None = None  # the word that the child was sent, and when
         self.bar: float | None = None  # that a pruner held the trial against
         self.limits: Limits = Limits.none()
@@ -102,6 +110,8 @@ class Supervision:
                     message = Failed(unfit=False, message=death.how)
                 if isinstance(message, Done | Failed):
                     outcome = message
+                elif isinstance(message, Resumed):
+                    self.outbox.append(message)
                 elif isinstance(message, Epoch | FoldEnded | Alive):
                     self.last_sign, self.trains = time.monotonic(), True
                     if isinstance(message, Alive):
@@ -147,25 +157,11 @@ class Supervision:
         While the store is away this returns quickly and is tried again later.
         """
         try:
-            if self.stored is None:
-                self.stored = self.study.last_epoch(self.claim.trial_number)
+            if self.earlier is None:
+                self.earlier = deque(self.study.history(self.claim.trial_number))
             while self.outbox:
-                report = self.outbox[0]
-                if report.epoch <= self.stored:  # a resumed child repeats what has been stored
-                    self.outbox.popleft()
-                    continue
-                asked = time.monotonic()
-                stored = self.study.report(self.claim, report)
-                if stored is None:
+                if not self._deliver(self.outbox[0], self.earlier):
                     return False
-                self._renewed(asked)
-                self.outbox.popleft()
-                self.on_stored()
-                # curves are compared within the first fold, whole folds after that
-                if self.told is None and not self.outbox and report.fold in (None, 1):
-                    word = self.judge.verdict(self.claim, self.config, self.values, stored)
-                    if word is not None:
-                        self._tell(word)
             if self._fold_due:
                 word = None if self.told else self.judge.fold_verdict(self.folds)
                 self.folds_judged = len(self.folds)
@@ -186,6 +182,44 @@ class Supervision:
             self.next_try = time.monotonic() + self.backoff.next()
             return True
         self.next_try, self.backoff = 0.0, Backoff()
+        return True
+
+    def _deliver(self, message: EpochReport | Resumed, earlier: deque[EpochReport]) -> bool:
+        """Store the first message of the outbox, and take it out; False where the slot is lost.
+
+        A resumed child repeats what its checkpoint holds. Where that is not what was stored (its
+        folder is gone, is older, or is of another attempt), it takes the place of what was stored.
+        """
+        report = None if isinstance(message, Resumed) else message
+        if report is not None and earlier and same_report(report, earlier[0]):
+            earlier.popleft()
+            self.outbox.popleft()
+            self.epoch = report.epoch
+            return True
+        asked = time.monotonic()
+        if earlier:
+            if not self.study.forget_epochs(self.claim, self.epoch):
+                return False
+            self._renewed(asked)
+            self.dropped += len(earlier)
+            earlier.clear()
+            self.on_rewound(self.epoch)
+        if report is None:
+            self.outbox.popleft()
+            self.watcher.trial_resumed(self.claim.trial_number, self.epoch, self.dropped)
+            return True
+        stored = self.study.report(self.claim, report)
+        if stored is None:
+            return False
+        self._renewed(asked)
+        self.outbox.popleft()
+        self.epoch = report.epoch
+        self.on_stored()
+        # curves are compared within the first fold, whole folds after that
+        if self.told is None and not self.outbox and report.fold in (None, 1):
+            word = self.judge.verdict(self.claim, self.config, self.values, stored)
+            if word is not None:
+                self._tell(word)
         return True
 
     def _renewed(self, asked: float) -> None:

@@ -67,6 +67,11 @@ class Tracked:
         trial = TrackedTrial(name, self.study.uid, number, config.flat(), metric, folder)
         self._feed("start", trial)
 
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        self.watcher.trial_resumed(number, epoch, dropped)
+        if dropped:
+            self._feed("rewind", epoch)
+
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.watcher.epoch_ended(number, report)
         self._feed("epoch", report)
@@ -148,6 +153,10 @@ class _Feed:
             if self.tracker is not None and report.epoch > self.tracker.logged:
                 self.tracker.log(report.epoch, flatten(report, self.spec))
                 self.said.clear()
+            return
+        if kind == "rewind":  # later epochs come once more
+            if self.tracker is not None:
+                self.tracker.logged = min(self.tracker.logged, facts[0])
             return
         tracker, self.tracker = self.tracker, None
         if tracker is not None:  # a trial whose slot was given back has no end of its own

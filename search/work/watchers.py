@@ -20,6 +20,14 @@ class Watcher(Protocol):
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        """It trains from here on; it has repeated the epochs that its checkpoint holds.
+
+        Args:
+            epoch: of the checkpoint; 0 where it has none.
+            dropped: epochs that were stored of earlier attempts, and the checkpoint lacks.
+        """
+
     def epoch_ended(self, number: int, report: EpochReport) -> None: ...
 
     def trial_ended(

@@ -6,6 +6,7 @@ crash returns the slot until budget.max_attempts are used up.
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.paths import cache_dir
 from trainers.checkpoint import remove_last, weights_digest
+from trainers.disk import is_out_of_files
 from trainers.health import trivial_below
 from trainers.image_counts import FILE as IMAGES
 from trainers.tasks import Data, load_data
@@ -41,7 +43,7 @@ from trainers.trivial import best_constant
 
 T = TypeVar("T")
 
-ROOM_SECONDS, ROOM_BYTES = 60.0, 2_000_000  # how long a full disk is waited for; what is more room
+ROOM_BYTES = 2_000_000  # of a full disk: what is more room
 FAILURES_IN_A_ROW = 3  # then something is wrong that the next trial will meet too
 HANDOVER_SECONDS = 20.0  # how long a returned slot waits for its copy; well within the lease
 SETTLE_SECONDS = 60.0  # how long a worker that ends waits for its last copies
@@ -162,7 +164,13 @@ class Worker:
         data = self._data(claim, config)
         if data is None:
             return
-        child = self.make_child(config, data, workdir, self.study.space.free())
+        try:
+            child = self.make_child(config, data, workdir, self.study.space.free())
+        except OSError as error:
+            if not is_out_of_files(error):
+                raise
+            self._fail(claim, Failed(unfit=False, message=str(error), files=True), workdir)
+            return
         try:
             supervision = Supervision(
                 self.study,
@@ -175,6 +183,7 @@ class Worker:
                 registration=self.registration,
                 timing=self.timing,
                 on_stored=lambda: self._copy_checkpoint(number),
+                on_rewound=lambda epoch: self._rewind_copies(number, epoch),
                 meanwhile=self.meanwhile or self.background.advance,
             )
             outcome = supervision.run()
@@ -289,12 +298,15 @@ class Worker:
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
         """End a config that cannot run; a crash returns the slot until attempts run out."""
         number, slots = claim.trial_number, self.study.slots
-        if not failure.unfit and (self.interrupt.count or failure.disk or failure.device):
+        returned = failure.disk or failure.files or failure.device
+        if not failure.unfit and (self.interrupt.count or returned):
             self._give_back(claim, counts=False)
             if failure.device:
                 raise DeviceLost(f"trial {number} was returned to its study: {failure.message}")
             if failure.disk:
                 self._wait_for_room(workdir)
+            if failure.files:
+                self._wait_for_files()
             return
         said = failure.message if failure.unfit else f"{failure.message}; see {workdir}/trial.log"
         reason = "unfit" if failure.unfit else "crashed"
@@ -321,6 +333,11 @@ class Worker:
         if self.copies is not None:
             self.copies.forget_checkpoints(self.artifacts.key(self.study, number))
 
+    def _rewind_copies(self, number: int, epoch: int) -> None:
+        """Delete a trial's checkpoints of later epochs in the bucket: they are of other weights."""
+        if self.copies is not None:
+            self.copies.rewind(self.artifacts.key(self.study, number), epoch)
+
     def _give_back(self, claim: Claim, *, counts: bool, paused: bool = False) -> None:
         """Return a slot; where the store is away and we must go, its lease returns it.
 
@@ -344,9 +361,23 @@ class Worker:
             for folder, free in zip(disks, had, strict=True)
         )
         self.watcher.paused(f"the disk is full ({named}); make room, the trial goes on by itself")
-        until = time.monotonic() + ROOM_SECONDS
-        while time.monotonic() < until and not self.interrupt.count:
+
+        def more() -> bool:
             now = [shutil.disk_usage(folder).free for folder in disks]
-            if any(free > before + ROOM_BYTES for free, before in zip(now, had, strict=True)):
-                return
+            return any(free > before + ROOM_BYTES for free, before in zip(now, had, strict=True))
+
+        self._wait(more)
+
+    def _wait_for_files(self) -> None:
+        """Pause until it is time to look whether files can be opened again."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.watcher.paused(
+            f"too many files are open (this process may open {most}, ulimit -n); end something, "
+            "or start the worker with a higher limit; the trial goes on by itself"
+        )
+        self._wait(lambda: False)
+
+    def _wait(self, over: Callable[[], bool]) -> None:
+        until = time.monotonic() + self.timing.room
+        while time.monotonic() < until and not self.interrupt.count and not over():
             time.sleep(self.timing.poll)

@@ -44,7 +44,8 @@ POSTGRES_IMAGE = """\
 FROM {base}
 COPY pginstall /usr/lib/postgresql
 COPY entrypoint /usr/local/bin/postgres-entrypoint
-ENV PATH=/usr/lib/postgresql/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PGDATA=/var/lib/postgresql/data
+ENV PATH=/usr/lib/postgresql/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ENV PGDATA=/var/lib/postgresql/data
 RUN useradd --system postgres && install -d --owner=postgres $PGDATA
 STOPSIGNAL SIGINT
 ENTRYPOINT ["postgres-entrypoint"]

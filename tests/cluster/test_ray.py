@@ -136,7 +136,7 @@ def progress(store: Store) -> object:
     if "small" not in study_names(store):
         return None
     study = open_study(store, "small")
-    return [study.last_epoch(trial.number) for trial in study.trials()], jobs(store)
+    return [len(study.history(trial.number)) for trial in study.trials()], jobs(store)
 
 
 def jobs(store: Store) -> dict[str, int]:
@@ -145,7 +145,7 @@ def jobs(store: Store) -> dict[str, int]:
         row["job"]: row["trial_number"]
         for row in workers(store)
         if row["state"] == "running"
-        and open_study(store, "small").last_epoch(row["trial_number"]) >= 2
+        and len(open_study(store, "small").history(row["trial_number"])) >= 2
     }
 
 

@@ -224,7 +224,8 @@ class Launched:
         return {
             row["job"].removeprefix("slurm "): row["trial_number"]
             for row in workers(self.store)
-            if row["state"] == "running" and 2 <= self.study.last_epoch(row["trial_number"]) <= most
+            if row["state"] == "running"
+            and 2 <= len(self.study.history(row["trial_number"])) <= most
         }
 
     def holders(self) -> dict[int, int]:
@@ -239,7 +240,7 @@ class Launched:
     def progress(self) -> object:
         """Epochs of all trials, and what Slurm says of its jobs."""
         done = "small" in study_names(self.store) and [
-            self.study.last_epoch(trial.number) for trial in self.study.trials()
+            len(self.study.history(trial.number)) for trial in self.study.trials()
         ]
         return done, self.cluster.jobs()
 
@@ -330,8 +331,8 @@ def test_a_job_at_its_time_limit_comes_back(launched: Callable[..., Launched]) -
     run.cluster.ask("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
     run.until(lambda: run.cluster.fact(job, "Restarts") == "1")
     run.cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=60")
-    before = run.study.last_epoch(0)
-    run.until(lambda: run.study.last_epoch(0) > before + 1)
+    before = len(run.study.history(0))
+    run.until(lambda: len(run.study.history(0)) > before + 1)
     run.segtune("stop", "small", "--now")
     run.process.finish(None, run.progress)
     epochs = [report.epoch for report in run.study.history(0)]

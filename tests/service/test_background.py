@@ -49,6 +49,8 @@ class Noting(Quiet):
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.log.append(f"claimed {number}")
 
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None: ...
+
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         if report.epoch == 1:
             self.log.append(f"trains {number}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.database.store import Store, open_store
 from search.database.tables import slot_table
 from search.studies.configs import drawn_config
@@ -166,16 +171,10 @@ def test_two_studies_share_workers_fairly(
     store = open_store(postgres_url)
     one, two = (make(store, make_spec, name, trials=12) for name in ("one", "two"))
     finish(start(postgres_url, tmp_path, "", seconds=0.2, count=2))  # long beside their starts
-    with store.engine.connect() as connection:
-        order = (
-            connection.execute(
-                sa.select(slot_table.c.study_id)
-                .where(slot_table.c.study_id.in_((one.study_id, two.study_id)))
-                .order_by(slot_table.c.claimed_at)
-            )
-            .scalars()
-            .all()
-        )
+    begun = [
+        (trial.datetime_start, study.study_id) for study in (one, two) for trial in study.trials()
+    ]
+    order = [study_id for _, study_id in sorted(begun)]
     half = order[: len(order) // 2]
     assert 3 <= sum(study_id == one.study_id for study_id in half) <= 9, half
     for study in (one, two):
@@ -212,6 +211,55 @@ def test_training_goes_on_while_the_database_is_away(
     store = open_store(own_postgres.url)
     check_each_once(open_study(store, study.spec.name), trials=8, epochs=4)
     store.close()
+
+
+def test_a_server_without_a_connection_left_is_waited_for(
+    own_postgres: Any, make_spec: MakeSpec, start: Start, tmp_path: Path
+) -> None:
+    """Other clients take every connection, those of two workers too."""
+    with contextlib.closing(psycopg2.connect(own_postgres.url)) as admin:
+        admin.autocommit = True
+        admin.cursor().execute("ALTER SYSTEM SET max_connections = 12")
+    own_postgres.stop()
+    own_postgres.start()
+    store = open_store(own_postgres.url)
+    study = make(store, make_spec, trials=6)
+    running = start(own_postgres.url, tmp_path, seconds=0.3, count=2)
+    wait_for_trials(running, 2)
+    store.engine.dispose()
+    with contextlib.ExitStack() as others:
+        admin = others.enter_context(contextlib.closing(psycopg2.connect(own_postgres.url)))
+        admin.autocommit = True  # so that it sees what is, not what was
+        while _drop_workers(admin) + _take_connections(own_postgres.url, others):
+            pass
+        named = {"SEGTUNE_STORE": own_postgres.url}
+        answer = CliRunner().invoke(app, ["status", "small"], env=named)
+        assert answer.exit_code == 2 and answer.output.count("\n") == 1, answer.output
+        assert "takes no more connections" in answer.output and "max_connections" in answer.output
+        time.sleep(2)
+    assert any(line.startswith("away") for line in finish(running))
+    check_each_once(study, trials=6)
+    store.close()
+
+
+def _drop_workers(admin: Any) -> int:
+    """End the connections of workers; how many there were."""
+    cursor = admin.cursor()
+    cursor.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE application_name = 'segtune'"
+    )
+    return int(cursor.rowcount)
+
+
+def _take_connections(url: str, held: contextlib.ExitStack) -> int:
+    """Hold all connections that are left; how many there were."""
+    for count in itertools.count():
+        try:
+            held.enter_context(contextlib.closing(psycopg2.connect(url)))
+        except psycopg2.OperationalError:
+            return count
+    raise AssertionError
 
 
 @pytest.mark.cluster

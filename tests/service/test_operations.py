@@ -15,11 +15,12 @@ from optuna.trial import TrialState
 from search.database import optuna_writer
 from search.database.optuna_private import TRIAL_USER_ATTRS, TRIAL_VALUES, TRIALS
 from search.database.store import open_store
-from search.database.tables import metadata, schema_table, slot_table
+from search.database.tables import schema_table, slot_table
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study
 from search.studies.trial_facts import TrialFacts
 from spaces.spec import StudySpec
+from tests.older import downgrade
 from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
@@ -75,18 +76,7 @@ def test_an_older_store_is_upgraded_in_place(
     assert study.slots.end(ended, Result("COMPLETE", 0.25, "completed", {}))
     claim = study.slots.claim(study.ask)
     assert claim
-    dropped = {2: ["ended_as"], 1: ["ended_as", "result", "claimed_at", "seconds"]}
-    with store.engine.begin() as connection:  # as that version had it
-        for index in slot_table.indexes:
-            index.drop(connection)
-        for column in dropped[version]:
-            connection.execute(sa.text(f"ALTER TABLE segtune_slot DROP COLUMN {column}"))
-        if version == 1:
-            for name in ("segtune_control", "segtune_worker"):
-                metadata.tables[name].drop(connection)
-        else:
-            connection.execute(sa.text("ALTER TABLE segtune_control DROP COLUMN ended"))
-        connection.execute(sa.update(schema_table).values(version=version))
+    downgrade(store.engine, version)
     store.close()
     store = open_store(store_url)
     again = open_study(store, "small")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -56,12 +57,16 @@ class Silent:
     def __init__(self, on_epoch: Callable[[int, EpochReport], None] | None = None) -> None:
         self.ended: list[tuple[int, str, str]] = []
         self.attempts: list[int] = []
+        self.resumed: list[tuple[int, int]] = []  # after which epoch, and how many were dropped
         self.pauses: list[str] = []
         self.on_pause: Callable[[], None] | None = None
         self.on_epoch = on_epoch
 
     def trial_started(self, number: int, config: SegmentationConfig, attempt: int) -> None:
         self.attempts.append(attempt)
+
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
+        self.resumed.append((epoch, dropped))
 
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         if self.on_epoch:
@@ -297,6 +302,33 @@ def test_a_full_disk_pauses_and_the_trial_goes_on_when_there_is_room(
     store.close()
 
 
+def test_a_worker_that_may_open_no_more_files_waits_and_loses_nothing(
+    store: Store, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """At the start of a child, and within one."""
+    spec = make_spec(trials=2, epochs=2)
+    study = create_or_resume(store, spec, "f" * 64, None)
+    inside = Failed(unfit=False, message="Too many open files", files=True)
+    faults: list[Exception | Failed] = [OSError(errno.EMFILE, "Too many open files"), inside]
+
+    def child(*given: Any) -> FakeChild:
+        if not faults:
+            return whole(*given)
+        if isinstance(fault := faults.pop(0), Exception):
+            raise fault
+        return FakeChild([0.1], said=[fault])
+
+    watcher = Silent()
+    data, kept = load_data(spec.data), Artifacts(tmp_path / "a")
+    timing = Timing(room=0.1, poll=0.01)
+    worker = new_worker(study, data, kept, watcher, Interrupt(), make_child=child, timing=timing)
+    assert worker.run()
+    assert len(watcher.pauses) == 2 and "ulimit -n" in watcher.pauses[0]
+    assert watcher.attempts == [1, 1, 1, 1]
+    assert [state for _, state, _ in watcher.ended] == ["COMPLETE"] * 2
+    assert study.slots.counts()["COMPLETE"] == 2
+
+
 @pytest.mark.cluster  # a process whose trials know of its own cache
 def test_a_full_disk_under_the_data_cache_is_no_reason_to_stop(
     small_disk: Path, postgres_url: str, make_spec: MakeSpec, tmp_path: Path
@@ -413,11 +445,12 @@ def test_a_trial_ends_by_itself_when_its_supervisor_is_silent(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     """The fence is a time, kept in the child: a frozen supervisor need not do anything."""
-    from search.work.child import Alive, Done, Epoch
+    from search.work.child import Alive, Done, Epoch, Resumed
 
     spec = make_spec(epochs=10_000)
     config = spec.search_space().base.replace({"optim.lr": 1e-3})
     child = TrialProcess(config, load_data(spec.data), tmp_path / "trial", {})
+    assert isinstance(until(lambda: child.receive(5)), Resumed)  # from nothing
     assert isinstance(until(lambda: child.receive(5)), Alive)  # after its first step
     assert isinstance(until(lambda: child.receive(5)), Epoch)
     child.fence(time.monotonic() + 1)

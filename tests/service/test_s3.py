@@ -244,6 +244,26 @@ def test_the_latest_whole_checkpoint_counts(bucket: Bucket, tmp_path: Path) -> N
     assert not fetch_checkpoint(bucket, "s/t", there, no_word)
 
 
+def test_a_trial_that_begins_anew_takes_its_place_in_the_bucket(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """What was copied of later epochs is of other weights; what was damaged here is fetched."""
+    here = tmp_path / "here"
+    write_checkpoint(here, 7, 6)
+    thread = copies(bucket)
+    thread.checkpoint("s/t", here)
+    assert thread.settle(600)
+    (here / "state-7.pt").unlink()
+    assert fetch_checkpoint(bucket, "s/t", here) and (here / "state-7.pt").exists()
+    anew = tmp_path / "anew"
+    write_checkpoint(anew, 1, 1)
+    thread.rewind("s/t", 0)
+    thread.checkpoint("s/t", anew)
+    assert thread.settle(600)
+    found = latest(bucket, "s/t")
+    assert found is not None and found[0] == 1
+
+
 def test_a_bucket_that_is_away_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "w", 1, 1)
     problems: list[str] = []
@@ -401,6 +421,8 @@ class Notes:
 
     def trial_started(self, number: int, config: Any, attempt: int) -> None:
         self.attempts.append(attempt)
+
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None: ...
 
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.reports.append(report)

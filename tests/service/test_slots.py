@@ -13,7 +13,9 @@ from optuna.trial import TrialState
 
 from search.database import optuna_writer
 from search.database.store import Store, open_store
-from search.database.tables import slot_table
+from search.database.tables import slot_table, worker_table
+from search.studies.heartbeats import Registration, workers
+from search.studies.open_slots import studies_with_open_slots
 from search.studies.owners import new_owner
 from search.studies.slots import MAX_ATTEMPTS, Result, Slots
 from search.studies.study import Study, create_or_resume
@@ -130,6 +132,36 @@ def test_an_expired_lease_is_taken_and_its_holder_refused(
     assert study.trial(claim.trial_number).state == TrialState.RUNNING
     assert other.end(fresh, completed())
     assert not stale.end(claim, completed())
+
+
+@sqlite_too
+def test_a_clock_that_was_put_back_holds_a_dead_workers_slot_for_one_lease(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    """Its lease ends an hour after now: it is cut to a whole one, which a living worker renews."""
+    study = make(store, make_spec, trials=1)
+    holder, other = worker(study), worker(study)
+    claim = holder.claim(study.ask)
+    assert claim
+    registration = Registration(store, holder.owner, "cpu")
+    registration.enter()
+    put_forward(store, 3600)  # all that was stored, as seen after the clock was put back
+    assert studies_with_open_slots(store, None) == [study.study_id]
+    assert workers(store)[0]["state"] == "lost" and workers(store)[0]["silent_seconds"] == 0
+    assert study.slots.used_seconds() == 0
+    assert other.claim(study.ask) is None  # it may live
+    assert studies_with_open_slots(store, None) == []
+    assert holder.renew(claim)
+    put_forward(store, -61)
+    assert other.claim(study.ask) is not None and not holder.renew(claim)
+
+
+def put_forward(store: Store, seconds: float) -> None:
+    """Move every stored time."""
+    with store.engine.begin() as connection:
+        for table, *names in ((slot_table, "lease_until", "claimed_at"), (worker_table, "seen_at")):
+            later = {name: table.c[name] + seconds for name in names}
+            connection.execute(sa.update(table).values(later))
 
 
 @sqlite_too

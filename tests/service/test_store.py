@@ -20,6 +20,7 @@ from search.cli import app
 from search.database.migrations import SCHEMA_VERSION
 from search.database.store import Store, UnknownStudy, open_store
 from search.database.tables import schema_table, study_table
+from search.findings.ranking import ranked
 from search.studies.configs import CONFIG
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study, study_names
@@ -29,6 +30,8 @@ from spaces.errors import InputError
 from spaces.sections import WorkersSpec
 from spaces.space import Space
 from spaces.spec import StudySpec
+from tests.scripted import make_spec as small
+from tests.scripted import new_worker, scripted
 from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
@@ -193,6 +196,27 @@ def test_reports_are_kept_once_and_in_order(store: Store, make_spec: MakeSpec) -
     assert [report.epoch for report in study.history(number)] == [1, 2]
     assert [report.metric for report in study.history(number)] == [0.25, 0.125]
     assert study.trial(number).intermediate_values == {1: 0.25, 2: 0.125}
+
+
+@sqlite_too
+def test_a_metric_of_nan_is_kept_and_is_no_value(store: Store, tmp_path: Path) -> None:
+    """sqlite takes NaN for NULL, and Optuna's tables have no place for it as a trial's value."""
+    study = create_or_resume(store, small(tmp_path, "nan", trials=3), "f" * 64, None)
+    curves = ([math.nan] * 3, [math.nan, 0.5, 0.25], [0.25, math.nan, 0.5])
+    script = iter(curves)
+    worker = new_worker(study, tmp_path / "a")
+    with scripted(worker, lambda: next(script)):
+        assert worker.run()
+    for number, curve in enumerate(curves):
+        stored = [report.metric for report in study.history(number)]
+        trained = curve[: len(stored)]  # the rule may have ended it
+        assert stored == pytest.approx(trained, nan_ok=True) and stored
+        steps = study.trial(number).intermediate_values
+        assert list(steps.values()) == pytest.approx(trained, nan_ok=True)
+    assert study.trial(0).value is None
+    _, ended = study.curves_ended_after(0, warmups=False)
+    assert ended[0].values == pytest.approx(curves[0], nan_ok=True)
+    assert [trial.number for trial in ranked(study.trials())][-1] != 0
 
 
 def test_a_pruned_trial_keeps_the_value_of_its_best_epoch(

@@ -88,6 +88,8 @@ class Silent:
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None: ...
 
+    def trial_resumed(self, number: int, epoch: int, dropped: int) -> None: ...
+
     def epoch_ended(self, number: int, report: EpochReport) -> None:
         self.on_epoch(report)
 

@@ -94,6 +94,38 @@ FAULTS = {
         "service/test_s3.py::test_a_damaged_checkpoint_is_deleted_and_the_one_before_counts",
         "service/test_s3.py::test_a_damaged_checkpoint_here_gives_way_to_the_buckets",
     ),
+    "the folder of an interrupted trial is gone, damaged, or older": (
+        "service/test_resumed.py::test_the_stored_history_is_that_of_the_weights",
+        "service/test_resumed.py::test_only_the_holder_of_the_slot_drops_epochs",
+        "service/test_s3.py::test_a_trial_that_begins_anew_takes_its_place_in_the_bucket",
+    ),
+    "the database's clock is put back": (
+        "service/test_slots.py::test_a_clock_that_was_put_back_holds_a_dead_workers_slot_for_one_lease",
+    ),
+    "a process is killed while it sets a store up, or upgrades it": (
+        "service/test_migrations.py::test_a_setup_of_sqlite_that_is_killed_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_an_upgrade_of_sqlite_that_is_killed_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_a_setup_of_postgres_that_is_cut_off_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_an_upgrade_of_postgres_that_is_cut_off_anywhere_is_gone_on_with",
+        "service/test_migrations.py::test_a_sqlite_store_that_an_older_version_was_killed_in_is_mended",
+    ),
+    "a metric is NaN": (
+        "service/test_store.py::test_a_metric_of_nan_is_kept_and_is_no_value",
+        "unit/trainers/test_schedules.py::test_alarms",
+    ),
+    "the database has no connection left": (
+        "service/test_faults.py::test_a_server_without_a_connection_left_is_waited_for",
+    ),
+    "a worker may open no more files": (
+        "service/test_run.py::test_a_worker_that_may_open_no_more_files_waits_and_loses_nothing",
+    ),
+    "a loader process dies, or": (
+        "unit/trainers/test_batches.py::test_a_loader_process_that_dies_is_done_without",
+        "unit/trainers/test_batches.py::test_a_container_with_little_shared_memory_reads_on",
+    ),
+    "the cache is on a file system without file locks": (
+        "unit/trainers/test_cache.py::test_a_file_system_without_locks_is_streamed_from",
+    ),
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ def test_a_trial_that_goes_on_repeats_no_line() -> None:
     view.trial_started(0, SegmentationConfig(), 1)
     for epoch in (1, 2, 3):
         view.epoch_ended(0, report(epoch))
+        if epoch == 2:
+            view.trial_resumed(0, 2, 0)
     view.trial_ended(0, "COMPLETE", "completed", 0.3, 3)
     lines = [" ".join(line.split()[:4]) for line in out.getvalue().splitlines()]
     of = SegmentationConfig().train.epochs

@@ -21,7 +21,7 @@ from PIL import Image
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
-from spaces.paths import cache_dir
+from spaces.paths import cache_dir, check_locks
 from trainers import cache, cache_folder, samples
 from trainers.cache import load_arrays
 from trainers.cache_folder import asked_bytes, held_bytes, most_bytes
@@ -177,6 +177,20 @@ def test_a_disk_that_fills_up_while_building_is_streamed_and_left_clean(
     assert load_arrays(data, "train", (24, 32)) is None
     assert "streaming" in caplog.text
     assert not entries() and not list(cache_dir().glob("arrays/.*.tmp"))
+
+
+def test_a_file_system_without_locks_is_streamed_from(
+    data: SegmentationData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*args: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    assert load_arrays(data, "train", (24, 32)) is not None  # what is there cannot be locked
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert load_arrays(data, "train", (24, 32)) is None and load_arrays(data, "val", (8, 8)) is None
+    assert caplog.text.count("without file locks") == 2 and "SEGTUNE_HOME" in caplog.text
+    with pytest.raises(InputError, match="without file locks"):
+        check_locks(cache_dir() / "later")
 
 
 def test_half_of_what_the_disk_could_have_free_is_the_usual_bound(

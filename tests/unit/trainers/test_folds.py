@@ -207,6 +207,7 @@ class Recording:
     def __init__(self) -> None:
         self.reports: list[EpochReport] = []
         self.folds: list[float] = []
+        self.repeated: list[int] = []  # reports before each word that all has been repeated
 
     def train(
         self,
@@ -224,6 +225,7 @@ class Recording:
             should_stop,
             free,
             self.folds.append,
+            lambda: self.repeated.append(len(self.reports)),
         )
 
     @property
@@ -276,6 +278,7 @@ def test_a_resumed_trial_is_the_uninterrupted_one(
     resumed = second.train(data, tmp_path / "trial")
     assert [path.name for path in trained] == [f"fold-{n}" for n in range(1 + steps // 6, 4)]
     assert second.curve == whole.curve and second.folds == whole.folds
+    assert second.repeated == [len(first.reports)]
     assert resumed.value == expected.value and resumed.decode == expected.decode
     assert resumed.model is not None and expected.model is not None
     assert (resumed.model / FILE).read_bytes() == (expected.model / FILE).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,21 @@ def test_a_damaged_model_is_a_clear_error(name: str, content: str | None, tmp_pa
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_facts(tmp_path) is None
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model-1").mkdir()
+    digest = checkpoint.save_state(tmp_path, 2, {"w": torch.ones(3)})
+    checkpoint.commit(tmp_path, 2, 1, digest, {"history": [0.5] * 2})
+    facts = checkpoint.load_facts(tmp_path)
+    assert facts is not None
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    for error in (OSError(errno.EMFILE, "too many open files"), MemoryError()):
+        with pytest.raises(type(error)):
+            checkpoint.load_state(tmp_path, facts)

@@ -91,10 +91,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert part.reason == "preempted"
     assert len(part.history) == steps // 2  # two steps an epoch: 4, and 4 with the odd one
     reports: list[int] = []
+    repeated: list[int] = []
     resumed = train(
-        small(**changes), data, tmp_path / "part", lambda report: reports.append(report.epoch)
+        small(**changes),
+        data,
+        tmp_path / "part",
+        lambda report: reports.append(report.epoch),
+        on_resumed=lambda: repeated.extend(reports),
     )
-    assert reports == [1, 2, 3]
+    assert reports == [1, 2, 3] and repeated == reports[: len(part.history)]
     assert curve(resumed) == curve(whole)
     assert resumed.model is not None and whole.model is not None
     one, other = load_model(resumed.model).state_dict(), load_model(whole.model).state_dict()
