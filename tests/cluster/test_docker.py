@@ -211,14 +211,14 @@ def test_nothing_runs_as_root_or_is_published_beyond_this_machine(running: Deplo
         name = service(container)
         ids = running.engine.docker("top", container["Id"], "-eo", "uid,pid").splitlines()[1:]
         assert ids and not any(line.split()[0] == "0" for line in ids), (name, ids)
-        assert (
-            container["HostConfig"]["CapDrop"] == ["ALL"] and not container["HostConfig"]["CapAdd"]
-        )
-        assert container["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
-        assert not container["HostConfig"]["Privileged"]
+        host = container["HostConfig"]
+        assert host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
         ports = container["NetworkSettings"]["Ports"].values()
         bound = [(end["HostIp"], end["HostPort"]) for ends in ports if ends for end in ends]
         published |= {name: bound} if bound else {}
+        if name == "dashboard":  # which shows and writes nothing
+            assert host["ReadonlyRootfs"] and not any(m["RW"] for m in container["Mounts"])
     assert published == {"dashboard": [("127.0.0.1", str(running.port))]}
 
 
@@ -259,8 +259,6 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
     assert study["study_name"] == "my-study"
     here = f"/api/studies/{study['study_id']}"
     assert len(get(f"{here}?after=0")["trials"]) == TRIALS
-    [importances] = get(f"{here}/param_importances?evaluator=ped_anova")["param_importances"]
-    assert {found["name"] for found in importances} == {"loss.warmup_epochs", "optim.lr"}
     for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
         assert get(f"{here}/plot/{plot}")["data"], plot
 
@@ -272,12 +270,10 @@ def test_the_export_has_the_value_of_the_study(studied: Studied) -> None:
     )
     deployment.documented("docker compose cp worker:/artifacts/exported/my-study best")
     facts = json.loads((deployment.folder / "best" / "provenance.json").read_text())
-    status = json.loads(
-        deployment.compose("run", "--rm", "segtune", "status", "my-study", "--json")
-    )
-    assert facts["value"] == status["best"]["value"] > 0
+    [[best]] = deployment.rows("SELECT max(value) FROM trial_values")
+    assert facts["value"] == float(best) > 0
     exported = "/artifacts/exported/my-study"
-    words = ["run", "--rm", "segtune", "evaluate", exported, "--data", "val"]
+    words = ["run", "--rm", "--no-deps", "segtune", "evaluate", exported, "--data", "val"]
     scored = re.search(r"mIoU ([\d.]+)", deployment.compose(*words))
     assert scored and float(scored[1]) == pytest.approx(facts["value"], abs=1e-4)
 
@@ -309,7 +305,10 @@ def test_the_passwords_stand_nowhere_but_in_their_files(studied: Studied) -> Non
 def test_it_is_taken_down_and_its_studies_stay(studied: Studied) -> None:
     deployment = studied.deployment
     deployment.documented("docker compose up --detach --scale worker=1")
-    assert len(deployment.workers()) == 1
+    [worker] = deployment.workers()
+    deployment.compose("stop", "worker")  # the signal reaches the worker itself
+    [stopped] = json.loads(deployment.engine.docker("inspect", worker["Id"]))
+    assert stopped["State"]["ExitCode"] == 130
     deployment.documented("docker compose down")
     assert deployment.engine.docker("ps", "--all", "--quiet") == ""
     volumes = deployment.engine.docker("volume", "ls", "--quiet").split()

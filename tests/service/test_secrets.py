@@ -87,7 +87,11 @@ def session(leader: int) -> Iterator[Path]:
 
 
 def test_no_password_is_in_a_job_that_slurm_is_given(
-    tcp_url: str, canaries: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tcp_url: str,
+    canaries: list[bytes],
+    segtune_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In what `sbatch` is told, script included; submitit's own file is for its user alone."""
     pytest.importorskip("submitit")
@@ -106,5 +110,6 @@ def test_no_password_is_in_a_job_that_slurm_is_given(
     said = (tmp_path / "said").read_bytes()
     assert b"srun" in said and b"submitit" in said  # the script was read
     assert not [canary for canary in canaries if canary in said]
-    held = held_by(canaries, folder)
+    assert not held_by(canaries, folder)
+    held = held_by(canaries, segtune_home)
     assert held and all(path.stat().st_mode & 0o077 == 0 for path in held), held
