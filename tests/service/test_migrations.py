@@ -50,11 +50,11 @@ def test_an_upgrade_of_sqlite_that_is_killed_anywhere_is_gone_on_with(
 
 
 def test_a_setup_of_postgres_that_is_cut_off_anywhere_is_gone_on_with(
-    any_postgres: str, store_url: str
+    any_postgres: str, postgres_url: str
 ) -> None:
     writes = next(n for n in itertools.count() if not cut_off(any_postgres, n))
     assert writes > 15
-    assert shape(any_postgres) == shape(store_url)
+    assert shape(any_postgres) == shape(postgres_url)
 
 
 def test_an_upgrade_of_postgres_that_is_cut_off_anywhere_is_gone_on_with(
