@@ -142,7 +142,8 @@ class Soak:
 
     def dismiss(self) -> Running:
         """One that is at work, and is not counted on any more."""
-        worker = self.random.choice(until(lambda: [w for w in self.workers if w.lines]))
+        begun = until(lambda: [w for w in self.workers if any(map(_started, w.lines))])
+        worker = self.random.choice(begun)
         self.workers.remove(worker)
         self.left.append(worker)
         return worker
@@ -199,11 +200,12 @@ def _connections_run_out(soak: Soak) -> None:
         connection.close()
 
 
-def _trials_folder_goes(soak: Soak) -> None:
-    folders = sorted((soak.folder / "artifacts").rglob("trial-*"))
-    for folder in folders[-WORKERS:]:
-        shutil.rmtree(folder, ignore_errors=True)
-    soak.dismiss().kill()  # so that one of them is resumed
+def _killed_and_its_trials_folder_goes(soak: Soak) -> None:
+    worker = soak.dismiss()
+    worker.kill()
+    number = int(list(filter(_started, worker.lines))[-1].split()[1])
+    for folder in (soak.folder / "artifacts").rglob(f"trial-{number:04d}"):
+        shutil.rmtree(folder)
 
 
 FAULTS: dict[str, Callable[[Soak], None]] = {
@@ -215,7 +217,7 @@ FAULTS: dict[str, Callable[[Soak], None]] = {
     "it is killed, and its pid file damaged": _server_killed_and_pid_file_damaged,
     f"it hangs for {PAUSE:.0f} s": _server_hangs,
     f"its connections run out for {PAUSE:.0f} s": _connections_run_out,
-    "the folders of the last trials go, and a worker is killed": _trials_folder_goes,
+    "a worker is killed, and its trial's folder goes": _killed_and_its_trials_folder_goes,
 }
 
 
@@ -238,6 +240,10 @@ def _study(folder: Path, store: Store, trials: int) -> Study:
     write_streets(folder / "data", train=2, val=1, size=(32, 32))
     (folder / "study.yaml").write_text(SPEC)
     return create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
+
+
+def _started(line: str) -> bool:
+    return line.startswith("started")
 
 
 def _server(soak: Soak) -> int:
