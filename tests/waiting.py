@@ -215,6 +215,7 @@ def _forked(
 ) -> None:
     """In the forked process."""
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup make test` ignores
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -30,6 +30,7 @@ from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.files.shown import ShownFiles
 from spaces.errors import InputError
+from spaces.signals import ending_signals
 
 PASSWORD = "SEGTUNE_DASHBOARD_PASSWORD"
 PASSWORD_FILE = "SEGTUNE_DASHBOARD_PASSWORD_FILE"
@@ -178,9 +179,7 @@ def serve(
         max_request_body_size=BODY_BYTES[access.allow_writes],
         clear_untrusted_proxy_headers=False,  # the login reads X-Forwarded-Proto, and says why
     )
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ends = [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, _stop) for number in ends}
+    before = {number: signal.signal(number, _stop) for number in ending_signals()}
     try:
         host = f"[{access.host}]" if ":" in access.host else access.host
         url = f"http://{host}:{listener.getsockname()[1]}/dashboard"

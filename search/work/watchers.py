@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from spaces.config import TrialConfig
+from spaces.signals import ending_signals
 from trainers.report import EpochReport
 
 
@@ -61,12 +62,6 @@ class Interrupt:
         self.count += 1
         if number == signal.SIGHUP:
             _leave_terminal()
-
-
-def ending_signals() -> list[signal.Signals]:
-    """Ctrl-C, SIGTERM, and a closed terminal where that is not ignored (`nohup`)."""
-    asked = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    return [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _leave_terminal() -> None:

@@ -254,7 +254,9 @@ def test_a_trial_that_begins_anew_takes_its_place_in_the_bucket(
     thread.checkpoint("s/t", here)
     assert thread.settle(600)
     (here / "state-7.pt").unlink()
-    assert fetch_checkpoint(bucket, "s/t", here) and (here / "state-7.pt").exists()
+    said: list[str] = []
+    assert fetch_checkpoint(bucket, "s/t", here, said.append) and (here / "state-7.pt").exists()
+    assert ["the bucket is asked for another" in word for word in said] == [True], said
     anew = tmp_path / "anew"
     write_checkpoint(anew, 1, 1)
     thread.rewind("s/t", 0)
