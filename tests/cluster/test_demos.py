@@ -25,6 +25,7 @@ def test_demo_then_train_the_exported_config(segtune: Segtune, tmp_path: Path) -
         "model",
         "provenance.json",
         "curves.png",
+        "manifest.json",
     }
     assert "2 of 2 trials ended" in segtune("demo", "--trials", "2", cwd=tmp_path)  # resumed
     config = (folder / "best" / "config.yaml").read_text()
