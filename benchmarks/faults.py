@@ -25,10 +25,9 @@ import psycopg2
 from benchmarks.report import called, heading, parser, publish, table
 from search.database.embedded import EmbeddedServer
 from search.database.retry import until_it_answers
-from search.database.store import Store, open_store
-from search.studies.study import Study, create_or_resume
-from spaces.spec import StudySpec
-from tests.noop import check_each_once, crew
+from search.database.store import open_store
+from search.studies.study import Study
+from tests.noop import check_each_once, crew, noop_study
 from tests.waiting import Running, until
 
 WORKERS, TRIALS, EPOCHS = 4, 300, 5
@@ -36,20 +35,6 @@ EPOCH_SECONDS = 0.2
 EVERY = 10.0  # seconds between two faults
 LEASE = 10.0  # seconds
 PAUSE = 5.0  # seconds that a server hangs, or is full
-SPEC = """\
-name: soak
-task: segmentation
-data:
-  train: {images: data/train/images, masks: data/train/masks}
-  val: {images: data/val/images, masks: data/val/masks}
-  classes: data/classes.json
-space: {train.epochs: 5, optim.lr: {low: 1e-4, high: 1e-2, log: true}}
-use_default_space: false
-use_starting_points: false
-sampler: random
-pruner: none
-confirm: none
-"""
 
 
 def main() -> None:
@@ -95,7 +80,7 @@ class Soak:
         """
         self.server.start()
         store = open_store(self.server.url)
-        study = _study(self.folder, store, trials)
+        study = noop_study(self.folder, store, trials, EPOCHS)
         try:
             seconds = self.trouble(study, trials)
             for worker in [*self.workers, *self.left]:
@@ -232,14 +217,6 @@ def report(log: list[tuple[float, str, int]], seconds: float, trials: int, seed:
         + table(["after", "fault", "results so far"], rows)
         + "\n"
     )
-
-
-def _study(folder: Path, store: Store, trials: int) -> Study:
-    from search.samples.streets import write_streets
-
-    write_streets(folder / "data", train=2, val=1, size=(32, 32))
-    (folder / "study.yaml").write_text(SPEC)
-    return create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
 
 
 def _started(line: str) -> bool:

@@ -16,22 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.noop import crew
+from tests.noop import crew, noop_study
 from tests.waiting import Running
 
-SPEC = """\
-name: soak
-task: segmentation
-data:
-  train: {images: data/train/images, masks: data/train/masks}
-  val: {images: data/val/images, masks: data/val/masks}
-  classes: data/classes.json
-space: {train.epochs: 3, optim.lr: {low: 1e-4, high: 1e-2, log: true}}
-use_default_space: false
-use_starting_points: false
-sampler: random
-pruner: none
-"""
+EPOCHS = 3
 
 
 def main() -> None:
@@ -52,16 +40,11 @@ def soak(folder: Path, trials: int, workers: int) -> tuple[list[float], list[lis
     """Return when each trial ended, in seconds, and each sample of the workers' memory in KiB."""
     os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from search.database.store import open_store
-    from search.samples.streets import write_streets
-    from search.studies.study import create_or_resume
-    from spaces.spec import StudySpec
 
-    write_streets(folder / "data", train=2, val=1, size=(32, 32))
-    (folder / "study.yaml").write_text(SPEC)
     store = open_store()
-    study = create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
+    study = noop_study(folder, store, trials, EPOCHS)
     url = store.engine.url.render_as_string(hide_password=False)
-    running = Running.fork(crew, url, folder / "artifacts", "soak", 3, 0.0, 60, workers)
+    running = Running.fork(crew, url, folder / "artifacts", "soak", EPOCHS, 0.0, 60, workers)
     ended: list[float] = []
     memory: list[list[int]] = []
     for _ in range(trials):
@@ -87,8 +70,8 @@ def report(ended: list[float], memory: list[list[int]], workers: int) -> str:
         [
             "# The service under load",
             "",
-            f"{len(ended)} trials of 3 epochs that train nothing, {workers} workers, embedded "
-            f"Postgres, {os.cpu_count()} cores, {datetime.date.today().isoformat()};",
+            f"{len(ended)} trials of {EPOCHS} epochs that train nothing, {workers} workers, "
+            f"embedded Postgres, {os.cpu_count()} cores, {datetime.date.today().isoformat()};",
             "`python -m benchmarks.service`.",
             "",
             "| what | measured |",

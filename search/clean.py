@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import sqlalchemy as sa
-
 from search.database.store import Store
-from search.database.tables import ENDED, slot_table, study_table
-from search.files.artifacts import OF_STORE, Artifacts, store_here
+from search.files.artifacts import OF_STORE, Artifacts, store_here, trial_name
 from search.files.sizes import bytes_under
+from search.studies.ended_trials import ended_trials
+from search.work.child import LOCK
 from spaces.paths import unfinished
 from trainers import cache_folder, checkpoint
 
 QUIET_SECONDS = 24 * 3600.0  # a file that nobody has finished for so long never will be
 LOG_SECONDS = 30 * 24 * 3600.0  # since a worker's last line
-LOCK = "lock"  # in a trial's folder, held by its process
 
 Kind = Literal["cache", "checkpoints", "studies", "temporary files", "logs"]
 
@@ -87,26 +85,15 @@ def leftovers(artifacts: Artifacts, store: Store | None) -> list[Leftover]:
 
 
 def _of_studies(folders: list[Path], store: Store) -> Iterator[Leftover]:
-    with store.engine.connect() as connection:
-        known = dict(connection.execute(sa.select(study_table.c.uid, study_table.c.study_id)).all())
-        ended = connection.execute(
-            sa.select(slot_table.c.study_id, slot_table.c.trial_number).where(
-                slot_table.c.state.in_(ENDED), slot_table.c.trial_number.is_not(None)
-            )
-        ).all()
-    numbers: dict[int, set[int]] = {}
-    for study_id, number in ended:
-        numbers.setdefault(study_id, set()).add(number)
+    numbers = {uid[:8]: ended for uid, ended in ended_trials(store).items()}
     here = store_here(store)  # a study of another store is not ours to judge
-    ids = {uid[:8]: study_id for uid, study_id in known.items()}
     for folder in folders:
-        study_id = ids.get(folder.name[-8:])
-        if study_id is not None:
-            for trial in folder.glob("trial-*"):
-                if int(trial.name[6:]) in numbers.get(study_id, ()):
-                    size = sum(map(bytes_under, checkpoint.last_paths(trial)))
-                    if size:
-                        yield Leftover("checkpoints", trial, size)
+        ended = numbers.get(folder.name[-8:])
+        if ended is not None:
+            for trial in (folder / trial_name(number) for number in sorted(ended)):
+                size = sum(map(bytes_under, checkpoint.last_paths(trial)))
+                if size:
+                    yield Leftover("checkpoints", trial, size)
         elif (folder / OF_STORE).read_text() == here and _age(folder) > QUIET_SECONDS:
             yield Leftover("studies", folder, bytes_under(folder))
 

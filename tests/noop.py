@@ -21,22 +21,38 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from search.database import optuna_writer
-from search.database.store import open_store
+from search.database.store import Store, open_store
 from search.database.tables import ENDED, slot_table
 from search.files.artifacts import Artifacts
+from search.samples.streets import write_streets
 from search.studies import reports, slots
 from search.studies.heartbeats import Registration
 from search.studies.owners import new_owner
 from search.studies.slots import Result, Slots
-from search.studies.study import Study, open_study
+from search.studies.study import Study, create_or_resume, open_study
 from search.work import confirming
 from search.work.kept_models import KeptModels
 from search.work.service import Service
 from search.work.supervision import Timing
 from search.work.watchers import Interrupt
 from spaces.space import Space
+from spaces.spec import StudySpec
 from tests.fake_child import FakeChild
 
+SOAK = """\
+name: soak
+task: segmentation
+data:
+  train: {{images: data/train/images, masks: data/train/masks}}
+  val: {{images: data/val/images, masks: data/val/masks}}
+  classes: data/classes.json
+space: {{train.epochs: {epochs}, optim.lr: {{low: 1e-4, high: 1e-2, log: true}}}}
+use_default_space: false
+use_starting_points: false
+sampler: random
+pruner: none
+confirm: none
+"""
 POINTS = (
     "entered",
     "before-first-look",
@@ -62,6 +78,13 @@ POINTS = (
     "after-give-back",
 )
 POINT = ""
+
+
+def noop_study(folder: Path, store: Store, trials: int, epochs: int) -> Study:
+    """Create the study `soak`; its data are there, and nobody decodes them."""
+    write_streets(folder / "data", train=2, val=1, size=(32, 32))
+    (folder / "study.yaml").write_text(SOAK.format(epochs=epochs))
+    return create_or_resume(store, StudySpec.load(folder / "study.yaml"), "f" * 64, trials)
 
 
 def crew(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from search.cli.options import ArtifactsOption, StoreOption
+from search.cli.options import ArtifactsOption, StoreOption, somebody_is_there
 from spaces.errors import InputError
 
 
@@ -34,7 +33,7 @@ def clean(
         if not found:
             typer.echo("nothing to remove")
             return
-        if not yes and not sys.stdin.isatty():
+        if not yes and not somebody_is_there():
             raise InputError("nothing was removed: without a terminal, clean needs --yes")
         if not yes and not typer.confirm("remove them?"):
             typer.echo("nothing was removed")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
-from search.cli.options import ArtifactsOption, StoreOption, StudyArgument, closing_store, console
+from search.cli.options import (
+    ArtifactsOption,
+    StoreOption,
+    StudyArgument,
+    closing_store,
+    console,
+    somebody_is_there,
+)
 from spaces.errors import InputError
 
 
@@ -68,8 +74,3 @@ def delete(
     for problem in left:
         typer.echo(f"could not be removed: {problem}", err=True)
     raise typer.Exit(1 if left else 0)
-
-
-def somebody_is_there() -> bool:
-    """Whether a question would be read by a person."""
-    return sys.stdin.isatty()

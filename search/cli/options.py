@@ -68,3 +68,8 @@ def known_task(task: str) -> None:
     if task not in TASKS:
         hint = did_you_mean(task, TASKS) or f"; known: {', '.join(TASKS)}"
         raise InputError(f"unknown task {task}{hint}")
+
+
+def somebody_is_there() -> bool:
+    """Whether a question would be read by a person."""
+    return sys.stdin.isatty()

@@ -37,8 +37,7 @@ VERSIONS = (models.VersionInfoModel.__table__.name, "alembic_version")  # of Opt
 
 def optuna_tables() -> list[sa.Table]:
     """Optuna's tables but for VERSIONS, each before those that refer to it."""
-    tables = models.BaseModel.metadata.sorted_tables
-    return [table for table in tables if table.name not in VERSIONS]
+    return [table for table in OPTUNAS.sorted_tables if table.name not in VERSIONS]
 
 
 # ---------------------------------------------------------------- stored forms

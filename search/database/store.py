@@ -27,6 +27,7 @@ from search.database.optuna_private import STUDY_SYSTEM_ATTRS, cached, study_att
 from search.database.optuna_reader import BulkStorage
 from search.database.tables import begin_immediate, seconds_now, study_table
 from search.database.url import (
+    STORE,
     STORE_FORM,
     drivers_words,
     engine_options,
@@ -205,7 +206,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    named = url or os.environ.get("SEGTUNE_STORE")
+    named = url or os.environ.get(STORE)
     server = None
     if named:
         full, shown = parse_store_url(named)
@@ -232,7 +233,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
 
 def has_store(url: str | None) -> bool:
     """Whether a store is named, or the embedded Postgres was ever started in $SEGTUNE_HOME."""
-    return bool(url or os.environ.get("SEGTUNE_STORE")) or (home() / "postgres").is_dir()
+    return bool(url or os.environ.get(STORE)) or (home() / "postgres").is_dir()
 
 
 def _engine(url: str, shown: str) -> sa.Engine:

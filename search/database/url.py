@@ -60,9 +60,8 @@ def parse_store_url(url: str) -> tuple[str, str]:
     if rest.count("@") > 1:
         raise InputError("the store URL holds more than one @; write @ as %40 in the password")
     host, _, port = re.split("[/?]", rest.rpartition("@")[2])[0].rpartition(":")
-    if (
-        host and not re.fullmatch("[0-9]{1,5}", port) and not port.endswith("]")
-    ):  # not shown: it may be a password
+    is_port = re.fullmatch("[0-9]{1,5}", port) or port.endswith("]")
+    if host and not is_port:  # not shown: it may be a password
         raise InputError(
             f"the port of the store URL must be a number below 65536, as in {STORE_FORM}"
         )

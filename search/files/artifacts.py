@@ -54,7 +54,7 @@ class Artifacts:
 
     def key(self, study: Study, number: int) -> str:
         """What a trial's files are under, in folder and bucket."""
-        return f"{study.spec.name}-{study.uid[:8]}/trial-{number:04d}"
+        return f"{study.spec.name}-{study.uid[:8]}/{trial_name(number)}"
 
     @property
     def shown(self) -> ShownFiles:
@@ -62,6 +62,11 @@ class Artifacts:
         if self.bucket is not None:
             return BucketFiles(self.bucket)
         return FolderFiles(inside(self.folder, FOLDER))
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial's folder in its study's."""
+    return f"trial-{number:04d}"
 
 
 def store_here(store: Store) -> str:

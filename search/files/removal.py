@@ -12,6 +12,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.files.artifacts import Artifacts
 from search.files.shown import OF_STUDY, OF_TRIALS
+from search.files.sizes import bytes_under
 from search.studies.study import Study
 from spaces.errors import InputError
 
@@ -22,11 +23,7 @@ def files_size(artifacts: Artifacts, study: Study) -> int:
         return 0
     if artifacts.bucket is not None:
         return artifacts.bucket.size(f"{key}/")
-    total = 0
-    for path in (artifacts.folder / key).rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a worker has removed it meanwhile
-            total += path.lstat().st_size if not path.is_dir() else 0
-    return total
+    return bytes_under(artifacts.folder / key)
 
 
 def shown_files(study: Study) -> list[str]:

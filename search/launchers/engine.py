@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from search.database.url import STORE
 from search.files.artifacts import Artifacts
 from search.studies.heartbeats import JOB
 from spaces.errors import InputError
@@ -56,7 +57,7 @@ class Order:
         passed = ("SEGTUNE_", "AWS_", "WANDB_", "MLFLOW_", "HF_", "PG")
         found = {name: value for name, value in os.environ.items() if name.startswith(passed)}
         if self.store is not None:
-            found["SEGTUNE_STORE"] = self.store
+            found[STORE] = self.store
         if self.options.on != "local":
             found.setdefault(ASKED, "cuda" if self.options.gpus else "cpu")
             if 0 < self.options.gpus < 1:

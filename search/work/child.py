@@ -37,6 +37,7 @@ from trainers.tasks import Data
 from trainers.train import TrialResult
 
 LOG = "trial.log"
+LOCK = "lock"  # in a trial's folder, held by its process
 ALIVE_SECONDS = 30.0
 
 
@@ -225,7 +226,7 @@ def _main(
     with contextlib.ExitStack() as held:
         try:
             log_to(workdir / LOG)
-            lock = held.enter_context(open(workdir / "lock", "w", opener=no_link))
+            lock = held.enter_context(open(workdir / LOCK, "w", opener=no_link))
         except InputError as error:
             pipe.send(Failed(unfit=False, message=str(error)))
             return
