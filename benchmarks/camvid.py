@@ -7,16 +7,14 @@ Runs in a temporary SEGTUNE_HOME; about a quarter of an hour on two cores.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
+from benchmarks.home import own_home
 from benchmarks.study import run_example, show
 
 
 def main() -> None:
     """Run the study and print one line a figure."""
-    with tempfile.TemporaryDirectory() as folder:
-        show(run_example("camvid", Path(folder)))
+    with own_home() as folder:
+        show(run_example("camvid", folder))
 
 
 if __name__ == "__main__":

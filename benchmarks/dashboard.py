@@ -9,13 +9,12 @@ are in the store, written by the workers' own code.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.home import own_home
 from benchmarks.report import heading, parser, publish, spread, table
 
 SPEC = """\
@@ -38,14 +37,13 @@ def main() -> None:
     command.add_argument("--trials", type=int, default=3000)
     command.add_argument("--epochs", type=int, default=100)
     given = command.parse_args()
-    with tempfile.TemporaryDirectory(prefix="segtune-dashboard-") as folder:
-        text = report(measure(Path(folder), given.trials, given.epochs), given.trials, given.epochs)
+    with own_home() as folder:
+        text = report(measure(folder, given.trials, given.epochs), given.trials, given.epochs)
     publish(text, given.to)
 
 
 def measure(folder: Path, trials: int, epochs: int) -> dict[str, dict[str, list[float]]]:
     """Return {who: {first: [seconds, bytes], refresh: seconds, refresh_bytes: bytes}}."""
-    os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from optuna.storages import RDBStorage, get_storage
     from optuna_dashboard import wsgi
 

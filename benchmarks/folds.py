@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.home import own_home
 from benchmarks.report import called, heading, parser, publish, table
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
@@ -61,9 +61,7 @@ def main() -> None:
     given.add_argument("--record", type=Path, help="train all folds, and write their values here")
     given.add_argument("--trials", type=int, default=TRIALS)
     options = given.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.environ["SEGTUNE_HOME"] = f"{folder}/home"
+    with own_home() as folder:
         source = write_images(folder)
         text = STUDY.format(folder=folder, folds=FOLDS, epochs=EPOCHS, trials=options.trials)
         if options.record is not None:

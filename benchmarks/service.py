@@ -12,10 +12,10 @@ import argparse
 import datetime
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.home import own_home
 from tests.noop import crew, noop_study
 from tests.waiting import Running
 
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--to", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="segtune-soak-") as folder:
-        text = report(*soak(Path(folder), given.trials, given.workers), given.workers)
+    with own_home() as folder:
+        text = report(*soak(folder, given.trials, given.workers), given.workers)
     print(text)
     if given.to is not None:
         given.to.write_text(text)
@@ -38,7 +38,6 @@ def main() -> None:
 
 def soak(folder: Path, trials: int, workers: int) -> tuple[list[float], list[list[int]]]:
     """Return when each trial ended, in seconds, and each sample of the workers' memory in KiB."""
-    os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from search.database.store import open_store
 
     store = open_store()

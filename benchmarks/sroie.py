@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
+from benchmarks.home import own_home
 from benchmarks.study import run_example, show
 
 
@@ -22,8 +22,8 @@ def main() -> None:
     to: Path | None = parser.parse_args().to
     if to is not None and to.exists():
         parser.error(f"--to {to} exists; name a new folder")
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = run_example("sroie", Path(folder))
+    with own_home() as folder:
+        outcome = run_example("sroie", folder)
         show(outcome)
         detection = outcome.evaluated.detection
         assert detection is not None

@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.home import own_home
 from benchmarks.report import heading, parser, publish, spread, table
 
 SEGTUNE = str(Path(sys.executable).with_name("segtune"))
@@ -52,9 +52,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--trials", type=int, default=8)
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="segtune-start-") as name:
-        folder = Path(name)
-        os.environ["SEGTUNE_HOME"] = str(folder / "home")
+    with own_home() as folder:
         from search.database.store import open_store
         from search.samples.streets import write_streets
 
@@ -91,7 +89,7 @@ def _help_seconds(runs: int) -> list[float]:
 
 def _start_seconds(folder: Path, trials: int) -> list[float]:
     """Wall time until each trial has taken one step; told to stop, it ends there."""
-    from search.work.child import Alive, Done, TrialProcess
+    from search.work.child import Alive, Done, Resumed, TrialProcess
 
     data, config = _data_and_config(folder)
     seconds = []
@@ -100,6 +98,8 @@ def _start_seconds(folder: Path, trials: int) -> list[float]:
         child = TrialProcess(config, data, folder / f"trial-{number}", {})
         child.stop("started")
         message = child.receive(60)
+        while isinstance(message, Resumed):  # it begins; its first step follows
+            message = child.receive(60)
         seconds.append(time.perf_counter() - began)
         assert isinstance(message, Alive), message
         while not isinstance(message, Done):

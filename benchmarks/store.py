@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import statistics
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.home import own_home
 from benchmarks.report import heading, parser, publish, spread, table
 
 if TYPE_CHECKING:
@@ -54,14 +53,13 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=15)
     options.add_argument("--finished", type=int, nargs=2, default=(1000, 10_000))
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="segtune-store-") as folder:
-        os.environ["SEGTUNE_HOME"] = folder
+    with own_home() as folder:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        whole, refresh = whole_trials(Path(folder), given.pairs)
-        look = looks(Path(folder))
-        verdicts = report_and_verdict(Path(folder), given.finished, given.pairs)
+        whole, refresh = whole_trials(folder, given.pairs)
+        look = looks(folder)
+        verdicts = report_and_verdict(folder, given.finished, given.pairs)
     publish(report(given, whole, refresh, look, verdicts), given.to)
 
 

@@ -29,8 +29,7 @@ class Outcome:
 
 
 def run_example(name: str, folder: Path) -> Outcome:
-    """Launch examples/<name>.yaml with SEGTUNE_HOME = folder/home; export to folder/best."""
-    os.environ["SEGTUNE_HOME"] = str(folder / "home")
+    """Launch examples/<name>.yaml in the home that there is; export to folder/best."""
     from rich.console import Console
 
     from search.database.store import open_store

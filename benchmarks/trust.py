@@ -11,7 +11,6 @@ seen; the mean of those counts as what a config is worth.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from benchmarks.home import own_home
 from benchmarks.report import called, heading, parser, publish, table
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -74,8 +74,8 @@ def main() -> None:
     found = []
     for data in SPACES if options.only is None else (options.only,):
         for number in range(STUDIES):
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(study(data, number, Path(folder)))
+            with own_home() as folder:
+                found.append(study(data, number, folder))
             print(json.dumps(found[-1]), flush=True)
             if options.record is not None:
                 with options.record.open("a") as record:
@@ -85,7 +85,6 @@ def main() -> None:
 
 def study(data: str, number: int, folder: Path) -> dict[str, Any]:
     """Launch one study, and run the configs that are compared on the further seeds."""
-    os.environ["SEGTUNE_HOME"] = str(folder / "home")
     from search.database.store import open_store
     from search.files.artifacts import Artifacts
     from search.findings.answer import answer_of

@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import random
 import statistics
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.home import own_home
 from benchmarks.report import called, heading, parser, publish, spread, table
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def main() -> None:
         help="a server on this machine, instead of the embedded one; its password in $PGPASSWORD",
     )
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="segtune-workers-") as folder:
-        os.environ["SEGTUNE_HOME"] = folder
+    with own_home() as folder:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
