@@ -44,6 +44,7 @@ use_default_space: false
 use_starting_points: false
 budget: {{trials: {trials}}}
 pruner: none
+confirm: none
 """
 
 

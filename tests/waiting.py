@@ -216,6 +216,8 @@ def _forked(
     """In the forked process."""
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup make test` ignores
+    # and which the fork server does not hear, where a test's supervisor has started it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
