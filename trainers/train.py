@@ -223,7 +223,6 @@ class _Run:
     ) -> None:
         self.config, self.data, self.workdir = config, data, workdir
         self.on_epoch = on_epoch
-        self._writer = ThreadPoolExecutor(1)
         self._writing: Future[EpochReport] | None = None
         self._on_host: nn.Module | None = None  # beside a GPU: a network to write weights from
         workdir.mkdir(parents=True, exist_ok=True)
@@ -356,9 +355,10 @@ class _Run:
         epoch = self.epoch + 1
         self.deliver()  # one epoch is written at a time
         state = Snapshot(self._state())
-        saved = self._writer.submit(
-            lambda: checkpoint.save_state(self.workdir, epoch, state.wait())
-        )
+        # of this epoch alone: beside an idle thread that has used OpenMP before, libgomp counts more
+        # threads than cores and no longer spins, which takes a CPU's training 1.2 times as long
+        writer = ThreadPoolExecutor(1)
+        saved = writer.submit(lambda: checkpoint.save_state(self.workdir, epoch, state.wait()))
         scores, loss, images = self.task.validate(self.validated)
         report = EpochReport(
             epoch=epoch,
@@ -397,7 +397,8 @@ class _Run:
             checkpoint.commit(self.workdir, epoch, best.epoch, digest, facts)
             return report
 
-        self._writing = self._writer.submit(write)
+        self._writing = writer.submit(write)
+        writer.shutdown(wait=False)
         if self.device.type == "cpu":
             self.deliver()
         return report
