@@ -355,8 +355,8 @@ class _Run:
         epoch = self.epoch + 1
         self.deliver()  # one epoch is written at a time
         state = Snapshot(self._state())
-        # of this epoch alone: beside an idle thread that has used OpenMP before, libgomp counts more
-        # threads than cores and no longer spins, which takes a CPU's training 1.2 times as long
+        # of this epoch alone: beside an idle thread that has used OpenMP, libgomp counts more
+        # threads than cores and no longer spins: a CPU's training takes 1.2 times as long then
         writer = ThreadPoolExecutor(1)
         saved = writer.submit(lambda: checkpoint.save_state(self.workdir, epoch, state.wait()))
         scores, loss, images = self.task.validate(self.validated)
