@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.report import heading, parser, publish, spread, table
 from benchmarks.text import load_export
-from trainers.dbnet.decode import Candidates
+from spaces.text_detection import TextDetectionConfig
+from trainers.dbnet.decode import Candidates, Detections
 from trainers.dbnet.score import Scores, sweep
-from trainers.text_detection import PageOutput
 
 Row = tuple[str, Scores, list[float]]
 
@@ -33,25 +33,23 @@ def main() -> None:
 
 def ours(folder: Path) -> Row:
     """Our detector at its exported settings."""
-    import torch
+    from trainers.predict import Predictor
 
-    task, model, data = load_export(folder)
-    decode = task.config.decode
+    _, _, data = load_export(folder)
+    predictor = Predictor(folder)
     found, seconds = [], []
     for page in data.split("val"):
-        image, truth = data.image(page), data.truth(page)
+        image = data.image(page)
         began = time.perf_counter()
-        with torch.no_grad():
-            logits, (height, width), scale = task.logits(model, image)
-        probability = logits[0, 0, :height, :width].sigmoid().cpu().numpy()
-        size = (image.shape[0], image.shape[1])
-        output = PageOutput(page, truth, size, scale, probability)
-        boxes = task.found(output, [decode.unclip_ratio], decode.thresh)
+        (boxes,) = predictor.predict([image])
         seconds.append(time.perf_counter() - began)
-        found.append((boxes, truth))
-    name = f"segtune: {task.config.model.encoder} + {task.config.model.decoder} from scratch"
-    name += f", {task.config.data.resolution} px, box_thresh {decode.box_thresh:g}"
-    return name, sweep(found, [decode.box_thresh]).at(0, 0), seconds
+        assert isinstance(boxes, Detections)
+        found.append((_candidates(boxes), data.truth(page)))
+    config = predictor.config
+    assert isinstance(config, TextDetectionConfig)
+    name = f"segtune: {config.model.encoder} + {config.model.decoder} from scratch"
+    name += f", {config.data.resolution} px, box_thresh {config.decode.box_thresh:g}"
+    return name, sweep(found, [0.0]).at(0, 0), seconds
 
 
 def peer(folder: Path) -> Row:
@@ -66,15 +64,15 @@ def peer(folder: Path) -> Row:
         began = time.perf_counter()
         result, _ = engine(image, use_det=True, use_cls=False, use_rec=False)
         seconds.append(time.perf_counter() - began)
-        boxes = np.array(result or [], np.float64).reshape(1, -1, 4, 2)
-        count = boxes.shape[1]
-        found.append(
-            (
-                Candidates(np.ones(count), boxes, np.ones((1, count), bool), (1.0,), False),
-                data.truth(page),
-            )
-        )
+        boxes = np.array(result or [], np.float64).reshape(-1, 4, 2)
+        found.append((_candidates(Detections(boxes, np.ones(len(boxes)))), data.truth(page)))
     return "rapidocr-onnxruntime 1.4.4 (PP-OCRv4)", sweep(found, [0.0]).at(0, 0), seconds
+
+
+def _candidates(found: Detections) -> Candidates:
+    """Boxes that were chosen already, as the score takes them."""
+    kept = np.ones((1, len(found.boxes)), bool)
+    return Candidates(found.scores, found.boxes[None], kept, (1.0,), False)
 
 
 def report(rows: list[Row]) -> str:

@@ -269,10 +269,15 @@ def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
 def decode_image(path: str, max_pixels: int) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 RGB; raises InputError for a broken or oversized file."""
     with _decoded(path, max_pixels) as image:
-        if image.mode.startswith("I;16") or image.mode == "I":
-            return _by_bands(image, lambda band, _: _grey(band))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _by_bands(image, lambda band, _: np.asarray(band.convert("RGB")))
+        return rgb(image)
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+    """Return an image of any mode as (H, W, 3) uint8; it is turned itself as its EXIF says."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _by_bands(image, lambda band, _: _grey(band))
+    ImageOps.exif_transpose(image, in_place=True)
+    return _by_bands(image, lambda band, _: np.asarray(band.convert("RGB")))
 
 
 def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:

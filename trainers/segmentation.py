@@ -215,22 +215,14 @@ class SegmentationTask:
         for indices, (images, masks, originals) in zip(
             batches, samples.batches(batches), strict=True
         ):
-            yield indices, self._logits(model, images), masks.long(), originals
+            logits = network_logits(model, images, self.config, self.device, self.precision)
+            yield indices, logits, masks.long(), originals
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
         assert scores.per_class is not None
         pairs = zip(scores.per_class, self.data.counts, strict=True)
         return [iou if count else math.nan for iou, count in pairs]
-
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits in fp32."""
-        batch = normalise(images, self.device, self.memory_format)
-        logits = self.run(model, batch).float()
-        if self.config.decode.tta == "hflip":
-            mirrored = self.run(model, batch.flip(3)).float().flip(3)
-            logits = (logits + mirrored) / 2
-        return logits
 
     def _split(self, name: str) -> Samples:
         if name not in self._opened:
@@ -244,6 +236,26 @@ class SegmentationTask:
         if sweep is None:
             return [self.config.decode.threshold]
         return sweep.values()
+
+
+def network_logits(
+    model: nn.Module,
+    images: Tensor,
+    config: SegmentationConfig,
+    device: torch.device,
+    precision: str,
+) -> Tensor:
+    """Logits (B, C, H, W) fp32 of images (B, 3, H, W) in 0..255 at network size."""
+
+    def run(batch: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return forward(model, batch).float()
+
+    batch = normalise(images, device, layout(config.train))
+    logits = run(batch)
+    if config.decode.tta == "hflip":
+        logits = (logits + run(batch.flip(3)).flip(3)) / 2
+    return logits
 
 
 def at_original_size(

@@ -174,9 +174,7 @@ class TextDetectionTask:
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W), probability and threshold, under autocast."""
-        with autocast(self.device, self.precision):
-            probability, threshold = model(images)
-        return torch.cat([probability, threshold], dim=1)
+        return _stacked(model, images, self.device, self.precision)
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split in image coordinates: one forward pass, every free setting swept.
@@ -232,7 +230,9 @@ class TextDetectionTask:
         for index, page in enumerate(self.data.split(split)):
             truth = self.data.truth(page)
             kept, (x_scale, y_scale) = pages.page(index)
-            logits, (height, width), (x_rest, y_rest) = self.logits(model, kept)
+            logits, (height, width), (x_rest, y_rest) = page_logits(
+                model, kept, self.config, self.device, self.precision
+            )
             scale = (x_scale * x_rest, y_scale * y_rest)
             polygons = [polygon / scale for polygon in truth.polygons]
             maps = make_targets(polygons, truth.ignore, (height, width))
@@ -247,21 +247,6 @@ class TextDetectionTask:
                 yield _arrived(*ahead.popleft())
         while ahead:
             yield _arrived(*ahead.popleft())
-
-    def logits(
-        self, model: nn.Module, image: np.ndarray
-    ) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
-        """Run the network on one image (H, W, 3) uint8.
-
-        Returns:
-            Logits (1, 2, h + padding, w + padding) fp32; (h, w); image pixels a network pixel.
-        """
-        resized, scale = resize_page(image, self.config.data.resolution)
-        height, width = resized.shape[:2]
-        page = torch.from_numpy(resized).permute(2, 0, 1)[None]
-        page = F.pad(page, (0, -width % STRIDE, 0, -height % STRIDE))
-        batch = normalise(page, self.device, self.memory_format)
-        return self.run(model, batch).float(), (height, width), scale
 
     def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
         """Candidates of a page, before any box_thresh."""
@@ -333,6 +318,32 @@ class TextDetectionTask:
             name: self.free[name].values() if name in self.free else [fixed[name]]
             for name in DECODE
         }
+
+
+def page_logits(
+    model: nn.Module,
+    image: np.ndarray,
+    config: TextDetectionConfig,
+    device: torch.device,
+    precision: str,
+) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
+    """Run the network on one image (H, W, 3) uint8.
+
+    Returns:
+        Logits (1, 2, h + padding, w + padding) fp32; (h, w); image pixels a network pixel.
+    """
+    resized, scale = resize_page(image, config.data.resolution)
+    height, width = resized.shape[:2]
+    page = torch.from_numpy(resized).permute(2, 0, 1)[None]
+    page = F.pad(page, (0, -width % STRIDE, 0, -height % STRIDE))
+    batch = normalise(page, device, layout(config.train))
+    return _stacked(model, batch, device, precision).float(), (height, width), scale
+
+
+def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: str) -> Tensor:
+    with autocast(device, precision):
+        probability, threshold = model(images)
+    return torch.cat([probability, threshold], dim=1)
 
 
 def build_dbnet(config: TextModelConfig) -> DBNet:

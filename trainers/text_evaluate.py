@@ -105,7 +105,7 @@ def overlay(image: np.ndarray, output: PageOutput, found: Detections, caption: s
         (f"ground truth: {len(hit_truths)} of {int(met.truth_counts.sum())} found", truth),
         (f"detections: {len(hit_boxes)} of {int(met.detection_counts.sum())} right", boxes),
     ]
-    drawn = [(title, _outlined(image, shapes)) for title, shapes in panels]
+    drawn = [(title, outlined(image, shapes)) for title, shapes in panels]
     return sheet(drawn, caption, [FOUND, MISSED, FALSE, DONT_CARE])
 
 
@@ -115,7 +115,7 @@ def _colour(counts: bool, hit: bool, otherwise: tuple[str, Colour]) -> Colour:
     return FOUND[1] if hit else otherwise[1]
 
 
-def _outlined(image: np.ndarray, shapes: list[tuple[np.ndarray, Colour]]) -> Image.Image:
+def outlined(image: np.ndarray, shapes: list[tuple[np.ndarray, Colour]]) -> Image.Image:
     """The page, paler, with outlines; no larger than MAX_SIDE."""
     picture = Image.fromarray((image * 0.6 + 255 * 0.4).astype(np.uint8))
     scale = min(1.0, MAX_SIDE / max(picture.size))

@@ -1,0 +1,226 @@
+"""An exported model at work on images that nobody has labelled: masks, or boxes of text.
+
+An image is read, resized and decoded as validation does it, so that scores made of predictions are
+those of `evaluate`. Where an export has the models of folds, the mean of their probabilities counts
+(Lakshminarayanan et al. 2017, section 2.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from spaces.config import SegmentationConfig, TrialConfig
+from spaces.data import SegmentationDataSpec
+from spaces.errors import InputError
+from spaces.paths import MODEL, MODELS
+from spaces.spec import load_run_config
+from spaces.text_detection import TextDetectionConfig
+from trainers.batches import layout
+from trainers.cache import resize_image
+from trainers.checkpoint import load_model
+from trainers.data import decode_image, rgb
+from trainers.dbnet.decode import Detections, decode
+from trainers.folds import fold_models
+from trainers.memory import free_memory, is_out_of_memory
+from trainers.precision import device_to_score_on, resolve_precision
+from trainers.segmentation import SCORE_ELEMENTS, VAL_BATCH, class_map, network_logits, resize
+from trainers.text_augment import resize_page
+from trainers.text_detection import page_logits
+from trainers.text_evaluate import load_dbnet
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+Prediction = NDArray[np.uint8] | Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as the network takes it."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3) RGB: of segmentation at network size, of text no side above data.resolution."""
+    size: tuple[int, int]
+    """(H, W) of the image itself."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Image pixels a pixel, (x, y)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a model says of an image.
+
+    Attributes:
+        prediction: a mask (H, W) uint8 of class indices in the order of `data.classes` (0 and 1 of
+            a binary task), or the boxes of text.
+        probabilities: float16, where they were asked for: of segmentation (K, H, W) for K classes,
+            (H, W) of a binary task; of text (h, w) at network size.
+    """
+
+    prediction: Prediction
+    probabilities: NDArray[np.float16] | None = None
+
+
+class Predictor:
+    """The model of an exported folder, on the GPU where there is one.
+
+    Attributes:
+        config: the trial's effective config, with its decode settings.
+        data: the description of the data set that it was trained on.
+
+    Raises:
+        InputError: the folder is no whole export, or the config cannot run on this machine.
+    """
+
+    def __init__(self, folder: str | Path, config: TrialConfig | None = None) -> None:
+        """Load it.
+
+        Args:
+            folder: what `segtune export` or `segtune train` has written.
+            config: in place of the exported one, such as with other decode settings.
+        """
+        folder = Path(folder)
+        self.data, exported = load_run_config(folder / "config.yaml")
+        self.config = config or exported
+        models = folder / MODELS if (folder / MODELS).is_dir() else folder / MODEL
+        self.device, self.precision = device_to_score_on(self.config.train.precision)
+        text = isinstance(self.config, TextDetectionConfig)
+        load: Callable[[Path], nn.Module] = load_dbnet if text else load_model
+        for model in fold_models(models):
+            if not model.is_dir():  # a name would be looked up on a hub
+                raise InputError(f"{folder} has no {model.name}/; give a folder that export wrote")
+        self.models = [load(model).eval() for model in fold_models(models)]
+        self._to_device()
+        self.batch = 1 if text else VAL_BATCH
+        self._elements = SCORE_ELEMENTS
+        self.binary = isinstance(self.data, SegmentationDataSpec) and self.data.binary
+
+    def predict(self, images: Sequence[Picture]) -> list[Prediction]:
+        """Return a mask (H, W), or the boxes of text, of each image at its own size.
+
+        Args:
+            images: paths, PIL images, or arrays (H, W, 3) uint8 of RGB.
+
+        Raises:
+            InputError: a file cannot be read.
+            ValueError: an array has another shape or type.
+        """
+        prepared = (self.prepare(image) for image in images)
+        return [found.prediction for found in self.run(list(prepared))]
+
+    def prepare(self, image: Picture) -> Prepared:
+        """Read and resize an image; threads may do so side by side."""
+        if isinstance(image, Image.Image):
+            pixels = rgb(image.copy())
+        elif isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ValueError(
+                    "an image must be (H, W, 3) uint8 in RGB, but this array is "
+                    f"{image.shape} {image.dtype}"
+                )
+            pixels = image
+        else:
+            pixels = decode_image(str(image), self.data.max_pixels)
+        size = (pixels.shape[0], pixels.shape[1])
+        if isinstance(self.config, SegmentationConfig):
+            return Prepared(resize_image(pixels, self.config.data.size), size)
+        assert isinstance(self.config, TextDetectionConfig)
+        if max(size) <= self.config.data.resolution:
+            return Prepared(pixels, size)
+        resized, scale = resize_page(pixels, self.config.data.resolution)
+        return Prepared(resized, size, scale)
+
+    @torch.no_grad()
+    def run(self, images: Sequence[Prepared], *, probabilities: bool = False) -> list[Found]:
+        """Run the network and decode what it says; where memory runs out, with less at once."""
+        found: list[Found] = []
+        while len(found) < len(images):
+            part = images[len(found) : len(found) + self.batch]
+            try:
+                found += list(self._run(part, probabilities))
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._take_less():
+                    raise
+            free_memory()
+        return found
+
+    def _run(self, images: Sequence[Prepared], probabilities: bool) -> Iterator[Found]:
+        """Yield what is found in each image."""
+        config = self.config
+        if isinstance(config, TextDetectionConfig):
+            for image in images:
+                yield self._text(image, config, probabilities)
+            return
+        assert isinstance(config, SegmentationConfig)
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2)
+        logits = _mean(
+            [
+                network_logits(model, pixels, config, self.device, self.precision)
+                for model in self.models
+            ],
+            binary=self.binary,
+        )
+        for image, one in zip(images, logits, strict=True):
+            yield self._mask(one[None], torch.Size(image.size), config, probabilities)
+
+    def _mask(
+        self, logits: Tensor, size: torch.Size, config: SegmentationConfig, probabilities: bool
+    ) -> Found:
+        """Of logits (1, C, h, w) at network size."""
+        if self.binary:
+            foreground = resize(logits, size)[0, 0].sigmoid()
+            mask = (foreground >= config.decode.threshold).byte()
+            kept = foreground if probabilities else None
+        else:
+            mask = class_map(logits, size, self._elements)[0].byte()
+            kept = resize(logits, size)[0].softmax(0) if probabilities else None
+        return Found(mask.cpu().numpy(), None if kept is None else kept.half().cpu().numpy())
+
+    def _text(self, image: Prepared, config: TextDetectionConfig, probabilities: bool) -> Found:
+        maps = []
+        for model in self.models:
+            logits, (height, width), rest = page_logits(
+                model, image.pixels, config, self.device, self.precision
+            )
+            maps.append(logits[0, 0, :height, :width].sigmoid())
+        probability = torch.stack(maps).mean(dim=0).cpu().numpy()
+        scale = (image.scale[0] * rest[0], image.scale[1] * rest[1])
+        boxes = decode(probability, image.size, scale, **config.decode.model_dump())
+        return Found(boxes, probability.astype(np.float16) if probabilities else None)
+
+    def _take_less(self) -> bool:
+        """Make the next try need less memory; False where nothing is left to give up."""
+        if self.batch > 1:
+            self.batch //= 2
+        elif self._elements > 1:
+            self._elements = 1  # one class of one image at a time
+        elif self.device.type == "cuda":
+            print("out of memory on the GPU with one image: the CPU predicts from now on")
+            self.device = torch.device("cpu")
+            self.precision = resolve_precision("auto", self.device)
+            self._to_device()
+        else:
+            return False
+        return True
+
+    def _to_device(self) -> None:
+        memory_format = layout(self.config.train)
+        self.models = [
+            model.to(self.device).to(memory_format=memory_format) for model in self.models
+        ]
+
+
+def _mean(logits: Sequence[Tensor], *, binary: bool) -> Tensor:
+    """Logits (B, C, H, W) of the mean probability of several networks; of one its own."""
+    if len(logits) == 1:
+        return logits[0]
+    if binary:
+        return torch.stack([one.sigmoid() for one in logits]).mean(dim=0).logit(eps=1e-7)
+    return torch.stack([one.log_softmax(dim=1) for one in logits]).logsumexp(dim=0)
