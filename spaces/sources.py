@@ -22,12 +22,18 @@ _IS_FOLDER = {"images": True, "masks": True, "list": False}
 _IN_NO_NAME = set(':=<>{}[]|\\"`$@#!*^~')
 
 
-def resolve_paths(data: dict[str, Any], document: Document, folder: Path) -> None:
-    """Make the data set's paths absolute (relative to the study file) and read a class file."""
+def resolve_paths(
+    data: dict[str, Any], document: Document, folder: Path, *, splits: bool = True
+) -> None:
+    """Make the data set's paths absolute (relative to the study file) and read a class file.
+
+    Args:
+        splits: whether those of images, masks and labels, too; then they must exist.
+    """
     section = data.get("data")
     if not isinstance(section, dict):
         return
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test") if splits else ():
         paths = section.get(split)
         for key in (*_IS_FOLDER, "labels"):  # labels may be either
             if isinstance(paths, dict) and isinstance(paths.get(key), str):

@@ -266,8 +266,11 @@ def check_study_name(name: str) -> None:
         )
 
 
-def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
+def load_run_config(path: Path, *, splits: bool = True) -> tuple[AnyDataSpec, TrialConfig]:
     """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
+
+    Args:
+        splits: whether the images that it was trained on will be read; else they may be gone.
 
     Raises:
         InputError: with file and line.
@@ -284,7 +287,7 @@ def load_run_config(path: Path) -> tuple[AnyDataSpec, TrialConfig]:
         if key not in data:
             raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
     task = TASKS[_task(data, document)]
-    resolve_paths(data, document, path.resolve().parent)
+    resolve_paths(data, document, path.resolve().parent, splits=splits)
     try:
         data_spec = task.data.model_validate(data["data"])
     except ValidationError as error:

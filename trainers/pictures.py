@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, ...]
+MAX_SIDE = 1600  # px, of a panel
 
 
 def sheet(
@@ -64,3 +65,35 @@ def best_and_worst(values: Sequence[float], count: int) -> dict[str, int]:
     count = min(count, len(order) // 2 or 1)
     chosen = {f"best-{rank + 1}": order[rank] for rank in range(count)}
     return chosen | {f"worst-{rank + 1}": order[-1 - rank] for rank in range(count)}
+
+
+def painted(
+    image: np.ndarray,
+    mask: np.ndarray,
+    names: Sequence[str],
+    caption: str,
+    colours: Sequence[Colour] | None = None,
+) -> Image.Image:
+    """Return an image with its predicted classes over it, and a legend of those that are there.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; larger ones are shrunk to MAX_SIDE.
+        mask: (H, W) uint8, indices of `names`.
+        colours: RGB of each class; of a binary task of the foreground alone.
+    """
+    if colours is None:
+        chosen = palette(len(names))
+    else:
+        chosen = np.array([*[(0, 0, 0)] * (len(names) - len(colours)), *colours], np.uint8)
+    size = shown_size((image.shape[0], image.shape[1]))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    classes = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    panel = (0.45 * small + 0.55 * chosen[classes]).astype(np.uint8)
+    legend = [(names[c], tuple(int(v) for v in chosen[c])) for c in np.unique(mask)]
+    return sheet([("prediction", Image.fromarray(panel))], caption, legend)
+
+
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of an image -> (width, height) of its picture, no side above MAX_SIDE."""
+    scale = min(1.0, MAX_SIDE / max(size))
+    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))

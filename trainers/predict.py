@@ -86,7 +86,7 @@ class Predictor:
             config: in place of the exported one, such as with other decode settings.
         """
         folder = Path(folder)
-        self.data, exported = load_run_config(folder / "config.yaml")
+        self.data, exported = load_run_config(folder / "config.yaml", splits=False)
         self.config = config or exported
         models = folder / MODELS if (folder / MODELS).is_dir() else folder / MODEL
         self.device, self.precision = device_to_score_on(self.config.train.precision)

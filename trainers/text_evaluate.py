@@ -16,7 +16,7 @@ from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import match
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
-from trainers.pictures import Colour, best_and_worst, picture_folder, sheet
+from trainers.pictures import MAX_SIDE, Colour, best_and_worst, picture_folder, sheet, shown_size
 from trainers.precision import device_to_score_on
 from trainers.text_data import TextData
 from trainers.text_detection import PageOutput, TextDetectionTask
@@ -27,7 +27,6 @@ FOUND, MISSED, FALSE, DONT_CARE = (
     ("false alarm", (235, 130, 0)),
     ("don't care", (120, 120, 120)),
 )
-MAX_SIDE = 1600  # px, of a page in a picture
 
 
 def evaluate_text(
@@ -105,8 +104,14 @@ def overlay(image: np.ndarray, output: PageOutput, found: Detections, caption: s
         (f"ground truth: {len(hit_truths)} of {int(met.truth_counts.sum())} found", truth),
         (f"detections: {len(hit_boxes)} of {int(met.detection_counts.sum())} right", boxes),
     ]
-    drawn = [(title, outlined(image, shapes)) for title, shapes in panels]
+    drawn = [(title, _outlined(image, shapes)) for title, shapes in panels]
     return sheet(drawn, caption, [FOUND, MISSED, FALSE, DONT_CARE])
+
+
+def painted_boxes(image: np.ndarray, found: Detections, caption: str) -> Image.Image:
+    """Return a page with what was found on it."""
+    page = _outlined(image, [(box, FOUND[1]) for box in found.boxes])
+    return sheet([(f"{len(found.boxes)} boxes", page)], caption, [])
 
 
 def _colour(counts: bool, hit: bool, otherwise: tuple[str, Colour]) -> Colour:
@@ -115,13 +120,12 @@ def _colour(counts: bool, hit: bool, otherwise: tuple[str, Colour]) -> Colour:
     return FOUND[1] if hit else otherwise[1]
 
 
-def outlined(image: np.ndarray, shapes: list[tuple[np.ndarray, Colour]]) -> Image.Image:
+def _outlined(image: np.ndarray, shapes: list[tuple[np.ndarray, Colour]]) -> Image.Image:
     """The page, paler, with outlines; no larger than MAX_SIDE."""
     picture = Image.fromarray((image * 0.6 + 255 * 0.4).astype(np.uint8))
     scale = min(1.0, MAX_SIDE / max(picture.size))
     if scale < 1:
-        width, height = picture.size
-        picture = picture.resize((round(width * scale), round(height * scale)))
+        picture = picture.resize(shown_size((image.shape[0], image.shape[1])))
     draw = ImageDraw.Draw(picture)
     for corners, colour in shapes:
         points = [(float(x), float(y)) for x, y in np.asarray(corners) * scale]

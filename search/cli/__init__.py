@@ -13,7 +13,7 @@ from search.cli.cleaning import clean
 from search.cli.kept import delete, studies
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
-from search.cli.models import evaluate, train
+from search.cli.models import evaluate, predict, train
 from search.cli.results import dashboard, export, replay, report, status
 from search.cli.study_files import check, init, spaces
 from spaces.errors import InputError
@@ -37,6 +37,7 @@ COMMANDS = (  # in the order of `segtune --help`
     replay,
     train,
     evaluate,
+    predict,
     migrate,
     doctor,
     clean,

@@ -100,3 +100,51 @@ def evaluate(
         for line in recorded:
             typer.echo(line)
     typer.echo(f"pictures of the best and worst images: {pictures}")
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders with all below them, lists (.txt, a path a line) or "
+            "patterns in quotes",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Pictures to look at, too")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Float16 arrays (.npy), too")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict again what is there already")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
+    ] = None,
+) -> None:
+    """Predict masks or text boxes of new images. The same line goes on where it was."""
+    from spaces.spec import load_run_config
+
+    _, config = load_run_config(folder / "config.yaml", splits=False)
+    config = with_settings(config, settings or [])
+
+    from search.findings.manifest import check_export
+    from search.predict import Wanted, predict_files
+    from trainers.predict import Predictor
+
+    for line in check_export(folder):
+        typer.echo(line, err=True)
+    code = predict_files(
+        folder,
+        Predictor(folder, config),
+        images,
+        to,
+        Wanted(overlay, probabilities),
+        overwrite=overwrite,
+        console=console(),
+        complain=lambda said: typer.echo(f"segtune: {said}", err=True),
+    )
+    raise typer.Exit(code)
