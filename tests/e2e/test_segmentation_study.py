@@ -7,12 +7,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from PIL import Image
 
+from spaces.config import SegmentationConfig
 from spaces.spec import load_run_config
 from tests.blobs import write_blobs
+from trainers.data import SegmentationData, decode_mask
+from trainers.image_counts import score_of
+from trainers.metrics import ClassCounts
+from trainers.tasks import load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,10 +69,26 @@ def test_camvid_study_from_launch_to_evaluation(
     pictures = sorted(path.name for path in (tmp_path / "best" / "evaluation-val").iterdir())
     assert len(pictures) == 10
     assert sum(name.startswith("best-") for name in pictures) == 5
+    # on other images it does what it did on these: the same score, from files
+    segtune("predict", "best", "camvid/val/images", "--to", "out", cwd=tmp_path)
+    assert score(tmp_path) == pytest.approx(value, abs=1e-6)
     model = smp.from_pretrained(str(tmp_path / "best" / "model"))
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 11, 64, 64)
     # the same command again has nothing left to do and loses nothing
     assert "2 of 2 trials ended" in segtune("launch", "study.yaml", cwd=tmp_path)
+
+
+def score(folder: Path) -> float:
+    """The study's metric of `out/masks` of the val images of `best`."""
+    spec, config = load_run_config(folder / "best" / "config.yaml")
+    data = load_data(spec)
+    assert isinstance(data, SegmentationData) and isinstance(config, SegmentationConfig)
+    counter = ClassCounts(data.classes, torch.device("cpu"))
+    for sample in data.split("val"):
+        mask = np.array(Image.open(folder / "out" / "masks" / f"{sample.stem}.png"))
+        truth = torch.from_numpy(decode_mask(sample.mask, data.spec))
+        counter.update(torch.from_numpy(mask).long()[None], truth[None])
+    return float(score_of(config.metric, data.spec)(counter.images().numpy().sum(0)))
 
 
 def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Path) -> None:
@@ -95,6 +118,8 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
     answer = segtune("evaluate", "best", "--data", "val", cwd=tmp_path)
     assert float(answer.split("IoU ")[1].split(",")[0]) == pytest.approx(facts["value"], abs=1e-4)
     assert "recall" in answer
+    segtune("predict", "best", "val/images", "--to", "out", cwd=tmp_path)
+    assert score(tmp_path) == pytest.approx(facts["value"], abs=1e-6)
     tested = facts["test"]["score"]["value"]
     assert f"has IoU {tested:.4f} (" in exported and "was looked at once" in exported
     with open(tmp_path / "best" / "config.yaml", "a") as config_file:

@@ -6,13 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from search.samples.receipts import write_receipts
 from spaces.spec import load_run_config
+from trainers.dbnet.decode import Candidates
 from trainers.dbnet.head import DBNet
+from trainers.dbnet.score import sweep
+from trainers.tasks import load_data
+from trainers.text_data import TextData
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +70,9 @@ def test_a_study_from_launch_to_evaluation(segtune: Segtune, tmp_path: Path) -> 
         assert picture.width > 2 * 180
     with Image.open(best / "curves.png") as picture:
         assert picture.width > picture.height
+    # on other pages it does what it did on these: the same score, from files
+    segtune("predict", "best", "data/val/images", "--to", "out", cwd=tmp_path)
+    assert predicted(tmp_path) == pytest.approx(facts["value"], abs=1e-6)
     # another setting, without training; its pictures replace the earlier ones
     segtune("evaluate", "best", "--set", "decode.box_thresh=0.95", cwd=tmp_path)
     assert len(list((best / "evaluation-val").iterdir())) == 10
@@ -76,6 +84,26 @@ def test_a_study_from_launch_to_evaluation(segtune: Segtune, tmp_path: Path) -> 
     assert again["epochs"] == 2 and again["metric"] == "Hmean"
     answer = segtune("evaluate", "again", cwd=tmp_path)
     assert hmean(answer) == pytest.approx(again["value"], abs=1e-4)
+
+
+def predicted(folder: Path) -> float:
+    """Hmean of the boxes in `out/predictions.jsonl` on the val pages of `best`."""
+    spec, _ = load_run_config(folder / "best" / "config.yaml")
+    data = load_data(spec)
+    assert isinstance(data, TextData)
+    lines = (folder / "out" / "predictions.jsonl").read_text().splitlines()[1:]
+    boxes = {one["name"]: one["boxes"] for one in map(json.loads, lines)}
+    pages = []
+    for page in data.split("val"):
+        found = np.array([box["polygon"] for box in boxes[page.stem]]).reshape(1, -1, 4, 2)
+        scores = np.array([box["score"] for box in boxes[page.stem]])
+        kept = np.ones(found.shape[:2], bool)
+        pages.append((Candidates(scores, found, kept, (1.0,), False), data.truth(page)))
+        icdar = (folder / "out" / "boxes" / f"{page.stem}.txt").read_text().splitlines()
+        assert [list(map(int, line.split(","))) for line in icdar] == np.rint(found).reshape(
+            -1, 8
+        ).tolist()
+    return sweep(pages, [0.0]).at(0, 0).hmean
 
 
 def test_check_tells_the_ceiling_of_real_receipts(
