@@ -404,9 +404,8 @@ def test_who_keeps_the_roles_waiting_is_named(
     ended: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.database.roles.WAIT_SECONDS", 0.3)
-    with session(ended.of(READER), "SELECT * FROM trials") as pid:
+    with session(ended.of(READER), "SELECT * FROM trials"):
         give_passwords(ended, tmp_path / "p", {READER: PASSWORD})  # waits for nobody the next times
-        execute(ended.url, "ALTER TABLE segtune_slot OWNER TO segtune; TABLE trials")
         execute(ended.url, "ALTER TABLE studies OWNER TO segtune")
         with session(ended.of(READER), "SELECT * FROM studies") as pid:
             words = ["migrate", "--password-file", f"{READER}={tmp_path / 'p'}"]
