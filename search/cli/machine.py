@@ -20,7 +20,7 @@ def migrate(
         list[str] | None,
         typer.Option(
             metavar="ROLE=FILE",
-            help="Run that SQL too, and give ROLE the password in FILE, one line; for each role",
+            help="Set the roles up too, and give ROLE the password in FILE, one line (repeatable)",
         ),
     ] = None,
     store: StoreOption = None,
