@@ -57,8 +57,10 @@ def _passwords(given: list[str]) -> dict[str, str]:
                 f"{each}"
             )
         found[role] = only_line(Path(file), f"--password-file {role}")
-        if not found[role]:
-            raise InputError(f"--password-file {role}: {file} is empty; write a password into it")
+        if not found[role] or "\0" in found[role]:
+            raise InputError(
+                f"--password-file {role}: {file} holds no password; write one line of text into it"
+            )
     return found
 
 
