@@ -1,4 +1,4 @@
-"""Text files that a study names: plain and bounded, as a stranger may have written the study."""
+"""Text files: those that a study names, as a stranger may have written it, and passwords'."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 from pathlib import Path
+
+from spaces.errors import InputError
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -23,3 +25,23 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
     return content
+
+
+def only_line(file: Path, source: str) -> str:
+    """Return the line that a password's file holds, or "" where it is empty.
+
+    Args:
+        source: what named the file, for messages, which show nothing of what is in it.
+
+    Raises:
+        InputError: it cannot be read, or holds more than one line.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{source}: {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: {file} must be UTF-8 text") from None
+    if len(lines) > 1:
+        raise InputError(f"{source}: {file} must hold one line, but has {len(lines)}")
+    return lines[0] if lines else ""

@@ -22,6 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from search.database.embedded import EmbeddedServer
+from search.database.roles import WORKER, set_up_roles
 from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.samples.streets import write_streets
@@ -32,6 +33,8 @@ from tests.waiting import Running, until
 TCP = pytest.param("tcp", marks=pytest.mark.cluster)
 # for tests of what is done in another way on sqlite; others try it in `make test-cluster`
 sqlite_too = pytest.mark.parametrize("store_url", ["embedded", TCP, "sqlite"], indirect=True)
+# for the commands that tests/service/test_roles.py does not run
+worker_too = pytest.mark.parametrize("store_url", ["embedded", TCP, WORKER], indirect=True)
 
 SPEC = """\
 name: {name}
@@ -176,7 +179,7 @@ def embedded_url() -> Iterator[str]:
 
 @pytest.fixture(params=["embedded", TCP, pytest.param("sqlite", marks=pytest.mark.cluster)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty store of each kind."""
+    """The URL of an empty store of each kind; one that of a role which is no administrator."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
@@ -184,7 +187,19 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         server = request.getfixturevalue("embedded_url")
     else:
         server = request.getfixturevalue("tcp_postgres").url
-    yield from fresh_database(server)
+    if request.param == WORKER:
+        yield from as_worker(server)
+    else:
+        yield from fresh_database(server)
+
+
+def as_worker(server: str) -> Iterator[str]:
+    """A database of its own with roles; the URL is that of its worker's."""
+    for url in fresh_database(server):
+        with contextlib.closing(open_store(url)) as store:
+            set_up_roles(store, {WORKER: "of-a-worker"})
+        of_worker = sa.make_url(url).set(username=WORKER, password="of-a-worker")
+        yield of_worker.render_as_string(hide_password=False)
 
 
 @pytest.fixture

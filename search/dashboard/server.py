@@ -31,6 +31,7 @@ from search.files.artifacts import Artifacts
 from search.files.shown import ShownFiles
 from spaces.errors import InputError
 from spaces.signals import ending_signals
+from spaces.textfile import only_line
 
 PASSWORD = "SEGTUNE_DASHBOARD_PASSWORD"
 PASSWORD_FILE = "SEGTUNE_DASHBOARD_PASSWORD_FILE"
@@ -78,12 +79,12 @@ def read_password(file: Path | None) -> str | None:
         InputError: it cannot be read, is empty, too short or too long, or is set twice.
     """
     if file is not None:
-        return _checked(_only_line(file, "--password-file"), f"--password-file {file}")
+        return _checked(only_line(file, "--password-file"), f"--password-file {file}")
     named, given = os.environ.get(PASSWORD_FILE), os.environ.get(PASSWORD)
     if named is not None and given is not None:
         raise InputError(f"${PASSWORD} and ${PASSWORD_FILE} are both set; unset one of them")
     if named is not None:
-        return _checked(_only_line(Path(named), f"${PASSWORD_FILE}"), f"${PASSWORD_FILE} {named}")
+        return _checked(only_line(Path(named), f"${PASSWORD_FILE}"), f"${PASSWORD_FILE} {named}")
     return None if given is None else _checked(given, f"${PASSWORD}")
 
 
@@ -223,18 +224,6 @@ def _secrets(store: Store, access: Access) -> set[str]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
-
-
-def _only_line(file: Path, source: str) -> str:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{source}: {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: {file} must be UTF-8 text") from None
-    if len(lines) > 1:
-        raise InputError(f"{source}: {file} must hold one line, but has {len(lines)}")
-    return lines[0] if lines else ""
 
 
 def _checked(password: str, source: str) -> str:

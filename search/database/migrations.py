@@ -49,13 +49,38 @@ def migrate(engine: sa.Engine, url: str, *, wait: float = WAIT_SECONDS) -> None:
             return
         if version is None or version < SCHEMA_VERSION:
             _check_rights(connection, version)
-            with _alone(connection, wait):
+            with alone(connection, wait):
                 version = _upgraded(connection, url)
     if version > SCHEMA_VERSION:
         raise InputError(
             f"the store has schema {version}, but this segtune knows {SCHEMA_VERSION}; "
             "upgrade segtune"
         )
+
+
+@contextmanager
+def alone(connection: sa.Connection, wait: float) -> Iterator[None]:
+    """Keep others from changing the tables meanwhile; a wait for a table has a limit as well."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.detach()  # so its settings and its lock end with it
+    limit = f"{1000 * wait:.0f}"
+    connection.execute(sa.text(f"SET statement_timeout = {limit}"))
+    connection.commit()
+    locks.take(connection, locks.MIGRATION, 0)
+    connection.execute(sa.text(f"SET statement_timeout = 0; SET lock_timeout = {limit}"))
+    connection.commit()
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        if not locks.is_given_up(error):
+            raise
+        connection.rollback()
+        held = locks.of_tables(connection, [*metadata.tables, *OPTUNAS.tables])
+    else:
+        return
+    raise held
 
 
 def _version(connection: sa.Connection) -> int | None:
@@ -89,31 +114,6 @@ def _check_rights(connection: sa.Connection, version: int | None) -> None:
             f"the store {state} the role {role} may not change that; let the owner of the tables "
             "(segtune_owner, where there are roles) run: segtune migrate"
         )
-
-
-@contextmanager
-def _alone(connection: sa.Connection, wait: float) -> Iterator[None]:
-    """Keep others from changing the tables meanwhile; a wait for a table has a limit as well."""
-    if connection.dialect.name != "postgresql":
-        yield
-        return
-    connection.detach()  # so its settings and its lock end with it
-    limit = f"{1000 * wait:.0f}"
-    connection.execute(sa.text(f"SET statement_timeout = {limit}"))
-    connection.commit()
-    locks.take(connection, locks.MIGRATION, 0)
-    connection.execute(sa.text(f"SET statement_timeout = 0; SET lock_timeout = {limit}"))
-    connection.commit()
-    try:
-        yield
-    except sa.exc.OperationalError as error:
-        if not locks.is_given_up(error):
-            raise
-        connection.rollback()
-        held = locks.of_tables(connection, list(metadata.tables))
-    else:
-        return
-    raise held
 
 
 def _upgraded(connection: sa.Connection, url: str) -> int:

@@ -6,8 +6,13 @@ docs/operations.md.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from collections.abc import Mapping
 
+import sqlalchemy as sa
+from psycopg2.extensions import encrypt_password
+
+from search.database.locks import LockHeld
+from search.database.migrations import WAIT_SECONDS, alone
 from search.database.optuna_private import (
     TRIAL_PARAMS,
     TRIAL_STEPS,
@@ -15,6 +20,7 @@ from search.database.optuna_private import (
     VERSIONS,
     optuna_tables,
 )
+from search.database.store import Store
 from search.database.tables import (
     control_table,
     epoch_table,
@@ -24,8 +30,10 @@ from search.database.tables import (
     study_table,
     worker_table,
 )
+from search.database.url import drivers_words
+from spaces.errors import InputError
 
-READER, WORKER, OWNER = "segtune_reader", "segtune_worker", "segtune_owner"
+ROLES = READER, WORKER, OWNER = "segtune_reader", "segtune_worker", "segtune_owner"
 
 _ADDED = "INSERT"  # reports are added, and never changed
 _CHANGED = "INSERT, UPDATE"
@@ -47,20 +55,63 @@ def roles_sql() -> str:
 
     By a superuser, in the store's database, once its tables are there.
     """
+    lines = [
+        "-- The roles of a segtune store: docs/operations.md. As a superuser, after `segtune",
+        "-- migrate`, and again after each upgrade: segtune migrate --roles | psql -d DATABASE",
+        "BEGIN;",
+        *_statements(),
+        "COMMIT;",
+        f"-- then give each a password, as in: \\password {WORKER}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def set_up_roles(store: Store, passwords: Mapping[str, str]) -> None:
+    """Run that SQL, and give roles their passwords: all of it, or nothing.
+
+    The server is sent what it stores of a password (SCRAM), never the password, which its log
+    might show.
+
+    Args:
+        passwords: {role: password}; the other roles keep theirs, or have none.
+
+    Raises:
+        InputError: no Postgres, a role that may not do this, or tables that others keep locked.
+    """
+    if not store.postgres:
+        raise InputError(f"only Postgres has roles, but the store is {store.shown}")
+    try:
+        with store.engine.connect() as connection, alone(connection, WAIT_SECONDS):
+            plain = connection.execution_options(no_parameters=True)  # % is no placeholder
+            plain.exec_driver_sql("\n".join(_statements()))
+            for role, password in passwords.items():
+                verifier = encrypt_password(
+                    password, role, connection.connection.dbapi_connection, "scram-sha-256"
+                )
+                connection.execute(
+                    sa.text(f"ALTER ROLE {role} PASSWORD :stored"), {"stored": verifier}
+                )
+            connection.commit()
+    except (sa.exc.DBAPIError, LockHeld) as error:
+        raise InputError(
+            f"the roles of {store.shown} cannot be set up: {drivers_words(error)}"
+        ) from None
+
+
+def _statements() -> list[str]:
+    """The SQL of one transaction."""
     writes = {table.name: right for table, right in _WRITES.items()}
     assert len(writes) == len(metadata.tables)
     writes |= {table.name: _OPTUNA_WRITES.get(table, _REMOVED) for table in optuna_tables()}
     writes |= dict.fromkeys(VERSIONS, "")
     every = ", ".join(writes)
-    lines = [
-        "-- The roles of a segtune store: docs/operations.md. As a superuser, after `segtune",
-        "-- migrate`, and again after each upgrade: segtune migrate --roles | psql -d DATABASE",
-        "BEGIN;",
-        "DO $$ BEGIN",
+    classes = ", ".join(f"'{name}'::regclass" for name in writes)
+    return [
+        "DO $$ DECLARE name regclass; BEGIN",
         *(
             f"  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN "
             f"CREATE ROLE {role} LOGIN; END IF;"
-            for role in (READER, WORKER, OWNER)
+            for role in ROLES
         ),
         "  EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());",
         *(
@@ -70,17 +121,17 @@ def roles_sql() -> str:
                 ("USAGE, CREATE", OWNER),
             )
         ),
+        # where it is so already, nobody who uses the tables is waited for
+        f"  FOR name IN SELECT oid FROM pg_class WHERE relowner <> '{OWNER}'::regrole",
+        f"    AND oid IN ({classes})",
+        f"  LOOP EXECUTE format('ALTER TABLE %s OWNER TO {OWNER}', name); END LOOP;",
         "END $$;",
-        *(f"ALTER TABLE {name} OWNER TO {OWNER};" for name in writes),
         *(f"ALTER TYPE {name} OWNER TO {OWNER};" for name in _enums()),
         f"REVOKE ALL ON {every} FROM {READER}, {WORKER};",
         f"GRANT SELECT ON {every} TO {READER}, {WORKER};",
         *(f"GRANT {right} ON {name} TO {WORKER};" for name, right in writes.items() if right),
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER};",
-        "COMMIT;",
-        f"-- then give each a password, as in: \\password {WORKER}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _enums() -> list[str]:

@@ -50,6 +50,17 @@ print(json.dumps({d.metadata["Name"]: d.version for d in found}))
 """
 
 
+# run in a container: sends a statement as the role that the service has; why it was refused
+SEND = """\
+import os, sys, psycopg2
+try:
+    psycopg2.connect(os.environ["SEGTUNE_STORE"]).cursor().execute(sys.argv[1])
+except psycopg2.Error as error:
+    print(error.pgcode)
+"""
+NO_RIGHT = "42501\n"
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A folder with the project's files, as its user has it, and the engine beside it."""
@@ -90,7 +101,7 @@ class Deployment:
 
     def secrets(self) -> list[str]:
         files = sorted((self.folder / "secrets").iterdir())
-        assert len(files) == 2
+        assert len(files) == 4
         return [path.read_text().strip() for path in files]
 
 
@@ -132,6 +143,8 @@ def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploymen
     for line in (
         "install -d -m 700 secrets",
         "openssl rand -base64 24 > secrets/postgres_password.txt",
+        "openssl rand -base64 24 > secrets/worker_password.txt",
+        "openssl rand -base64 24 > secrets/reader_password.txt",
         "openssl rand -base64 24 > secrets/dashboard_password.txt",
         "chmod 644 secrets/*.txt",
         "cp .env.example .env",
@@ -228,6 +241,32 @@ def test_postgres_asks_everyone_for_a_password(running: Deployment) -> None:
     assert methods == {"scram-sha-256"}
 
 
+def test_each_service_has_the_role_that_it_needs(running: Deployment) -> None:
+    secrets, addresses = {}, {}
+    for container in running.containers():
+        name = service(container)
+        [network] = container["NetworkSettings"]["Networks"].values()
+        addresses[network["IPAddress"]] = name
+        places = [Path(mount["Destination"]) for mount in container["Mounts"]]
+        secrets[name] = {place.name for place in places if place.parent.name == "secrets"}
+    assert secrets == {
+        "postgres": {"postgres_password"},
+        "worker": {"worker_password"},
+        "dashboard": {"reader_password", "dashboard_password"},
+    }
+    sessions = "SELECT host(client_addr), usename FROM pg_stat_activity WHERE client_port > 0"
+    roles = {(addresses[address], role) for address, role in running.rows(sessions)}
+    assert roles == {("worker", "segtune_worker"), ("dashboard", "segtune_reader")}
+    for name, statement in (
+        ("worker", "DROP TABLE segtune_slot"),
+        ("worker", "DELETE FROM segtune_slot"),
+        ("dashboard", "UPDATE segtune_slot SET state = 'OPEN'"),
+        ("dashboard", "DELETE FROM segtune_worker"),
+    ):
+        sent = ["segtune-entrypoint", "python", "-c", SEND, statement]
+        assert running.compose("exec", "-T", name, *sent) == NO_RIGHT, statement
+
+
 def test_a_killed_worker_and_a_restarted_postgres_lose_nothing(studied: Studied) -> None:
     deployment = studied.deployment
     epochs = deployment.rows("SELECT trial_number, count(*) FROM segtune_epoch GROUP BY 1")
@@ -288,6 +327,14 @@ def test_a_backup_holds_the_store_and_the_files(studied: Studied) -> None:
     assert "model" in kept
 
 
+def test_a_changed_password_file_changes_the_password(studied: Studied) -> None:
+    deployment = studied.deployment
+    for role in ("worker", "reader"):
+        deployment.documented(f"openssl rand -base64 24 > secrets/{role}_password.txt")
+    deployment.documented("docker compose up --detach --force-recreate")
+    deployment.until_healthy()  # which a worker is that the store has heard of
+
+
 def test_the_passwords_stand_nowhere_but_in_their_files(studied: Studied) -> None:
     """In no layer, environment, log or volume: nowhere in what the engine has stored."""
     deployment = studied.deployment
@@ -300,6 +347,14 @@ def test_the_passwords_stand_nowhere_but_in_their_files(studied: Studied) -> Non
     words = ["grep", "-rlF", "--exclude-dir=merged", *patterns, str(deployment.engine.root)]
     found = subprocess.run(words, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (1, ""), found  # 1: grep has found nothing
+
+
+def test_an_administrator_deletes_a_study(studied: Studied) -> None:
+    deployment = studied.deployment
+    deployment.compose("run", "--rm", "admin", "delete", "my-study", "--yes")
+    assert deployment.rows("SELECT count(*) FROM segtune_slot") == [["0"]]
+    left = deployment.compose("exec", "-T", "worker", "find", "/artifacts", "-name", "trial-*")
+    assert left == ""
 
 
 def test_it_is_taken_down_and_its_studies_stay(studied: Studied) -> None:

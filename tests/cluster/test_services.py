@@ -105,11 +105,17 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
-    """A machine with both secrets, an empty data folder, and one GPU by its word."""
+    """A machine with the secrets, an empty data folder, and one GPU by its word."""
     for name in ("bin", "home", "secrets", "artifacts", "data", "locks", "cache"):
         (tmp_path / name).mkdir()
-    (tmp_path / "secrets" / "postgres_password").write_text(tcp_postgres.password + "\n")
-    (tmp_path / "secrets" / "dashboard_password").write_text(DASHBOARD_PASSWORD + "\n")
+    secrets = {
+        "postgres_password": tcp_postgres.password,
+        "worker_password": "of-a-worker",
+        "reader_password": "of-a-reader",
+        "dashboard_password": DASHBOARD_PASSWORD,
+    }
+    for name, password in secrets.items():
+        (tmp_path / "secrets" / name).write_text(f"{password}\n")
     copied = re.findall(r"^COPY --chmod=0755 (\S+) /usr/local/bin/(\S+)$", DOCKERFILE, re.M)
     for source, program in copied:
         shutil.copy(ROOT / source, tmp_path / "bin" / program)
@@ -126,8 +132,7 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
             "0.0.0.0": "127.0.0.1",  # the container's network is not this machine's
             "8080": port,
             "127.0.0.1:8080": f"127.0.0.1:{port}",
-            "/run/secrets/postgres_password": str(tmp_path / "secrets" / "postgres_password"),
-            "/run/secrets/dashboard_password": str(tmp_path / "secrets" / "dashboard_password"),
+            **{f"/run/secrets/{name}": str(tmp_path / "secrets" / name) for name in secrets},
             "/artifacts": str(tmp_path / "artifacts"),
             "/data": str(tmp_path / "data"),
             "/var/lib/segtune": str(tmp_path / "locks"),
@@ -183,7 +188,10 @@ def test_a_worker_whose_store_is_away_is_not_healthy(machine: Machine) -> None:
 # ---------------------------------------------------------------- the programs of docker/
 
 
-@pytest.mark.parametrize("service", ["migrate", "worker", "dashboard"])
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [("migrate", "postgres"), ("worker", "worker"), ("dashboard", "reader")],
+)
 @pytest.mark.parametrize(
     ("secret", "message"),
     [
@@ -196,9 +204,9 @@ def test_a_worker_whose_store_is_away_is_not_healthy(machine: Machine) -> None:
     ],
 )
 def test_a_secret_that_is_no_password_is_refused(
-    machine: Machine, service: str, secret: bytes | str | None, message: str
+    machine: Machine, service: str, name: str, secret: bytes | str | None, message: str
 ) -> None:
-    path = machine.folder / "secrets" / "postgres_password"
+    path = machine.folder / "secrets" / f"{name}_password"
     path.unlink()
     if isinstance(secret, bytes):
         path.write_bytes(secret)
@@ -207,6 +215,18 @@ def test_a_secret_that_is_no_password_is_refused(
     code, out = machine.run(service)
     assert code == 2 and len(out.splitlines()) == 1
     assert out.startswith("segtune-entrypoint: ") and message in out and str(path) in out
+
+
+@pytest.mark.parametrize("name", ["worker", "reader"])
+@pytest.mark.parametrize("secret", [None, b"", b"one\ntwo\n"])
+def test_a_role_is_given_no_password_that_is_none(
+    machine: Machine, name: str, secret: bytes | None
+) -> None:
+    path = machine.folder / "secrets" / f"{name}_password"
+    path.unlink() if secret is None else path.write_bytes(secret)
+    code, out = machine.run("migrate")
+    assert code == 2 and len(out.splitlines()) == 1
+    assert out.startswith(f"segtune: --password-file segtune_{name}: {path} ")
 
 
 def test_a_secret_that_the_user_may_not_read_is_refused(machine: Machine) -> None:

@@ -831,6 +831,28 @@ CASES = [
         "file is not a database", "status --store sqlite:///study.yaml"),
     Bad("store-sqlite-missing", nothing,
         "typo.db does not exist; is its name right?", "status --store sqlite:///typo.db"),
+    # roles of the store
+    Bad("roles-unknown", nothing,
+        "--password-file must be ROLE=FILE, with a ROLE of segtune_reader, segtune_worker, "
+        "segtune_owner, but got worker=p", "migrate --password-file worker=p"),
+    Bad("roles-no-file", nothing, "segtune_owner, but got segtune_worker",
+        "migrate --password-file segtune_worker"),
+    Bad("roles-file-missing", nothing,
+        "--password-file segtune_worker: p cannot be read: No such file or directory",
+        "migrate --password-file segtune_worker=p"),
+    Bad("roles-password-empty", write("p", "\n"),
+        "--password-file segtune_reader: p holds no password; write one line of text into it",
+        "migrate --password-file segtune_reader=p"),
+    Bad("roles-password-null", write("p", f"{SECRET}\0"),
+        "--password-file segtune_owner: p holds no password", 
+        "migrate --password-file segtune_owner=p"),
+    Bad("roles-two-lines", write("p", f"{SECRET}\n{SECRET}\n"),
+        "--password-file segtune_reader: p must hold one line, but has 2",
+        "migrate --password-file segtune_reader=p"),
+    Bad("roles-of-sqlite", write("p", SECRET), "only Postgres has roles, but the store is sqlite:",
+        "migrate --password-file segtune_reader=p"),
+    Bad("roles-print-and-run", nothing, "--roles only prints, and --password-file runs it",
+        "migrate --roles --password-file segtune_reader=p"),
     # workers
     Bad("delete-unknown", nothing, "no study smoke in sqlite:///", "delete smoke --yes"),
     Bad("delete-nobody-there", launched, "delete asks first, and nobody is there; with --yes goes "

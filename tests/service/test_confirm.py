@@ -34,7 +34,7 @@ from spaces.sections import ConfirmSpec
 from tests.fake_child import FakeChild
 from tests.noop import crew, victims
 from tests.scripted import NoData, make_spec
-from tests.stores import sqlite_too
+from tests.stores import sqlite_too, worker_too
 from tests.waiting import Running
 from trainers.image_counts import FILE, ImageCounts
 
@@ -253,6 +253,7 @@ def ask(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, **confirm: 
     return children
 
 
+@worker_too
 def test_a_study_of_before_is_confirmed_when_it_is_asked_for(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
 from spaces.spec import StudySpec, load_run_config
 from tests.fake_child import report
-from tests.stores import small_study, sqlite_too
+from tests.stores import small_study, sqlite_too, worker_too
 from trainers.checkpoint import save_model
 from trainers.image_counts import ImageCounts
 from trainers.tasks import evaluate, load_data, make_task
@@ -133,6 +133,7 @@ def test_an_export_scores_once_and_counts_each_look(kept: Kept) -> None:
     assert len(looks_of(kept.study)) == 2
 
 
+@worker_too
 def test_nothing_is_read_where_it_is_not_asked_for(kept: Kept) -> None:
     assert "test:" not in kept.run("export", "small", "--no-test")
     assert "test:" not in kept.run("export", "small", "--trial", str(BASELINE))
@@ -164,6 +165,7 @@ def test_other_data_are_refused(kept: Kept, harm: str) -> None:
     assert kept.export(test=False)["trial"] == WINNER
 
 
+@worker_too
 def test_an_evaluation_is_a_look_of_its_study(kept: Kept, store_url: str) -> None:
     kept.export()
     interval, counted = kept.evaluate(store_url, "decode.threshold=0.4")

@@ -6,6 +6,7 @@ On a server that asks for passwords, over TCP.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,11 +25,12 @@ from search.dashboard.server import make_app
 from search.database import locks
 from search.database.migrations import SCHEMA_VERSION, migrate
 from search.database.retry import is_away
-from search.database.roles import OWNER, READER, WORKER, roles_sql
+from search.database.roles import OWNER, READER, ROLES, WORKER, roles_sql
 from search.database.store import Store, open_store
 from search.database.tables import schema_table
 from search.files.artifacts import Artifacts
 from search.files.shown import attach
+from search.samples.streets import write_streets
 from search.studies import slots
 from search.studies.confirmations import create_confirmation
 from search.studies.limits import close, reopen
@@ -39,6 +41,7 @@ from spaces.errors import InputError
 from spaces.spec import StudySpec
 from tests.fake_child import report
 from tests.noop import crew
+from tests.stores import small_study
 from tests.waiting import Running
 from trainers.checkpoint import weights_digest
 
@@ -93,10 +96,20 @@ def shared(tcp_url: str, tmp_path: Path) -> Shared:
     """A store whose tables are there, with what `segtune migrate --roles` prints run in it."""
     printed = CliRunner().invoke(app, ["migrate", "--roles"]).output
     assert printed == roles_sql()
-    execute(tcp_url, printed + printed)  # again after each upgrade
-    for role in (READER, WORKER, OWNER):
-        execute(tcp_url, f"ALTER ROLE {role} PASSWORD '{PASSWORD}'")
-    return Shared(tcp_url, tmp_path / "artifacts")
+    execute(tcp_url, printed)
+    made = Shared(tcp_url, tmp_path / "artifacts")
+    give_passwords(made, tmp_path / "password", dict.fromkeys(ROLES, PASSWORD))  # runs it again
+    return made
+
+
+def give_passwords(shared: Shared, file: Path, passwords: dict[str, str]) -> None:
+    """`segtune migrate --password-file` for each, as the administrator."""
+    for role, password in passwords.items():
+        file.write_text(f"{password}\n")
+        words = ["migrate", "--password-file", f"{role}={file}"]
+        answer = CliRunner().invoke(app, words, env={"SEGTUNE_STORE": shared.url})
+        assert answer.exit_code == 0 and role in answer.output, answer.output
+        assert password not in answer.output
 
 
 def execute(url: str, statements: str) -> None:
@@ -122,6 +135,16 @@ def ended_study(store: Store, spec: StudySpec, artifacts: Path) -> Study:
     return study
 
 
+def worse_trials(study: Study, count: int) -> None:
+    """End so many trials more, which leave no weights."""
+    study.slots.extend(2 + count)
+    for _ in range(count):
+        claim = study.slots.claim(study.ask)
+        assert claim is not None and study.report(claim, report(1, 0.25, classes=8))
+        facts = TrialFacts(epochs=1, best_epoch=1, seconds=1.0, hardware={})
+        assert study.slots.end(claim, slots.Result("COMPLETE", 0.25, "completed", facts.at_end()))
+
+
 @pytest.fixture
 def ended(shared: Shared, make_spec: MakeSpec) -> Shared:
     """With a study that a worker's role has made and run a trial of."""
@@ -136,6 +159,11 @@ def ended(shared: Shared, make_spec: MakeSpec) -> Shared:
 def test_a_reader_looks_at_everything_and_takes_the_best_away(
     ended: Shared, tmp_path: Path
 ) -> None:
+    with ended.open(WORKER) as store:
+        worse_trials(open_study(store, "small"), 9)  # a replay needs 10
+    study = tmp_path / "study.yaml"
+    data = write_streets(tmp_path / "data", train=2, val=1, size=(40, 48))
+    study.write_text(small_study(data, name="other"))
     before = ended.rows()
     for words in (
         ["status"],
@@ -144,6 +172,10 @@ def test_a_reader_looks_at_everything_and_takes_the_best_away(
         ["report", "small", "--to", "-", "--format", "md"],
         ["export", "small", "--to", str(tmp_path / "best"), "--no-test"],
         ["migrate"],  # there is nothing to do
+        ["replay", "small"],
+        ["doctor"],
+        ["clean"],
+        ["check", str(study)],
     ):
         answer = ended.run(READER, *words)
         assert answer.exit_code == 0, (words, answer.output)
@@ -154,20 +186,36 @@ def test_a_reader_looks_at_everything_and_takes_the_best_away(
     with ended.open(READER) as store:
         dashboard = make_app(store, Artifacts(ended.artifacts))
         for page in ("/dashboard", "/api/studies", "/api/studies/1", "/csv/1"):
-            assert get(dashboard, page) == "200 OK", page
+            assert ask(dashboard, page) == "200 OK", page
     assert ended.rows() == before
 
 
-def get(dashboard: Any, path: str) -> str:
+def ask(dashboard: Any, path: str, method: str = "GET", body: bytes = b"") -> str:
     """The status of a page."""
     environ: dict[str, Any] = {"PATH_INFO": path, "HTTP_HOST": "localhost"}
+    environ |= {"REQUEST_METHOD": method, "CONTENT_LENGTH": str(len(body))}
+    environ |= {"CONTENT_TYPE": "application/json", "wsgi.input": io.BytesIO(body)}
     setup_testing_defaults(environ)
     statuses: list[str] = []
-    body = dashboard(environ, lambda status, headers, info=None: statuses.append(status))
-    b"".join(body)
-    if hasattr(body, "close"):
-        body.close()
+    answer = dashboard(environ, lambda status, headers, info=None: statuses.append(status))
+    b"".join(answer)
+    if hasattr(answer, "close"):
+        answer.close()
     return statuses[0]
+
+
+def test_a_dashboard_that_allows_writes_needs_the_workers_role(ended: Shared) -> None:
+    note = b'{"version": 1, "body": "good"}'
+    statuses = {}
+    for role in (READER, WORKER):
+        with ended.open(role) as store:
+            dashboard = make_app(store, Artifacts(ended.artifacts), allow_writes=True)
+            statuses[role] = [
+                ask(dashboard, "/api/studies/1/note", "PUT", note),
+                ask(dashboard, "/api/studies/1/1/note", "PUT", note),
+            ]
+    written, refused = "204 No Content", "500 Internal Server Error"
+    assert statuses == {READER: [refused] * 2, WORKER: [written] * 2}
 
 
 def test_a_reader_changes_nothing_and_is_told_so_in_one_line(
@@ -352,6 +400,21 @@ def hurried(connection: Any, record: Any) -> None:
     connection.commit()
 
 
+def test_who_keeps_the_roles_waiting_is_named(
+    ended: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.database.roles.WAIT_SECONDS", 0.3)
+    with session(ended.of(READER), "SELECT * FROM trials"):
+        give_passwords(ended, tmp_path / "p", {READER: PASSWORD})  # waits for nobody the next times
+        execute(ended.url, "ALTER TABLE studies OWNER TO segtune")
+        with session(ended.of(READER), "SELECT * FROM studies") as pid:
+            words = ["migrate", "--password-file", f"{READER}={tmp_path / 'p'}"]
+            answer = CliRunner().invoke(app, words, env={"SEGTUNE_STORE": ended.url})
+    assert answer.exit_code == 2 and answer.output.count("\n") == 1, answer.output
+    assert "cannot be set up: it is locked by intruder" in answer.output
+    assert f"(process {pid} of the server)" in answer.output
+
+
 # ---------------------------------------------------------------- passwords
 
 
@@ -367,3 +430,21 @@ def test_a_password_may_stand_beside_the_url(
     bare = f"postgresql://{url.username}@{url.host}:{url.port}/{url.database}"
     answer = CliRunner().invoke(app, ["status", "--store", bare])
     assert answer.exit_code == 0, answer.output
+
+
+def test_passwords_come_from_files_and_are_not_sent(
+    shared: Shared, tmp_path: Path, tcp_postgres: Any
+) -> None:
+    """Also odd ones; what the log may show of a statement is what the server stores of them."""
+    database = sa.make_url(shared.url).database
+    execute(shared.url, f"ALTER DATABASE {database} SET log_statement TO 'all'")
+    for password in ('it\'s a \\ %s "$1"', "ключ: p@ss{w0rd}"):
+        give_passwords(shared, tmp_path / "p", {WORKER: password})
+        url = sa.make_url(shared.url).set(username=WORKER, password=password)
+        with contextlib.closing(open_store(url.render_as_string(hide_password=False))):
+            pass
+        logged = (tcp_postgres.folder / "log").read_text()
+        assert f"ALTER ROLE {WORKER} PASSWORD 'SCRAM-SHA-256$" in logged and password not in logged
+    assert shared.run(WORKER, "status").exit_code == 2  # with the one from before
+    answer = shared.run(OWNER, "migrate", "--password-file", f"{READER}={tmp_path / 'p'}")
+    assert answer.exit_code == 2 and f"the role {OWNER} may not do this" in answer.output

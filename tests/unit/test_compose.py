@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from tests.compose import (
     COMPOSE,
@@ -31,6 +32,25 @@ def test_the_example_names_the_variables_of_the_file_and_their_defaults() -> Non
     assert dict(line.split("=", 1) for line in lines) == dict(
         re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text())
     )
+
+
+def test_each_service_has_the_role_and_the_secrets_that_it_needs() -> None:
+    administrator, worker = (
+        ("segtune", {"postgres_password"}),
+        ("segtune_worker", {"worker_password"}),
+    )
+    assert {
+        name: (
+            urlsplit(SERVICES[name]["environment"]["SEGTUNE_STORE"]).username,
+            set(SERVICES[name]["secrets"]),
+        )
+        for name in OURS
+    } == {
+        "migrate": ("segtune", {"postgres_password", "worker_password", "reader_password"}),
+        "admin": administrator,
+        **dict.fromkeys(("worker", "launch", "segtune"), worker),
+        "dashboard": ("segtune_reader", {"reader_password", "dashboard_password"}),
+    }
 
 
 def test_images_are_pinned_and_built_once() -> None:
