@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from trainers.tasks import make_task, score_model
 
 pytestmark = pytest.mark.slow
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "predict.md"
 CPU = torch.device("cpu")
 CONFIG = SegmentationConfig().replace(
     {
@@ -94,6 +97,20 @@ def test_paths_pictures_and_arrays_are_one(
     for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8"):
             predictor.predict([wrong])
+
+
+def test_the_page_runs_as_it_stands(
+    exported: Exported, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported().rename(tmp_path / "best")
+    shutil.copy(images[0], tmp_path / "street.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert np.array_equal(names["mask"], names["again"])
 
 
 def test_out_of_memory_means_less_at_once(
