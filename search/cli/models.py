@@ -12,8 +12,11 @@ import typer
 from search.cli.options import StoreOption, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
+from spaces.paths import MODEL, MODELS
 
 if TYPE_CHECKING:  # they bring torch
+    from spaces.config import TrialConfig
+    from spaces.data import AnyDataSpec
     from trainers.data import SegmentationData
     from trainers.text_data import TextData
 
@@ -21,11 +24,24 @@ if TYPE_CHECKING:  # they bring torch
 def train(
     config: Annotated[Path, typer.Argument(help="An exported config.yaml", show_default=False)],
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed", show_default="that of the config")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs", show_default="those of the config")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another setting: optim.lr=1e-3 (repeatable)"),
+    ] = None,
 ) -> None:
     """Train an exported config in full. Ctrl-C saves; the same line resumes."""
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(config)
+    given = {"train.seed": seed, "train.epochs": epochs}
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    trial_config = with_settings(trial_config, [*options, *(settings or [])], within="")
 
     from search.findings.manifest import check_export
     from search.retrain import retrain
@@ -46,60 +62,105 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another exported folder: also the difference on the same images",
+            show_default=False,
+        ),
+    ] = None,
     cleval: Annotated[
         bool, typer.Option("--cleval", help="Text detection: also the CLEval scores")
     ] = False,
     store: StoreOption = None,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
-    from spaces.data import fold_count
-    from spaces.paths import MODEL, MODELS
     from spaces.spec import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
-    count = fold_count(data_spec) if (folder / MODELS).is_dir() else 1
-    models = [MODEL] if count == 1 else [f"{MODELS}/fold-{k}" for k in range(1, count + 1)]
-    for model in models:
-        for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
-            if not (folder / model / name).is_file():
-                raise InputError(f"{folder} has no {model}/{name}; give a folder that export wrote")
-    if data_spec.folds is not None and count == 1 and data == "val":
-        raise InputError(
-            f"{folder} was trained on all images (export --refit), so that no val is left to score "
-            "it on; give --data test, or export without --refit"
-        )
+    models = _models(folder, data_spec, data)
+    other = None if against is None else _comparable(against, data_spec, trial_config, data)
 
     from search.findings.manifest import check_export
     from search.findings.scoring import TEST, record_evaluation
-    from search.findings.tables import show_fold_scores, show_scores
+    from search.findings.tables import show_difference, show_fold_scores, show_scores
     from trainers.tasks import evaluate as run_evaluation
     from trainers.tasks import load_data
 
-    for line in check_export(folder):
-        typer.echo(line, err=True)
+    for checked_folder in (folder, *([] if against is None else [against])):
+        for line in check_export(checked_folder):
+            typer.echo(line, err=True)
     checked = load_data(data_spec)
     checked.split(data)
     pictures = folder / f"evaluation-{data}"
     found = []
-    if count > 1:
+    if len(models) > 1:
         chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
         folds: Sequence[SegmentationData | TextData] = checked.folds
         for fold, model, decode in zip(folds, models, chosen, strict=True):
             config = with_settings(trial_config.replace(decode), settings or [])
             to = pictures / f"fold-{fold.fold}"
-            found.append(run_evaluation(folder / model, config, fold, data, to, cleval=cleval))
+            found.append(run_evaluation(model, config, fold, data, to, cleval=cleval))
         show_fold_scores(found, data, console())
     else:
         found.append(
-            run_evaluation(folder / MODEL, trial_config, checked, data, pictures, cleval=cleval)
+            run_evaluation(models[0], trial_config, checked, data, pictures, cleval=cleval)
         )
         show_scores(found[0], data_spec.class_names, data, console())
+    looks = [(folder, trial_config, found, settings or [])]
+    if against is not None and other is not None:
+        to = pictures / f"against-{against.resolve().name}"
+        beside = run_evaluation(against / MODEL, other, checked, data, to, cleval=cleval)
+        show_difference(found[0], beside, folder, against, data_spec, trial_config, console())
+        looks.append((against, other, [beside], []))
     if data == TEST:
-        recorded = record_evaluation(folder, data_spec, trial_config, found, settings or [], store)
-        for line in recorded:
-            typer.echo(line)
+        for of, config, scored, changed in looks:
+            for line in record_evaluation(of, data_spec, config, scored, changed, store):
+                typer.echo(line)
     typer.echo(f"pictures of the best and worst images: {pictures}")
+
+
+def _models(folder: Path, data_spec: AnyDataSpec, split: str) -> list[Path]:
+    """The folder of the model, or those of the models of the folds.
+
+    Raises:
+        InputError: one is missing, or no image of the split was held out from it.
+    """
+    from spaces.data import fold_count
+
+    count = fold_count(data_spec) if (folder / MODELS).is_dir() else 1
+    names = [MODEL] if count == 1 else [f"{MODELS}/fold-{k}" for k in range(1, count + 1)]
+    for model in names:
+        for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub
+            if not (folder / model / name).is_file():
+                raise InputError(f"{folder} has no {model}/{name}; give a folder that export wrote")
+    if data_spec.folds is not None and count == 1 and split == "val":
+        raise InputError(
+            f"{folder} was trained on all images (export --refit), so that no val is left to score "
+            "it on; give --data test, or export without --refit"
+        )
+    return [folder / name for name in names]
+
+
+def _comparable(
+    against: Path, data_spec: AnyDataSpec, config: TrialConfig, split: str
+) -> TrialConfig:
+    """The config of another export that can be scored on the same images by the same metric."""
+    from spaces.spec import load_run_config
+
+    other_spec, other = load_run_config(against / "config.yaml", splits=False)
+    if type(other) is not type(config):
+        raise InputError(f"--against {against} is of task {other.task}, not {config.task}")
+    if other_spec.class_names != data_spec.class_names:
+        raise InputError(
+            f"--against {against} has the classes {', '.join(other_spec.class_names)}, not "
+            f"{', '.join(data_spec.class_names)}"
+        )
+    if data_spec.folds is not None or (against / MODELS).is_dir():
+        raise InputError("--against compares single models, but an export of folds has several")
+    _models(against, other_spec, split)
+    return other.model_copy(update={"metric": config.metric})
 
 
 def predict(

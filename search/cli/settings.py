@@ -55,22 +55,28 @@ def with_confirm(spec: StudySpec, given: dict[str, Any]) -> StudySpec:
     return spec.model_copy(update={"confirm": confirm})
 
 
-def with_settings(config: TrialConfig, settings: list[str]) -> TrialConfig:
-    """Apply `--set decode.name=value`; only what acts after the network may be changed."""
+def with_settings(config: TrialConfig, settings: list[str], within: str = "decode.") -> TrialConfig:
+    """Apply `--set name=value`.
+
+    Args:
+        within: how the names begin that may be changed; by default what acts after the network.
+    """
     from pydantic import ValidationError
 
     from spaces.errors import did_you_mean
+    from spaces.yamlfile import parse_yaml
 
     changes: dict[str, Any] = {}
-    known = [name for name in config.flat() if name.startswith("decode.")]
+    known = [name for name in config.flat() if name.startswith(within)]
+    kind = f"{within.rstrip('.')} setting".lstrip()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: must be name=value, as in {known[0]}=0.5")
         if name not in known:
             hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
-            raise InputError(f"--set {setting}: {name} is no decode setting{hint}")
-        changes[name] = value
+            raise InputError(f"--set {setting}: {name} is no {kind}{hint}")
+        changes[name] = parse_yaml(value, f"--set {setting}").data
     try:
         return config.replace(changes)
     except ValidationError as error:

@@ -226,23 +226,10 @@ class Evidence:
         The interval is that of `difference`, but holds the images alone where the noise of a seed
         is not known; None of a single image. With folds each has a model of each.
         """
-        if (images := len(models[0])) < 2:
-            return None
-        mean = fmean(float(self.score(counts.sum(0))) for counts in models)
-        mean -= fmean(float(self.score(counts.sum(0))) for counts in others)
-        drawn = _mean_drawn(self.score, models) - _mean_drawn(self.score, others)
-        return self._with_interval(mean, 1, float(np.nanvar(drawn, ddof=1)), images)
+        return difference_on(self.score, models, others, self.noise)
 
     def _with_interval(self, mean: float, seeds: int, of_images: float, images: int) -> Difference:
-        noise, freedom = self.noise
-        of_seeds = 2 * noise / seeds if freedom else 0.0
-        variance = of_seeds + of_images
-        if variance == 0:
-            return Difference(mean, 0.0, seeds)
-        parts = of_seeds**2 / freedom if freedom else 0.0
-        parts += of_images**2 / (images - 1) if images > 1 else 0.0
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, variance**2 / parts)
-        return Difference(mean, float(quantile * math.sqrt(variance)), seeds)
+        return _with_interval(mean, seeds, self.noise, of_images, images)
 
     def _image_variance(
         self, one: Candidate, other: Candidate, seeds: Sequence[int]
@@ -270,6 +257,40 @@ class Evidence:
         # speeds that differ by less than a tenth are the same
         seconds = round(math.log(candidate.seconds or 1.0) / math.log(1.1)) if timed else 0
         return seconds, candidate.parameters or 0, -candidate.score
+
+
+def difference_on(
+    score: ScoreOf,
+    models: Sequence[Counts],
+    others: Sequence[Counts],
+    noise: tuple[float, float] = (0.0, 0.0),
+) -> Difference | None:
+    """One result less another on the same images; None of a single image.
+
+    Args:
+        models, others: (N, K, 3) of each model, as of `ImageCounts`; one, or those of the folds.
+        noise: of a seed, as of `Evidence.noise`; without it the interval holds the images alone.
+    """
+    if (images := len(models[0])) < 2:
+        return None
+    mean = fmean(float(score(counts.sum(0))) for counts in models)
+    mean -= fmean(float(score(counts.sum(0))) for counts in others)
+    drawn = _mean_drawn(score, models) - _mean_drawn(score, others)
+    return _with_interval(mean, 1, noise, float(np.nanvar(drawn, ddof=1)), images)
+
+
+def _with_interval(
+    mean: float, seeds: int, seed_noise: tuple[float, float], of_images: float, images: int
+) -> Difference:
+    noise, freedom = seed_noise
+    of_seeds = 2 * noise / seeds if freedom else 0.0
+    variance = of_seeds + of_images
+    if variance == 0:
+        return Difference(mean, 0.0, seeds)
+    parts = of_seeds**2 / freedom if freedom else 0.0
+    parts += of_images**2 / (images - 1) if images > 1 else 0.0
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, variance**2 / parts)
+    return Difference(mean, float(quantile * math.sqrt(variance)), seeds)
 
 
 def image_interval(score: ScoreOf, models: Sequence[Counts]) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from search.findings.answer import Answer, confirmation_rows, rank_bands, read_answer
+from search.findings.evidence import CONFIDENCE, difference_on
 from search.findings.wording import clock, describe, dimension_text, listed
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
-from spaces.config import parameter_types
+from spaces.config import TrialConfig, parameter_types
+from spaces.data import AnyDataSpec
 from spaces.space import Space
+from trainers.image_counts import score_of
 from trainers.report import Detection
 
 if TYPE_CHECKING:  # it brings torch
@@ -190,6 +194,35 @@ def show_fold_scores(folds: Sequence[Evaluation], split: str, console: Console) 
         if found.cleval is not None:
             text = ", ".join(f"{name} {value:.4f}" for name, value in found.cleval.items())
             console.print(f"fold {number}, CLEval: {text}", highlight=False)
+
+
+def show_difference(
+    found: Evaluation,
+    beside: Evaluation,
+    folder: Path,
+    against: Path,
+    spec: AnyDataSpec,
+    config: TrialConfig,
+    console: Console,
+) -> None:
+    """One export's score less another's on the same images."""
+    score = score_of(config.metric, spec)
+    gain = difference_on(score, [found.images.counts], [beside.images.counts])
+    console.print(
+        f"{against}: {beside.metric} {beside.scores.metric:.6f}; {folder} has "
+        f"{found.scores.metric - beside.scores.metric:+.6f}",
+        highlight=False,
+    )
+    if gain is None:
+        console.print("  a single image says nothing of the difference")
+        return
+    low, high = gain.mean - gain.half, gain.mean + gain.half
+    shown = "no difference that these images show" if low <= 0 <= high else "a difference"
+    console.print(
+        f"  {CONFIDENCE:.0%} interval over the {len(found.images.counts)} images: {low:+.4f} to "
+        f"{high:+.4f}: {shown}. Another seed of either may move it as well (segtune confirm)",
+        highlight=False,
+    )
 
 
 def _others(found: Evaluation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
     assert "recall" in answer
     segtune("predict", "best", "val/images", "--to", "out", cwd=tmp_path)
     assert score(tmp_path) == pytest.approx(facts["value"], abs=1e-6)
+    # the same config with other settings, beside it on the same images
+    changed = [
+        "--epochs",
+        "1",
+        "--seed",
+        "5",
+        "--set",
+        "optim.lr=1e-5",
+        "--set",
+        "health.trivial=0",
+    ]
+    segtune("train", "best/config.yaml", "--to", "other", *changed, cwd=tmp_path)
+    _, other = load_run_config(tmp_path / "other" / "config.yaml")
+    wanted = {"train.epochs": 1, "train.seed": 5, "optim.lr": 1e-5, "health.trivial": 0}
+    assert other == config.replace(wanted)
+    answer = segtune("evaluate", "best", "--against", "other", cwd=tmp_path)
+    value = json.loads((tmp_path / "other" / "provenance.json").read_text())["value"]
+    assert f"other: IoU {value:.6f}; best has {facts['value'] - value:+.6f}" in answer
+    found = re.search(r"95% interval over the 6 images: (\S+) to (\S+): (no|a) difference", answer)
+    assert found is not None
+    low, high = float(found[1]), float(found[2])
+    assert low < facts["value"] - value < high and (found[3] == "no") == (low <= 0 <= high)
+    assert (tmp_path / "best" / "evaluation-val" / "against-other").is_dir()
     tested = facts["test"]["score"]["value"]
     assert f"has IoU {tested:.4f} (" in exported and "was looked at once" in exported
     with open(tmp_path / "best" / "config.yaml", "a") as config_file:
