@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from search.cli.options import ArtifactsOption, StoreOption, StudyArgument, closing_store, console
+from spaces.errors import InputError
 
 
 def status(
@@ -137,6 +138,12 @@ def export(
     refit: Annotated[
         bool, typer.Option("--refit", help="With data.folds: train it here on all images")
     ] = False,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="Leave the weights out; test stays unread")
+    ] = False,
+    all_configs: Annotated[
+        bool, typer.Option("--all-configs", help="Instead the config of every ended trial")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -146,12 +153,23 @@ def export(
     is recorded.
     """
     from search.files.artifacts import open_artifacts
-    from search.findings.export import check_target, export_study
+    from search.findings.export import check_target, export_configs, export_study
     from search.findings.looks import look_lines
     from search.studies.looks import Look
     from search.studies.study import open_study
 
     check_target(to)
+    chosen = {"--refit": refit, "--config-only": config_only, "--all-configs": all_configs}
+    given = [name for name, on in chosen.items() if on]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other; leave one of them out")
+    if all_configs:
+        if trial is not None:
+            raise InputError("--all-configs writes every trial; leave --trial out")
+        with closing_store(store) as opened:
+            count = export_configs(open_study(opened, study), to)
+        typer.echo(f"wrote {to}: {count} configs; next: segtune train {to}/trial-N.yaml --to DIR")
+        return
     if refit:
         from search.retrain import refit_study
 
@@ -159,8 +177,18 @@ def export(
             raise typer.Exit(refit_study(open_study(opened, study), to, trial, console()))
     with closing_store(store) as opened:
         kept = open_artifacts(artifacts)
-        export_study(open_study(opened, study), kept, to, trial, test=not no_test)
+        export_study(
+            open_study(opened, study), kept, to, trial, test=not no_test, config_only=config_only
+        )
     facts = json.loads((to / "provenance.json").read_text())
+    if facts["model_sha256"] is None:
+        why = "" if config_only else "; its weights are not here (keep_models, --artifacts)"
+        typer.echo(
+            f"wrote {to}: the config of trial {facts['trial']}, which had {facts['metric']} "
+            f"{facts['value']:.4f} on val{why}"
+        )
+        typer.echo(f"next: segtune train {to / 'config.yaml'} --to DIR")
+        return
     typer.echo(
         f"wrote {to}: trial {facts['trial']}; these weights, of seed {facts['seed']}, have "
         f"{facts['metric']} {facts['value']:.4f} on val"

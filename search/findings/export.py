@@ -20,7 +20,7 @@ from search.findings.manifest import write_manifest
 from search.findings.plots import plot_curves
 from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
-from search.findings.weights import run_of, weights_of
+from search.findings.weights import MissingWeights, run_of, weights_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -39,33 +39,72 @@ def export_study(
     number: int | None = None,
     *,
     test: bool = True,
+    config_only: bool = False,
 ) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
     The weights are those of its median fresh seed, where it was confirmed; with folds there are
-    those of each.
+    those of each. A trial that was named is written without them where they are not here.
 
     Args:
         test: score the best trial and the baseline on the test split, where the study has one.
+        config_only: leave the weights out in any case, and the test split unread.
 
     Raises:
         InputError: nothing to export, the weights are not on this machine, `to` is in use, or the
             test split cannot be scored.
     """
     chosen = choose(study, number)
-    weights = weights_of(chosen.answer, chosen.trial, artifacts, fresh=chosen.best)
+    weights = None
+    if not config_only:
+        try:
+            weights = weights_of(chosen.answer, chosen.trial, artifacts, fresh=chosen.best)
+        except MissingWeights as error:
+            if chosen.best:
+                raise InputError(f"{error}; --config-only leaves them out") from None
     look = None
-    if test and chosen.best and study.spec.data.test is not None:
+    if test and chosen.best and weights is not None and study.spec.data.test is not None:
         look = look_at_test(chosen.answer, weights, artifacts)
     return write_result(
         to,
         data=chosen.source.data_spec(chosen.config),
         config=chosen.config,
-        model=weights.model,
+        model=None if weights is None else weights.model,
         history=chosen.source.history(chosen.run.number),
         metric=study.metric,
-        provenance={**chosen.provenance, "model_sha256": weights.sha256, "test": look},
+        provenance={
+            **chosen.provenance,
+            "model_sha256": None if weights is None else weights.sha256,
+            "test": look,
+        },
     )
+
+
+def export_configs(study: Study, to: Path) -> int:
+    """Write `trial-N.yaml` of every trial that has ended, for `segtune train`; return how many.
+
+    What each has come to stands in `provenance.json` and above its config.
+    """
+    check_target(to)
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    if not ended:
+        raise InputError(f"no trial of study {study.spec.name} has ended yet")
+    temporary = unfinished(to)
+    temporary.mkdir(parents=True)
+    trials = {}
+    for trial in ended:
+        facts = TrialFacts.of(trial)
+        value = "no value" if trial.value is None else f"{study.metric} {trial.value:.6f}"
+        said = f"# study {study.spec.name}, trial {trial.number}: {value}, {facts.reason}\n"
+        config = dump_run_config(study.spec.data, study.config(trial))
+        name = f"trial-{trial.number}.yaml"
+        (temporary / name).write_text(said + config, encoding="utf-8")
+        trials[name] = {"trial": trial.number, "value": trial.value, "reason": facts.reason}
+    about = {"study": study.spec.name, "study_uid": study.uid, "metric": study.metric}
+    text = json.dumps({**about, "trials": trials}, indent=2)
+    (temporary / "provenance.json").write_text(f"{text}\n")
+    _put(temporary, to)
+    return len(trials)
 
 
 @dataclass(frozen=True)
@@ -129,14 +168,14 @@ def write_result(
     *,
     data: AnyDataSpec,
     config: TrialConfig,
-    model: Path,
+    model: Path | None,
     history: list[EpochReport],
     metric: str,
     provenance: dict[str, Any],
 ) -> Path:
     """Write config.yaml, model/, provenance.json, curves.png and manifest.json; whole, or not.
 
-    The models of folds go to models/fold-1/ .. in place of model/.
+    The models of folds go to models/fold-1/ .. in place of model/; without a model there is none.
 
     `to` may hold an earlier result, which is replaced; any other content is refused.
     """
@@ -144,7 +183,8 @@ def write_result(
     temporary = unfinished(to)
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
-    shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
+    if model is not None:
+        shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
     facts = {
@@ -158,10 +198,15 @@ def write_result(
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
     write_manifest(temporary)
+    _put(temporary, to)
+    return to
+
+
+def _put(temporary: Path, to: Path) -> None:
+    """Rename a folder to one that may be an earlier result."""
     if to.exists():
         shutil.rmtree(to)
     temporary.rename(to)
-    return to
 
 
 def check_target(to: Path) -> None:

@@ -17,6 +17,10 @@ from spaces.paths import clear, inside
 from trainers.checkpoint import FOLD_MODELS, weights_digest
 
 
+class MissingWeights(InputError):
+    """The weights of a run are not on this machine."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights of one run.
@@ -55,7 +59,8 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
         fresh: those of its median fresh seed, where it has one.
 
     Raises:
-        InputError: they are not on this machine, or not what the trial has written.
+        MissingWeights: they are not on this machine.
+        InputError: they are not what the trial has written.
     """
     study, run = run_of(answer, trial, fresh=fresh)
     workdir, facts = artifacts.workdir(study, run.number), TrialFacts.of(run)
@@ -66,7 +71,7 @@ def weights_of(answer: Answer, trial: FrozenTrial, artifacts: Artifacts, *, fres
     if artifacts.bucket is not None and not model.is_dir():
         fetch_model(artifacts.bucket, artifacts.key(study, run.number), model)
     if not model.is_dir():
-        raise InputError(
+        raise MissingWeights(
             f"the weights of {named} are not in {workdir}: they were made on another machine (see "
             f"--artifacts), or were not among the keep_models={answer.study.spec.keep_models} best"
         )

@@ -22,6 +22,7 @@ from search.findings.export import export_study
 from search.findings.facts import gather, summary
 from search.findings.report import report_text
 from search.findings.search_graphs import importances_graph
+from search.findings.weights import MissingWeights, weights_of
 from search.launch import run
 from search.studies.confirmations import fresh_seed, open_confirmation, with_confirmation
 from search.studies.limits import close, limits, reopen
@@ -327,9 +328,9 @@ def test_export_takes_the_median_seed(store: Store, tmp_path: Path) -> None:
     assert (facts["trial"], facts["value"]) == (2, pytest.approx(0.49))
     assert facts["seed"] == confirmation.trial(winner.number).params["train.seed"]
     assert facts["answer"]["claim"] == answer.claim
-    # the pictures, and the weights, of the search's own trial were never made here
-    with pytest.raises(InputError, match="the weights of trial 1 are not in"):
-        export_study(study, artifacts, tmp_path / "other", 1)
+    # the weights of the search's own trial were never made here
+    with pytest.raises(MissingWeights, match="the weights of trial 1 are not in"):
+        weights_of(answer, study.trial(1), artifacts, fresh=False)
 
 
 def facts_of(study: Study) -> list[Any]:

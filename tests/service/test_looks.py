@@ -150,6 +150,29 @@ def test_a_baseline_without_weights_is_said(kept: Kept) -> None:
     assert any("no baseline beside it" in line for line in summary(kept.study)["says"])
 
 
+def test_configs_are_exported_without_weights(kept: Kept) -> None:
+    configs = {n: kept.study.config(kept.study.trial(n)) for n in VALUES}
+    best = kept.folder / "best" / "config.yaml"
+    said = kept.run("export", "small", "--config-only")
+    assert f"the config of trial {WINNER}, which had mIoU 0.3500 on val\n" in said
+    assert load_run_config(best)[1] == configs[WINNER] and not (best.parent / "model").exists()
+    # a trial that was named, and whose weights are gone; those of the winner must be there
+    for number in VALUES:
+        shutil.rmtree(kept.artifacts.workdir(kept.study, number))
+    said = kept.run("export", "small", "--trial", str(BASELINE))
+    assert "which had mIoU 0.3000 on val; its weights are not here" in said
+    assert load_run_config(best)[1] == configs[BASELINE]
+    with pytest.raises(InputError, match=r"are not in .*; --config-only leaves them out"):
+        kept.export()
+    said = kept.run("export", "small", "--all-configs")
+    assert "2 configs; next: segtune train" in said and not best.exists()
+    for number, config in configs.items():
+        assert load_run_config(best.with_name(f"trial-{number}.yaml"))[1] == config
+    trials = json.loads((best.parent / "provenance.json").read_text())["trials"]
+    assert trials["trial-1.yaml"] == {"trial": 1, "value": 0.35, "reason": "completed"}
+    assert looks_of(kept.study) == []
+
+
 @pytest.mark.parametrize("harm", ["changed", "gone"])
 def test_other_data_are_refused(kept: Kept, harm: str) -> None:
     first, second = sorted((kept.test / "images").iterdir())[:2]
