@@ -5,15 +5,21 @@ On a GPU that computes nothing, whose allocator is the real one.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from spaces.paths import MODEL
+from spaces.spec import dump_run_config
 from tests.gpu.nop.conftest import Nop
-from tests.gpu.nop.runs import blobs, run, small, small_text
-from trainers import checkpoint, samples, segmentation, text_detection
+from tests.gpu.nop.runs import blobs, receipts, run, small, small_text
+from trainers import checkpoint, predict, samples, segmentation, text_detection
 from trainers import train as loop
+from trainers.predict import Predictor
 from trainers.samples import Loaded, Resident
 from trainers.train import probe_memory
 
@@ -57,7 +63,7 @@ def _places() -> dict[str, tuple[object, str, Mapping[str, Any]]]:
         "unscaling": (torch.amp.GradScaler, "unscale_", {}),
         "clipping": (torch.nn.utils, "clip_grad_norm_", {}),
         "optimiser": (adam, "step", {}),
-        "validation forward": (segmentation.SegmentationTask, "_logits", {}),
+        "validation forward": (segmentation, "network_logits", {}),
         "scoring": (segmentation, "at_original_size", {}),
         "checkpoint": (checkpoint, "save_state", {}),
         "text forward": (text_detection.TextDetectionTask, "run", text),
@@ -117,6 +123,49 @@ def _errors() -> list[str]:
 
 def test_all_four_faces_of_out_of_memory_are_known(nop: Nop) -> None:
     assert nop(_errors) == ["completed"] * 3 + ["crashed: RuntimeError"]
+
+
+def _predicted() -> dict[str, Any]:
+    """{task: what becomes of images where the GPU has room, and where it never has}."""
+    return {
+        config.task: _predicted_by(config, blobs() if config.task == "segmentation" else receipts())
+        for config in (small(**{"train.epochs": 1}), small_text(**{"train.epochs": 1}))
+    }
+
+
+def _predicted_by(config: Any, data: Any) -> list[Any]:
+    name = "network_logits" if config.task == "segmentation" else "page_logits"
+    real, image = getattr(predict, name), np.zeros((50, 70, 3), np.uint8)
+    batches: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = run(config, Path(folder)).model
+        assert model is not None
+        model.rename(Path(folder) / MODEL)
+        (Path(folder) / "config.yaml").write_text(dump_run_config(data.spec, config))
+        predictor = Predictor(folder)
+    devices = [predictor.device.type]
+    first = predictor.predict([image])
+
+    def full(model: Any, pixels: Any, config: Any, device: Any, *more: Any) -> Any:
+        if device.type == "cuda":
+            batches.append(predictor.batch)
+            raise ALLOCATOR
+        return real(model, pixels, config, device, *more)
+
+    setattr(predict, name, full)
+    second = predictor.predict([image] * 8)
+    setattr(predict, name, real)
+    devices.append(predictor.device.type)
+    return [devices, batches, len(second), sorted({type(one).__name__ for one in first + second})]
+
+
+def test_predictions_take_less_and_then_the_cpu(nop: Nop) -> None:
+    devices = ["cuda", "cpu"]
+    assert nop(_predicted) == {
+        # the last try on the GPU resizes one class at a time
+        "segmentation": [devices, [8, 4, 2, 1, 1], 8, ["ndarray"]],
+        "text_detection": [devices, [1, 1], 8, ["Detections"]],
+    }
 
 
 def _limited() -> list[tuple[int, str, int]]:
