@@ -36,6 +36,7 @@ from spaces.paths import home, unfinished
 HERE = "/proc/self/cwd"  # what the server calls its data folder, where the system has it
 SOCKET = ".s.PGSQL.5432"
 SOCKET_BYTES = 107  # of a socket's path, on Linux
+LOG_TAIL = 20_000  # bytes of the server's log, in which its last failure stands
 START_SECONDS = 60
 GONE_SECONDS = 10  # after which the processes of a server that was killed are killed too
 LOG_BYTES = 10_000_000
@@ -267,6 +268,8 @@ class EmbeddedServer:
     def _does_not_start(self, error: Exception) -> InputError:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         last = (said or str(error)).strip().splitlines()[-1]
+        if last == "Examine the log output.":  # says pg_ctl
+            last = _last_failure(self.data / "log") or last
         return InputError(
             f"the embedded Postgres in {self.data} does not start: {last}; see "
             f"{self.data / 'log'}, or name a server with --store postgresql://..."
@@ -324,6 +327,15 @@ def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
 def _signal(process: psutil.Process, number: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
+
+
+def _last_failure(log: Path) -> str | None:
+    """Why a server has ended, as its log says last."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    failures = [line for line in lines if "FATAL:  " in line or "PANIC:  " in line]
+    return failures[-1].partition(":  ")[2] if failures else None
 
 
 def _user_name(uid: int) -> str:

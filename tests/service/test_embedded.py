@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +90,45 @@ def test_whoever_waits_for_a_killed_server_starts_it_again(
     assert alive(server) != before
     store.close()
     embedded._SERVERS.pop(server.data).leave()
+
+
+@as_root
+def test_a_server_that_panics_on_a_full_disk_starts_when_there_is_room(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "small"
+    home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120m,mode=0700", "tmpfs", str(home)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        subprocess.run(["cp", "-a", str(stopped), str(home / "postgres")], check=True)
+        monkeypatch.delenv("SEGTUNE_STORE", raising=False)
+        monkeypatch.setenv("SEGTUNE_HOME", str(home))
+        store = open_store()
+        server = embedded._SERVERS[home / "postgres"]
+        first = alive(server)
+        with contextlib.suppress(OSError), (home / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(2**16))
+        with store.engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+            while True:  # the write-ahead log, without which it cannot go on
+                connection.execute(
+                    sa.text("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
+                )
+                connection.commit()
+        until(lambda: server.pid() is None)
+        command = Running.segtune("status", env={"SEGTUNE_HOME": str(home)})
+        assert "does not start: could not" in command.finish(2) and "No space left" in str(command)
+        room = threading.Timer(3.0, (home / "filler").unlink)
+        room.start()
+        assert until_it_answers(lambda: study_names(store)) == []
+        assert not room.is_alive() and alive(server) != first
+        store.close()
+        embedded._SERVERS.pop(server.data).leave()
+        until(lambda: server.pid() is None)
+    finally:
+        subprocess.run(["umount", "--lazy", str(home)], check=True)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGHUP])

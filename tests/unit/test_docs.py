@@ -39,8 +39,9 @@ FAULTS = {
         "service/test_faults.py::test_training_goes_on_while_the_database_is_away",
         "service/test_faults.py::test_a_bad_network_loses_and_doubles_nothing",
     ),
-    "the embedded Postgres is killed": (
+    "the embedded Postgres is killed, or ends because the disk is full": (
         "service/test_embedded.py::test_whoever_waits_for_a_killed_server_starts_it_again",
+        "service/test_embedded.py::test_a_server_that_panics_on_a_full_disk_starts_when_there_is_room",
     ),
     "the last user of the embedded Postgres is killed, or its terminal closed": (
         "service/test_embedded.py::test_it_ends_with_its_last_user_however_that_ends",
