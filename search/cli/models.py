@@ -130,6 +130,12 @@ def _models(folder: Path, data_spec: AnyDataSpec, split: str) -> list[Path]:
     from spaces.data import fold_count
 
     count = fold_count(data_spec) if (folder / MODELS).is_dir() else 1
+    there = len(list((folder / MODELS).glob("fold-*")))
+    if count > 1 and there != count:
+        raise InputError(
+            f"{folder / 'config.yaml'}: data.folds.count is {count}, but {folder / MODELS} has "
+            f"{there} models, one for each fold; put the number back"
+        )
     names = [MODEL] if count == 1 else [f"{MODELS}/fold-{k}" for k in range(1, count + 1)]
     for model in names:
         for name in ("config.json", "model.safetensors"):  # else the name is looked up on a hub

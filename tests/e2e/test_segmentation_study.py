@@ -199,6 +199,11 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
         facts["test"]["score"]["value"], abs=1e-6
     )
 
+    config = tmp_path / "best" / "config.yaml"
+    config.write_text(config.read_text().replace("count: 2", "count: 3"))
+    refused = segtune("evaluate", "best", cwd=tmp_path, code=2)
+    assert "data.folds.count is 3, but best/models has 2 models" in refused
+    config.write_text(config.read_text().replace("count: 3", "count: 2"))
     segtune("train", "best/config.yaml", "--to", "again", cwd=tmp_path)
     again = json.loads((tmp_path / "again" / "provenance.json").read_text())
     assert again["epochs"] == 6 and len(again["folds"]) == 2
