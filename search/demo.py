@@ -86,7 +86,7 @@ def run_demo(
         f"watch it:     segtune dashboard\n"
         f"share it:     segtune report {spec.name} --to {to / 'report.html'}\n"
         f"score it:     segtune evaluate {to / 'best'} --data val\n"
-        f"use it:       segtune predict {to / 'best'} {to / 'data'} --to {to / 'out'} --overlay\n"
+        f"use it:       segtune predict {to / 'best'} {to / 'data' / 'val' / 'images'} --to {to / 'out'}\n"
         f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
         f"your data:    segtune init {task} my-study",
         highlight=False,
