@@ -81,12 +81,13 @@ def run_demo(
     if code != DONE:
         return code
     export_study(open_study(store, spec.name), artifacts, to / "best")
+    images = to / "data" / "val" / "images"
     console.print(
         f"exported the best trial to {to / 'best'}\n"
         f"watch it:     segtune dashboard\n"
         f"share it:     segtune report {spec.name} --to {to / 'report.html'}\n"
         f"score it:     segtune evaluate {to / 'best'} --data val\n"
-        f"use it:       segtune predict {to / 'best'} {to / 'data' / 'val' / 'images'} --to {to / 'out'}\n"
+        f"use it:       segtune predict {to / 'best'} {images} --to {to / 'out'}\n"
         f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
         f"your data:    segtune init {task} my-study",
         highlight=False,
