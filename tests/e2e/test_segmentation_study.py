@@ -132,7 +132,7 @@ def test_binary_study_exports_its_best_threshold(segtune: Segtune, tmp_path: Pat
         "--set",
         "health.trivial=0",
     ]
-    segtune("train", "best/config.yaml", "--to", "other", *changed.split(), cwd=tmp_path)
+    segtune("train", "best/config.yaml", "--to", "other", *changed, cwd=tmp_path)
     _, other = load_run_config(tmp_path / "other" / "config.yaml")
     wanted = {"train.epochs": 1, "train.seed": 5, "optim.lr": 1e-5, "health.trivial": 0}
     assert other == config.replace(wanted)
