@@ -19,7 +19,7 @@ from rich.console import Console
 
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
-from spaces.paths import MODEL, MODELS, unfinished
+from spaces.paths import unfinished
 from spaces.textfile import read_bytes
 from trainers.checkpoint import weights_digest
 from trainers.data import LIST_BYTES, SUFFIXES, Imaged, decode_image, each_decoded, pixels_of
@@ -64,7 +64,7 @@ class Output:
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """{name: its line} of images that are done."""
 
-    def open(self, model: Path, jobs: Sequence[Job], overwrite: bool) -> list[Job]:
+    def open(self, jobs: Sequence[Job], overwrite: bool) -> list[Job]:
         """Read what is there, or begin anew; return those that are left to do.
 
         Raises:
@@ -72,7 +72,7 @@ class Output:
         """
         config = self.predictor.config
         head = {
-            "model_sha256": weights_digest(model),
+            "model_sha256": weights_digest(self.predictor.weights),
             "decode": config.model_dump(mode="json")["decode"],
             "classes": self.predictor.data.class_names,
         }
@@ -101,9 +101,8 @@ class Output:
 
     def paths(self, name: str) -> list[Path]:
         """What is written of an image."""
-        text = not isinstance(self.predictor.data, SegmentationDataSpec)
-        found = [self.folder / "boxes" / f"{name}.txt"] if text else []
-        found += [] if text else [self.folder / "masks" / f"{name}.png"]
+        masks = isinstance(self.predictor.data, SegmentationDataSpec)
+        found = [self.folder / (f"masks/{name}.png" if masks else f"boxes/{name}.txt")]
         if self.wanted.overlay:
             found.append(self.folder / "overlays" / f"{name}.png")
         if self.wanted.probabilities:
@@ -157,7 +156,6 @@ class Output:
 
 
 def predict_files(
-    folder: Path,
     predictor: Predictor,
     words: Sequence[str],
     to: Path,
@@ -170,7 +168,6 @@ def predict_files(
     """Predict what `words` name and write it into `to`.
 
     Args:
-        folder: of the export.
         words: image files, folders (with all below them), lists (.txt, a path a line) or patterns.
         overwrite: also what is there already.
         complain: is told of each image that cannot be predicted.
@@ -183,8 +180,7 @@ def predict_files(
     """
     jobs = find_images(words, to)
     output = Output(to, predictor, wanted)
-    model = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
-    left = output.open(model, jobs, overwrite)
+    left = output.open(jobs, overwrite)
     failed = done = 0
     began = said = time.monotonic()
     for part, errors in _predicted(left, predictor, wanted):

@@ -73,6 +73,7 @@ class Predictor:
     Attributes:
         config: the trial's effective config, with its decode settings.
         data: the description of the data set that it was trained on.
+        weights: the folder of the model, or of those of the folds.
 
     Raises:
         InputError: the folder is no whole export, or the config cannot run on this machine.
@@ -88,14 +89,14 @@ class Predictor:
         folder = Path(folder)
         self.data, exported = load_run_config(folder / "config.yaml", splits=False)
         self.config = config or exported
-        models = folder / MODELS if (folder / MODELS).is_dir() else folder / MODEL
+        self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
         self.device, self.precision = device_to_score_on(self.config.train.precision)
         text = isinstance(self.config, TextDetectionConfig)
         load: Callable[[Path], nn.Module] = load_dbnet if text else load_model
-        for model in fold_models(models):
+        for model in fold_models(self.weights):
             if not model.is_dir():  # a name would be looked up on a hub
                 raise InputError(f"{folder} has no {model.name}/; give a folder that export wrote")
-        self.models = [load(model).eval() for model in fold_models(models)]
+        self.models = [load(model).eval() for model in fold_models(self.weights)]
         self._to_device()
         self.batch = 1 if text else VAL_BATCH
         self._elements = SCORE_ELEMENTS

@@ -356,7 +356,7 @@ class _Run:
         self.deliver()  # one epoch is written at a time
         state = Snapshot(self._state())
         # of this epoch alone: beside an idle thread that has used OpenMP, libgomp counts more
-        # threads than cores and no longer spins: a CPU's training takes 1.2 times as long then
+        # threads than cores and no longer spins: a CPU's training takes 1.3 times as long then
         writer = ThreadPoolExecutor(1)
         saved = writer.submit(lambda: checkpoint.save_state(self.workdir, epoch, state.wait()))
         scores, loss, images = self.task.validate(self.validated)

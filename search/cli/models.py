@@ -20,6 +20,11 @@ if TYPE_CHECKING:  # they bring torch
     from trainers.data import SegmentationData
     from trainers.text_data import TextData
 
+DecodeOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
+]
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="An exported config.yaml", show_default=False)],
@@ -58,10 +63,7 @@ def evaluate(
         str,
         typer.Option("--data", help="Split: train, val or test; its study records looks at test"),
     ] = "val",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
-    ] = None,
+    settings: DecodeOption = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -187,10 +189,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict again what is there already")
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Another decode setting: decode.box_thresh=0.4 (repeatable)"),
-    ] = None,
+    settings: DecodeOption = None,
 ) -> None:
     """Predict masks or text boxes of new images. The same line goes on where it was."""
     from spaces.spec import load_run_config
@@ -205,7 +204,6 @@ def predict(
     for line in check_export(folder):
         typer.echo(line, err=True)
     code = predict_files(
-        folder,
         Predictor(folder, config),
         images,
         to,
