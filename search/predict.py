@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rich.console import Console
 
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
-from spaces.paths import unfinished
+from spaces.paths import NO_LOCKS, unfinished
 from spaces.textfile import read_bytes
 from trainers.checkpoint import weights_digest
 from trainers.data import LIST_BYTES, SUFFIXES, Imaged, decode_image, each_decoded, pixels_of
@@ -40,6 +42,8 @@ class Job(Imaged):
 
     image: str
     name: str
+    stamp: dict[str, int] | None
+    """The file's size and time before it was read; None where there is no such file."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,6 @@ class Output:
             "classes": self.predictor.data.class_names,
         }
         record = self.folder / RECORD
-        if self.folder.is_file():
-            raise InputError(f"--to {self.folder} is a file; name a folder")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not record.exists():
             raise InputError(f"--to {self.folder} holds other files; name a new or empty folder")
         if record.exists() and not overwrite:
@@ -92,12 +94,38 @@ class Output:
         left = [job for job in jobs if not self.has(job)]
         for job in left:
             self.lines.pop(job.name, None)
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = unfinished(record)  # without a line that a kill cut off
         whole = [head, *self.lines.values()]
         temporary.write_text("".join(json.dumps(line) + "\n" for line in whole), encoding="utf-8")
         temporary.replace(record)
         return left
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Make the folder, and keep other processes out of it.
+
+        Raises:
+            InputError: it is a file, or another process writes there.
+        """
+        if self.folder.is_file():
+            raise InputError(f"--to {self.folder} is a file; name a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(
+                f"--to {self.folder}: another segtune predict writes there; wait for it, or name "
+                "another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # there two at once are not noticed
+                raise
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     def paths(self, name: str) -> list[Path]:
         """What is written of an image."""
@@ -112,15 +140,24 @@ class Output:
     def has(self, job: Job) -> bool:
         """Whether everything that is wanted of an image is there, and the image as it was."""
         line = self.lines.get(job.name)
-        if line is None or line["image"] != job.image or not _same_file(line):
+        if line is None or line["image"] != job.image or job.stamp is None:
+            return False
+        if not job.stamp.items() <= line.items():
             return False
         return all(path.exists() for path in self.paths(job.name))
 
     def write(self, found: Sequence[tuple[Job, Found]]) -> list[dict[str, Any]]:
         """Write what is wanted of images, and record them as done; return their lines."""
-        lines = each_decoded(
-            [job for job, _ in found], lambda i, job: self._write(job, found[i][1])
-        )
+        jobs = [job for job, _ in found]
+
+        def one(index: int, job: Job) -> dict[str, Any]:
+            return self._write(job, found[index][1])
+
+        if self.wanted.overlay:  # reads the image once more
+            lines = each_decoded(jobs, one)
+        else:
+            with ThreadPoolExecutor() as pool:
+                lines = list(pool.map(one, range(len(jobs)), jobs))
         with (self.folder / RECORD).open("a", encoding="utf-8") as record:
             record.write("".join(json.dumps(line) + "\n" for line in lines))
         return lines
@@ -129,7 +166,7 @@ class Output:
         """Write what is wanted of an image, each file whole or not at all; return its line."""
         result, *others = self.paths(job.name)
         prediction = found.prediction
-        line: dict[str, Any] = {"name": job.name, "image": job.image, **_stamp(job.image)}
+        line: dict[str, Any] = {"name": job.name, "image": job.image, **(job.stamp or {})}
         if isinstance(prediction, Detections):
             _put(result, lambda path: path.write_text(_icdar(prediction), encoding="utf-8"))
             pairs = zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
@@ -180,19 +217,20 @@ def predict_files(
     """
     jobs = find_images(words, to)
     output = Output(to, predictor, wanted)
-    left = output.open(jobs, overwrite)
-    failed = done = 0
-    began = said = time.monotonic()
-    for part, errors in _predicted(left, predictor, wanted):
-        for error in errors:
-            complain(error)
-        lines = output.write(part)
-        failed, done = failed + len(errors), done + len(lines)
-        now = time.monotonic()
-        if now - said > SAY_EVERY:
-            said = now
-            speed = done / (now - began)
-            console.print(f"{done + failed} of {len(left)} images, {speed:.1f} a second")
+    with output.taken():
+        left = output.open(jobs, overwrite)
+        failed = done = 0
+        began = said = time.monotonic()
+        for part, errors in _predicted(left, predictor, wanted):
+            for error in errors:
+                complain(error)
+            lines = output.write(part)
+            failed, done = failed + len(errors), done + len(lines)
+            now = time.monotonic()
+            if now - said > SAY_EVERY:
+                said = now
+                speed = done / (now - began)
+                console.print(f"{done + failed} of {len(left)} images, {speed:.1f} a second")
     seconds = max(time.monotonic() - began, 1e-9)
     had = f", {len(jobs) - len(left)} were there already" if len(left) < len(jobs) else ""
     lost = f", {failed} could not be predicted" if failed else ""
@@ -224,7 +262,7 @@ def find_images(words: Sequence[str], without: Path) -> list[Job]:
     for name in relative:
         stem = os.path.splitext(name)[0]
         names.append(stem if bare[stem] == 1 else name)  # a.jpg beside a.png
-    return [Job(str(path), name) for path, name in zip(images, names, strict=True)]
+    return [Job(str(path), name, _stamp(path)) for path, name in zip(images, names, strict=True)]
 
 
 def _named(word: str) -> list[Path]:
@@ -321,16 +359,12 @@ def _whole_lines(record: Path) -> list[dict[str, Any]]:
     return found or [{}]
 
 
-def _stamp(image: str) -> dict[str, int]:
-    facts = os.stat(image)
-    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-
-
-def _same_file(line: dict[str, Any]) -> bool:
+def _stamp(image: Path) -> dict[str, int] | None:
     try:
-        return _stamp(line["image"]).items() <= line.items()
+        facts = os.stat(image)
     except OSError:
-        return False
+        return None
+    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
 def _put(path: Path, write: Callable[[Path], object]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, ...]
 MAX_SIDE = 1600  # px, of a panel
+MIN_SIDE = 480  # px: a panel whose sides are both smaller is enlarged
 
 
 def sheet(
@@ -77,7 +78,7 @@ def painted(
     """Return an image with its predicted classes over it, and a legend of those that are there.
 
     Args:
-        image: (H, W, 3) uint8 RGB; larger ones are shrunk to MAX_SIDE.
+        image: (H, W, 3) uint8 RGB; it is brought to `shown_size`.
         mask: (H, W) uint8, indices of `names`.
         colours: RGB of each class; of a binary task of the foreground alone.
     """
@@ -94,6 +95,9 @@ def painted(
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of an image -> (width, height) of its picture, no side above MAX_SIDE."""
-    scale = min(1.0, MAX_SIDE / max(size))
+    """(H, W) of an image -> (width, height) of its picture, no side above MAX_SIDE.
+
+    A small one is enlarged by a whole number.
+    """
+    scale = min(MAX_SIDE / max(size), max(1, MIN_SIDE // max(size)))
     return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))

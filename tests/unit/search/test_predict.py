@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from search.cli import app
 from search.findings.manifest import write_manifest
-from search.predict import RECORD, find_images
+from search.predict import RECORD, Output, Wanted, find_images
 from search.samples.streets import CLASSES
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
@@ -169,6 +169,30 @@ def test_what_has_changed_is_predicted_again(best: Path, tmp_path: Path) -> None
     assert len(lines(to)) == 3
     more = ("--set", "decode.tta=hflip", "--overwrite")
     assert "3 images in" in predict(best, folder, to=to, more=more).output
+
+
+def test_two_do_not_write_into_one_folder(best: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    to = tmp_path / "out"
+    with Output(to, Predictor(best), Wanted()).taken():
+        refused = predict(best, tmp_path / "a.png", to=to)
+    assert refused.exit_code == 2 and "another segtune predict writes there" in refused.output
+    assert not any(to.iterdir())
+    assert "1 images in" in predict(best, tmp_path / "a.png", to=to).output
+
+
+def test_an_image_that_is_gone_meanwhile_is_predicted_all_the_same(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Predictor.run
+
+    def run(self: Predictor, images: Any, **others: Any) -> Any:
+        (tmp_path / "a.png").unlink()
+        return real(self, images, **others)
+
+    monkeypatch.setattr(Predictor, "run", run)
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    assert "1 images in" in predict(best, tmp_path / "a.png", to=tmp_path / "out").output
 
 
 def test_memory_that_runs_out_is_of_its_image_alone(

@@ -1,0 +1,166 @@
+"""The winner at work: TTA, post-processing, an ensemble, ONNX, crops; each by its command.
+
+    python -m benchmarks.use --home use/
+    python -m benchmarks.use --home use/ --to benchmarks/use.md
+
+A small study each of CamVid and SROIE, as a user launches them; then what a user types to get more
+out of them. The report is what these commands print. `--home` keeps studies and exports, and the
+same line goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.report import called, heading, parser, publish
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+CAMVID: dict[str, Any] = {
+    "train.epochs": 10,
+    "train.batch_size": 8,
+    "data.resolution": ["96x128", "144x192"],
+    "data.augment": "light",
+    "model.arch": ["Unet", "FPN", "DeepLabV3Plus"],
+    "model.encoder": "resnet18",
+    "model.encoder_weights": None,
+    "optim.lr": {"low": 5e-4, "high": 5e-3, "log": True},
+    "optim.encoder_lr_ratio": {"low": 0.3, "high": 1.0, "log": True},
+}
+SROIE: dict[str, Any] = {
+    "train.epochs": 8,
+    "train.batch_size": 2,
+    "data.resolution": [512, 640],
+    "data.augment": "light",
+    "model.encoder": "resnet18",
+    "model.encoder_weights": None,
+    "model.decoder": ["fpn", "unet"],
+    "model.inner": 64,
+    "model.out": 16,
+    "optim.lr": {"low": 1e-3, "high": 5e-3, "log": True},
+    "optim.encoder_lr_ratio": {"low": 0.3, "high": 1.0, "log": True},
+}
+STUDIES: dict[str, dict[str, Any]] = {
+    "camvid": {"budget": {"trials": 10}, "space": CAMVID},
+    "sroie": {"budget": {"trials": 6}, "space": SROIE},
+}
+MODES = {  # of one exported config: the same pixels a step, and the same steps
+    "resize": ["data.mode=resize"],
+    "crop": ["data.mode=crop", "data.scale=1.0"],
+    "crop-half": ["data.mode=crop", "data.scale=0.75"],
+}
+SEEDS = (1, 2)
+
+
+def main() -> None:
+    """Run what is not there yet, and print what the commands said."""
+    given = parser(__doc__ or "")
+    given.add_argument("--only", choices=tuple(STUDIES), help="one of the data sets")
+    given.add_argument("--home", type=Path, help="folder that keeps studies and exports")
+    options = given.parse_args()
+    place = nullcontext(options.home) if options.home else tempfile.TemporaryDirectory()
+    with place as folder:
+        home = Path(folder).resolve()
+        home.mkdir(parents=True, exist_ok=True)
+        parts = [part(data, home) for data in STUDIES if options.only in (None, data)]
+    title = heading("The winner at work", called("use"))
+    publish("\n".join([title, *parts]), options.to)
+
+
+def part(data: str, home: Path) -> str:
+    """The study of one data set, and all that is done with its winner; as Markdown."""
+    study = home / f"{data}.yaml"
+    if not study.exists():
+        study.write_text(yaml.safe_dump(study_file(data)))
+    best, sizes = f"{data}-best", f"{data}-ensemble"
+    said = [
+        f"## {data}\n",
+        *quiet(home, f"launch {data}.yaml", done=None),
+        *run(home, f"export {data} --to {best} --onnx", done=best),
+        *run(home, f"evaluate {best} --tta all"),
+    ]
+    if data == "camvid":
+        said += run(home, f"evaluate {best} --postprocess all")
+    said += run(home, f"ensemble {data} --to {sizes} --size 5", done=sizes)
+    said += run(home, f"evaluate {sizes} --against {best}")
+    if data == "camvid":
+        said += modes(home, best)
+    return "\n".join(said)
+
+
+def modes(home: Path, best: str) -> list[str]:
+    """Images resized as a whole beside crops of the same size, at the same steps."""
+    said = ["### Whole images and crops\n"]
+    for name, changes in MODES.items():
+        for seed in SEEDS:
+            to = f"{name}-{seed}"
+            changed = " ".join(f"--set {change}" for change in changes)
+            quiet(
+                home,
+                f"train {best}/config.yaml --to {to} --seed {seed} --epochs 12 "
+                f"--set data.resolution=144x192 {changed}",
+                done=to,
+            )
+    for name in list(MODES)[1:]:
+        for seed in SEEDS:
+            said += run(home, f"evaluate {name}-{seed} --against resize-{seed}")
+    return said
+
+
+def study_file(data: str) -> Mapping[str, Any]:
+    """The file of a small study, of the images that the example names."""
+    example = yaml.safe_load((EXAMPLES / f"{data}.yaml").read_text())
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: absolute(one) for key, one in value.items()}
+        return str((EXAMPLES / value).resolve())
+
+    return {
+        "name": data,
+        "task": example["task"],
+        "data": absolute(example["data"]),
+        "sampler": "random",  # an ensemble needs models that differ
+        "keep_models": 10,
+        "confirm": None,
+        **STUDIES[data],
+    }
+
+
+def run(home: Path, line: str, *, done: str | None = None) -> list[str]:
+    """Run a command, or show what it said where `done` is there; as Markdown."""
+    log = home / "said" / f"{line.replace('/', '_').replace(' ', '_')}.txt"
+    if done is None or not (home / done).exists() or not log.exists():
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(called_with(home, line.split()))
+    return [f"    segtune {line}\n", "```", log.read_text().rstrip(), "```\n"]
+
+
+def quiet(home: Path, line: str, *, done: str | None) -> list[str]:
+    """Run a command of which only the line is shown."""
+    if done is None or not (home / done).exists():
+        called_with(home, line.split())
+    return [f"    segtune {line}\n"]
+
+
+def called_with(home: Path, words: Sequence[str]) -> str:
+    """What the program prints; it must succeed."""
+    print("segtune", *words, file=sys.stderr, flush=True)
+    here = os.environ | {"SEGTUNE_HOME": str(home / "home"), "COLUMNS": "120"}
+    program = Path(sys.executable).with_name("segtune")
+    ran = subprocess.run([program, *words], cwd=home, env=here, text=True, stdout=subprocess.PIPE)
+    assert ran.returncode == 0, f"segtune {' '.join(words)} ended with {ran.returncode}"
+    return ran.stdout
+
+
+if __name__ == "__main__":
+    main()
