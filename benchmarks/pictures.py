@@ -1,4 +1,4 @@
-"""The two pictures of README and docs, of the study that `make demo` leaves in the store.
+"""The pictures of README and docs, of what `make demo` leaves in the store and in demo/.
 
 python -m benchmarks.pictures [--study demo]       needs Debian's chromium
 """
@@ -22,10 +22,13 @@ SETTLE_MS = 3000  # graphs move into place
 
 
 def main() -> None:
-    """Take both, at the size in which they are shown."""
+    """Take all, at the size in which they are shown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", default="demo")
-    study = parser.parse_args().study
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="the demo's folder")
+    options = parser.parse_args()
+    study = options.study
+    predicted(options.demo, TO / "predicted.png")
     server = subprocess.Popen([SEGTUNE, "dashboard", "--port", "0"], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
@@ -39,6 +42,21 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
+
+
+def predicted(demo: Path, to: Path) -> None:
+    """Predict drawn images with the exported model; lay three of the overlays out side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        words = ["predict", demo / "best", demo / "data/val/images", "--to", out, "--overlay"]
+        subprocess.run([SEGTUNE, *map(str, words)], check=True)
+        panels = [Image.open(path) for path in sorted((out / "overlays").glob("*.png"))[:3]]
+        sheet = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), "white")
+        left = 0
+        for panel in panels:
+            sheet.paste(panel, (left, 0))
+            left += panel.width
+    save(sheet, to)
 
 
 def take(url: str, link: str | None, size: tuple[int, int], to: Path) -> None:
@@ -55,7 +73,11 @@ def take(url: str, link: str | None, size: tuple[int, int], to: Path) -> None:
         page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=to)
         browser.close()
-    image = Image.open(to).convert("RGB")
+    save(Image.open(to).convert("RGB"), to)
+
+
+def save(image: Image.Image, to: Path) -> None:
+    """Write a picture in the size in which pages show it."""
     image.thumbnail((1000, 1400))
     image.quantize(128).save(to, optimize=True)
 
