@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from trainers.predict import Found, Predictor, Prepared
 from trainers.text_evaluate import painted_boxes
 
 RECORD = "predictions.jsonl"
-TOGETHER = 8  # images that are read, run and written together
+TOGETHER = 8  # images that are read, run and written together, at most
+PIXELS_TOGETHER = 40_000_000  # pixels that they have, where they stay as large as they are
 SAY_EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -296,7 +297,7 @@ def _predicted(
 
     The next ones are read meanwhile.
     """
-    parts = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
+    parts = _parts(jobs, predictor)
     with ThreadPoolExecutor(1) as ahead:
         reading = [ahead.submit(_read, part, predictor) for part in parts[:1]]
         for index in range(len(parts)):
@@ -307,6 +308,28 @@ def _predicted(
             pairs = [(job, one) for (job, _), one in zip(read, found, strict=True)]
             errors += [f"{job.image}: out of memory" for job, one in pairs if one is None]
             yield [(job, one) for job, one in pairs if one is not None], errors
+
+
+def _parts(jobs: Sequence[Job], predictor: Predictor) -> list[list[Job]]:
+    """Jobs that are done together: images that are not resized take their pixels' memory."""
+    large = predictor.config.flat().get("data.mode") == "crop"
+    parts: list[list[Job]] = []
+    room = 0
+    for job in jobs:
+        pixels = _pixels(job.image) if large else 0
+        if not parts or len(parts[-1]) == TOGETHER or pixels > room:
+            parts.append([])
+            room = PIXELS_TOGETHER
+        parts[-1].append(job)
+        room -= pixels
+    return parts
+
+
+def _pixels(image: str) -> int:
+    """Pixels of an image file; 0 of one that cannot be read, of which its reader will say why."""
+    with suppress(InputError):
+        return pixels_of(image)
+    return 0
 
 
 def _run(

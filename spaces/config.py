@@ -87,7 +87,20 @@ class DataConfig(Section):
 
     resolution: Resolution = "512x512"
     """Network input size, height x width in pixels; scores are always at original size."""
+    mode: Literal["resize", "crop"] = "resize"
+    """resize: the whole image, stretched to `resolution`; crop: windows of `resolution` of the
+    image at `scale`, in training one a step and image, else side by side over all of it."""
+    scale: float = Field(1.0, ge=0.01, le=8)
+    """Of `mode: crop`: pixels of the network's input for a pixel of the image, along each side."""
+    crops: Literal["random", "balanced"] = "random"
+    """Where `mode: crop` trains: anywhere, or at a pixel of a class that is drawn first, each class
+    of the image as often as any other."""
     augment: Literal["none", "light", "medium", "strong"] = "medium"
+
+    @property
+    def sized(self) -> tuple[int, int] | float:
+        """(height, width) that images are resized to, or the scale by which they are."""
+        return self.size if self.mode == "resize" else self.scale
 
     @property
     def size(self) -> tuple[int, int]:
@@ -227,6 +240,9 @@ class DecodeConfig(Section):
     """Binary tasks: foreground from this probability on."""
     tta: Literal["none", "hflip"] = "none"
     """Test-time augmentation: mean of the logits of the image and of its mirror image."""
+    overlap: float = Field(0.25, ge=0, le=0.9)
+    """Of `data.mode: crop`: least share of a window's height and width that its neighbours have
+    too."""
 
 
 class MetricConfig(Section):

@@ -10,6 +10,7 @@ from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
 BINARY_ONLY = ("decode.threshold", "loss.focal_alpha")
+CROP_ONLY = ("data.scale", "data.crops", "decode.overlap")
 
 
 def default_space(epochs: int, *, binary: bool) -> Space:
@@ -47,6 +48,7 @@ def default_space(epochs: int, *, binary: bool) -> Space:
         "loss.class_weights.max_ratio": {
             "loss.class_weights.method": ("inverse_freq", "sqrt_inv_freq", "effective_number")
         },
+        **{name: {"data.mode": ("crop",)} for name in CROP_ONLY},
     }
     changes: dict[str, Any] = {"train.epochs": epochs}
     if binary:

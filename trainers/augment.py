@@ -121,7 +121,7 @@ def plan(
         size: (height, width) of the network input, kept.
         indices: of the samples in their split.
     """
-    drawn = _Uniform(seed, epoch, indices)
+    drawn = Uniform(seed, epoch, indices)
     count = len(indices)
     chosen = STRENGTHS.get(strength)
     assert chosen is not None or strength == "none", strength
@@ -174,8 +174,12 @@ def augment(images: Tensor, masks: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------- drawing, on the host
 
 
-class _Uniform:
-    """Columns of uniform numbers in 0..1, one a sample (splitmix64, Steele et al. 2014)."""
+class Uniform:
+    """Columns of uniform numbers in 0..1, one a sample (splitmix64, Steele et al. 2014).
+
+    Args:
+        indices: of the samples; equal (seed, epoch, index) give equal numbers.
+    """
 
     def __init__(self, seed: int, epoch: int, indices: Sequence[int]) -> None:
         row = np.asarray(indices, np.uint64)
@@ -201,7 +205,7 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _crops(drawn: _Uniform, smallest: float, size: tuple[int, int]) -> Floats:
+def _crops(drawn: Uniform, smallest: float, size: tuple[int, int]) -> Floats:
     """(N, 4): width and height as shares of the image, and the centre in -1..1 along x and y.
 
     Area uniform in smallest..1, aspect ratio log-uniform within a tenth of the image's own.
@@ -232,7 +236,7 @@ def _warps(flip: NDArray[np.bool_], angle: Floats, crop: Floats, size: tuple[int
     return np.concatenate([turn * scale, turn @ centre], axis=2)
 
 
-def _colours(drawn: _Uniform, strength: Strength, count: int) -> tuple[Floats, Floats]:
+def _colours(drawn: Uniform, strength: Strength, count: int) -> tuple[Floats, Floats]:
     """Jitter in random order, then grey: colour and offset, (N, 3, 3) each, see Plan."""
     colour = np.tile(np.eye(3), (count, 1, 1))
     offset = np.zeros((count, 3, 3))

@@ -1,4 +1,4 @@
-"""Decoded segmentation splits: each is resized once for a resolution and then mapped by all.
+"""Decoded segmentation splits: each is resized once for a resolution or scale, then mapped by all.
 
 Decoding a JPEG costs more than a training step on it, and every trial of a study reads the same
 images; so the first trial at a resolution writes uint8 arrays, and the rest map them. A split that
@@ -7,7 +7,8 @@ the cache folder has no room for is decoded again in each epoch, to the same pix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,21 +24,27 @@ from trainers.data import (
     decode_mask,
     each_decoded,
     pixels_of,
+    size_of,
 )
+from trainers.windows import scaled_size
+
+Sized = tuple[int, int] | float
+"""The (height, width) that all images are resized to, or the scale by which each is."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split at one resolution.
+    """One split at one resolution, or at one scale.
 
     Shape:
         images (M, H, W, 3) uint8; masks (M, H, W) uint8 at network size, of which the split has
-        `rows` (N,); originals: N masks (h, w) uint8 at the images' own sizes; none of the train
-        split, which is scored at network size only: they would double the cache for nothing.
+        `rows` (N,); at a scale lists of M arrays (H, W, 3) and (H, W) of their own sizes.
+        originals: N masks (h, w) uint8 at the images' own sizes; none of the train split, which is
+        scored at network size only: they would double the cache for nothing.
     """
 
-    images: np.ndarray
-    masks: np.ndarray
+    images: np.ndarray | list[np.ndarray]
+    masks: np.ndarray | list[np.ndarray]
     originals: list[np.ndarray]
     rows: np.ndarray
     entry: Entry
@@ -48,11 +55,12 @@ class Arrays:
 
     @property
     def nbytes(self) -> int:
-        kept = self.images.nbytes + self.masks.nbytes
-        return kept * len(self) // len(self.images) + sum(mask.nbytes for mask in self.originals)
+        kept = sum(self.images[row].nbytes + self.masks[row].nbytes for row in self.rows)
+        return kept + sum(mask.nbytes for mask in self.originals)
 
     def chosen(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and masks of the split: the mapped files, or of a fold a copy of its rows."""
+        assert isinstance(self.images, np.ndarray) and isinstance(self.masks, np.ndarray)
         if len(self) == len(self.images):
             return self.images, self.masks
         return self.images[self.rows], self.masks[self.rows]
@@ -61,8 +69,8 @@ class Arrays:
         return _arrays, (self.entry, self.rows.tolist(), self.scored)  # mapped anew, not copied
 
 
-def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Arrays | None:
-    """Return a split at (height, width), from the cache or after building it.
+def load_arrays(data: SegmentationData, split: str, size: Sized) -> Arrays | None:
+    """Return a split at (height, width) or at a scale, from the cache or after building it.
 
     None, and a line in the log, where the cache folder has no room for it.
 
@@ -74,49 +82,77 @@ def load_arrays(data: SegmentationData, split: str, size: tuple[int, int]) -> Ar
     def needed() -> int:
         scored = [] if kept.name == "train" else kept.samples
         originals = sum(pixels_of(sample.mask) for sample in scored)
-        return len(kept.samples) * size[0] * size[1] * 4 + originals
+        return 4 * sum(map(math.prod, _sizes(kept.samples, size))) + originals
+
+    at = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"scale {size:g}"
 
     found = entry(
         "arrays",
         split_key(kept.fingerprint, kept.name, size),
         needed,
         lambda make: _build(kept, data.spec, size, make),
-        f"the {split} split at {size[0]}x{size[1]}",
+        f"the {split} split at {at}",
     )
     return None if found is None else _arrays(found, kept.rows, split != "train")
 
 
 def decode(
-    sample: Sample, spec: SegmentationDataSpec, size: tuple[int, int]
+    sample: Sample, spec: SegmentationDataSpec, size: Sized
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a sample's image (H, W, 3) and mask (H, W) at network size, and its mask as it is."""
+    """Return a sample's image (H, W, 3) and mask (H, W) resized, and its mask as it is."""
     image = resize_image(decode_image(sample.image, spec.max_pixels), size)
     mask = decode_mask(sample.mask, spec)
     return image, resize_mask(mask, size), mask
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (H, W, 3) uint8 at (height, width), bilinear with antialiasing."""
-    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+def resize_image(image: np.ndarray, size: Sized) -> np.ndarray:
+    """Return (H, W, 3) uint8 at (height, width) or a scale, bilinear with antialiasing."""
+    return _resized(image, size, Image.Resampling.BILINEAR)
 
 
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (H, W) uint8 at (height, width), nearest neighbour."""
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+def resize_mask(mask: np.ndarray, size: Sized) -> np.ndarray:
+    """Return (H, W) uint8 at (height, width) or a scale, nearest neighbour."""
+    return _resized(mask, size, Image.Resampling.NEAREST)
 
 
-def _build(
-    kept: Kept[Sample], spec: SegmentationDataSpec, size: tuple[int, int], make: Make
-) -> None:
+def _resized(pixels: np.ndarray, size: Sized, method: Image.Resampling) -> np.ndarray:
+    own = pixels.shape[0], pixels.shape[1]
+    size = size if isinstance(size, tuple) else scaled_size(own, size)
+    if size == own:
+        return pixels
+    return np.array(Image.fromarray(pixels).resize(size[::-1], method))  # one that is writable
+
+
+def _sizes(samples: Sequence[Sample], size: Sized) -> list[tuple[int, int]]:
+    """(height, width) of each sample at network size or at a scale, from its mask's header."""
+    if isinstance(size, tuple):
+        return [size] * len(samples)
+    return [scaled_size(size_of(sample.mask), size) for sample in samples]
+
+
+def _build(kept: Kept[Sample], spec: SegmentationDataSpec, size: Sized, make: Make) -> None:
     samples = kept.samples
     count = len(samples)
-    images = make("images", (count, *size, 3), np.uint8)
-    masks = make("masks", (count, *size), np.uint8)
+    images: np.ndarray | list[np.ndarray]
+    masks: np.ndarray | list[np.ndarray]
+    if isinstance(size, tuple):
+        images = make("images", (count, *size, 3), np.uint8)
+        masks = make("masks", (count, *size), np.uint8)
+    else:
+        sizes = make("sizes", (count, 2), np.int64)
+        sizes[:] = _sizes(samples, size)
+        pixels = int(sizes.prod(axis=1).sum())
+        images = _divided(make("images", (pixels, 3), np.uint8), sizes)
+        masks = _divided(make("masks", (pixels,), np.uint8), sizes)
+
+    def fill(index: int, sample: Sample) -> np.ndarray:
+        images[index][:], masks[index][:], original = decode(sample, spec, size)
+        return original
+
     if kept.name == "train":
 
         def put(index: int, sample: Sample) -> None:
-            images[index], masks[index], _ = decode(sample, spec, size)
+            fill(index, sample)
 
         each_decoded(samples, put)
         return
@@ -125,7 +161,7 @@ def _build(
     shapes = make("shapes", (count, 2), np.int64)
 
     def put_all(index: int, sample: Sample) -> None:
-        images[index], masks[index], original = decode(sample, spec, size)
+        original = fill(index, sample)
         shapes[index] = original.shape
         originals[ends[index] - original.size : ends[index]] = original.ravel()
 
@@ -135,11 +171,21 @@ def _build(
 def _arrays(found: Entry, chosen: list[int] | None, scored: bool) -> Arrays:
     """The rows of a split (None: all), where it is scored with the masks at their own sizes."""
     arrays, originals = found.arrays, []
-    rows = np.arange(len(arrays["images"])) if chosen is None else np.array(chosen)
+    images: np.ndarray | list[np.ndarray] = arrays["images"]
+    masks: np.ndarray | list[np.ndarray] = arrays["masks"]
+    if "sizes" in arrays:
+        images, masks = (_divided(arrays[name], arrays["sizes"]) for name in ("images", "masks"))
+    rows = np.arange(len(images)) if chosen is None else np.array(chosen)
     if scored and "shapes" in arrays:
-        ends = np.cumsum(arrays["shapes"].prod(axis=1))
-        originals = [
-            arrays["originals"][ends[row] - height * width : ends[row]].reshape(height, width)
-            for row, (height, width) in zip(rows, arrays["shapes"][rows], strict=True)
-        ]
-    return Arrays(arrays["images"], arrays["masks"], originals, rows, found, scored)
+        whole = _divided(arrays["originals"], arrays["shapes"])
+        originals = [whole[row] for row in rows]
+    return Arrays(images, masks, originals, rows, found, scored)
+
+
+def _divided(flat: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Pixels (P, ...) that lie one image behind another -> images (h, w, ...), not copied."""
+    ends = np.cumsum(sizes.prod(axis=1))
+    return [
+        flat[end - height * width : end].reshape(height, width, *flat.shape[1:])
+        for end, (height, width) in zip(ends, sizes, strict=True)
+    ]

@@ -299,8 +299,14 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
 
 def pixels_of(path: str) -> int:
     """Pixels of an image file, from its header; raises InputError where it is none."""
+    height, width = size_of(path)
+    return height * width
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """(height, width) that an image file is stored with, from its header, else InputError."""
     with _identified(path) as image:
-        return image.width * image.height
+        return image.height, image.width
 
 
 def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:

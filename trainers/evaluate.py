@@ -21,7 +21,7 @@ from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
 from trainers.precision import device_to_score_on
 from trainers.report import Scores
-from trainers.segmentation import SegmentationTask, at_original_size
+from trainers.segmentation import SegmentationTask
 
 PICTURES = 5  # of the best and of the worst images
 
@@ -69,14 +69,10 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
     """Yield (index, predicted classes (h, w), true classes (h, w)) at original size."""
     with torch.no_grad():
         model.eval()
-        for indices, logits, _, originals in task.predictions(model, split):
-            for rows, found, truth in at_original_size(
-                logits, originals, binary=task.binary, elements=task.score_elements
-            ):
-                if task.binary:
-                    found = (found >= task.config.decode.threshold).long()
-                for row, one, true in zip(rows, found, truth, strict=True):
-                    yield indices[row], one, true
+        for indices, found, truth in task.found(model, split):
+            if task.binary:
+                found = (found >= task.config.decode.threshold).long()
+            yield from zip(indices, found, truth, strict=True)
 
 
 def _draw(

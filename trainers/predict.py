@@ -31,7 +31,14 @@ from trainers.dbnet.decode import Detections, decode
 from trainers.folds import fold_models
 from trainers.memory import free_memory, is_out_of_memory
 from trainers.precision import device_to_score_on, resolve_precision
-from trainers.segmentation import SCORE_ELEMENTS, VAL_BATCH, class_map, network_logits, resize
+from trainers.segmentation import (
+    SCORE_ELEMENTS,
+    VAL_BATCH,
+    class_map,
+    network_logits,
+    resize,
+    windows_logits,
+)
 from trainers.text_augment import resize_page
 from trainers.text_detection import page_logits
 from trainers.text_evaluate import load_dbnet
@@ -45,7 +52,8 @@ class Prepared:
     """An image as the network takes it."""
 
     pixels: NDArray[np.uint8]
-    """(h, w, 3) RGB: of segmentation at network size, of text no side above data.resolution."""
+    """(h, w, 3) RGB: of segmentation at network size, with data.mode crop at data.scale; of text no
+    side above data.resolution."""
     size: tuple[int, int]
     """(H, W) of the image itself."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -130,7 +138,7 @@ class Predictor:
             pixels = decode_image(str(image), self.data.max_pixels)
         size = (pixels.shape[0], pixels.shape[1])
         if isinstance(self.config, SegmentationConfig):
-            return Prepared(resize_image(pixels, self.config.data.size), size)
+            return Prepared(resize_image(pixels, self.config.data.sized), size)
         assert isinstance(self.config, TextDetectionConfig)
         if max(size) <= self.config.data.resolution:
             return Prepared(pixels, size)
@@ -160,16 +168,50 @@ class Predictor:
                 yield self._text(image, config, probabilities)
             return
         assert isinstance(config, SegmentationConfig)
+        if config.data.mode == "crop":
+            for image in images:
+                yield self._from_windows(image, config, probabilities)
+            return
         pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2)
-        logits = _mean(
-            [
-                network_logits(model, pixels, config, self.device, self.precision)
-                for model in self.models
-            ],
-            binary=self.binary,
-        )
+        logits = self._logits(pixels, config)
         for image, one in zip(images, logits, strict=True):
             yield self._mask(one[None], torch.Size(image.size), config, probabilities)
+
+    def _logits(self, pixels: Tensor, config: SegmentationConfig) -> Tensor:
+        """(B, 3, h, w) in 0..255 -> (B, C, h, w): of all models together."""
+        logits = [
+            network_logits(model, pixels, config, self.device, self.precision)
+            for model in self.models
+        ]
+        return _mean(logits, binary=self.binary)
+
+    def _from_windows(
+        self, image: Prepared, config: SegmentationConfig, probabilities: bool
+    ) -> Found:
+        """What windows of an image say, some rows of it at a time."""
+        mask, kept = np.empty(image.size, np.uint8), None
+        rows = windows_logits(
+            torch.from_numpy(image.pixels).to(self.device),
+            image.size,
+            config,
+            lambda windows, _: self._logits(windows, config),
+            self.batch,
+            self._elements,
+        )
+        for top, logits in rows:
+            part = slice(top, top + logits.shape[1])
+            if self.binary:
+                sure = logits[0].sigmoid()
+                found = sure >= config.decode.threshold
+            else:
+                sure = logits.softmax(dim=0) if probabilities else logits
+                found = logits.max(dim=0).indices
+            mask[part] = found.byte().cpu().numpy()
+            if probabilities:
+                if kept is None:
+                    kept = np.empty((*sure.shape[:-2], *image.size), np.float16)
+                kept[..., part, :] = sure.half().cpu().numpy()
+        return Found(mask, kept)
 
     def _mask(
         self, logits: Tensor, size: torch.Size, config: SegmentationConfig, probabilities: bool
@@ -201,7 +243,7 @@ class Predictor:
         if self.batch > 1:
             self.batch //= 2
         elif self._elements > 1:
-            self._elements = 1  # one class of one image at a time
+            self._elements = 1  # one class of one image, or one row, at a time
         elif self.device.type == "cuda":
             print("out of memory on the GPU with one image: the CPU predicts from now on")
             self.device = torch.device("cpu")

@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spaces.config import TrainConfig
+from spaces.config import DataConfig, TrainConfig
 from trainers.batches import Reader
-from trainers.cache import Arrays, decode, load_arrays
+from trainers.cache import Arrays, Sized, decode, load_arrays
+from trainers.crops import Crop, Cropper
 from trainers.data import SegmentationData
 from trainers.devices import sharers
 from trainers.memory import free_memory, is_out_of_memory
+from trainers.windows import cut
 
 DEVICE_SHARE = 0.25  # of a GPU's free memory, that a split may fill
 
 
 class Batch(NamedTuple):
-    """Samples at network size, on the device.
+    """Samples at network size, or one whole image at its scale, on the device.
 
     `originals` are B masks (h, w) uint8 at the images' own sizes; none of the train split.
     """
@@ -36,43 +38,49 @@ class Batch(NamedTuple):
     originals: list[Tensor]
 
 
+Key = int | Crop
+"""A sample, or a window of it."""
+
+
 class Samples(Protocol):
-    """One split at one resolution."""
+    """One split at one resolution, or at one scale."""
 
     order: Sequence[int]
     """All indices, those of one original size together where the sizes are known."""
 
-    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """Yield the samples of each list of indices."""
+    def batches(self, batches: Sequence[Sequence[Key]]) -> Iterator[Batch]:
+        """Yield the samples of each list; at a scale crops, or one index at a time."""
         ...
 
 
 def open_samples(
     data: SegmentationData,
     split: str,
-    size: tuple[int, int],
+    images: DataConfig,
     config: TrainConfig,
     device: torch.device,
     stay: bool = True,
 ) -> Samples:
-    """Return a split at (height, width): in GPU memory where it fits well, from the cache, or
-    decoded anew in each epoch (which the cache says in the log).
+    """Return a split at its resolution or scale: in GPU memory where it fits well, from the cache,
+    or decoded anew in each epoch (which the cache says in the log).
 
     Args:
+        images: says at which size.
         stay: whether it may stay in GPU memory.
     """
-    arrays = load_arrays(data, split, size)
+    arrays = load_arrays(data, split, images.sized)
+    cropper = Cropper(images.size, images.crops) if images.mode == "crop" else None
     if arrays is None:
         order = range(len(data.split(split)))
-        return Loaded(_Decoded(data, split, size), order, config, device)
+        return Loaded(_Decoded(data, split, images.sized, cropper), order, config, device)
     if device.type == "cpu" or (stay and fits(arrays.nbytes, device)):
         try:
-            return Resident(arrays, device)
+            return ResidentImages(arrays, device, cropper) if cropper else Resident(arrays, device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free_memory()
-    return Loaded(_Mapped(arrays), _by_size(arrays), config, device)
+    return Loaded(_Mapped(arrays, cropper), _by_size(arrays), config, device)
 
 
 def fits(needed: int, device: torch.device) -> bool:
@@ -93,14 +101,46 @@ class Resident:
         self.masks = torch.from_numpy(masks).to(device)
         self.originals = [torch.from_numpy(mask).to(device) for mask in arrays.originals]
 
-    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    def batches(self, batches: Sequence[Sequence[Key]]) -> Iterator[Batch]:
         """Yield the samples of each list of indices; the device is told all of them at once."""
         rows = torch.tensor([index for batch in batches for index in batch])
         rows = rows.to(self.device, non_blocking=True)
         for chosen, batch in zip(rows.split([len(b) for b in batches]), batches, strict=True):
             images = self.images.index_select(0, chosen).permute(0, 3, 1, 2)
-            originals = [self.originals[index] for index in batch] if self.originals else []
+            whole = [key for key in batch if isinstance(key, int)] if self.originals else []
+            originals = [self.originals[index] for index in whole]
             yield Batch(images, self.masks.index_select(0, chosen), originals)
+
+
+class ResidentImages:
+    """A split of images of their own sizes as tensors, in GPU memory or mapped, as above."""
+
+    def __init__(self, arrays: Arrays, device: torch.device, cropper: Cropper) -> None:
+        self.arrays, self.device, self.cropper = arrays, device, cropper
+        self.order: Sequence[int] = _by_size(arrays)
+
+        def put(pixels: np.ndarray) -> Tensor:
+            return torch.from_numpy(pixels).to(device)
+
+        self.images = [put(arrays.images[row]) for row in arrays.rows]  # (H, W, 3) each
+        self.masks = [put(arrays.masks[row]) for row in arrays.rows]
+        self.originals = [put(mask) for mask in arrays.originals]
+
+    def batches(self, batches: Sequence[Sequence[Key]]) -> Iterator[Batch]:
+        """Yield crops, which are chosen on the host and cut on the device, or whole images."""
+        for batch in batches:
+            pairs = [self._sample(key) for key in batch]
+            images, masks = (torch.stack(part) for part in zip(*pairs, strict=True))
+            whole = [key for key in batch if isinstance(key, int)] if self.originals else []
+            originals = [self.originals[index] for index in whole]
+            yield Batch(images.permute(0, 3, 1, 2), masks, originals)
+
+    def _sample(self, key: Key) -> tuple[Tensor, Tensor]:
+        if isinstance(key, int):
+            return self.images[key], self.masks[key]
+        place = self.cropper.place(key, self.arrays.masks[self.arrays.rows[key.sample]])
+        image, mask = self.images[key.sample], self.masks[key.sample]
+        return cut(image, place, self.cropper.size), cut(mask, place, self.cropper.size)
 
 
 class Loaded:
@@ -116,8 +156,8 @@ class Loaded:
         self.order, self.device = order, device
         self._reader = Reader(dataset, config, device, _together)
 
-    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """Yield the samples of each list of indices, read ahead."""
+    def batches(self, batches: Sequence[Sequence[Key]]) -> Iterator[Batch]:
+        """Yield the samples of each list, read ahead."""
         for read in self._reader.read(batches):
             images, masks = (part.to(self.device, non_blocking=True) for part in read[:2])
             originals = [mask.to(self.device, non_blocking=True) for mask in read[2]]
@@ -127,22 +167,44 @@ class Loaded:
 _Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-class _Mapped(Dataset[_Sample]):
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
+class _Images(Dataset[_Sample]):
+    """Samples by key; a cropper cuts those that a crop is wanted of."""
 
-    def __getitem__(self, index: int) -> _Sample:
+    cropper: Cropper | None
+
+    def whole(self, index: int) -> _Sample:
+        raise NotImplementedError
+
+    def __getitem__(self, key: Key) -> _Sample:
+        if isinstance(key, int):
+            return self.whole(key)
+        assert self.cropper is not None
+        image, mask, _ = self.whole(key.sample)
+        place = self.cropper.place(key, mask)
+        pixels, labels = (
+            cut(torch.from_numpy(part), place, self.cropper.size) for part in (image, mask)
+        )
+        return pixels.numpy(), labels.numpy(), None
+
+
+class _Mapped(_Images):
+    def __init__(self, arrays: Arrays, cropper: Cropper | None = None) -> None:
+        self.arrays, self.cropper = arrays, cropper
+
+    def whole(self, index: int) -> _Sample:
         arrays = self.arrays
         original = arrays.originals[index] if arrays.originals else None
         row = arrays.rows[index]
         return arrays.images[row], arrays.masks[row], original
 
 
-class _Decoded(Dataset[_Sample]):
-    def __init__(self, data: SegmentationData, split: str, size: tuple[int, int]) -> None:
-        self.data, self.split, self.size = data, split, size
+class _Decoded(_Images):
+    def __init__(
+        self, data: SegmentationData, split: str, size: Sized, cropper: Cropper | None
+    ) -> None:
+        self.data, self.split, self.size, self.cropper = data, split, size, cropper
 
-    def __getitem__(self, index: int) -> _Sample:
+    def whole(self, index: int) -> _Sample:
         sample = self.data.split(self.split)[index]
         image, mask, original = decode(sample, self.data.spec, self.size)
         return image, mask, None if self.split == "train" else original

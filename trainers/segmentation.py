@@ -19,6 +19,7 @@ from spaces.space import Free, Space
 from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.boundary import BoundaryCounts, BoundaryCurve
+from trainers.crops import draw_crops
 from trainers.data import SegmentationData
 from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
 from trainers.losses import SegmentationLoss
@@ -27,8 +28,9 @@ from trainers.metrics import ClassCounts, Counter, ThresholdCurve, best_threshol
 from trainers.models import build_model, check_model, forward
 from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
-from trainers.samples import Resident, Samples, open_samples
+from trainers.samples import Key, Resident, ResidentImages, Samples, open_samples
 from trainers.trivial import best_constant
+from trainers.windows import Place, Run, at_size, cut, strips
 
 VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -82,10 +84,13 @@ class SegmentationTask:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
-        data = self.config.data
-        drawn = plan(data.augment, data.size, self.config.train.seed, epoch, order)
+        data, seed = self.config.data, self.config.train.seed
+        drawn = plan(data.augment, data.size, seed, epoch, order)
         start = sum(len(batch) for batch in batches[:first])
-        for images, masks, _ in self._split("train").batches(batches[first:]):
+        keys: Sequence[Sequence[Key]] = batches[first:]
+        if data.mode == "crop":
+            keys = [draw_crops(seed, epoch, batch) for batch in batches[first:]]
+        for images, masks, _ in self._split("train").batches(keys):
             stop = start + len(images)
             pixels, target = augment(images, masks, drawn.part(start, stop, self.device))
             yield normalise(pixels, self.device, self.memory_format), target
@@ -93,7 +98,8 @@ class SegmentationTask:
 
     def leave_device(self) -> bool:
         """Carry samples to the device batch by batch from now on; False where it is so already."""
-        staying = [name for name, one in self._opened.items() if isinstance(one, Resident)]
+        resident = Resident | ResidentImages
+        staying = [name for name, one in self._opened.items() if isinstance(one, resident)]
         if self.device.type == "cpu" or not staying:
             return False
         self._stay = False
@@ -107,7 +113,8 @@ class SegmentationTask:
             return forward(model, images)
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
-        """Score a split at original image size; also the loss parts at network size.
+        """Score a split at original image size; also the loss parts at network size, which are
+        means over images, or with `data.mode: crop` over windows.
 
         The metric is the study's; of a binary task at the best (free) or the given threshold.
         Where memory runs out it begins again with less at once.
@@ -122,13 +129,15 @@ class SegmentationTask:
 
     def _validate_less(self, split: str) -> bool:
         """Make the next try need less memory; False where nothing is left to give up."""
-        fitted = min(self.val_batch, len(self.data.split(split)))
+        fitted = self.val_batch  # windows of an image, or images
+        if self.config.data.mode == "resize":
+            fitted = min(fitted, len(self.data.split(split)))
         if fitted > 1:
             self.val_batch = fitted // 2
         elif not self.leave_device():
             if self.score_elements == 1:
                 return False
-            self.score_elements = 1  # one class of one image at a time
+            self.score_elements = 1  # one class of one image, or one row, at a time
         return True
 
     @torch.no_grad()
@@ -136,18 +145,21 @@ class SegmentationTask:
         model.eval()
         counters = self._counters()
         totals: dict[str, Tensor] = {}
+        pieces = 0  # images or windows that the loss has seen
         seen: list[int] = []  # images in the order in which they were counted
-        for indices, logits, masks, originals in self.predictions(model, split):
+
+        def add_loss(logits: Tensor, masks: Tensor) -> None:
+            nonlocal pieces
+            pieces += len(masks)
             _, parts = self.loss(logits, masks, learn=False)
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
-            for rows, found, truth in at_original_size(
-                logits, originals, binary=self.binary, elements=self.score_elements
-            ):
-                seen += [indices[row] for row in rows]
-                for counter in counters.values():
-                    counter.update(found, truth)
-        losses = Losses(**{name: float(value) / len(seen) for name, value in totals.items()})
+
+        for indices, found, truth in self.found(model, split, add_loss):
+            seen += indices
+            for counter in counters.values():
+                counter.update(found, truth)
+        losses = Losses(**{name: float(value) / pieces for name, value in totals.items()})
         counts = {name: counter.images().numpy() for name, counter in counters.items()}
         counts["dice"] = counts["iou"]  # (N, K, 3), of a binary task (N, T, K, 3)
         threshold = None
@@ -201,6 +213,53 @@ class SegmentationTask:
             found = [0.0 if iou != iou else iou for iou in found]
         return found
 
+    def found(
+        self,
+        model: nn.Module,
+        split: str,
+        add_loss: Callable[[Tensor, Tensor], None] = lambda logits, masks: None,
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield (indices, what is found there, their masks (B, h, w)) at original size.
+
+        What is found are (B, h, w) probabilities of a binary task, else class indices.
+
+        Args:
+            add_loss: is told the logits (B, C, H, W) and the masks of what the network has seen.
+        """
+        if self.config.data.mode == "crop":
+            yield from self._found_in_windows(model, split, add_loss)
+            return
+        for indices, logits, masks, originals in self.predictions(model, split):
+            add_loss(logits, masks)
+            for rows, found, truth in at_original_size(
+                logits, originals, binary=self.binary, elements=self.score_elements
+            ):
+                yield [indices[row] for row in rows], found, truth
+
+    def _found_in_windows(
+        self, model: nn.Module, split: str, add_loss: Callable[[Tensor, Tensor], None]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """The same, image by image, of windows of each."""
+        samples, config = self._split(split), self.config
+        alone = [[index] for index in samples.order]
+        for indices, (images, masks, originals) in zip(alone, samples.batches(alone), strict=True):
+            image, mask, truth = images[0].permute(1, 2, 0), masks[0], originals[0]
+            size = truth.shape[0], truth.shape[1]
+
+            def run(windows: Tensor, places: Sequence[Place], mask: Tensor = mask) -> Tensor:
+                logits = network_logits(model, windows, config, self.device, self.precision)
+                target = [cut(mask, place, config.data.size) for place in places]
+                add_loss(logits, torch.stack(target).long())
+                return logits
+
+            rows = windows_logits(image, size, config, run, self.val_batch, self.score_elements)
+            kind = torch.float32 if self.binary else torch.uint8
+            found = torch.empty(size, dtype=kind, device=self.device)
+            for top, logits in rows:
+                part = logits[0].sigmoid() if self.binary else logits.max(dim=0).indices
+                found[top : top + logits.shape[1]] = part
+            yield indices, found[None], truth[None]
+
     def predictions(
         self, model: nn.Module, split: str
     ) -> Iterator[tuple[Sequence[int], Tensor, Tensor, list[Tensor]]]:
@@ -227,7 +286,7 @@ class SegmentationTask:
     def _split(self, name: str) -> Samples:
         if name not in self._opened:
             self._opened[name] = open_samples(
-                self.data, name, self.config.data.size, self.config.train, self.device, self._stay
+                self.data, name, self.config.data, self.config.train, self.device, self._stay
             )
         return self._opened[name]
 
@@ -256,6 +315,29 @@ def network_logits(
     if config.decode.tta == "hflip":
         logits = (logits + run(batch.flip(3)).flip(3)) / 2
     return logits
+
+
+def windows_logits(
+    image: Tensor,
+    size: tuple[int, int],
+    config: SegmentationConfig,
+    run: Run,
+    batch: int,
+    elements: int = SCORE_ELEMENTS,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (top, logits (C, rows, W) fp32) of an image from above, at its original size.
+
+    Args:
+        image: (H, W, 3) uint8 at `data.scale`.
+        size: its original (height, width).
+        run: calls the network on windows.
+        batch: windows at once.
+        elements: resized logits at once, but at least one row.
+    """
+    scaled = image.shape[0], image.shape[1]
+    overlap = config.decode.overlap
+    rows = strips(image, config.data.size, run, overlap=overlap, batch=batch)
+    return at_size(rows, scaled, size, elements)
 
 
 def at_original_size(

@@ -192,7 +192,7 @@ def test_the_less_memory_there_is_the_smaller_the_micro_batch(nop: Nop) -> None:
 
 def _stays() -> bool:
     return isinstance(
-        samples.open_samples(blobs(), "train", (64, 64), small().train, torch.device("cuda")),
+        samples.open_samples(blobs(), "train", small().data, small().train, torch.device("cuda")),
         Resident,
     )
 

@@ -127,10 +127,10 @@ def test_a_split_lives_on_the_gpu_where_it_fits_and_is_carried_there_where_not(
 ) -> None:
     config = make_config()
     size = config.data.size
-    resident = open_samples(data, "val", size, config.train, GPU)
+    resident = open_samples(data, "val", config.data, config.train, GPU)
     assert isinstance(resident, Resident) and resident.images.is_cuda
     monkeypatch.setattr(samples, "DEVICE_SHARE", 0.0)
-    carried = open_samples(data, "val", size, config.train, GPU)
+    carried = open_samples(data, "val", config.data, config.train, GPU)
     assert isinstance(carried, Loaded)
     arrays = load_arrays(data, "val", size)
     assert arrays is not None

@@ -110,14 +110,14 @@ def test_colours_are_torchvisions(
     """One change alone, with its factor read from the plan; nothing is clipped."""
     images = smooth_images(20)
     seen: list[tuple[float, float, np.ndarray]] = []
-    original = module._Uniform.between
+    original = module.Uniform.between
 
-    def spy(self: module._Uniform, low: float, high: float) -> np.ndarray:
+    def spy(self: module.Uniform, low: float, high: float) -> np.ndarray:
         values = original(self, low, high)
         seen.append((low, high, values))
         return values
 
-    monkeypatch.setattr(module._Uniform, "between", spy)
+    monkeypatch.setattr(module.Uniform, "between", spy)
     chosen = drawn(strength, 20, monkeypatch)
     moved, _ = augment(images, torch.zeros(20, *SIZE, dtype=torch.uint8), chosen)
     width = strength.brightness or strength.contrast or strength.saturation
@@ -153,13 +153,13 @@ def test_changes_of_colour_follow_each_other_in_any_order(
 
     strength, count = Strength(brightness=0.1, contrast=0.3, saturation=0.3), 30
     seen: list[np.ndarray] = []
-    original = module._Uniform.between
+    original = module.Uniform.between
 
-    def spy(self: module._Uniform, low: float, high: float) -> np.ndarray:
+    def spy(self: module.Uniform, low: float, high: float) -> np.ndarray:
         seen.append(original(self, low, high))
         return seen[-1]
 
-    monkeypatch.setattr(module._Uniform, "between", spy)
+    monkeypatch.setattr(module.Uniform, "between", spy)
     chosen = drawn(strength, count, monkeypatch)
     images = smooth_images(count)
     moved, _ = augment(images, torch.zeros(count, *SIZE, dtype=torch.uint8), chosen)
@@ -236,7 +236,7 @@ def test_rotation_is_torchvisions_and_its_border_is_ignored(
 def test_crops_are_torchvisions() -> None:
     """The same distributions of area, aspect ratio and place (two-sample Kolmogorov-Smirnov)."""
     count = 3000
-    crop = module._crops(module._Uniform(0, 0, range(count)), 0.25, SIZE)
+    crop = module._crops(module.Uniform(0, 0, range(count)), 0.25, SIZE)
     aspect = SIZE[1] / SIZE[0]
     transform = v2.RandomResizedCrop(
         SIZE, scale=(0.25, 1.0), ratio=(aspect * 0.9, aspect * 1.1), antialias=True
@@ -271,7 +271,7 @@ def test_a_crop_shows_its_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_draws_are_uniform_and_independent() -> None:
-    uniform = module._Uniform(7, 3, range(20_000))
+    uniform = module.Uniform(7, 3, range(20_000))
     columns = np.stack([uniform.next() for _ in range(6)])
     assert columns.min() >= 0 and columns.max() < 1
     for column in columns:
