@@ -220,13 +220,18 @@ class HealthConfig(Section):
     the way from the best constant answer's score (all foreground, nothing found) to 1."""
 
 
+Tta = Literal["none", "hflip", "flips", "scales", "hflip+scales"]
+"""Test-time augmentation: the mean of the logits of several views of an image. hflip: as it is and
+mirrored; flips: these, and both upside down; scales: at 1, 0.75 and 1.25 of the input's size;
+hflip+scales: each of these, and mirrored."""
+
+
 class DecodeConfig(Section):
     """From network output to a prediction; searched without training where a space says `free`."""
 
     threshold: float = Field(0.5, gt=0, lt=1)
     """Binary tasks: foreground from this probability on."""
-    tta: Literal["none", "hflip"] = "none"
-    """Test-time augmentation: mean of the logits of the image and of its mirror image."""
+    tta: Tta = "none"
 
 
 class MetricConfig(Section):

@@ -193,7 +193,7 @@ class Predictor:
             maps.append(logits[0, 0, :height, :width].sigmoid())
         probability = torch.stack(maps).mean(dim=0).cpu().numpy()
         scale = (image.scale[0] * rest[0], image.scale[1] * rest[1])
-        boxes = decode(probability, image.size, scale, **config.decode.model_dump())
+        boxes = decode(probability, image.size, scale, **config.decode.model_dump(exclude={"tta"}))
         return Found(boxes, probability.astype(np.float16) if probabilities else None)
 
     def _take_less(self) -> bool:

@@ -29,6 +29,7 @@ from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Resident, Samples, open_samples
 from trainers.trivial import best_constant
+from trainers.views import mean_over_views
 
 VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -252,10 +253,7 @@ def network_logits(
             return forward(model, batch).float()
 
     batch = normalise(images, device, layout(config.train))
-    logits = run(batch)
-    if config.decode.tta == "hflip":
-        logits = (logits + run(batch.flip(3)).flip(3)) / 2
-    return logits
+    return mean_over_views(run, batch, config.decode.tta, smallest=min_side(config.model.arch))
 
 
 def at_original_size(
