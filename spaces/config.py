@@ -225,6 +225,8 @@ Tta = Literal["none", "hflip", "flips", "scales", "hflip+scales"]
 mirrored; flips: these, and both upside down; scales: at 1, 0.75 and 1.25 of the input's size;
 hflip+scales: each of these, and mirrored."""
 
+Pixels = Annotated[int, Field(ge=0, le=10**9, strict=True)]
+
 
 class DecodeConfig(Section):
     """From network output to a prediction; searched without training where a space says `free`."""
@@ -232,6 +234,10 @@ class DecodeConfig(Section):
     threshold: float = Field(0.5, gt=0, lt=1)
     """Binary tasks: foreground from this probability on."""
     tta: Tta = "none"
+    smallest_area: dict[str, Pixels] = Field(default_factory=dict)
+    """{class: pixels of the image}: a smaller area of the class goes to the class around it."""
+    fill_holes: dict[str, Pixels] = Field(default_factory=dict)
+    """{class: pixels of the image}: a smaller hole that the class encloses is filled."""
 
 
 class MetricConfig(Section):

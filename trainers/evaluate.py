@@ -73,6 +73,7 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
             for rows, found, truth in at_original_size(
                 logits, originals, binary=task.binary, elements=task.score_elements
             ):
+                found = task.postprocessed(found)
                 if task.binary:
                     found = (found >= task.config.decode.threshold).long()
                 for row, one, true in zip(rows, found, truth, strict=True):

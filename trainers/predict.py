@@ -30,6 +30,7 @@ from trainers.data import decode_image, rgb
 from trainers.dbnet.decode import Detections, decode
 from trainers.folds import fold_models
 from trainers.memory import free_memory, is_out_of_memory
+from trainers.postprocess import check_postprocessing, postprocess
 from trainers.precision import device_to_score_on, resolve_precision
 from trainers.segmentation import SCORE_ELEMENTS, VAL_BATCH, class_map, network_logits, resize
 from trainers.text_augment import resize_page
@@ -89,6 +90,9 @@ class Predictor:
         folder = Path(folder)
         self.data, exported = load_run_config(folder / "config.yaml", splits=False)
         self.config = config or exported
+        if isinstance(self.config, SegmentationConfig):
+            assert isinstance(self.data, SegmentationDataSpec)
+            check_postprocessing(self.config, self.data, free={})
         self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
         self.device, self.precision = device_to_score_on(self.config.train.precision)
         text = isinstance(self.config, TextDetectionConfig)
@@ -182,7 +186,8 @@ class Predictor:
         else:
             mask = class_map(logits, size, self._elements)[0].byte()
             kept = resize(logits, size)[0].softmax(0) if probabilities else None
-        return Found(mask.cpu().numpy(), None if kept is None else kept.half().cpu().numpy())
+        classes = postprocess(mask.cpu().numpy(), config.decode, self.data.class_names)
+        return Found(classes, None if kept is None else kept.half().cpu().numpy())
 
     def _text(self, image: Prepared, config: TextDetectionConfig, probabilities: bool) -> Found:
         maps = []
