@@ -51,7 +51,9 @@ def predicted(demo: Path, to: Path) -> None:
         words = ["predict", demo / "best", demo / "data/val/images", "--to", out, "--overlay"]
         subprocess.run([SEGTUNE, *map(str, words)], check=True)
         panels = [Image.open(path) for path in sorted((out / "overlays").glob("*.png"))[:3]]
-        sheet = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), "white")
+        sheet = Image.new(
+            "RGB", (sum(p.width for p in panels), max(p.height for p in panels)), "white"
+        )
         left = 0
         for panel in panels:
             sheet.paste(panel, (left, 0))

@@ -233,16 +233,27 @@ class HealthConfig(Section):
     the way from the best constant answer's score (all foreground, nothing found) to 1."""
 
 
+Tta = Literal["none", "hflip", "flips", "scales", "hflip+scales"]
+"""Test-time augmentation: the mean of the logits of several views of an image. hflip: as it is and
+mirrored; flips: these, and both upside down; scales: at 1, 0.75 and 1.25 of the input's size;
+hflip+scales: each of these, and mirrored."""
+
+Pixels = Annotated[int, Field(ge=0, le=10**9, strict=True)]
+
+
 class DecodeConfig(Section):
     """From network output to a prediction; searched without training where a space says `free`."""
 
     threshold: float = Field(0.5, gt=0, lt=1)
     """Binary tasks: foreground from this probability on."""
-    tta: Literal["none", "hflip"] = "none"
-    """Test-time augmentation: mean of the logits of the image and of its mirror image."""
+    tta: Tta = "none"
     overlap: float = Field(0.25, ge=0, le=0.9)
     """Of `data.mode: crop`: least share of a window's height and width that its neighbours have
     too."""
+    smallest_area: dict[str, Pixels] = Field(default_factory=dict)
+    """{class: pixels of the image}: a smaller area of the class goes to the class around it."""
+    fill_holes: dict[str, Pixels] = Field(default_factory=dict)
+    """{class: pixels of the image}: a smaller hole that the class encloses is filled."""
 
 
 class MetricConfig(Section):

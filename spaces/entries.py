@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -63,7 +63,7 @@ class _Pin:
 
 
 def _entry(name: str, entry: Any, annotation: Any, default: Space) -> Dimension | _Pin:
-    if isinstance(entry, dict):
+    if isinstance(entry, dict) and get_origin(annotation) is not dict:
         return _mapping_entry(name, dict(entry), annotation, default)
     if isinstance(entry, list):
         return _choice(default, name, entry, (name,))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from spaces.config import MetricConfig, Section, TrialConfig
+from spaces.config import MetricConfig, Section, TrialConfig, Tta
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -62,6 +62,8 @@ class TextDecodeConfig(Section):
     """Boxes of a lower mean probability are dropped."""
     unclip_ratio: float = Field(1.5, gt=0, le=10)
     max_candidates: int = Field(1000, ge=1, le=100_000)
+    tta: Tta = "none"
+    """Of the maps of both branches, before they are decoded."""
 
 
 def _lower(value: Any) -> Any:

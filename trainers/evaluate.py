@@ -70,6 +70,7 @@ def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> 
     with torch.no_grad():
         model.eval()
         for indices, found, truth in task.found(model, split):
+            found = task.postprocessed(found)
             if task.binary:
                 found = (found >= task.config.decode.threshold).long()
             yield from zip(indices, found, truth, strict=True)

@@ -30,6 +30,7 @@ from trainers.data import decode_image, rgb
 from trainers.dbnet.decode import Detections, decode
 from trainers.folds import fold_models
 from trainers.memory import free_memory, is_out_of_memory
+from trainers.postprocess import check_postprocessing, postprocess
 from trainers.precision import device_to_score_on, resolve_precision
 from trainers.segmentation import (
     SCORE_ELEMENTS,
@@ -97,6 +98,9 @@ class Predictor:
         folder = Path(folder)
         self.data, exported = load_run_config(folder / "config.yaml", splits=False)
         self.config = config or exported
+        if isinstance(self.config, SegmentationConfig):
+            assert isinstance(self.data, SegmentationDataSpec)
+            check_postprocessing(self.config, self.data, free={})
         self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
         self.device, self.precision = device_to_score_on(self.config.train.precision)
         text = isinstance(self.config, TextDetectionConfig)
@@ -211,7 +215,7 @@ class Predictor:
                 if kept is None:
                     kept = np.empty((*sure.shape[:-2], *image.size), np.float16)
                 kept[..., part, :] = sure.half().cpu().numpy()
-        return Found(mask, kept)
+        return Found(self._postprocessed(mask, config), kept)
 
     def _mask(
         self, logits: Tensor, size: torch.Size, config: SegmentationConfig, probabilities: bool
@@ -224,7 +228,13 @@ class Predictor:
         else:
             mask = class_map(logits, size, self._elements)[0].byte()
             kept = resize(logits, size)[0].softmax(0) if probabilities else None
-        return Found(mask.cpu().numpy(), None if kept is None else kept.half().cpu().numpy())
+        classes = self._postprocessed(mask.cpu().numpy(), config)
+        return Found(classes, None if kept is None else kept.half().cpu().numpy())
+
+    def _postprocessed(
+        self, mask: NDArray[np.uint8], config: SegmentationConfig
+    ) -> NDArray[np.uint8]:
+        return postprocess(mask, config.decode, self.data.class_names)
 
     def _text(self, image: Prepared, config: TextDetectionConfig, probabilities: bool) -> Found:
         maps = []
@@ -235,7 +245,7 @@ class Predictor:
             maps.append(logits[0, 0, :height, :width].sigmoid())
         probability = torch.stack(maps).mean(dim=0).cpu().numpy()
         scale = (image.scale[0] * rest[0], image.scale[1] * rest[1])
-        boxes = decode(probability, image.size, scale, **config.decode.model_dump())
+        boxes = decode(probability, image.size, scale, **config.decode.model_dump(exclude={"tta"}))
         return Found(boxes, probability.astype(np.float16) if probabilities else None)
 
     def _take_less(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,12 +27,15 @@ from trainers.losses import SegmentationLoss
 from trainers.memory import free_memory, is_out_of_memory
 from trainers.metrics import ClassCounts, Counter, ThresholdCurve, best_threshold, binary_parts
 from trainers.models import build_model, check_model, forward
+from trainers.postprocess import check_postprocessing, postprocessed
 from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Key, Resident, ResidentImages, Samples, open_samples
 from trainers.trivial import best_constant
+from trainers.views import mean_over_views
 from trainers.windows import Place, Run, at_size, cut, strips
 
+T = TypeVar("T")
 VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
 
@@ -54,6 +58,7 @@ class SegmentationTask:
         self.device = device
         self.precision = precision
         self.free = free
+        check_postprocessing(config, data.spec, free)
         self.binary = data.spec.binary
         self.val_batch = VAL_BATCH
         self.memory_format = layout(config.train)
@@ -119,9 +124,13 @@ class SegmentationTask:
         The metric is the study's; of a binary task at the best (free) or the given threshold.
         Where memory runs out it begins again with less at once.
         """
+        return self.with_less(split, lambda: self._validate(model, split))
+
+    def with_less(self, split: str, work: Callable[[], T]) -> T:
+        """Do some work on a split; where memory runs out do it again, with less at once."""
         while True:
             try:
-                return self._validate(model, split)
+                return work()
             except Exception as error:
                 if not is_out_of_memory(error) or not self._validate_less(split):
                     raise
@@ -156,6 +165,7 @@ class SegmentationTask:
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value * len(masks)
 
         for indices, found, truth in self.found(model, split, add_loss):
+            found = self.postprocessed(found)
             seen += indices
             for counter in counters.values():
                 counter.update(found, truth)
@@ -171,6 +181,11 @@ class SegmentationTask:
             counts = {name: count[:, at] for name, count in counts.items()}
         scores = self._scores({name: count.sum(0) for name, count in counts.items()}, threshold)
         return Validation(scores, losses, _in_order(counts[self.config.metric.name], seen))
+
+    def counter(self) -> Counter:
+        """What counts pixels for the study's metric."""
+        counters = self._counters()
+        return counters.get(self.config.metric.name, counters["iou"])
 
     def _counters(self) -> dict[str, Counter]:
         """{metric: what counts pixels for it}; those near outlines only where they are chosen."""
@@ -213,6 +228,11 @@ class SegmentationTask:
             found = [0.0 if iou != iou else iou for iou in found]
         return found
 
+    def postprocessed(self, found: Tensor) -> Tensor:
+        """Classes (B, h, w), or of a binary task probabilities, as the config's decode has them."""
+        names = self.data.spec.class_names
+        return postprocessed(found, self.config.decode, names, binary=self.binary)
+
     def found(
         self,
         model: nn.Module,
@@ -221,7 +241,8 @@ class SegmentationTask:
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (indices, what is found there, their masks (B, h, w)) at original size.
 
-        What is found are (B, h, w) probabilities of a binary task, else class indices.
+        What is found are (B, h, w) probabilities of a binary task, else class indices; neither is
+        post-processed yet.
 
         Args:
             add_loss: is told the logits (B, C, H, W) and the masks of what the network has seen.
@@ -311,10 +332,7 @@ def network_logits(
             return forward(model, batch).float()
 
     batch = normalise(images, device, layout(config.train))
-    logits = run(batch)
-    if config.decode.tta == "hflip":
-        logits = (logits + run(batch.flip(3)).flip(3)) / 2
-    return logits
+    return mean_over_views(run, batch, config.decode.tta, smallest=min_side(config.model.arch))
 
 
 def windows_logits(
@@ -408,6 +426,8 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
     Pretrained weights are fetched, so that no trial has to.
     """
     check_sizes(space)
+    assert isinstance(space.base, SegmentationConfig)
+    check_postprocessing(space.base, data.spec, space.free())
     logits = 1 if data.spec.binary else data.classes
     for arch, encoder in space.model_pairs():
         for weights in space.values("model.encoder_weights"):

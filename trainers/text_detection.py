@@ -38,6 +38,7 @@ from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
 from trainers.to_host import ToHost
+from trainers.views import mean_over_views
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -237,9 +238,9 @@ class TextDetectionTask:
             polygons = [polygon / scale for polygon in truth.polygons]
             maps = make_targets(polygons, truth.ignore, (height, width))
             packed, counts = _packed(maps)
-            target = self._target(_padded(packed, logits), counts)
+            target = self._target(packed[None], counts)
             _, parts = self.loss(logits, target, learn=False)
-            probability = logits[0, 0, :height, :width].sigmoid()
+            probability = logits[0, 0].sigmoid()
             made = partial(PageOutput, page, truth, self.data.sizes[page.image], scale)
             losses = torch.stack(list(parts.values()))
             ahead.append((made, list(parts), ToHost(probability, losses)))
@@ -330,14 +331,19 @@ def page_logits(
     """Run the network on one image (H, W, 3) uint8.
 
     Returns:
-        Logits (1, 2, h + padding, w + padding) fp32; (h, w); image pixels a network pixel.
+        Logits (1, 2, h, w) fp32; (h, w); image pixels a network pixel.
     """
+
+    def run(page: Tensor) -> Tensor:
+        height, width = page.shape[-2:]
+        page = F.pad(page, (0, -width % STRIDE, 0, -height % STRIDE))
+        batch = normalise(page, device, layout(config.train))
+        return _stacked(model, batch, device, precision).float()[..., :height, :width]
+
     resized, scale = resize_page(image, config.data.resolution)
     height, width = resized.shape[:2]
-    page = torch.from_numpy(resized).permute(2, 0, 1)[None]
-    page = F.pad(page, (0, -width % STRIDE, 0, -height % STRIDE))
-    batch = normalise(page, device, layout(config.train))
-    return _stacked(model, batch, device, precision).float(), (height, width), scale
+    page = torch.from_numpy(resized).permute(2, 0, 1)[None].to(device, non_blocking=True)
+    return mean_over_views(run, page, config.decode.tta), (height, width), scale
 
 
 def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: str) -> Tensor:
@@ -440,12 +446,6 @@ def _arrived(
 ) -> tuple[PageOutput, dict[str, float]]:
     probability, losses = copy.wait()
     return made(probability.numpy()), dict(zip(names, losses.tolist(), strict=True))
-
-
-def _padded(maps: Tensor, like: Tensor) -> Tensor:
-    """(4, h, w) -> (1, 4, H, W) of the size of `like`, zero below and to the right."""
-    height, width = like.shape[-2:]
-    return F.pad(maps[None], (0, width - maps.shape[2], 0, height - maps.shape[1]))
 
 
 class Decoding(NamedTuple):

@@ -264,23 +264,30 @@ def difference_on(
     models: Sequence[Counts],
     others: Sequence[Counts],
     noise: tuple[float, float] = (0.0, 0.0),
+    tried: int = 1,
 ) -> Difference | None:
     """One result less another on the same images; None of a single image.
 
     Args:
         models, others: (N, K, 3) of each model, as of `ImageCounts`; one, or those of the folds.
         noise: of a seed, as of `Evidence.noise`; without it the interval holds the images alone.
+        tried: differences looked at together; all of their intervals hold at once (Bonferroni).
     """
     if (images := len(models[0])) < 2:
         return None
     mean = fmean(float(score(counts.sum(0))) for counts in models)
     mean -= fmean(float(score(counts.sum(0))) for counts in others)
     drawn = _mean_drawn(score, models) - _mean_drawn(score, others)
-    return _with_interval(mean, 1, noise, float(np.nanvar(drawn, ddof=1)), images)
+    return _with_interval(mean, 1, noise, float(np.nanvar(drawn, ddof=1)), images, tried)
 
 
 def _with_interval(
-    mean: float, seeds: int, seed_noise: tuple[float, float], of_images: float, images: int
+    mean: float,
+    seeds: int,
+    seed_noise: tuple[float, float],
+    of_images: float,
+    images: int,
+    tried: int = 1,
 ) -> Difference:
     noise, freedom = seed_noise
     of_seeds = 2 * noise / seeds if freedom else 0.0
@@ -289,7 +296,7 @@ def _with_interval(
         return Difference(mean, 0.0, seeds)
     parts = of_seeds**2 / freedom if freedom else 0.0
     parts += of_images**2 / (images - 1) if images > 1 else 0.0
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, variance**2 / parts)
+    quantile = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / tried, variance**2 / parts)
     return Difference(mean, float(quantile * math.sqrt(variance)), seeds)
 
 

@@ -25,6 +25,7 @@ from trainers.text_detection import (
     TextDetectionTask,
     build_dbnet,
     pad_together,
+    page_logits,
 )
 from trainers.train import TrialResult, train
 
@@ -266,6 +267,28 @@ def test_an_encoder_that_cannot_be_used_is_a_clear_error() -> None:
     ):
         with pytest.raises(InputError, match=message):
             build_dbnet(small(**{"model.encoder": encoder}).model)
+
+
+def test_the_views_of_a_page_are_merged_before_it_is_decoded(
+    long: TrialResult, receipts: TextData
+) -> None:
+    assert long.model is not None
+    model = DBNet.from_pretrained(long.model)
+
+    @torch.no_grad()
+    def logits(pixels: Any, tta: str) -> torch.Tensor:
+        config = small(**{"decode.tta": tta, "data.resolution": 150})
+        found, size, _ = page_logits(model, pixels, config, torch.device("cpu"), "fp32")
+        assert found.shape[-2:] == size  # without the padding, which is behind every view
+        return found
+
+    page = receipts.image(receipts.split("val")[0])[:150, :94].copy()
+    mirrored = logits(page[:, ::-1].copy(), "none").flip(3)
+    assert torch.equal(logits(page, "hflip"), (logits(page, "none") + mirrored) / 2)
+    for tta in ("hflip", "scales", "hflip+scales"):
+        config = small(**{**long.decode, "decode.tta": tta})
+        found = score_model(long.model, config, receipts, "val").scores.metric
+        assert found > 0.5 * long.value and found != long.value  # type: ignore[operator]
 
 
 def test_loader_processes_give_the_same_batches(receipts: TextData) -> None:
