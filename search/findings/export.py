@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
 from search.findings.manifest import write_manifest
+from search.findings.model_card import README, model_card
 from search.findings.plots import plot_curves
 from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
@@ -173,9 +174,10 @@ def write_result(
     metric: str,
     provenance: dict[str, Any],
 ) -> Path:
-    """Write config.yaml, model/, provenance.json, curves.png and manifest.json; whole, or not.
+    """Write config.yaml, model/, README.md, provenance.json, curves.png, manifest.json, or nothing.
 
-    The models of folds go to models/fold-1/ .. in place of model/; without a model there is none.
+    The models of folds go to models/fold-1/ .. in place of model/; without a model there is none,
+    and no README.md.
 
     `to` may hold an earlier result, which is replaced; any other content is refused.
     """
@@ -184,7 +186,9 @@ def write_result(
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
     if model is not None:
-        shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
+        target = temporary / (MODEL if fold_models(model) == [model] else MODELS)
+        # smp's own README says that the weights are under a licence, which nobody has chosen
+        shutil.copytree(model, target, ignore=shutil.ignore_patterns(README))
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
     facts = {
@@ -197,6 +201,9 @@ def write_result(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if model is not None:
+        card = model_card(temporary, data, config, facts)
+        (temporary / README).write_text(card, encoding="utf-8")
     write_manifest(temporary)
     _put(temporary, to)
     return to
