@@ -330,7 +330,8 @@ def page_logits(
     """Run the network on one image (H, W, 3) uint8.
 
     Returns:
-        Logits (1, 2, h + padding, w + padding) fp32; (h, w); image pixels a network pixel.
+        Logits (1, 2, h + padding, w + padding) fp32, of a model.onnx the first map alone; (h, w);
+        image pixels a network pixel.
     """
     resized, scale = resize_page(image, config.data.resolution)
     height, width = resized.shape[:2]
@@ -343,6 +344,8 @@ def page_logits(
 def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: str) -> Tensor:
     with autocast(device, precision):
         probability, threshold = model(images)
+    if threshold is None:  # of a model.onnx
+        return probability
     return torch.cat([probability, threshold], dim=1)
 
 
