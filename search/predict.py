@@ -80,6 +80,7 @@ class Output:
             "model_sha256": weights_digest(self.predictor.weights),
             "decode": config.model_dump(mode="json")["decode"],
             "classes": self.predictor.data.class_names,
+            **({"runtime": "onnx"} if self.predictor.runtime == "onnx" else {}),
         }
         record = self.folder / RECORD
         if self.folder.is_dir() and any(self.folder.iterdir()) and not record.exists():
@@ -89,7 +90,8 @@ class Output:
             if before != head:
                 raise InputError(
                     f"--to {self.folder} holds predictions of another model or of other decode "
-                    "settings; name another folder, or replace them with --overwrite"
+                    "settings, or by another --runtime; name another folder, or replace them with "
+                    "--overwrite"
                 )
             self.lines = {line["name"]: line for line in lines}
         left = [job for job in jobs if not self.has(job)]

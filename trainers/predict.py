@@ -30,6 +30,7 @@ from trainers.data import decode_image, rgb
 from trainers.dbnet.decode import Detections, decode
 from trainers.folds import fold_models
 from trainers.memory import free_memory, is_out_of_memory
+from trainers.onnx_network import onnx_networks
 from trainers.postprocess import check_postprocessing, postprocess
 from trainers.precision import device_to_score_on, resolve_precision
 from trainers.segmentation import (
@@ -44,8 +45,10 @@ from trainers.text_augment import resize_page
 from trainers.text_detection import page_logits
 from trainers.text_evaluate import load_dbnet
 
+RUNTIMES = ("torch", "onnx")
 Picture = str | Path | Image.Image | NDArray[np.uint8]
-Prediction = NDArray[np.uint8] | Detections
+Mask = NDArray[np.uint8]
+Prediction = Mask | Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,17 +86,24 @@ class Predictor:
         config: the trial's effective config, with its decode settings.
         data: the description of the data set that it was trained on.
         weights: the folder of the model, or of those of the folds.
+        runtime: torch or onnx.
 
     Raises:
         InputError: the folder is no whole export, or the config cannot run on this machine.
     """
 
-    def __init__(self, folder: str | Path, config: TrialConfig | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: TrialConfig | None = None,
+        runtime: str = "torch",
+    ) -> None:
         """Load it.
 
         Args:
             folder: what `segtune export` or `segtune train` has written.
             config: in place of the exported one, such as with other decode settings.
+            runtime: torch; or onnx, which runs what `export --onnx` has written, on the CPU.
         """
         folder = Path(folder)
         self.data, exported = load_run_config(folder / "config.yaml", splits=False)
@@ -102,13 +112,23 @@ class Predictor:
             assert isinstance(self.data, SegmentationDataSpec)
             check_postprocessing(self.config, self.data, free={})
         self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
-        self.device, self.precision = device_to_score_on(self.config.train.precision)
+        if runtime not in RUNTIMES:
+            raise InputError(f"runtime {runtime}: must be {' or '.join(RUNTIMES)}")
+        self.runtime = runtime
+        if runtime == "onnx":
+            self.device, self.precision = torch.device("cpu"), "fp32"
+        else:
+            self.device, self.precision = device_to_score_on(self.config.train.precision)
         text = isinstance(self.config, TextDetectionConfig)
         load: Callable[[Path], nn.Module] = load_dbnet if text else load_model
-        for model in fold_models(self.weights):
+        folders = fold_models(self.weights)
+        for model in folders:
             if not model.is_dir():  # a name would be looked up on a hub
                 raise InputError(f"{folder} has no {model.name}/; give a folder that export wrote")
-        self.models = [load(model).eval() for model in fold_models(self.weights)]
+        if runtime == "onnx":
+            self.models = onnx_networks(folders, self.config)
+        else:
+            self.models = [load(model).eval() for model in folders]
         self._to_device()
         self.batch = 1 if text else VAL_BATCH
         self._elements = SCORE_ELEMENTS

@@ -331,7 +331,8 @@ def page_logits(
     """Run the network on one image (H, W, 3) uint8.
 
     Returns:
-        Logits (1, 2, h, w) fp32; (h, w); image pixels a network pixel.
+        Logits (1, 2, h, w) fp32, of a model.onnx the first map alone; (h, w); image pixels a
+        network pixel.
     """
 
     def run(page: Tensor) -> Tensor:
@@ -349,6 +350,8 @@ def page_logits(
 def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: str) -> Tensor:
     with autocast(device, precision):
         probability, threshold = model(images)
+    if threshold is None:  # of a model.onnx
+        return probability
     return torch.cat([probability, threshold], dim=1)
 
 

@@ -189,6 +189,9 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict again what is there already")
     ] = False,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="torch, or onnx: what export --onnx has written")
+    ] = "torch",
     settings: DecodeOption = None,
 ) -> None:
     """Predict masks or text boxes of new images. The same line goes on where it was."""
@@ -204,7 +207,7 @@ def predict(
     for line in check_export(folder):
         typer.echo(line, err=True)
     code = predict_files(
-        Predictor(folder, config),
+        Predictor(folder, config, runtime),
         images,
         to,
         Wanted(overlay, probabilities),

@@ -144,6 +144,9 @@ def export(
     all_configs: Annotated[
         bool, typer.Option("--all-configs", help="Instead the config of every ended trial")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also model.onnx, if it scores as the weights on val")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -155,12 +158,15 @@ def export(
     from search.files.artifacts import open_artifacts
     from search.findings.export import check_target, export_configs, export_study
     from search.findings.looks import look_lines
+    from search.findings.onnx_models import agreement_lines
     from search.studies.looks import Look
     from search.studies.study import open_study
 
     check_target(to)
     chosen = {"--refit": refit, "--config-only": config_only, "--all-configs": all_configs}
     given = [name for name, on in chosen.items() if on]
+    if onnx:
+        given.append("--onnx")
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; leave one of them out")
     if all_configs:
@@ -178,7 +184,13 @@ def export(
     with closing_store(store) as opened:
         kept = open_artifacts(artifacts)
         export_study(
-            open_study(opened, study), kept, to, trial, test=not no_test, config_only=config_only
+            open_study(opened, study),
+            kept,
+            to,
+            trial,
+            test=not no_test,
+            config_only=config_only,
+            onnx=onnx,
         )
     facts = json.loads((to / "provenance.json").read_text())
     if facts["model_sha256"] is None:
@@ -193,6 +205,8 @@ def export(
         f"wrote {to}: trial {facts['trial']}; these weights, of seed {facts['seed']}, have "
         f"{facts['metric']} {facts['value']:.4f} on val"
     )
+    for line in agreement_lines(facts.get("onnx", []), facts["metric"]):
+        typer.echo(line)
     if facts["test"] is not None:
         look = Look.model_validate(facts["test"])
         for line in look_lines(look, facts["test"]["looks"], facts["metric"]):

@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -17,10 +19,12 @@ from optuna.trial import FrozenTrial
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
 from search.findings.manifest import write_manifest
+from search.findings.model_card import README, model_card
+from search.findings.onnx_models import make_onnx
 from search.findings.plots import plot_curves
 from search.findings.scoring import look_at_test
 from search.findings.versions import git_commit, versions
-from search.findings.weights import MissingWeights, run_of, weights_of
+from search.findings.weights import MissingWeights, Weights, run_of, weights_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -29,6 +33,7 @@ from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
 from trainers.folds import fold_models
+from trainers.onnx_network import Agreement, check_onnx_installed
 from trainers.report import EpochReport
 
 
@@ -40,6 +45,7 @@ def export_study(
     *,
     test: bool = True,
     config_only: bool = False,
+    onnx: bool = False,
 ) -> Path:
     """Write the best trial (or trial `number`) of a study into the folder `to`.
 
@@ -49,20 +55,40 @@ def export_study(
     Args:
         test: score the best trial and the baseline on the test split, where the study has one.
         config_only: leave the weights out in any case, and the test split unread.
+        onnx: also each network as model.onnx beside its weights, where both score alike on val.
 
     Raises:
-        InputError: nothing to export, the weights are not on this machine, `to` is in use, or the
-            test split cannot be scored.
+        InputError: nothing to export, the weights are not on this machine, `to` is in use, the test
+            split cannot be scored, or a model.onnx cannot be had.
     """
+    if onnx:
+        check_onnx_installed()
     chosen = choose(study, number)
     weights = None
     if not config_only:
         try:
             weights = weights_of(chosen.answer, chosen.trial, artifacts, fresh=chosen.best)
         except MissingWeights as error:
-            if chosen.best:
+            if chosen.best or onnx:
                 raise InputError(f"{error}; --config-only leaves them out") from None
-    look = None
+    if not onnx or weights is None:
+        return _export(to, chosen, weights, artifacts, test=test)
+    with TemporaryDirectory(prefix="segtune-onnx-") as made:
+        found = make_onnx(chosen.source, chosen.run, weights.model, Path(made))
+        return _export(to, chosen, weights, artifacts, Path(made), found, test=test)
+
+
+def _export(
+    to: Path,
+    chosen: Chosen,
+    weights: Weights | None,
+    artifacts: Artifacts,
+    onnx: Path | None = None,
+    agreements: Sequence[Agreement] = (),
+    *,
+    test: bool,
+) -> Path:
+    look, study = None, chosen.study
     if test and chosen.best and weights is not None and study.spec.data.test is not None:
         look = look_at_test(chosen.answer, weights, artifacts)
     return write_result(
@@ -70,12 +96,14 @@ def export_study(
         data=chosen.source.data_spec(chosen.config),
         config=chosen.config,
         model=None if weights is None else weights.model,
+        onnx=onnx,
         history=chosen.source.history(chosen.run.number),
         metric=study.metric,
         provenance={
             **chosen.provenance,
             "model_sha256": None if weights is None else weights.sha256,
             "test": look,
+            **({"onnx": [asdict(one) for one in agreements]} if agreements else {}),
         },
     )
 
@@ -172,19 +200,28 @@ def write_result(
     history: list[EpochReport],
     metric: str,
     provenance: dict[str, Any],
+    onnx: Path | None = None,
 ) -> Path:
-    """Write config.yaml, model/, provenance.json, curves.png and manifest.json; whole, or not.
+    """Write config.yaml, model/, README.md, provenance.json, curves.png, manifest.json, or nothing.
 
-    The models of folds go to models/fold-1/ .. in place of model/; without a model there is none.
+    The models of folds go to models/fold-1/ .. in place of model/; without a model there is none,
+    and no README.md.
 
     `to` may hold an earlier result, which is replaced; any other content is refused.
+
+    Args:
+        onnx: a folder of the model.onnx that belong beside the weights.
     """
     check_target(to)
     temporary = unfinished(to)
     temporary.mkdir(parents=True)
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
     if model is not None:
-        shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
+        target = temporary / (MODEL if fold_models(model) == [model] else MODELS)
+        # smp's own README says that the weights are under a licence, which nobody has chosen
+        shutil.copytree(model, target, ignore=shutil.ignore_patterns(README))
+        if onnx is not None:
+            shutil.copytree(onnx, target, dirs_exist_ok=True)
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
     facts = {
@@ -197,6 +234,9 @@ def write_result(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if model is not None:
+        card = model_card(temporary, data, config, facts)
+        (temporary / README).write_text(card, encoding="utf-8")
     write_manifest(temporary)
     _put(temporary, to)
     return to

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from trainers.batches import MEAN, STD
+
 STRIDE = 32  # inputs are padded to a multiple of it
 PRIOR = 0.1  # share of kernel pixels that an untrained network expects
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -32,7 +34,8 @@ class DBNet(nn.Module):
         encoder_weights: name of pretrained weights, fetched once; None trains from scratch.
 
     Shape:
-        images (B, C, H, W) -> two logit maps (B, 1, H, W), any H and W.
+        images (B, C, H, W), normalised -> two logit maps (B, 1, H, W), any H and W: images are
+        padded to multiples of STRIDE, black, below and to the right, and the maps are cut.
 
     Raises:
         ValueError: an unknown decoder or encoder, or one without features at 1/4 to 1/32.
@@ -79,7 +82,7 @@ class DBNet(nn.Module):
         height, width = images.shape[-2:]
         bottom, right = -height % STRIDE, -width % STRIDE
         if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom))
+            images = _pad_black(images, bottom, right)
         features = self.decoder(self.encoder(images)[-4:])  # (B, C, H/4, W/4)
         if features.shape[-2] * 4 != images.shape[-2]:
             raise ValueError(
@@ -195,6 +198,16 @@ def _conv_bn_relu(channels: int, out: int) -> nn.Sequential:
         nn.BatchNorm2d(out),
         nn.ReLU(inplace=True),
     )
+
+
+def _pad_black(images: Tensor, bottom: int, right: int) -> Tensor:
+    """Add what the pages of a batch have below and to the right; to other than RGB zeros."""
+    padded = F.pad(images, (0, right, 0, bottom))
+    if images.shape[1] == len(MEAN):
+        height, width = images.shape[-2:]
+        black = images.new_tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
+        padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
+    return padded
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

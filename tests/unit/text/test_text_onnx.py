@@ -1,0 +1,93 @@
+"""Text detectors as ONNX: both decoders, pages of any shape on one square, the same boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spaces.errors import InputError
+from spaces.paths import MODEL
+from spaces.spec import dump_run_config
+from spaces.text_detection import TextDetectionConfig
+from trainers.dbnet.decode import Detections
+from trainers.dbnet.head import DECODERS
+from trainers.onnx_network import FILE, OnnxNetwork, compare, write_onnx
+from trainers.predict import Predictor
+from trainers.tasks import score_model
+from trainers.text_data import TextData
+from trainers.text_detection import build_dbnet
+
+pytestmark = pytest.mark.slow
+
+CONFIG = TextDetectionConfig().replace(
+    {
+        "model.encoder_weights": None,
+        "model.inner": 16,
+        "model.out": 8,
+        "data.resolution": 150,
+        "train.precision": "fp32",
+        "decode.thresh": 0.5,
+        "decode.box_thresh": 0.4,
+    }
+)
+
+
+def export(folder: Path, config: TextDetectionConfig, data: TextData) -> Path:
+    torch.manual_seed(0)
+    network = build_dbnet(config.model)
+    network.probability[-1].bias.data.fill_(0.0)  # half of the page is text
+    folder.mkdir(exist_ok=True)
+    network.save_pretrained(folder / MODEL)
+    (folder / "config.yaml").write_text(dump_run_config(data.spec, config))
+    write_onnx(folder / MODEL, config, data.spec, folder / MODEL / FILE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [*((decoder, "resnet18") for decoder in sorted(DECODERS)), ("fpn", "tu-hrnet_w18_small")],
+)
+def test_every_decoder_gives_the_maps_and_boxes_of_its_network(
+    decoder: str, encoder: str, receipts: TextData, tmp_path: Path
+) -> None:
+    config = CONFIG.replace({"model.decoder": decoder, "model.encoder": encoder})
+    folder = export(tmp_path / "best", config, receipts)
+    onnx = OnnxNetwork(folder / MODEL)
+    assert onnx.size == (160, 160)
+    pages = torch.randn(2, 3, 96, 160).clamp(-1.8, 2.2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = mean.view(3, 1, 1), std.view(3, 1, 1)
+    pages = (((pages * std + mean) * 255).round().clamp(0, 255) / 255 - mean) / std
+    square = (torch.zeros(2, 3, 160, 160) - mean) / std  # black
+    square[:, :, :96] = pages
+    network = Predictor(folder).models[0]
+    with torch.no_grad():
+        expected, _ = network(square, with_threshold=False)
+    found, _ = onnx(pages)
+    torch.testing.assert_close(found, expected[:, :, :96], atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="takes images of 160x160 alone, but got 192x96"):
+        onnx(torch.zeros(1, 3, 192, 96))
+
+
+def test_it_scores_as_evaluate_does(receipts: TextData, tmp_path: Path) -> None:
+    folder = export(tmp_path / "best", CONFIG, receipts)
+    found = compare(folder / MODEL, folder / MODEL, CONFIG, receipts)
+    assert found.torch_score == score_model(folder / MODEL, CONFIG, receipts, "val").scores.metric
+    assert found.score == pytest.approx(found.torch_score, abs=0.05)  # of three pages
+    assert 0 < found.difference < 1
+
+
+def test_predict_finds_the_same_where_pages_fill_the_square(
+    receipts: TextData, tmp_path: Path
+) -> None:
+    folder = export(tmp_path / "best", CONFIG.replace({"data.resolution": 160}), receipts)
+    page = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
+    [torch_boxes] = Predictor(folder).predict([page])
+    [onnx_boxes] = Predictor(folder, runtime="onnx").predict([page])
+    assert isinstance(torch_boxes, Detections) and isinstance(onnx_boxes, Detections)
+    assert len(torch_boxes.boxes) > 0
+    np.testing.assert_allclose(onnx_boxes.boxes, torch_boxes.boxes, atol=1)
+    np.testing.assert_allclose(onnx_boxes.scores, torch_boxes.scores, atol=1e-3)

@@ -1,0 +1,162 @@
+"""model.onnx is its network: every architecture of the default space, any batch, the same score."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
+from spaces.errors import InputError
+from spaces.paths import MODEL, MODELS
+from spaces.segmentation import default_space
+from spaces.spec import dump_run_config
+from trainers.batches import normalise
+from trainers.checkpoint import load_model, save_model
+from trainers.data import SegmentationData
+from trainers.image_counts import ImageCounts
+from trainers.models import build_model, forward
+from trainers.onnx_network import (
+    FILE,
+    Agreement,
+    OnnxNetwork,
+    check_agreement,
+    compare,
+    write_onnx,
+)
+from trainers.predict import Predictor
+from trainers.tasks import load_data, score_model
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+CONFIG = SegmentationConfig().replace(
+    {
+        "model.encoder": "resnet18",
+        "model.encoder_weights": None,
+        "data.resolution": "36x50",  # neither a multiple of the stride
+        "train.precision": "fp32",
+    }
+)
+COUNTS = ImageCounts(np.zeros((1, 1, 3), np.int64))
+
+
+def saved(folder: Path, config: SegmentationConfig, data: SegmentationData, seed: int = 0) -> Path:
+    """A model of random weights, with its model.onnx."""
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = save_model(folder, 1, build_model(config.model, len(data.spec.names)), COUNTS)
+    write_onnx(model, config, data.spec, model / FILE)
+    return model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, streets: SegmentationDataSpec) -> Path:
+    """An export with model.onnx."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = saved(folder, CONFIG, load_data(streets))
+    (folder / "config.yaml").write_text(dump_run_config(streets, CONFIG))
+    model.rename(folder / MODEL)
+    return folder
+
+
+ARCHS = default_space(10, binary=False).names("model.arch")
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder"),
+    [*((arch, "resnet18") for arch in ARCHS), ("Unet", "efficientnet-b0")],
+)
+def test_every_default_architecture_gives_the_logits_of_its_network(
+    arch: str, encoder: str, data: SegmentationData, tmp_path: Path
+) -> None:
+    config = CONFIG.replace({"model.arch": arch, "model.encoder": encoder})
+    model = saved(tmp_path, config, data)
+    network, onnx = load_model(model).eval(), OnnxNetwork(model)
+    assert onnx.size == (36, 50)
+    for batch in (1, 3):
+        pixels = torch.randint(0, 256, (batch, 3, 36, 50), dtype=torch.uint8)
+        images = normalise(pixels, CPU, torch.contiguous_format)
+        with torch.no_grad():
+            expected = forward(network, images)
+            found = forward(onnx, images)
+        assert found.shape == expected.shape == (batch, 8, 36, 50)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_it_scores_as_evaluate_does(made: Path, data: SegmentationData) -> None:
+    found = compare(made / MODEL, made / MODEL, CONFIG, data)
+    assert found.torch_score == score_model(made / MODEL, CONFIG, data, "val").scores.metric > 0
+    assert found.score == pytest.approx(found.torch_score, abs=1e-3)
+    assert 0 < found.difference < 1e-4
+    assert found.images_per_s > 0 and found.torch_images_per_s > 0
+    check_agreement(found, "mIoU")
+
+
+def test_one_that_scores_otherwise_is_refused(
+    made: Path, data: SegmentationData, tmp_path: Path
+) -> None:
+    other = saved(tmp_path, CONFIG, data, seed=1)
+    found = compare(made / MODEL, other, CONFIG, data)
+    assert found.difference > 0.01
+    with pytest.raises(InputError, match=r"model\.onnx has mIoU .* but torch .*Nothing was writ"):
+        check_agreement(found, "mIoU")
+    with pytest.raises(InputError, match="must be within"):
+        check_agreement(replace(found, score=float("nan")), "mIoU")
+    check_agreement(Agreement(**{**vars(found), "score": found.torch_score + 9e-4}), "mIoU")
+
+
+@pytest.mark.parametrize("tta", ["none", "hflip"])
+def test_predict_gives_the_same_masks(made: Path, data: SegmentationData, tta: str) -> None:
+    config = CONFIG.replace({"decode.tta": tta})
+    images = [sample.image for sample in data.split("val")]
+    onnx = Predictor(made, config, runtime="onnx").predict(images)
+    for one, other in zip(Predictor(made, config).predict(images), onnx, strict=True):
+        assert np.array_equal(one, other) and len(np.unique(one)) > 1
+
+
+def test_the_models_of_folds_have_one_each(data: SegmentationData, tmp_path: Path) -> None:
+    (tmp_path / MODELS).mkdir()
+    (tmp_path / "config.yaml").write_text(dump_run_config(data.spec, CONFIG))
+    for fold in (1, 2):
+        saved(tmp_path / "made", CONFIG, data, fold).rename(tmp_path / MODELS / f"fold-{fold}")
+    image = Image.open(data.split("val")[0].image)
+    [one], [other] = (
+        Predictor(tmp_path, runtime=name).predict([image]) for name in ("torch", "onnx")
+    )
+    assert np.array_equal(one, other)
+
+
+def test_what_does_not_fit_is_said(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes images of 36x50, but data"):
+        Predictor(made, CONFIG.replace({"data.resolution": "64x64"}), runtime="onnx")
+    onnx = OnnxNetwork(made / MODEL)
+    with pytest.raises(InputError, match="takes images of 36x50 alone, but got 96x96"):
+        onnx(torch.zeros(1, 3, 96, 96))
+    with pytest.raises(InputError, match="runtime tensor: must be torch or onnx"):
+        Predictor(made, runtime="tensor")
+    folder = shutil.copytree(made, tmp_path / "copy")
+    (folder / MODEL / FILE).write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"model\.onnx is damaged"):
+        Predictor(folder, runtime="onnx")
+    (folder / MODEL / FILE).unlink()
+    with pytest.raises(InputError, match=r"has no model\.onnx; export again with: .* --onnx"):
+        Predictor(folder, runtime="onnx")
+
+
+def test_a_missing_package_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
+    )
+    said = r"onnxruntime must be installed for ONNX; .*pip install 'segtune\[onnx\]'"
+    with pytest.raises(InputError, match=said):
+        Predictor(made, runtime="onnx")
+    Predictor(made)
