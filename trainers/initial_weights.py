@@ -144,6 +144,8 @@ def read(path: str) -> Source:
     file, folder = _weights(path)
     try:
         tensors = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
+    except InputError:
+        raise
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{INIT}: {file} cannot be read as weights: {said}") from None
