@@ -24,13 +24,15 @@ from trainers.devices import device_name, pick_device
 from trainers.noise import visible_difference
 from trainers.precision import resolve_precision
 from trainers.segmentation import sizes
-from trainers.tasks import Data
+from trainers.tasks import Data, initial_weights
 from trainers.text_data import TextData
 from trainers.train import probe_memory
 from trainers.trivial import constants
 
 LOW_CEILING = 0.95
 FEW_IMAGES, FOLDS = 100, 5  # of train and val together: below so many, so many folds are advised
+
+NO_WEIGHTS = {"model.init": None, "model.encoder_weights": None}  # memory needs none
 
 
 def check_study(path: Path, store: Store, console: Console) -> None:
@@ -65,6 +67,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for line in initial_weights(space, data):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
 
@@ -192,6 +196,7 @@ def _largest(space: Space) -> Iterator[TrialConfig]:
             yield space.base.replace(
                 {
                     "model.encoder": encoder,
+                    **NO_WEIGHTS,
                     "data.resolution": resolution,
                     "train.batch_size": batch,
                 }
@@ -203,6 +208,7 @@ def _largest(space: Space) -> Iterator[TrialConfig]:
             {
                 "model.arch": arch,
                 "model.encoder": encoder,
+                **NO_WEIGHTS,
                 "data.resolution": f"{height}x{width}",
                 "train.batch_size": batch,
             }

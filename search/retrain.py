@@ -18,9 +18,11 @@ from search.work.watchers import Interrupt
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import DONE, INTERRUPTED, InputError
+from spaces.initial_weights import INIT, is_path
 from spaces.metric import metric_name
 from trainers.checkpoint import weights_digest
 from trainers.folds import train_trial
+from trainers.initial_weights import digest
 from trainers.report import EpochReport
 from trainers.tasks import check_metric, load_data
 from trainers.train import TrialResult, refit
@@ -34,6 +36,8 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
     check_target(to)
     data, metric = load_data(spec), metric_name(config.metric, spec)
     check_metric(config.metric, data)
+    init = config.flat()[INIT]
+    sha256 = digest(init) if is_path(init) else None
     workdir = to.with_name(f".{to.name}.work")
 
     def show(report: EpochReport) -> None:
@@ -67,6 +71,7 @@ def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) 
             "best_epoch": result.best_epoch,
             **_of_folds(result),
             "data_fingerprint": data.fingerprint,
+            **({} if sha256 is None else {"init_sha256": sha256}),
             "hardware": result.hardware,
         },
     )

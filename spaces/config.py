@@ -115,6 +115,9 @@ class ModelConfig(Section):
     arch: str = "Unet"
     encoder: str = "resnet34"
     encoder_weights: str | None = "imagenet"
+    init: str | None = Field(None, min_length=1)
+    """What the network begins with: the path of weights (an export, a folder of `save_pretrained`,
+    a file with a state dict), or a name in place of `encoder_weights`; null = `encoder_weights`."""
 
 
 class ClassWeightsConfig(Section):

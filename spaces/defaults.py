@@ -49,7 +49,7 @@ def fitted(
     """
     dims = dict(space.dims)
     ratio = dims.get("optim.encoder_lr_ratio")
-    scratch = None in space.values("model.encoder_weights")
+    scratch = None in space.values("model.init") and None in space.values("model.encoder_weights")
     if isinstance(ratio, Float) and scratch and "optim.encoder_lr_ratio" not in named:
         low = min(max(ratio.low, SCRATCH_ENCODER_RATIO), ratio.high)
         dims["optim.encoder_lr_ratio"] = replace(ratio, low=low)

@@ -38,14 +38,14 @@ def resolve_paths(
         for key in (*_IS_FOLDER, "labels"):  # labels may be either
             if isinstance(paths, dict) and isinstance(paths.get(key), str):
                 where = document.where(("data", split, key))
-                found = _existing(folder, paths[key], f"data.{split}.{key}", where)
+                found = existing(folder, paths[key], f"data.{split}.{key}", where)
                 if found.is_dir() != _IS_FOLDER.get(key, found.is_dir()):
                     kind = "a folder" if found.is_dir() else "not a folder"
                     raise InputError(f"data.{split}.{key}: {found} is {kind} ({where})")
                 paths[key] = str(found)
     if isinstance(section.get("classes"), str):
         where = document.where(("data", "classes"))
-        path = _existing(folder, section["classes"], "data.classes", where)
+        path = existing(folder, section["classes"], "data.classes", where)
         section["classes"], ignore = _read_classes(path, where)
         if ignore is not None:
             section.setdefault("ignore_index", ignore)
@@ -63,7 +63,7 @@ def files_elsewhere(study: Path) -> dict[str, Path]:
         paths = section.get(split) or {}
         named |= {f"data.{split}.{key}": paths.get(key) for key in ("list", "labels")}
     found = {
-        name: _existing(folder, given, name, document.source)
+        name: existing(folder, given, name, document.source)
         for name, given in named.items()
         if isinstance(given, str)
     }
@@ -79,7 +79,7 @@ def short_start(line: str) -> str:
     return repr(line if len(line) <= QUOTED else f"{line[:QUOTED]}...")
 
 
-def _existing(folder: Path, given: str, name: str, where: str) -> Path:
+def existing(folder: Path, given: str, name: str, where: str) -> Path:
     """Return the absolute path of a file or folder; relative ones start at `folder`."""
     try:
         path = (folder / Path(given).expanduser()).resolve()

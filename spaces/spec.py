@@ -34,6 +34,7 @@ from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
+from spaces.initial_weights import INIT, absolute, resolve_entry, settle
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.sources import resolve_paths
@@ -70,6 +71,8 @@ class StudySpec(Section):
     """What stands in for settings that `space` does not name: 2, or 1 as in older versions."""
     left_out: SkipJsonSchema[dict[str, list[str]]] = Field(default_factory=dict)
     """Choices of the default space that are not drawn; found in the data, and in no study file."""
+    init_sha256: SkipJsonSchema[dict[str, str]] = Field(default_factory=dict)
+    """{path: SHA-256} of the weights that `model.init` names; found there, and in no study file."""
     use_starting_points: bool = True
     """Try the recipes of the field first."""
     budget: BudgetSpec = BudgetSpec()
@@ -155,7 +158,7 @@ class StudySpec(Section):
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         default = of_version(default, self.defaults)
-        space = build_space(default, json.loads(json.dumps(self.space)))
+        space = settle(build_space(default, json.loads(json.dumps(self.space))), self.space)
         if self.defaults == FIRST:
             return space
         return fitted(space, self.space.keys(), self.left_out)
@@ -300,7 +303,8 @@ def load_run_config(path: Path, *, splits: bool = True) -> tuple[AnyDataSpec, Tr
         check_metric(config.metric, data_spec)
     except ValueError as error:
         raise InputError(f"trial.{error} ({document.where(('trial', 'metric'))})") from None
-    return data_spec, config
+    init = config.flat()[INIT]
+    return data_spec, config.replace({INIT: absolute(init, path.resolve().parent)})
 
 
 def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
@@ -327,9 +331,11 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
-    if "left_out" in data:
-        raise InputError(f"left_out: unknown key ({document.where(('left_out',))})")
+    for key in ("left_out", "init_sha256"):
+        if key in data:
+            raise InputError(f"{key}: unknown key ({document.where((key,))})")
     resolve_paths(data, document, folder)
+    resolve_entry(data.get("space"), document, folder)
     study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
     try:
         spec = study.model_validate(data)

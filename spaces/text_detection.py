@@ -27,6 +27,9 @@ class TextModelConfig(Section):
 
     encoder: str = "resnet18"
     encoder_weights: str | None = "imagenet"
+    init: str | None = Field(None, min_length=1)
+    """What the network begins with: the path of weights (an export, a folder of `save_pretrained`,
+    a file with a state dict), or a name in place of `encoder_weights`; null = `encoder_weights`."""
     decoder: Literal["fpn", "unet"] = "fpn"
     inner: int = Field(256, ge=8, le=1024)
     """Channels inside the decoder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import segmentation_models_pytorch as smp
 import torch
@@ -11,27 +12,50 @@ from torch import Tensor, nn
 
 from spaces.config import ModelConfig
 from spaces.errors import InputError, did_you_mean
+from spaces.initial_weights import INIT
+from trainers import initial_weights
 
 STRIDE = 32  # inputs are padded to a multiple of it
 
 
-def build_model(config: ModelConfig, logits: int) -> nn.Module:
-    """Return an smp model with `logits` output channels.
+def build_model(
+    config: ModelConfig, logits: int, say: Callable[[str], None] = lambda line: None
+) -> nn.Module:
+    """Return an smp model with `logits` output channels and the weights that it begins with.
+
+    Args:
+        say: told what of `model.init` was taken, a line at a time.
 
     Raises:
-        InputError: the pair cannot be built, or the pretrained weights cannot be had.
+        InputError: the pair cannot be built, or the weights cannot be had.
     """
-    try:
-        return smp.create_model(
-            config.arch,
-            encoder_name=config.encoder,
-            encoder_weights=config.encoder_weights,
-            in_channels=3,
-            classes=logits,
-        )
-    except Exception as error:
-        what = f"model.arch {config.arch} with model.encoder {config.encoder}"
-        raise explain(what, config.encoder, config.encoder_weights, error) from error
+
+    def make(weights: str | None) -> nn.Module:
+        try:
+            return smp.create_model(
+                config.arch,
+                encoder_name=config.encoder,
+                encoder_weights=weights,
+                in_channels=3,
+                classes=logits,
+            )
+        except Exception as error:
+            what = f"model.arch {config.arch} with model.encoder {config.encoder}"
+            raise explain(what, config.encoder, weights, error, config.init) from error
+
+    return begun(config, make, say)
+
+
+def begun(
+    config: initial_weights.AnyModelConfig,
+    make: Callable[[str | None], nn.Module],
+    say: Callable[[str], None],
+) -> nn.Module:
+    """Return the network that `make` builds, with its initial weights; tell of those."""
+    model, match = initial_weights.begin(config, make)
+    for line in () if match is None else match.lines():
+        say(line)
+    return model
 
 
 def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None:
@@ -65,20 +89,28 @@ def forward(model: nn.Module, images: Tensor) -> Tensor:
     return logits[..., :height, :width]
 
 
-def explain(what: str, encoder: str, weights: str | None, error: Exception) -> InputError:
-    """Say why a network could not be built: the encoder, or its pretrained weights."""
+def explain(
+    what: str, encoder: str, weights: str | None, error: Exception, init: str | None = None
+) -> InputError:
+    """Say why a network could not be built: the encoder, or its pretrained weights.
+
+    Args:
+        init: what `model.init` says; the name of the weights, where it is that.
+    """
     if weights is None:
         return InputError(f"{what} cannot be built: {short_message(error)}")
+    setting = INIT if init == weights else "model.encoder_weights"
     if isinstance(error, KeyError) and encoder in smp.encoders.encoders:
         known = smp.encoders.encoders[encoder]["pretrained_settings"]
+        path = f"; a path has a slash, as in {weights}/" if setting == INIT else ""
         return InputError(
-            f"model.encoder_weights: {encoder} has no {weights!r} weights"
+            f"{setting}: {encoder} has no {weights!r} weights"
             f"{did_you_mean(weights, known)}; known: {', '.join(known) or 'none'}, "
-            "and null to train from scratch"
+            f"and null to train from scratch{path}"
         )
     if isinstance(error, OSError | RuntimeError):
         return InputError(
-            f"model.encoder_weights: the {weights!r} weights of {encoder} could not be loaded "
+            f"{setting}: the {weights!r} weights of {encoder} could not be loaded "
             f"({short_message(error)}); is this machine offline? Fetch them once on one that is "
             "not and copy its Hugging Face cache, or set model.encoder_weights: null to train from "
             "scratch"

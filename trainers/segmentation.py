@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spaces.config import DataConfig, ModelConfig, SegmentationConfig, SegmentationMetric
 from spaces.errors import InputError
+from spaces.initial_weights import starts
 from spaces.metric import class_shares, metric_name
 from spaces.models import ENCODERS, min_batch, min_side
 from spaces.space import Free, Space
@@ -83,7 +84,7 @@ class SegmentationTask:
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
-        return build_model(self.config.model, self.logits)
+        return build_model(self.config.model, self.logits, say=print)
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
@@ -429,12 +430,17 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
     assert isinstance(space.base, SegmentationConfig)
     check_postprocessing(space.base, data.spec, space.free())
     logits = 1 if data.spec.binary else data.classes
+    for model in networks(space):
+        # smp's own pairs are known to run; weights and timm models must be tried
+        if model.init or model.encoder_weights or model.encoder not in ENCODERS:
+            check_model(model, smallest_size(space), logits)
+
+
+def networks(space: Space) -> Iterator[ModelConfig]:
+    """Every network that can be drawn, with all that it may begin with."""
     for arch, encoder in space.model_pairs():
-        for weights in space.values("model.encoder_weights"):
-            # smp's own pairs are known to run; pretrained weights and timm models must be tried
-            if weights is not None or encoder not in ENCODERS:
-                model = ModelConfig(arch=arch, encoder=encoder, encoder_weights=weights)
-                check_model(model, smallest_size(space), logits)
+        for start in starts(space, arch=arch, encoder=encoder):
+            yield ModelConfig(arch=arch, encoder=encoder, **start)
 
 
 def check_classes(metric: SegmentationMetric, data: SegmentationData) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spaces.config import MetricConfig, SegmentationConfig, SegmentationMetric, TrialConfig
 from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.errors import InputError
+from spaces.initial_weights import is_path
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig
 from trainers import class_weights
@@ -23,11 +24,23 @@ from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.evaluate import Evaluation, evaluate_segmentation
+from trainers.models import build_model
 from trainers.precision import device_to_score_on
 from trainers.report import Scores, Validation
-from trainers.segmentation import SegmentationTask, check_classes, check_segmentation_space
+from trainers.segmentation import (
+    SegmentationTask,
+    check_classes,
+    check_segmentation_space,
+    networks,
+)
 from trainers.text_data import TextData, load_text_data
-from trainers.text_detection import TextDetectionTask, check_cleval, check_text_space
+from trainers.text_detection import (
+    TextDetectionTask,
+    build_dbnet,
+    check_cleval,
+    check_text_space,
+    dbnets,
+)
 from trainers.text_evaluate import evaluate_text, load_dbnet
 
 
@@ -204,6 +217,22 @@ def check_space(space: Space, data: Data) -> None:
     else:
         assert isinstance(data, SegmentationData)
         check_segmentation_space(space, data)
+
+
+def initial_weights(space: Space, data: Data) -> list[str]:
+    """Say what each network of a space takes of each path of `model.init`."""
+    lines: list[str] = []
+    if isinstance(space.base, TextDetectionConfig):
+        for dbnet in dbnets(space):
+            if is_path(dbnet.init):
+                build_dbnet(dbnet, lines.append)
+    else:
+        assert isinstance(data, SegmentationData)
+        logits = 1 if data.spec.binary else data.classes
+        for network in networks(space):
+            if is_path(network.init):
+                build_model(network, logits, lines.append)
+    return lines
 
 
 def check_metric(metric: MetricConfig, data: Data) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from spaces.errors import InputError
+from spaces.initial_weights import is_path, starts
 from spaces.metric import metric_name
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
@@ -31,7 +32,7 @@ from trainers.dbnet.loss import DBLoss, TargetMaps, negatives_of
 from trainers.dbnet.score import Sweep, sweep
 from trainers.dbnet.targets import THRESHOLD_HIGH, THRESHOLD_LOW, Targets, make_targets
 from trainers.image_counts import Counts, ImageCounts, score_of
-from trainers.models import explain, short_message
+from trainers.models import begun, explain, short_message
 from trainers.page_cache import Pages, load_pages
 from trainers.precision import autocast
 from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
@@ -157,7 +158,7 @@ class TextDetectionTask:
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
-        return build_dbnet(self.config.model)
+        return build_dbnet(self.config.model, say=print)
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, BatchTarget]]:
         """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
@@ -355,35 +356,61 @@ def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: 
     return torch.cat([probability, threshold], dim=1)
 
 
-def build_dbnet(config: TextModelConfig) -> DBNet:
-    """Return the network; raises InputError where the encoder or its weights cannot be had."""
-    try:
-        return DBNet(
-            config.encoder,
-            config.decoder,
-            inner=config.inner,
-            out=config.out,
-            encoder_weights=config.encoder_weights,
-        )
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, KeyError) else error
-        what = f"model.encoder {config.encoder} with model.decoder {config.decoder}"
-        raise explain(what, config.encoder, config.encoder_weights, cause) from error
+def build_dbnet(
+    config: TextModelConfig, say: Callable[[str], None] = lambda line: None
+) -> nn.Module:
+    """Return the network with the weights that it begins with; `say` is told of `model.init`.
+
+    Raises:
+        InputError: the encoder or the weights cannot be had.
+    """
+
+    def make(weights: str | None) -> DBNet:
+        try:
+            return DBNet(
+                config.encoder,
+                config.decoder,
+                inner=config.inner,
+                out=config.out,
+                encoder_weights=weights,
+            )
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error.__cause__, KeyError) else error
+            what = f"model.encoder {config.encoder} with model.decoder {config.decoder}"
+            raise explain(what, config.encoder, weights, cause, config.init) from error
+
+    return begun(config, make, say)
 
 
 def check_text_space(space: Space) -> None:
     """Build a network of each encoder of the space, and run it once, small.
 
-    Both decoders take the same four levels, so that one of them tells for both.
+    Both decoders take the same four levels, so that one of them tells for both; what they take of
+    `model.init` differs.
 
     Pretrained weights are fetched, so that no trial has to.
 
     Raises:
         InputError: an encoder that cannot be used, or its weights.
     """
+    first = space.names("model.decoder")[0]
+    for model in dbnets(space):
+        if model.decoder == first or is_path(model.init):
+            _check_dbnet(model)
+
+
+def dbnets(space: Space) -> Iterator[TextModelConfig]:
+    """Every encoder and decoder that can be drawn, with all that they may begin with.
+
+    The channels of the decoder, where they are searched, are those of no trial.
+    """
+    base = space.base.flat()
+    channels = {name: base[f"model.{name}"] for name in ("inner", "out")}
     for encoder in space.names("model.encoder"):
-        for weights in space.values("model.encoder_weights"):
-            _check_dbnet(encoder, space.names("model.decoder")[0], weights)
+        for decoder in space.names("model.decoder"):
+            for start in starts(space, encoder=encoder, decoder=decoder):
+                one = {"encoder": encoder, "decoder": decoder, **channels, **start}
+                yield TextModelConfig.model_validate(one)
 
 
 def check_cleval(data: TextData) -> None:
@@ -398,17 +425,16 @@ def check_cleval(data: TextData) -> None:
             )
 
 
-def _check_dbnet(encoder: str, decoder: str, weights: str | None) -> None:
-    config = TextModelConfig.model_validate(
-        {"encoder": encoder, "decoder": decoder, "encoder_weights": weights, "inner": 8, "out": 8}
-    )
+def _check_dbnet(config: TextModelConfig) -> None:
+    if not is_path(config.init):  # which fits one decoder, and not another
+        config = config.model_copy(update={"inner": 8, "out": 8})
     model = build_dbnet(config).eval()
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
     except Exception as error:
         raise InputError(
-            f"model.encoder {encoder} does not run in a DBNet: {short_message(error)}"
+            f"model.encoder {config.encoder} does not run in a DBNet: {short_message(error)}"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spaces.errors import InputError
@@ -64,6 +65,7 @@ def with_settings(config: TrialConfig, settings: list[str], within: str = "decod
     from pydantic import ValidationError
 
     from spaces.errors import did_you_mean
+    from spaces.initial_weights import INIT, absolute
     from spaces.yamlfile import parse_yaml
 
     changes: dict[str, Any] = {}
@@ -77,6 +79,8 @@ def with_settings(config: TrialConfig, settings: list[str], within: str = "decod
             hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
             raise InputError(f"--set {setting}: {name} is no {kind}{hint}")
         changes[name] = parse_yaml(value, f"--set {setting}").data
+        if name == INIT:
+            changes[name] = absolute(changes[name], Path.cwd())
     try:
         return config.replace(changes)
     except ValidationError as error:

@@ -30,6 +30,7 @@ from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
+from spaces.initial_weights import INIT
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
 from trainers.folds import fold_models
@@ -160,6 +161,7 @@ class Chosen:
     @property
     def provenance(self) -> dict[str, Any]:
         facts, origin = TrialFacts.of(self.run), TrialFacts.of(self.trial).origin
+        init = self.study.spec.init_sha256.get(self.config.flat()[INIT])
         folds = {
             "folds": facts.folds,
             "fold_epochs": facts.fold_epochs,
@@ -178,6 +180,7 @@ class Chosen:
             "best_epoch": facts.best_epoch,
             **(folds if facts.folds else {}),
             "data_fingerprint": self.study.fingerprint,
+            **({"init_sha256": init} if init is not None else {}),
             "hardware": facts.hardware,
             "answer": self.answer.to_json() if self.best else None,
         }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from search.work.trackers import check_trackers
 from spaces.defaults import FIRST
+from spaces.errors import InputError
+from spaces.initial_weights import INIT, is_path
 from spaces.spec import StudySpec
 from trainers.data import SegmentationData
 from trainers.devices import pick_device
+from trainers.initial_weights import digest
 from trainers.precision import resolve_precision
 from trainers.tasks import check_space, load_data, near_twins
 from trainers.text_data import TextData
@@ -28,15 +31,24 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
             resolve_precision(precision, pick_device())
     data = load_data(spec.data)
     check_space(space, data)
+    for path, sha256 in spec.init_sha256.items():
+        if digest(path) != sha256:
+            raise InputError(
+                f"{INIT}: the weights in {path} have changed since study {spec.name} began, so "
+                "that its results would not be comparable; give the study another name"
+            )
     return data
 
 
 def settled(spec: StudySpec, data: SegmentationData | TextData) -> StudySpec:
-    """Return the spec as a study begins with it: without near-twins of the default space.
+    """Return the spec as a study begins with it: with the SHA-256 of what `model.init` names, and
+    without near-twins of the default space.
 
     A study keeps what is left out. Its choices never change, also where a later version would leave
     out others; what the file names is drawn.
     """
+    paths = filter(is_path, spec.search_space().values(INIT))
+    spec = spec.model_copy(update={"init_sha256": {path: digest(path) for path in paths}})
     if spec.defaults == FIRST:
         return spec
     twins = near_twins(spec.search_space(), data)
