@@ -111,18 +111,19 @@ def _swept(
     """{image: counts} without post-processing, and with each setting of the images it changes."""
     task, model = _opened(part)
     assert isinstance(task, SegmentationTask)
-    task.config = task.config.replace({f"decode.{kind}": {} for kind in KINDS})
+    task.config = task.config.replace({f"decode.{kind}": {} for kind in kinds})
     names, off = task.data.spec.class_names, task.config.decode
 
     def sweep() -> tuple[dict[int, Counts], dict[_Setting, dict[int, Counts]]]:
         base: dict[int, Counts] = {}
         changed: dict[_Setting, dict[int, Counts]] = {}
-        for image, found, truth in _class_maps(task, model, split):
+        for image, raw, truth in _class_maps(task, model, split):
+            found = postprocess(raw, off, names)
             base[image] = _counts(task, found, truth)
             for kind, (index, name) in itertools.product(kinds, enumerate(names)):
-                for size in reversed(sizes) if (found == index).any() else ():
+                for size in reversed(sizes) if (raw == index).any() else ():
                     decode = off.model_copy(update={kind: {name: size}})
-                    result = postprocess(found, decode, names)
+                    result = postprocess(raw, decode, names)
                     if np.array_equal(result, found):
                         break  # a smaller size changes less
                     of_images = changed.setdefault((kind, name, size), {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.choosing import check_choice, choose, keep_settings
 from search.cli.options import StoreOption, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
@@ -74,6 +75,32 @@ def evaluate(
     cleval: Annotated[
         bool, typer.Option("--cleval", help="Text detection: also the CLEval scores")
     ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            "--tta",
+            help="Instead the gain and the cost of test-time augmentation on val: all, or values "
+            "of decode.tta behind commas",
+            show_default=False,
+        ),
+    ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--postprocess",
+            help="Instead the gain of post-processing masks on val: all, smallest_area or "
+            "fill_holes",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="Write into the folder's config.yaml what gains beyond noise (--tta, "
+            "--postprocess), and what --set says",
+        ),
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
@@ -82,6 +109,15 @@ def evaluate(
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
     models = _models(folder, data_spec, data)
+    check_choice(
+        trial_config,
+        data,
+        settings or [],
+        tta=tta,
+        postprocess=postprocess,
+        keep=keep,
+        others=cleval or against is not None,
+    )
     other = None if against is None else _comparable(against, data_spec, trial_config, data)
 
     from search.findings.manifest import check_export
@@ -95,6 +131,19 @@ def evaluate(
             typer.echo(line, err=True)
     checked = load_data(data_spec)
     checked.split(data)
+    if tta is not None or postprocess is not None:
+        choose(
+            folder,
+            models,
+            data_spec,
+            trial_config,
+            settings or [],
+            checked,
+            tta=tta,
+            postprocess=postprocess,
+            keep=keep,
+        )
+        return
     pictures = folder / f"evaluation-{data}"
     found = []
     if len(models) > 1:
@@ -121,6 +170,8 @@ def evaluate(
             for line in record_evaluation(of, data_spec, config, scored, changed, store):
                 typer.echo(line)
     typer.echo(f"pictures of the best and worst images: {pictures}")
+    if keep:
+        keep_settings(folder, trial_config, settings or [], found)
 
 
 def _models(folder: Path, data_spec: AnyDataSpec, split: str) -> list[Path]:

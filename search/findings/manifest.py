@@ -6,10 +6,19 @@ that fits; the store's SHA-256 of the weights is the one to compare with then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from spaces.errors import InputError
-from trainers.durable import Damaged, check_files, digests, file_digest, read_json, write_json
+from trainers.durable import (
+    Damaged,
+    check_files,
+    digests,
+    durable,
+    file_digest,
+    read_json,
+    write_json,
+)
 
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 
@@ -18,6 +27,27 @@ def write_manifest(folder: Path) -> None:
     """Write `manifest.json` over all other files of a folder."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     write_json(folder / MANIFEST, {"files": digests(folder, paths)}, indent=1)
+
+
+def replace_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of an export anew; what was as the manifest has it is so again afterwards.
+
+    Meanwhile the manifest says nothing of them, so that a kill leaves an export that loads.
+    """
+    try:
+        before = dict(read_json(folder / MANIFEST)["files"])
+    except FileNotFoundError:
+        before = {}
+    whole = [name for name in texts if before.get(name) == file_digest(folder / name)]
+    if before:
+        others = {name: digest for name, digest in before.items() if name not in whole}
+        write_json(folder / MANIFEST, {"files": others}, indent=1)
+    for name, text in texts.items():
+        with durable(folder / name) as file:
+            file.write(text.encode())
+    if before:
+        after = before | digests(folder, [folder / name for name in whole])
+        write_json(folder / MANIFEST, {"files": after}, indent=1)
 
 
 def check_export(folder: Path, *, config_alone: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ from search.database.store import has_store, open_store
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer
 from search.findings.evidence import image_interval
+from search.findings.gains import value_on_val
 from search.findings.looks import counted, over_images
 from search.findings.weights import Weights, weights_of
 from search.studies.looks import Beside, Look, Score, add_look, looks_of, now, user
@@ -168,7 +169,7 @@ def record_evaluation(
     mine = Score(
         trial=facts["trial"],
         model_sha256=weights_digest(folder / (MODEL if len(found) == 1 else MODELS)),
-        val=None if settings or "refit" in facts else facts["value"],
+        val=None if settings or "refit" in facts else value_on_val(facts),
         value=fmean(one.scores.metric for one in found),
         interval=interval,
         settings=tuple(settings),
