@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spaces.errors import InputError
 from spaces.paths import MODEL
 from spaces.spec import dump_run_config
 from spaces.text_detection import TextDetectionConfig
+from tests.without_torch import run_example
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DECODERS
 from trainers.onnx_network import FILE, OnnxNetwork, compare, write_onnx
@@ -91,3 +93,19 @@ def test_predict_finds_the_same_where_pages_fill_the_square(
     assert len(torch_boxes.boxes) > 0
     np.testing.assert_allclose(onnx_boxes.boxes, torch_boxes.boxes, atol=1)
     np.testing.assert_allclose(onnx_boxes.scores, torch_boxes.scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(90, 150), (300, 210)])  # enlarged and shrunk
+def test_the_example_gives_the_same_boxes(
+    size: tuple[int, int], receipts: TextData, tmp_path: Path
+) -> None:
+    folder = export(tmp_path / "best", CONFIG, receipts)
+    page = tmp_path / "page.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(page)
+    run_example("onnx_boxes.py", folder / MODEL / FILE, tmp_path / "out", page)
+    lines = (tmp_path / "out" / "page.txt").read_text().splitlines()
+    [found] = Predictor(folder, runtime="onnx").predict([page])
+    assert isinstance(found, Detections) and len(found.boxes) > 0
+    boxes = np.array([line.split(",") for line in lines], np.float64).reshape(-1, 4, 2)
+    # corners are whole pixels of the network, where the halves may be rounded apart
+    np.testing.assert_allclose(boxes, found.boxes, atol=1 + max(size) / 150)

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from search.samples.streets import CLASSES
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
 from spaces.segmentation import default_space
 from spaces.spec import dump_run_config
+from tests.without_torch import run_example
 from trainers.batches import normalise
 from trainers.checkpoint import load_model, save_model
 from trainers.data import SegmentationData
@@ -120,6 +122,27 @@ def test_predict_gives_the_same_masks(made: Path, data: SegmentationData, tta: s
     onnx = Predictor(made, config, runtime="onnx").predict(images)
     for one, other in zip(Predictor(made, config).predict(images), onnx, strict=True):
         assert np.array_equal(one, other) and len(np.unique(one)) > 1
+
+
+@pytest.mark.parametrize("names", [CLASSES, ["road"]])
+def test_the_example_needs_no_torch_and_gives_the_same_masks(
+    names: list[str], data: SegmentationData, tmp_path: Path
+) -> None:
+    spec = data.spec.model_copy(update={"classes": list(names)})
+    config = CONFIG if len(names) > 1 else CONFIG.replace({"decode.threshold": 0.48})
+    model = saved(tmp_path / "best", config, replace(data, spec=spec))
+    model.rename(tmp_path / "best" / MODEL)
+    (tmp_path / "best" / "config.yaml").write_text(dump_run_config(spec, config))
+    images = [sample.image for sample in data.split("val")]
+    larger = tmp_path / "larger.png"
+    Image.open(images[0]).resize((301, 207)).save(larger)
+    images.append(str(larger))
+    said = run_example("onnx_masks.py", tmp_path / "best" / MODEL / FILE, tmp_path / "out", *images)
+    assert said == f"classes: {', '.join(spec.class_names)}\n"
+    for path, mask in zip(images, Predictor(tmp_path / "best").predict(images), strict=True):
+        assert isinstance(mask, np.ndarray) and len(np.unique(mask)) > 1
+        with Image.open(tmp_path / "out" / f"{Path(path).stem}.png") as found:
+            assert (np.asarray(found) == mask).mean() > 0.999  # equal logits may be rounded apart
 
 
 def test_the_models_of_folds_have_one_each(data: SegmentationData, tmp_path: Path) -> None:
