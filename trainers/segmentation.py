@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Resident, Samples, open_samples
 from trainers.trivial import best_constant
+
+T = TypeVar("T")
 
 VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -112,9 +115,13 @@ class SegmentationTask:
         The metric is the study's; of a binary task at the best (free) or the given threshold.
         Where memory runs out it begins again with less at once.
         """
+        return self.with_less(lambda: self._validate(model, split), split)
+
+    def with_less(self, work: Callable[[], T], split: str) -> T:
+        """Do work on a split; where memory runs out, again with less at once."""
         while True:
             try:
-                return self._validate(model, split)
+                return work()
             except Exception as error:
                 if not is_out_of_memory(error) or not self._validate_less(split):
                     raise
@@ -134,7 +141,7 @@ class SegmentationTask:
     @torch.no_grad()
     def _validate(self, model: nn.Module, split: str) -> Validation:
         model.eval()
-        counters = self._counters()
+        counters = self.counters()
         totals: dict[str, Tensor] = {}
         seen: list[int] = []  # images in the order in which they were counted
         for indices, logits, masks, originals in self.predictions(model, split):
@@ -148,6 +155,12 @@ class SegmentationTask:
                 for counter in counters.values():
                     counter.update(found, truth)
         losses = Losses(**{name: float(value) / len(seen) for name, value in totals.items()})
+        return self.scored(counters, seen, losses)
+
+    def scored(
+        self, counters: Mapping[str, Counter], seen: list[int], losses: Losses
+    ) -> Validation:
+        """What was counted of the images `seen`, in their order."""
         counts = {name: counter.images().numpy() for name, counter in counters.items()}
         counts["dice"] = counts["iou"]  # (N, K, 3), of a binary task (N, T, K, 3)
         threshold = None
@@ -160,7 +173,7 @@ class SegmentationTask:
         scores = self._scores({name: count.sum(0) for name, count in counts.items()}, threshold)
         return Validation(scores, losses, _in_order(counts[self.config.metric.name], seen))
 
-    def _counters(self) -> dict[str, Counter]:
+    def counters(self) -> dict[str, Counter]:
         """{metric: what counts pixels for it}; those near outlines only where they are chosen."""
         makers: dict[str, Callable[[], Counter]] = {
             "iou": lambda: ClassCounts(self.data.classes, self.device),
@@ -201,22 +214,42 @@ class SegmentationTask:
             found = [0.0 if iou != iou else iou for iou in found]
         return found
 
+    def val_batches(self, split: str) -> list[Sequence[int]]:
+        """A split's indices; images of one size come together where the sizes are known."""
+        order, step = self._split(split).order, self.val_batch
+        return [order[start : start + step] for start in range(0, len(order), step)]
+
     def predictions(
-        self, model: nn.Module, split: str
+        self, model: nn.Module, split: str, batches: list[Sequence[int]] | None = None
     ) -> Iterator[tuple[Sequence[int], Tensor, Tensor, list[Tensor]]]:
         """Yield (indices, logits fp32 (B, C, H, W), masks (B, H, W), original masks).
 
-        Images of one size come together where the sizes are known. Of the train split there are no
-        original masks.
+        Of the train split there are no original masks.
+
+        Args:
+            batches: the indices to take together; None: those of `val_batches`.
         """
+        batches = self.val_batches(split) if batches is None else batches
         samples = self._split(split)
-        order, step = samples.order, self.val_batch
-        batches = [order[start : start + step] for start in range(0, len(order), step)]
         for indices, (images, masks, originals) in zip(
             batches, samples.batches(batches), strict=True
         ):
             logits = network_logits(model, images, self.config, self.device, self.precision)
             yield indices, logits, masks.long(), originals
+
+    def predicted(self, model: nn.Module, split: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield (indices, predicted classes (B, h, w), true classes (B, h, w)) at original size."""
+        for indices, logits, _, originals in self.predictions(model, split):
+            for rows, found, truth in at_original_size(
+                logits, originals, binary=self.binary, elements=self.score_elements
+            ):
+                yield [indices[row] for row in rows], self.classes_of(found), truth
+
+    def classes_of(self, found: Tensor) -> Tensor:
+        """Class indices, of what `at_original_size` yields."""
+        if self.binary:
+            return (found >= self.config.decode.threshold).long()
+        return found
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
@@ -271,20 +304,23 @@ def at_original_size(
         originals: B masks (h, w) uint8 at the images' own sizes, on the same device.
         elements: resized logits at once, but at least one class of one image.
     """
+    for size, part in rows_of_a_size(originals, elements // logits.shape[1]):
+        chosen = rows_of(logits, part)
+        found = (
+            resize(chosen, size)[:, 0].sigmoid() if binary else class_map(chosen, size, elements)
+        )
+        yield part, found, torch.stack([originals[row] for row in part])
+
+
+def rows_of_a_size(originals: list[Tensor], pixels: int) -> Iterator[tuple[torch.Size, list[int]]]:
+    """Yield (size, rows) of masks (h, w) of one size, as many as have so many pixels together."""
     groups: dict[torch.Size, list[int]] = {}
     for row, mask in enumerate(originals):
         groups.setdefault(mask.shape, []).append(row)
     for size, rows in groups.items():
-        most = max(1, elements // (logits.shape[1] * size.numel()))
+        most = max(1, pixels // size.numel())
         for start in range(0, len(rows), most):
-            part = rows[start : start + most]
-            chosen = logits if len(part) == len(logits) else _rows(logits, part)
-            found = (
-                resize(chosen, size)[:, 0].sigmoid()
-                if binary
-                else class_map(chosen, size, elements)
-            )
-            yield part, found, torch.stack([originals[row] for row in part])
+            yield size, rows[start : start + most]
 
 
 def resize(logits: Tensor, size: torch.Size) -> Tensor:
@@ -316,7 +352,10 @@ def _in_order(counts: Counts, seen: list[int]) -> ImageCounts:
     return ImageCounts(ordered)
 
 
-def _rows(values: Tensor, rows: list[int]) -> Tensor:
+def rows_of(values: Tensor, rows: list[int]) -> Tensor:
+    """The given rows of (B, ...); as they are where these are all of them."""
+    if len(rows) == len(values):
+        return values
     return values.index_select(0, torch.tensor(rows).to(values.device, non_blocking=True))
 
 

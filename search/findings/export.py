@@ -28,7 +28,7 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
-from trainers.folds import fold_models
+from trainers.checkpoint import fold_models
 from trainers.report import EpochReport
 
 

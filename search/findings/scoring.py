@@ -25,9 +25,8 @@ from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
-from trainers.checkpoint import weights_digest
+from trainers.checkpoint import fold_models, weights_digest
 from trainers.evaluate import Evaluation
-from trainers.folds import fold_models
 from trainers.image_counts import Counts, score_of
 from trainers.tasks import Data, check_metric, load_data, score_model
 
