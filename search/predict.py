@@ -76,6 +76,8 @@ class Output:
             "decode": config.model_dump(mode="json")["decode"],
             "classes": self.predictor.data.class_names,
         }
+        if self.predictor.members:
+            head["shares"] = [share for _, share in self.predictor.members]
         record = self.folder / RECORD
         if self.folder.is_file():
             raise InputError(f"--to {self.folder} is a file; name a folder")

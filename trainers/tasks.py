@@ -23,7 +23,12 @@ from trainers.batches import layout
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
-from trainers.ensemble import make_ensemble_task
+from trainers.ensemble import (
+    EnsembleTask,
+    SegmentationEnsemble,
+    TextEnsemble,
+    make_ensemble_task,
+)
 from trainers.evaluate import Evaluation, evaluate_segmentation
 from trainers.members import Ensemble
 from trainers.precision import device_to_score_on
@@ -89,6 +94,15 @@ def load_task(
         network = nn.ModuleList(load_network(one.model, one.config) for one in model)
     task.loss.set_epoch(config.train.epochs)
     return task, network.to(device)
+
+
+def load_means(
+    members: Ensemble, config: TrialConfig, data: Data, free: Mapping[str, Free]
+) -> tuple[EnsembleTask, nn.Module]:
+    """`load_task` of several models, to score several means of them at once."""
+    task, networks = load_task(members, config, data, free)
+    assert isinstance(task, (SegmentationEnsemble, TextEnsemble))
+    return task, networks
 
 
 def load_network(folder: Path, config: TrialConfig) -> nn.Module:

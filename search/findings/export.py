@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,8 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
-from trainers.checkpoint import fold_models
+from trainers.checkpoint import fold_models, weights_digest
+from trainers.members import MEMBERS, Member, write_list
 from trainers.report import EpochReport
 
 
@@ -187,6 +189,45 @@ def write_result(
         shutil.copytree(model, temporary / (MODEL if fold_models(model) == [model] else MODELS))
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
+    _finish(temporary, to, data, config, provenance)
+    return to
+
+
+def write_ensemble(
+    to: Path,
+    *,
+    data: AnyDataSpec,
+    config: TrialConfig,
+    members: Sequence[Member],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write config.yaml, ensemble.json, members/, provenance.json and manifest.json; as above.
+
+    Args:
+        config: whose decode settings count.
+        members: each is written to members/ under the name of its folder.
+    """
+    check_target(to)
+    temporary = unfinished(to)
+    temporary.mkdir(parents=True)
+    (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
+    for member in members:
+        folder = temporary / MEMBERS / member.folder.name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(dump_run_config(data, member.config), encoding="utf-8")
+        for model in member.models:
+            folds = len(member.models) > 1
+            shutil.copytree(model, folder / (f"{MODELS}/{model.name}" if folds else MODEL))
+    write_list(temporary, {member.folder.name: member.draws for member in members})
+    digest = weights_digest(temporary / MEMBERS)
+    _finish(temporary, to, data, config, {**provenance, "model_sha256": digest})
+    return to
+
+
+def _finish(
+    temporary: Path, to: Path, data: AnyDataSpec, config: TrialConfig, provenance: dict[str, Any]
+) -> None:
+    """Write provenance and manifest, and rename the folder to what it is called."""
     facts = {
         **provenance,
         "seed": config.train.seed,
@@ -199,7 +240,6 @@ def write_result(
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
     write_manifest(temporary)
     _put(temporary, to)
-    return to
 
 
 def _put(temporary: Path, to: Path) -> None:
