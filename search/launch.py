@@ -123,7 +123,7 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
     if not _finished(study):
         return FAILED
     show_answer(study, console)
-    console.print(f"next: segtune export {name} --to best/", highlight=False)
+    _say_next(study, console)
     return DONE
 
 
@@ -225,8 +225,15 @@ def run(
         console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
     if any(one.slots.counts()[RUNNING] for one in with_confirmation(study)):
         console.print(f"study {name}: other workers are still running trials")
-    console.print(f"next: segtune export {name} --to best/", highlight=False)
+    _say_next(study, console)
     return DONE
+
+
+def _say_next(study: Study, console: Console) -> None:
+    """What to take away once the study has ended."""
+    name = study.spec.name
+    planned = f", or segtune ensemble {name} --to together/" if study.spec.ensemble else ""
+    console.print(f"next: segtune export {name} --to best/{planned}", highlight=False)
 
 
 def _run_slots(

@@ -82,6 +82,8 @@ class Output:
             "classes": self.predictor.data.class_names,
             **({"runtime": "onnx"} if self.predictor.runtime == "onnx" else {}),
         }
+        if self.predictor.members:
+            head["shares"] = [share for _, share in self.predictor.members]
         record = self.folder / RECORD
         if self.folder.is_dir() and any(self.folder.iterdir()) and not record.exists():
             raise InputError(f"--to {self.folder} holds other files; name a new or empty folder")

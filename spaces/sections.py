@@ -1,10 +1,10 @@
-"""The sections that every task's study file has: budget, sampler, pruner, confirm, workers."""
+"""The sections of every task's study file: budget, sampler, pruner, confirm, ensemble, workers."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from spaces.config import Section
 
@@ -81,6 +81,13 @@ class ConfirmSpec(Section):
     """Epochs that all of it may take, as a share of trials * train.epochs."""
 
 
+class EnsembleSpec(Section):
+    """What `segtune ensemble` makes of the study, once it has ended."""
+
+    size: int = Field(5, ge=2, le=50)
+    """Draws at most; a model that is drawn twice counts twice."""
+
+
 class WorkersSpec(Section):
     """Who runs the trials: processes of this machine, jobs of Slurm, or actors of Ray."""
 
@@ -136,3 +143,13 @@ _OF_ENGINE = {
     "address": ("ray",),
     "max_restarts": ("ray",),
 }
+
+
+def with_models_to_keep(tree: Any) -> Any:
+    """A study file with `keep_models` for its ensemble, where it names no number."""
+    planned = tree.get("ensemble") if isinstance(tree, dict) else None
+    try:
+        size = EnsembleSpec.model_validate(planned).size
+    except ValidationError:  # there is none; or the section itself will say what is wrong
+        return tree
+    return {"keep_models": 2 * size, **tree}

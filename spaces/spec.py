@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from spaces import segmentation, text_detection
+from spaces import sections, segmentation, text_detection
 from spaces.config import (
     MetricConfig,
     Section,
@@ -81,8 +81,10 @@ class StudySpec(Section):
     confirm: Annotated[ConfirmSpec | None, BeforeValidator(_none)] = ConfirmSpec()
     """none: the best value of one seed is all that is known. Changes no trial of the search."""
     seed: int = Field(0, ge=0, lt=2**32)
+    ensemble: sections.EnsembleSpec | None = None
+    """Made with `segtune ensemble`, of the best trials; null = none is planned."""
     keep_models: int = Field(3, ge=1)
-    """Weights of this many best trials are kept on disk."""
+    """Weights of this many best trials are kept on disk; where an ensemble is planned, 2 * size."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
         default_factory=list, json_schema_extra={"uniqueItems": True}
     )
@@ -118,6 +120,11 @@ class StudySpec(Section):
     def confirms(self) -> str | None:
         """The study whose best trials this one runs again; None for a search."""
         return self.name.removesuffix(CONFIRM) if self.name.endswith(CONFIRM) else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep(cls, tree: Any) -> Any:
+        return sections.with_models_to_keep(tree)
 
     @classmethod
     def load(cls, path: Path) -> StudySpec:

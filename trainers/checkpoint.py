@@ -175,12 +175,17 @@ def last_paths(workdir: Path) -> list[Path]:
     return [workdir / LAST, *workdir.glob("state-*"), *workdir.glob("fold-*")]
 
 
+def fold_models(model: Path) -> list[Path]:
+    """The folders of a trial's weights: one for each fold, else the one that it is given."""
+    return sorted(model.glob("fold-*"), key=lambda path: int(path.name[5:])) or [model]
+
+
 def weights_digest(model: Path) -> str:
-    """SHA-256 of a trial's best weights; with folds, of those of all of them."""
-    folds = sorted(model.glob(f"fold-*/{WEIGHTS}"))
-    if not folds:
+    """SHA-256 of a trial's best weights; of several models, folds or members, of all of them."""
+    several = sorted(model.glob(f"*/**/{WEIGHTS}"))
+    if not several:
         return file_digest(model / WEIGHTS)
-    return hashlib.sha256("".join(file_digest(path) for path in folds).encode()).hexdigest()
+    return hashlib.sha256("".join(file_digest(path) for path in several).encode()).hexdigest()
 
 
 def save_model(workdir: Path, epoch: int, model: nn.Module, images: ImageCounts) -> Path:

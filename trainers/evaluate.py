@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from spaces.config import SegmentationConfig
 from spaces.metric import metric_name
-from trainers.checkpoint import load_model
-from trainers.data import SegmentationData, decode_image
+from trainers.data import decode_image
 from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet
-from trainers.precision import device_to_score_on
 from trainers.report import Scores
 from trainers.segmentation import SegmentationTask
 
@@ -43,37 +39,32 @@ class Evaluation:
 
 
 def evaluate_segmentation(
-    model_folder: Path, config: SegmentationConfig, data: SegmentationData, split: str, to: Path
+    task: SegmentationTask, model: torch.nn.Module, split: str, to: Path
 ) -> Evaluation:
-    """Score a saved model on a split as its training did, and write overlays into `to`.
+    """Score a model on a split as its training did, and write overlays into `to`.
 
     Args:
-        model_folder: as `checkpoint.save_model` wrote it.
-        config: the effective config, with the chosen decode settings.
+        task: of the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
     """
-    device, precision = device_to_score_on(config.train.precision)
-    task = SegmentationTask(config, data, device, precision, free={})
-    model = load_model(model_folder).to(device).to(memory_format=task.memory_format)
-    task.loss.set_epoch(config.train.epochs)
+    metric, spec = task.config.metric, task.data.spec
     found = task.validate(model, split)
-    alone = score_of(config.metric, data.spec, nothing=1.0)(found.images.counts).tolist()
+    alone = score_of(metric, spec, nothing=1.0)(found.images.counts).tolist()
     chosen = best_and_worst(alone, PICTURES)
     picture_folder(to)
-    name = metric_name(config.metric, data.spec)
+    name = metric_name(metric, spec)
     pictures = _draw(task, model, split, chosen, [f"{name} {value:.3f}" for value in alone], to)
     return Evaluation(name, found.scores, found.images, pictures)
 
 
-def _predictions(task: SegmentationTask, model: torch.nn.Module, split: str) -> Any:
+@torch.no_grad()
+def _predictions(
+    task: SegmentationTask, model: torch.nn.Module, split: str
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (index, predicted classes (h, w), true classes (h, w)) at original size."""
-    with torch.no_grad():
-        model.eval()
-        for indices, found, truth in task.found(model, split):
-            found = task.postprocessed(found)
-            if task.binary:
-                found = (found >= task.config.decode.threshold).long()
-            yield from zip(indices, found, truth, strict=True)
+    model.eval()
+    for indices, found, truth in task.predicted(model, split):
+        yield from zip(indices, found, truth, strict=True)
 
 
 def _draw(

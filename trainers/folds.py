@@ -134,11 +134,6 @@ def _model_files(workdir: Path, number: int, *, check: bool) -> list[Path]:
     return paths
 
 
-def fold_models(model: Path) -> list[Path]:
-    """The folders of a trial's weights: one for each fold, else the one that it is given."""
-    return sorted(model.glob("fold-*"), key=lambda path: int(path.name[5:])) or [model]
-
-
 def _nothing() -> None: ...
 
 

@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import TrialConfig
-from spaces.text_detection import TextDetectionConfig
-from trainers.checkpoint import load_model
 from trainers.data import pixels_of
 from trainers.image_counts import Counts
+from trainers.members import Ensemble
 from trainers.postprocess import KINDS, postprocess
-from trainers.precision import device_to_score_on
 from trainers.segmentation import SegmentationTask
-from trainers.tasks import Data, make_task
+from trainers.tasks import Data, load_task
 from trainers.text_detection import TextDetectionTask
-from trainers.text_evaluate import load_dbnet
 
 SHARES = (1e-4, 3e-4, 1e-3, 3e-3)  # of an image: sizes of areas and holes that are tried
 
@@ -31,7 +28,7 @@ SHARES = (1e-4, 3e-4, 1e-3, 3e-3)  # of an image: sizes of areas and holes that 
 class Part(NamedTuple):
     """A model, its config with its decode settings, and the data whose split it is scored on."""
 
-    model: Path
+    model: Path | Ensemble
     config: TrialConfig
     data: Data
 
@@ -62,7 +59,8 @@ def try_views(parts: Sequence[Part], split: str, values: Sequence[str]) -> list[
     for part in parts:
         task, model = _opened(part)
         for value in values:
-            task.config = task.config.replace({"decode.tta": value})
+            for one in (task, *getattr(task, "tasks", ())):  # of an ensemble each member's, too
+                one.config = one.config.replace({"decode.tta": value})
             _first_batch(task, model, split)
             began = time.perf_counter()
             counts[value].append(task.validate(model, split).images.counts)
@@ -134,12 +132,9 @@ def _swept(
 
 
 def _opened(part: Part) -> tuple[SegmentationTask | TextDetectionTask, nn.Module]:
-    device, precision = device_to_score_on(part.config.train.precision)
-    task = make_task(part.config, part.data, device, precision, free={})
+    task, model = load_task(part.model, part.config, part.data)
     assert isinstance(task, SegmentationTask | TextDetectionTask)
-    load = load_dbnet if isinstance(part.config, TextDetectionConfig) else load_model
-    task.loss.set_epoch(part.config.train.epochs)
-    return task, load(part.model).to(device).to(memory_format=task.memory_format)
+    return task, model
 
 
 @torch.no_grad()

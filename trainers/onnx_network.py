@@ -27,7 +27,7 @@ from trainers.batches import MEAN, STD
 from trainers.checkpoint import load_model
 from trainers.models import STRIDE, forward
 from trainers.tasks import Data, make_task
-from trainers.text_evaluate import load_dbnet
+from trainers.text_detection import load_dbnet
 
 FILE = "model.onnx"
 INPUT, OUTPUT = "images", "logits"

@@ -1,13 +1,13 @@
 """An exported model at work on images that nobody has labelled: masks, or boxes of text.
 
 An image is read, resized and decoded as validation does it, so that scores made of predictions are
-those of `evaluate`. Where an export has the models of folds, the mean of their probabilities counts
-(Lakshminarayanan et al. 2017, section 2.4).
+those of `evaluate`. Where an export has the models of folds, or the members of an ensemble, the
+mean of their probabilities counts (Lakshminarayanan et al. 2017, section 2.4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from spaces.spec import load_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.batches import layout
 from trainers.cache import resize_image
-from trainers.checkpoint import load_model
+from trainers.checkpoint import fold_models
 from trainers.data import decode_image, rgb
 from trainers.dbnet.decode import Detections, decode
-from trainers.folds import fold_models
+from trainers.ensemble import mean_map, mean_maps, mean_probabilities
+from trainers.members import MEMBERS, is_ensemble, read_members, shares
 from trainers.memory import free_memory, is_out_of_memory
 from trainers.onnx_network import onnx_networks
 from trainers.postprocess import check_postprocessing, postprocess
@@ -41,9 +42,9 @@ from trainers.segmentation import (
     resize,
     windows_logits,
 )
+from trainers.tasks import load_network
 from trainers.text_augment import resize_page
 from trainers.text_detection import page_logits
-from trainers.text_evaluate import load_dbnet
 
 RUNTIMES = ("torch", "onnx")
 Picture = str | Path | Image.Image | NDArray[np.uint8]
@@ -62,6 +63,8 @@ class Prepared:
     """(H, W) of the image itself."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Image pixels a pixel, (x, y)."""
+    members: tuple[Prepared, ...] = ()
+    """Of an ensemble: the image as each member takes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,7 @@ class Found:
         prediction: a mask (H, W) uint8 of class indices in the order of `data.classes` (0 and 1 of
             a binary task), or the boxes of text.
         probabilities: float16, where they were asked for: of segmentation (K, H, W) for K classes,
-            (H, W) of a binary task; of text (h, w) at network size.
+            (H, W) of a binary task; of text (h, w) at network size (the largest of the members').
     """
 
     prediction: Prediction
@@ -85,7 +88,8 @@ class Predictor:
     Attributes:
         config: the trial's effective config, with its decode settings.
         data: the description of the data set that it was trained on.
-        weights: the folder of the model, or of those of the folds.
+        weights: the folder of the model, or of those of the folds, or of the members.
+        members: of an ensemble: each as a model of its own, and what it counts in the mean.
         runtime: torch or onnx.
 
     Raises:
@@ -111,7 +115,6 @@ class Predictor:
         if isinstance(self.config, SegmentationConfig):
             assert isinstance(self.data, SegmentationDataSpec)
             check_postprocessing(self.config, self.data, free={})
-        self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
         if runtime not in RUNTIMES:
             raise InputError(f"runtime {runtime}: must be {' or '.join(RUNTIMES)}")
         self.runtime = runtime
@@ -120,18 +123,28 @@ class Predictor:
         else:
             self.device, self.precision = device_to_score_on(self.config.train.precision)
         text = isinstance(self.config, TextDetectionConfig)
-        load: Callable[[Path], nn.Module] = load_dbnet if text else load_model
-        folders = fold_models(self.weights)
-        for model in folders:
-            if not model.is_dir():  # a name would be looked up on a hub
-                raise InputError(f"{folder} has no {model.name}/; give a folder that export wrote")
-        if runtime == "onnx":
-            self.models = onnx_networks(folders, self.config)
-        else:
-            self.models = [load(model).eval() for model in folders]
-        self._to_device()
         self.batch = 1 if text else VAL_BATCH
         self._elements = SCORE_ELEMENTS
+        self.members: list[tuple[Predictor, float]] = []
+        self.models: list[nn.Module] = []
+        if is_ensemble(folder):
+            self.weights = folder / MEMBERS
+            found = read_members(folder, self.config)
+            parts = [Predictor(member.folder, member.config, runtime) for member in found]
+            self.members = list(zip(parts, shares(found), strict=True))
+        else:
+            self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
+            for model in fold_models(self.weights):
+                if not model.is_dir():  # a name would be looked up on a hub
+                    raise InputError(
+                        f"{folder} has no {model.name}/; give a folder that export wrote"
+                    )
+            folders = fold_models(self.weights)
+            if runtime == "onnx":
+                self.models = onnx_networks(folders, self.config)
+            else:
+                self.models = [load_network(model, self.config).eval() for model in folders]
+        self._to_device()
         self.binary = isinstance(self.data, SegmentationDataSpec) and self.data.binary
 
     def predict(self, images: Sequence[Picture]) -> list[Prediction]:
@@ -161,6 +174,9 @@ class Predictor:
         else:
             pixels = decode_image(str(image), self.data.max_pixels)
         size = (pixels.shape[0], pixels.shape[1])
+        if self.members:
+            members = tuple(member.prepare(pixels) for member, _ in self.members)
+            return Prepared(members[0].pixels, size, members=members)
         if isinstance(self.config, SegmentationConfig):
             return Prepared(resize_image(pixels, self.config.data.sized), size)
         assert isinstance(self.config, TextDetectionConfig)
@@ -192,14 +208,45 @@ class Predictor:
                 yield self._text(image, config, probabilities)
             return
         assert isinstance(config, SegmentationConfig)
+        if self.members:
+            for image in images:
+                yield self._mean_mask(image, config, probabilities)
+            return
         if config.data.mode == "crop":
             for image in images:
                 yield self._from_windows(image, config, probabilities)
             return
-        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2)
-        logits = self._logits(pixels, config)
-        for image, one in zip(images, logits, strict=True):
+        for image, one in zip(images, self.logits(images), strict=True):
             yield self._mask(one[None], torch.Size(image.size), config, probabilities)
+
+    def logits(self, images: Sequence[Prepared]) -> Tensor:
+        """(B, C, h, w) of images at network size, of segmentation; of folds those of their mean.
+
+        Of windows (1, C, H, W) of one image at its own size.
+        """
+        assert isinstance(self.config, SegmentationConfig)
+        if self.config.data.mode == "crop":
+            [image] = images
+            return torch.cat([rows for _, rows in self._windows(image, self.config)], dim=1)[None]
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2)
+        return self._logits(pixels, self.config)
+
+    def _mean_mask(self, image: Prepared, config: SegmentationConfig, probabilities: bool) -> Found:
+        """Of the members of an ensemble, whose probabilities meet at the image's own size."""
+        size, weights = torch.Size(image.size), [share for _, share in self.members]
+        logits = [
+            member.logits([one])
+            for (member, _), one in zip(self.members, image.members, strict=True)
+        ]
+        means = torch.tensor([weights], device=self.device)
+        [[found]] = mean_maps(logits, means, size, binary=self.binary, elements=self._elements)
+        mask = (found >= config.decode.threshold).byte() if self.binary else found.byte()
+        classes = self._postprocessed(mask.cpu().numpy(), config)
+        if not probabilities:
+            return Found(classes)
+        if not self.binary:
+            found = mean_probabilities(logits, weights, size)[0]
+        return Found(classes, found.half().cpu().numpy())
 
     def _logits(self, pixels: Tensor, config: SegmentationConfig) -> Tensor:
         """(B, 3, h, w) in 0..255 -> (B, C, h, w): of all models together."""
@@ -209,12 +256,9 @@ class Predictor:
         ]
         return _mean(logits, binary=self.binary)
 
-    def _from_windows(
-        self, image: Prepared, config: SegmentationConfig, probabilities: bool
-    ) -> Found:
-        """What windows of an image say, some rows of it at a time."""
-        mask, kept = np.empty(image.size, np.uint8), None
-        rows = windows_logits(
+    def _windows(self, image: Prepared, config: SegmentationConfig) -> Iterator[tuple[int, Tensor]]:
+        """Yield (top, logits (C, rows, W)) of an image from above, at its own size."""
+        return windows_logits(
             torch.from_numpy(image.pixels).to(self.device),
             image.size,
             config,
@@ -222,7 +266,13 @@ class Predictor:
             self.batch,
             self._elements,
         )
-        for top, logits in rows:
+
+    def _from_windows(
+        self, image: Prepared, config: SegmentationConfig, probabilities: bool
+    ) -> Found:
+        """What windows of an image say, some rows of it at a time."""
+        mask, kept = np.empty(image.size, np.uint8), None
+        for top, logits in self._windows(image, config):
             part = slice(top, top + logits.shape[1])
             if self.binary:
                 sure = logits[0].sigmoid()
@@ -257,16 +307,33 @@ class Predictor:
         return postprocess(mask, config.decode, self.data.class_names)
 
     def _text(self, image: Prepared, config: TextDetectionConfig, probabilities: bool) -> Found:
+        found, scale = self.text_map(image)
+        probability = found.cpu().numpy()
+        boxes = decode(probability, image.size, scale, **config.decode.model_dump(exclude={"tta"}))
+        return Found(boxes, probability.astype(np.float16) if probabilities else None)
+
+    def text_map(self, image: Prepared) -> tuple[Tensor, tuple[float, float]]:
+        """Probabilities (h, w) of text, and image pixels a pixel of them, (x, y).
+
+        Of several models it is their mean; of an ensemble at the size of its largest map.
+        """
+        if self.members:
+            found = [
+                member.text_map(one)
+                for (member, _), one in zip(self.members, image.members, strict=True)
+            ]
+            means = torch.tensor([[share for _, share in self.members]], device=self.device)
+            [mean] = mean_map([one for one, _ in found], means)
+            return mean, next(scale for one, scale in found if one.shape == mean.shape)
+        assert isinstance(self.config, TextDetectionConfig)
         maps = []
         for model in self.models:
             logits, (height, width), rest = page_logits(
-                model, image.pixels, config, self.device, self.precision
+                model, image.pixels, self.config, self.device, self.precision
             )
             maps.append(logits[0, 0, :height, :width].sigmoid())
-        probability = torch.stack(maps).mean(dim=0).cpu().numpy()
         scale = (image.scale[0] * rest[0], image.scale[1] * rest[1])
-        boxes = decode(probability, image.size, scale, **config.decode.model_dump(exclude={"tta"}))
-        return Found(boxes, probability.astype(np.float16) if probabilities else None)
+        return torch.stack(maps).mean(dim=0), scale
 
     def _take_less(self) -> bool:
         """Make the next try need less memory; False where nothing is left to give up."""
@@ -276,9 +343,10 @@ class Predictor:
             self._elements = 1  # one class of one image, or one row, at a time
         elif self.device.type == "cuda":
             print("out of memory on the GPU with one image: the CPU predicts from now on")
-            self.device = torch.device("cpu")
-            self.precision = resolve_precision("auto", self.device)
-            self._to_device()
+            for one in (self, *(member for member, _ in self.members)):
+                one.device = torch.device("cpu")
+                one.precision = resolve_precision("auto", one.device)
+                one._to_device()
         else:
             return False
         return True

@@ -153,7 +153,7 @@ class SegmentationTask:
     @torch.no_grad()
     def _validate(self, model: nn.Module, split: str) -> Validation:
         model.eval()
-        counters = self._counters()
+        counters = self.counters()
         totals: dict[str, Tensor] = {}
         pieces = 0  # images or windows that the loss has seen
         seen: list[int] = []  # images in the order in which they were counted
@@ -171,6 +171,12 @@ class SegmentationTask:
             for counter in counters.values():
                 counter.update(found, truth)
         losses = Losses(**{name: float(value) / pieces for name, value in totals.items()})
+        return self.scored(counters, seen, losses)
+
+    def scored(
+        self, counters: Mapping[str, Counter], seen: list[int], losses: Losses
+    ) -> Validation:
+        """What was counted of the images `seen`, in their order."""
         counts = {name: counter.images().numpy() for name, counter in counters.items()}
         counts["dice"] = counts["iou"]  # (N, K, 3), of a binary task (N, T, K, 3)
         threshold = None
@@ -185,10 +191,10 @@ class SegmentationTask:
 
     def counter(self) -> Counter:
         """What counts pixels for the study's metric."""
-        counters = self._counters()
+        counters = self.counters()
         return counters.get(self.config.metric.name, counters["iou"])
 
-    def _counters(self) -> dict[str, Counter]:
+    def counters(self) -> dict[str, Counter]:
         """{metric: what counts pixels for it}; those near outlines only where they are chosen."""
         makers: dict[str, Callable[[], Counter]] = {
             "iou": lambda: ClassCounts(self.data.classes, self.device),
@@ -274,30 +280,65 @@ class SegmentationTask:
                 add_loss(logits, torch.stack(target).long())
                 return logits
 
-            rows = windows_logits(image, size, config, run, self.val_batch, self.score_elements)
             kind = torch.float32 if self.binary else torch.uint8
             found = torch.empty(size, dtype=kind, device=self.device)
-            for top, logits in rows:
+            for top, logits in self._windows(image, size, run):
                 part = logits[0].sigmoid() if self.binary else logits.max(dim=0).indices
                 found[top : top + logits.shape[1]] = part
             yield indices, found[None], truth[None]
 
+    def val_batches(self, split: str) -> list[Sequence[int]]:
+        """A split's indices; images of one size come together where the sizes are known."""
+        order = self._split(split).order
+        step = 1 if self.config.data.mode == "crop" else self.val_batch
+        return [order[start : start + step] for start in range(0, len(order), step)]
+
     def predictions(
-        self, model: nn.Module, split: str
+        self, model: nn.Module, split: str, batches: list[Sequence[int]] | None = None
     ) -> Iterator[tuple[Sequence[int], Tensor, Tensor, list[Tensor]]]:
         """Yield (indices, logits fp32 (B, C, H, W), masks (B, H, W), original masks).
 
-        Images of one size come together where the sizes are known. Of the train split there are no
-        original masks.
+        Of windows the logits are at the image's own size. Of the train split there are no original
+        masks.
+
+        Args:
+            batches: the indices to take together; None: those of `val_batches`.
         """
+        batches = self.val_batches(split) if batches is None else batches
         samples = self._split(split)
-        order, step = samples.order, self.val_batch
-        batches = [order[start : start + step] for start in range(0, len(order), step)]
         for indices, (images, masks, originals) in zip(
             batches, samples.batches(batches), strict=True
         ):
-            logits = network_logits(model, images, self.config, self.device, self.precision)
+            if self.config.data.mode == "crop":
+                [truth] = originals
+                size = truth.shape[0], truth.shape[1]
+                rows = self._windows(images[0].permute(1, 2, 0), size, self._network(model))
+                logits = torch.cat([part for _, part in rows], dim=1)[None]
+            else:
+                logits = self._network(model)(images, ())
             yield indices, logits, masks.long(), originals
+
+    def _network(self, model: nn.Module) -> Run:
+        return lambda images, _: network_logits(
+            model, images, self.config, self.device, self.precision
+        )
+
+    def _windows(
+        self, image: Tensor, size: tuple[int, int], run: Run
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (top, logits (C, rows, W)) of an image (H, W, 3) at scale, at its own size."""
+        return windows_logits(image, size, self.config, run, self.val_batch, self.score_elements)
+
+    def predicted(self, model: nn.Module, split: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield (indices, predicted classes (B, h, w), true classes (B, h, w)) at original size."""
+        for indices, found, truth in self.found(model, split):
+            yield indices, self.classes_of(self.postprocessed(found)), truth
+
+    def classes_of(self, found: Tensor) -> Tensor:
+        """Class indices, of what `found` yields."""
+        if self.binary:
+            return (found >= self.config.decode.threshold).long()
+        return found
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """Per-class IoU with NaN for classes that no IoU can be expected of: no train pixels."""
@@ -372,20 +413,23 @@ def at_original_size(
         originals: B masks (h, w) uint8 at the images' own sizes, on the same device.
         elements: resized logits at once, but at least one class of one image.
     """
+    for size, part in rows_of_a_size(originals, elements // logits.shape[1]):
+        chosen = rows_of(logits, part)
+        found = (
+            resize(chosen, size)[:, 0].sigmoid() if binary else class_map(chosen, size, elements)
+        )
+        yield part, found, torch.stack([originals[row] for row in part])
+
+
+def rows_of_a_size(originals: list[Tensor], pixels: int) -> Iterator[tuple[torch.Size, list[int]]]:
+    """Yield (size, rows) of masks (h, w) of one size, as many as have so many pixels together."""
     groups: dict[torch.Size, list[int]] = {}
     for row, mask in enumerate(originals):
         groups.setdefault(mask.shape, []).append(row)
     for size, rows in groups.items():
-        most = max(1, elements // (logits.shape[1] * size.numel()))
+        most = max(1, pixels // size.numel())
         for start in range(0, len(rows), most):
-            part = rows[start : start + most]
-            chosen = logits if len(part) == len(logits) else _rows(logits, part)
-            found = (
-                resize(chosen, size)[:, 0].sigmoid()
-                if binary
-                else class_map(chosen, size, elements)
-            )
-            yield part, found, torch.stack([originals[row] for row in part])
+            yield size, rows[start : start + most]
 
 
 def resize(logits: Tensor, size: torch.Size) -> Tensor:
@@ -417,7 +461,10 @@ def _in_order(counts: Counts, seen: list[int]) -> ImageCounts:
     return ImageCounts(ordered)
 
 
-def _rows(values: Tensor, rows: list[int]) -> Tensor:
+def rows_of(values: Tensor, rows: list[int]) -> Tensor:
+    """The given rows of (B, ...); as they are where these are all of them."""
+    if len(rows) == len(values):
+        return values
     return values.index_select(0, torch.tensor(rows).to(values.device, non_blocking=True))
 
 

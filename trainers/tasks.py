@@ -20,10 +20,18 @@ from spaces.initial_weights import is_path
 from spaces.space import Free, Space
 from spaces.text_detection import TextDetectionConfig
 from trainers import class_weights
+from trainers.batches import layout
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
 from trainers.data import SegmentationData, load_segmentation_data
+from trainers.ensemble import (
+    EnsembleTask,
+    SegmentationEnsemble,
+    TextEnsemble,
+    make_ensemble_task,
+)
 from trainers.evaluate import Evaluation, evaluate_segmentation
+from trainers.members import Ensemble
 from trainers.models import build_model
 from trainers.precision import device_to_score_on
 from trainers.report import Scores, Validation
@@ -40,14 +48,15 @@ from trainers.text_detection import (
     check_cleval,
     check_text_space,
     dbnets,
+    load_dbnet,
 )
-from trainers.text_evaluate import evaluate_text, load_dbnet
+from trainers.text_evaluate import evaluate_text
 
 
 def evaluate(
-    model_folder: Path,
+    model: Path | Ensemble,
     config: TrialConfig,
-    data: SegmentationData | TextData,
+    data: Data,
     split: str,
     to: Path,
     *,
@@ -56,7 +65,7 @@ def evaluate(
     """Score a saved model on a split as its training did, and write overlays into `to`.
 
     Args:
-        model_folder: `model/` of an export.
+        model: `model/` of an export, or the members of an ensemble.
         config: the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
         cleval: of text detection, also score with CLEval; needs the extra `cleval`.
@@ -64,23 +73,60 @@ def evaluate(
     Raises:
         InputError: the model is damaged, or CLEval cannot be had.
     """
-    if isinstance(config, TextDetectionConfig):
-        assert isinstance(data, TextData)
-        return evaluate_text(model_folder, config, data, split, to, cleval=cleval)
-    if cleval:
+    if cleval and not isinstance(config, TextDetectionConfig):
         raise InputError("--cleval is a score of text detection, but this is segmentation")
-    assert isinstance(config, SegmentationConfig) and isinstance(data, SegmentationData)
-    return evaluate_segmentation(model_folder, config, data, split, to)
+    task, network = load_task(model, config, data)
+    if isinstance(task, TextDetectionTask):
+        return evaluate_text(task, network, split, to, cleval=cleval)
+    assert isinstance(task, SegmentationTask)
+    return evaluate_segmentation(task, network, split, to)
 
 
-def score_model(model_folder: Path, config: TrialConfig, data: Data, split: str) -> Validation:
+def score_model(model: Path | Ensemble, config: TrialConfig, data: Data, split: str) -> Validation:
     """Score a saved model on a split as its training did, and draw nothing; else as `evaluate`."""
+    task, network = load_task(model, config, data)
+    return task.validate(network, split)
+
+
+def load_task(
+    model: Path | Ensemble,
+    config: TrialConfig,
+    data: Data,
+    free: Mapping[str, Free] | None = None,
+) -> tuple[Task, nn.Module]:
+    """Return what scores a saved model, or an ensemble, as its training did, and its network.
+
+    Raises:
+        InputError: the model is damaged.
+    """
     device, precision = device_to_score_on(config.train.precision)
-    task = make_task(config, data, device, precision, free={})
-    load = load_dbnet if isinstance(config, TextDetectionConfig) else load_model
-    model = load(model_folder).to(device).to(memory_format=task.memory_format)
+    if isinstance(model, Path):
+        task = make_task(config, data, device, precision, free or {})
+        network = load_network(model, config)
+    else:
+        task = make_ensemble_task(model, config, data, device, free or {})
+        network = nn.ModuleList(load_network(one.model, one.config) for one in model)
     task.loss.set_epoch(config.train.epochs)
-    return task.validate(model, split)
+    return task, network.to(device)
+
+
+def load_means(
+    members: Ensemble, config: TrialConfig, data: Data, free: Mapping[str, Free]
+) -> tuple[EnsembleTask, nn.Module]:
+    """`load_task` of several models, to score several means of them at once."""
+    task, networks = load_task(members, config, data, free)
+    assert isinstance(task, (SegmentationEnsemble, TextEnsemble))
+    return task, networks
+
+
+def load_network(folder: Path, config: TrialConfig) -> nn.Module:
+    """Load what a trial has saved, on the CPU, as its config lays out its memory.
+
+    Raises:
+        InputError: the folder does not hold a whole model.
+    """
+    load = load_dbnet if isinstance(config, TextDetectionConfig) else load_model
+    return load(folder).to(memory_format=layout(config.train))
 
 
 class Data(Protocol):

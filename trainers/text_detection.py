@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -189,8 +190,19 @@ class TextDetectionTask:
         """Score what `outputs` has yielded; see `validate`."""
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
-        grids = self._grids()
-        tried = {thresh: self._try(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
+        grids = self.grids()
+        ratios = grids["decode.unclip_ratio"]
+        tried = {}
+        for thresh in grids["decode.thresh"]:
+            asked = ([self._decoding(output, ratios, thresh)] for output in outputs)
+            found = self._decoder.read(list(asked))
+            tried[thresh] = self.tried(found, (output.truth for output in outputs), grids)
+        means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
+        return self.best_of(tried, means)
+
+    def best_of(self, tried: Mapping[float, Tried], losses: Losses) -> Validation:
+        """The score at the best of all settings that were tried, {thresh: its others}."""
+        grids = self.grids()
         usual = self.config.decode.thresh
         thresh = max(tried, key=lambda t: (tried[t].values.max(), -abs(t - usual)))
         found, values = tried[thresh].boxes, tried[thresh].values
@@ -213,9 +225,8 @@ class TextDetectionTask:
                 ),
             ),
         )
-        means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
         images = ImageCounts(tried[thresh].counts[(slice(None), *place)])
-        return Validation(scores, means, images)
+        return Validation(scores, losses, images)
 
     @torch.no_grad()
     def outputs(
@@ -298,13 +309,14 @@ class TextDetectionTask:
         negatives = negatives_of(*counts, self.config.loss.negative_ratio)
         return BatchTarget(maps.to(self.device, non_blocking=True), negatives)
 
-    def _try(
-        self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
+    def tried(
+        self,
+        found: Iterable[Candidates],
+        truths: Iterable[TextAnnotation],
+        grids: Mapping[str, list[float]],
     ) -> Tried:
-        """Score every setting of boxes at one binarisation threshold."""
-        ratios, cuts = grids["decode.unclip_ratio"], grids["decode.box_thresh"]
-        found = self._decoder.read([[self._decoding(output, ratios, thresh)] for output in outputs])
-        pairs = zip(found, (output.truth for output in outputs), strict=True)
+        """Score every setting of boxes, of the candidates of one binarisation threshold."""
+        pairs, cuts = zip(found, truths, strict=True), grids["decode.box_thresh"]
         if self.config.metric.name == "cleval":
             pages = list(pairs)
             boxes, counts = sweep(pages, cuts), cleval_sweep(pages, cuts)
@@ -313,7 +325,7 @@ class TextDetectionTask:
             counts = boxes.images()
         return Tried(boxes, counts, self.score_counts(counts.sum(0)))
 
-    def _grids(self) -> dict[str, list[float]]:
+    def grids(self) -> dict[str, list[float]]:
         """The values of each decode setting that is swept, or its one fixed value."""
         fixed = self.config.flat()
         return {
@@ -423,6 +435,14 @@ def check_cleval(data: TextData) -> None:
                 f"metric: cleval counts characters, but no box of {split} has a text; write the "
                 "texts behind their corners, or take hmean"
             )
+
+
+def load_dbnet(folder: Path) -> DBNet:
+    """Load what a trial has saved; raises InputError for a folder that is no whole DBNet."""
+    try:
+        return DBNet.from_pretrained(folder)
+    except ValueError as error:
+        raise InputError(f"{error}; export it again") from error
 
 
 def _check_dbnet(config: TextModelConfig) -> None:

@@ -6,19 +6,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torch import nn
 
-from spaces.errors import InputError
 from spaces.metric import metric_name
-from spaces.text_detection import TextDetectionConfig
 from trainers.cleval import cleval_counts
 from trainers.dbnet.decode import Detections
-from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import match
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
 from trainers.pictures import MAX_SIDE, Colour, best_and_worst, picture_folder, sheet, shown_size
-from trainers.precision import device_to_score_on
-from trainers.text_data import TextData
 from trainers.text_detection import PageOutput, TextDetectionTask
 
 FOUND, MISSED, FALSE, DONT_CARE = (
@@ -30,26 +26,16 @@ FOUND, MISSED, FALSE, DONT_CARE = (
 
 
 def evaluate_text(
-    model_folder: Path,
-    config: TextDetectionConfig,
-    data: TextData,
-    split: str,
-    to: Path,
-    *,
-    cleval: bool = False,
+    task: TextDetectionTask, model: nn.Module, split: str, to: Path, *, cleval: bool = False
 ) -> Evaluation:
-    """Score a saved DBNet on a split as its training did, and write overlays into `to`.
+    """Score a DBNet on a split as its training did, and write overlays into `to`.
 
     Args:
-        model_folder: as `DBNet.save_pretrained` wrote it.
-        config: the effective config, with the chosen decode settings.
+        task: of the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
         cleval: also score with CLEval (Baek et al. 2020), which needs the extra `cleval`.
     """
-    device, precision = device_to_score_on(config.train.precision)
-    task = TextDetectionTask(config, data, device, precision, free={})
-    model = load_dbnet(model_folder).to(device).to(memory_format=task.memory_format)
-    task.loss.set_epoch(config.train.epochs)
+    config, data = task.config, task.data
     outputs = list(task.outputs(model, split))
     scored = task.score(outputs)
     pages = [(detections(task, output), output) for output, _ in outputs]
@@ -65,14 +51,6 @@ def evaluate_text(
         overlay(data.image(output.page), output, found, caption).save(path)
         written.append(path)
     return Evaluation(metric, scored.scores, scored.images, written, characters)
-
-
-def load_dbnet(folder: Path) -> DBNet:
-    """Load what a trial has saved; raises InputError for a folder that is no whole DBNet."""
-    try:
-        return DBNet.from_pretrained(folder)
-    except ValueError as error:
-        raise InputError(f"{error}; export it again") from error
 
 
 def detections(task: TextDetectionTask, output: PageOutput) -> Detections:

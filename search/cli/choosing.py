@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they bring torch
     from spaces.config import TrialConfig
     from spaces.data import AnyDataSpec
     from trainers.evaluate import Evaluation
+    from trainers.members import Ensemble
     from trainers.tasks import Data
 
 
@@ -61,7 +62,7 @@ def check_choice(
 
 def choose(
     folder: Path,
-    models: Sequence[Path],
+    models: Sequence[Path | Ensemble],
     spec: AnyDataSpec,
     config: TrialConfig,
     settings: list[str],

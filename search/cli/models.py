@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they bring torch
     from spaces.config import TrialConfig
     from spaces.data import AnyDataSpec
     from trainers.data import SegmentationData
+    from trainers.members import Ensemble
     from trainers.text_data import TextData
 
 DecodeOption = Annotated[
@@ -108,7 +109,7 @@ def evaluate(
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
-    models = _models(folder, data_spec, data)
+    models = _models(folder, data_spec, trial_config, data)
     check_choice(
         trial_config,
         data,
@@ -149,10 +150,10 @@ def evaluate(
     if len(models) > 1:
         chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
         folds: Sequence[SegmentationData | TextData] = checked.folds
-        for fold, model, decode in zip(folds, models, chosen, strict=True):
+        for k, (fold, decode) in enumerate(zip(folds, chosen, strict=True)):
             config = with_settings(trial_config.replace(decode), settings or [])
             to = pictures / f"fold-{fold.fold}"
-            found.append(run_evaluation(model, config, fold, data, to, cleval=cleval))
+            found.append(run_evaluation(models[k], config, fold, data, to, cleval=cleval))
         show_fold_scores(found, data, console())
     else:
         found.append(
@@ -162,7 +163,8 @@ def evaluate(
     looks = [(folder, trial_config, found, settings or [])]
     if against is not None and other is not None:
         to = pictures / f"against-{against.resolve().name}"
-        beside = run_evaluation(against / MODEL, other, checked, data, to, cleval=cleval)
+        [theirs] = _models(against, data_spec, other, data)
+        beside = run_evaluation(theirs, other, checked, data, to, cleval=cleval)
         show_difference(found[0], beside, folder, against, data_spec, trial_config, console())
         looks.append((against, other, [beside], []))
     if data == TEST:
@@ -174,14 +176,25 @@ def evaluate(
         keep_settings(folder, trial_config, settings or [], found)
 
 
-def _models(folder: Path, data_spec: AnyDataSpec, split: str) -> list[Path]:
-    """The folder of the model, or those of the models of the folds.
+def _models(
+    folder: Path, data_spec: AnyDataSpec, config: TrialConfig, split: str
+) -> Sequence[Path | Ensemble]:
+    """The folder of the model, or those of the models of the folds; of an ensemble its members.
 
     Raises:
         InputError: one is missing, or no image of the split was held out from it.
     """
     from spaces.data import fold_count
+    from trainers.members import is_ensemble, read_members
 
+    if is_ensemble(folder):
+        members, folds = read_members(folder, config), fold_count(data_spec)
+        if len(members[0].models) != folds:
+            raise InputError(
+                f"{folder / 'config.yaml'}: data.folds.count is {folds}, but a member of the "
+                f"ensemble has {len(members[0].models)} models; put the number back"
+            )
+        return [[member.of_fold(k) for member in members] for k in range(folds)]
     count = fold_count(data_spec) if (folder / MODELS).is_dir() else 1
     there = len(list((folder / MODELS).glob("fold-*")))
     if count > 1 and there != count:
@@ -218,7 +231,7 @@ def _comparable(
         )
     if data_spec.folds is not None or (against / MODELS).is_dir():
         raise InputError("--against compares single models, but an export of folds has several")
-    _models(against, other_spec, split)
+    _models(against, other_spec, other, split)
     return other.model_copy(update={"metric": config.metric})
 
 

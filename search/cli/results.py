@@ -214,3 +214,31 @@ def export(
     typer.echo(
         f"next: segtune evaluate {to} --data val, or segtune train {to / 'config.yaml'} --to DIR"
     )
+
+
+def ensemble(
+    study: StudyArgument,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, help="Draws at most [default: that of the study file, else 5]"),
+    ] = None,
+    from_folds: Annotated[
+        bool, typer.Option("--from-folds", help="With data.folds: of the models of all folds")
+    ] = False,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Choose models that are best together on val; write them as one export.
+
+    Greedily and with replacement, among the best trials whose weights were kept (keep_models).
+    Prints what each draw gains and costs.
+    """
+    from search.ensemble import make_ensemble
+    from search.files.artifacts import open_artifacts
+    from search.studies.study import open_study
+
+    with closing_store(store) as opened:
+        found, kept = open_study(opened, study), open_artifacts(artifacts)
+        code = make_ensemble(found, kept, to, size=size, from_folds=from_folds, console=console())
+    raise typer.Exit(code)

@@ -33,7 +33,8 @@ from spaces.errors import InputError
 from spaces.initial_weights import INIT
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
-from trainers.folds import fold_models
+from trainers.checkpoint import fold_models, weights_digest
+from trainers.members import MEMBERS, Member, write_list
 from trainers.onnx_network import Agreement, check_onnx_installed
 from trainers.report import EpochReport
 
@@ -227,6 +228,45 @@ def write_result(
             shutil.copytree(onnx, target, dirs_exist_ok=True)
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
     plot_curves(history, config, metric, title, temporary / "curves.png")
+    _finish(temporary, to, data, config, provenance)
+    return to
+
+
+def write_ensemble(
+    to: Path,
+    *,
+    data: AnyDataSpec,
+    config: TrialConfig,
+    members: Sequence[Member],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write config.yaml, ensemble.json, members/, provenance.json and manifest.json; as above.
+
+    Args:
+        config: whose decode settings count.
+        members: each is written to members/ under the name of its folder.
+    """
+    check_target(to)
+    temporary = unfinished(to)
+    temporary.mkdir(parents=True)
+    (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
+    for member in members:
+        folder = temporary / MEMBERS / member.folder.name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(dump_run_config(data, member.config), encoding="utf-8")
+        for model in member.models:
+            folds = len(member.models) > 1
+            shutil.copytree(model, folder / (f"{MODELS}/{model.name}" if folds else MODEL))
+    write_list(temporary, {member.folder.name: member.draws for member in members})
+    digest = weights_digest(temporary / MEMBERS)
+    _finish(temporary, to, data, config, {**provenance, "model_sha256": digest})
+    return to
+
+
+def _finish(
+    temporary: Path, to: Path, data: AnyDataSpec, config: TrialConfig, provenance: dict[str, Any]
+) -> None:
+    """Write provenance and manifest, and rename the folder to what it is called."""
     facts = {
         **provenance,
         "seed": config.train.seed,
@@ -237,12 +277,11 @@ def write_result(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
-    if model is not None:
+    if any((temporary / name).is_dir() for name in (MODEL, MODELS)):
         card = model_card(temporary, data, config, facts)
         (temporary / README).write_text(card, encoding="utf-8")
     write_manifest(temporary)
     _put(temporary, to)
-    return to
 
 
 def _put(temporary: Path, to: Path) -> None:

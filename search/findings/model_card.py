@@ -19,7 +19,7 @@ from spaces.data import AnyDataSpec, SegmentationDataSpec
 from spaces.paths import MODEL, MODELS
 from spaces.text_detection import TextDetectionConfig
 from trainers.batches import MEAN, STD
-from trainers.folds import fold_models
+from trainers.checkpoint import fold_models
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts, score_of
 from trainers.models import STRIDE

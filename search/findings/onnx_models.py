@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
-from trainers.folds import fold_models
+from trainers.checkpoint import fold_models
 from trainers.onnx_network import FILE, Agreement, check_agreement, compare, write_onnx
 from trainers.tasks import load_data
 

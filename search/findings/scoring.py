@@ -26,10 +26,10 @@ from spaces.config import TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
-from trainers.checkpoint import weights_digest
+from trainers.checkpoint import fold_models, weights_digest
 from trainers.evaluate import Evaluation
-from trainers.folds import fold_models
 from trainers.image_counts import Counts, score_of
+from trainers.members import MEMBERS, is_ensemble
 from trainers.tasks import Data, check_metric, load_data, score_model
 
 TEST = "test"
@@ -166,9 +166,15 @@ def record_evaluation(
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "study_uid" not in facts:
         return [*said, f"{UNRECORDED}: {folder} was not exported from a study"]
+    if is_ensemble(folder):
+        weights = folder / MEMBERS
+        others = ", ".join(t for t in facts["ensemble"]["draws"] if t != str(facts["trial"]))
+        settings = [f"trials {others} in an ensemble", *settings]
+    else:
+        weights = folder / (MODEL if len(found) == 1 else MODELS)
     mine = Score(
         trial=facts["trial"],
-        model_sha256=weights_digest(folder / (MODEL if len(found) == 1 else MODELS)),
+        model_sha256=weights_digest(weights),
         val=None if settings or "refit" in facts else value_on_val(facts),
         value=fmean(one.scores.metric for one in found),
         interval=interval,

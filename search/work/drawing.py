@@ -82,4 +82,4 @@ def _draw(drawing: Drawing, data: Data, to: Path) -> None:
     if drawing.classes and drawing.per_class:
         title = f"{drawing.title}: IoU of each class"
         plot_per_class(drawing.classes, drawing.per_class, title, to / "per-class.png")
-    evaluate(drawing.model, drawing.config, data, "val", to)  # type: ignore[arg-type]
+    evaluate(drawing.model, drawing.config, data, "val", to)

@@ -24,10 +24,16 @@ from spaces.space import Free
 from trainers import data as data_module
 from trainers import folds
 from trainers.cache import decode, load_arrays
-from trainers.checkpoint import FOLD_MODELS, load_model, remove_last, weights_digest
+from trainers.checkpoint import (
+    FOLD_MODELS,
+    fold_models,
+    load_model,
+    remove_last,
+    weights_digest,
+)
 from trainers.data import Sample, SegmentationData, divide_folds
 from trainers.durable import Damaged, write_json
-from trainers.folds import fold_models, train_trial
+from trainers.folds import train_trial
 from trainers.image_counts import FILE, ImageCounts
 from trainers.report import EpochReport
 from trainers.tasks import check_metric, evaluate, load_data
