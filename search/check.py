@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,7 @@ from spaces.data import fold_count
 from spaces.sources import files_elsewhere
 from spaces.space import Free, Space
 from spaces.spec import StudySpec
+from trainers.cache import Sized
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
 from trainers.dbnet.ceiling import ceiling
@@ -26,10 +28,13 @@ from trainers.precision import resolve_precision
 from trainers.segmentation import sizes
 from trainers.tasks import Data, initial_weights
 from trainers.text_data import TextData
+from trainers.thickness import MOST, thickness
 from trainers.train import probe_memory
 from trainers.trivial import constants
 
 LOW_CEILING = 0.95
+THIN = 3.0  # px: half of a class in parts no thicker is hardly found
+GAIN = 1.25  # so much thicker must they be without resizing
 FEW_IMAGES, FOLDS = 100, 5  # of train and val together: below so many, so many folds are advised
 
 NO_WEIGHTS = {"model.init": None, "model.encoder_weights": None}  # memory needs none
@@ -59,6 +64,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         _ceilings(space, data, console)
     else:
         console.print(_classes(data))
+        _thin(space, data, console)
     _score(spec, data, console)
     console.print(_space(space))
     for name, choices in spec.left_out.items():
@@ -106,6 +112,53 @@ def _classes(data: SegmentationData) -> Table:
         row = [f"{float(w[index]):.2f}" for w in weights if w is not None]
         table.add_row(name, f"{data.counts[index] / total:.3%}", *row)
     return table
+
+
+def _thin(space: Space, data: SegmentationData, console: Console) -> None:
+    """How thick the parts of each class are as the network sees them; whether crops would help."""
+    modes = space.values("data.mode")
+    resized = sorted(set(sizes(space)), key=lambda size: size[0] * size[1])
+    scales = [float(scale) for scale in space.values("data.scale")] if "crop" in modes else [1.0]
+    columns: dict[str, Sized] = {}
+    if "resize" in modes:
+        columns = {f"{height}x{width}": (height, width) for height, width in resized}
+    columns |= {f"crop at scale {scale:g}": scale for scale in scales}
+    found = thickness(data, list(columns.values()))
+    names = data.spec.class_names
+    table = Table(
+        title=f"px that half (a tenth) is no thicker than; {found.images} train images",
+        title_justify="left",
+    )
+    table.add_column("class")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for index, name in enumerate(names):
+        if name not in data.spec.ignore_classes:
+            table.add_row(name, *(_thick(*one) for one in found.pixels[:, index].tolist()))
+    console.print(table)
+    half = found.pixels[:, :, 0]
+    used = half if "crop" in modes else half[:-1]  # the last one is what a crop would see
+    best = used.max(axis=0)
+    thin = np.flatnonzero((best < THIN) & (half[-1] > GAIN * best))
+    if len(thin) and "crop" not in modes:
+        lost = ", ".join(f"{names[index]} {best[index]:g} px" for index in thin)
+        seen = ", ".join(f"{half[-1][index]:g}" for index in thin)
+        console.print(
+            f"thin after resizing to {list(columns)[-2]}: half of the pixels of these classes lie "
+            f"in parts of at most {lost}; as the images are, {seen}. Below {THIN:g} px a network "
+            "hardly finds them. data.mode: crop takes windows of data.resolution at data.scale in "
+            "place of the whole image; data.mode: [resize, crop] compares both in one study",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _thick(half: float, tenth: float) -> str:
+    """Two thicknesses in pixels; `-` for a class without any."""
+    if half != half:
+        return "-"
+    return f"{'over ' * (half == MOST)}{half:g} ({tenth:g})"
 
 
 def _score(spec: StudySpec, data: SegmentationData | TextData, console: Console) -> None:

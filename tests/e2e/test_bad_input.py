@@ -568,6 +568,9 @@ CASES = [
     Bad("when-never-met", space("loss.region: dice", "loss.tversky_alpha: {low: 0, high: 0.8}"),
         "loss.tversky_alpha: never used: it counts only where loss.region is tversky, but "
         "loss.region is dice; remove it (study.yaml line 17)"),
+    Bad("scale-without-crop", space("data.scale: [0.5, 1.0]"),
+        "data.scale: never used: it counts only where data.mode is crop, but data.mode is resize; "
+        "remove it (study.yaml line 16)"),
     Bad("when-on-range", space("loss.smooth: {low: 1, high: 2, when: {optim.lr: 1e-3}}"),
         "loss.smooth: when: optim.lr is a range; a condition needs choices (study.yaml line 16)"),
     Bad("when-circle",

@@ -49,7 +49,7 @@ ALWAYS = range(1, 10**6)
 def _places() -> dict[str, tuple[object, str, Mapping[str, Any]]]:
     """{where: (what has it, its name, changes of the config)}."""
     adam = torch.optim.AdamW
-    text = {"text": True}
+    text, crop = {"text": True}, {"data.mode": "crop"}
     return {
         "network to the device": (torch.nn.Module, "to", {}),
         "average of the weights": (loop, "WeightAverage", {"train.ema": 0.1}),
@@ -65,6 +65,8 @@ def _places() -> dict[str, tuple[object, str, Mapping[str, Any]]]:
         "optimiser": (adam, "step", {}),
         "validation forward": (segmentation, "network_logits", {}),
         "scoring": (segmentation, "at_original_size", {}),
+        "resident images": (samples, "ResidentImages", crop),
+        "scoring of windows": (segmentation, "windows_logits", crop),
         "checkpoint": (checkpoint, "save_state", {}),
         "text forward": (text_detection.TextDetectionTask, "run", text),
         "text loss": (text_detection.TextDetectionLoss, "__call__", text),
@@ -107,10 +109,13 @@ def _everywhere() -> dict[str, tuple[str, str]]:
 
 def test_out_of_memory_at_every_place_goes_on_or_is_oom(nop: Nop) -> None:
     found = nop(_everywhere)
-    assert len(found) == 19
+    assert len(found) == 21
     each = {place: reason for place, (_, reason) in found.items()}
     # data that cannot stay on the device are carried there batch by batch
-    assert each == dict.fromkeys(found, "oom") | {"resident upload": "completed"}
+    assert each == dict.fromkeys(found, "oom") | {
+        "resident upload": "completed",
+        "resident images": "completed",
+    }
     once = {place for place, (reason, _) in found.items() if reason != "completed"}
     assert once == {*ONCE_ENDS, "network to the device"}  # where nothing smaller is to be had
 
@@ -126,10 +131,12 @@ def test_all_four_faces_of_out_of_memory_are_known(nop: Nop) -> None:
 
 
 def _predicted() -> dict[str, Any]:
-    """{task: what becomes of images where the GPU has room, and where it never has}."""
+    """{what: what becomes of images where the GPU has room, and where it never has}."""
+    short = {"train.epochs": 1}
     return {
-        config.task: _predicted_by(config, blobs() if config.task == "segmentation" else receipts())
-        for config in (small(**{"train.epochs": 1}), small_text(**{"train.epochs": 1}))
+        "segmentation": _predicted_by(small(**short), blobs()),
+        "windows": _predicted_by(small(**short, **{"data.mode": "crop"}), blobs()),
+        "text_detection": _predicted_by(small_text(**short), receipts()),
     }
 
 
@@ -164,6 +171,7 @@ def test_predictions_take_less_and_then_the_cpu(nop: Nop) -> None:
     assert nop(_predicted) == {
         # the last try on the GPU resizes one class at a time
         "segmentation": [devices, [8, 4, 2, 1, 1], 8, ["ndarray"]],
+        "windows": [devices, [8, 4, 2, 1, 1], 8, ["ndarray"]],
         "text_detection": [devices, [1, 1], 8, ["Detections"]],
     }
 

@@ -164,6 +164,26 @@ def test_a_condition_of_the_study_file_is_obeyed() -> None:
         assert ("optim.momentum" in drawer.params) is (config.optim.name == "sgd")
 
 
+def test_scale_and_crops_are_drawn_where_the_mode_is_crop() -> None:
+    modes = space(
+        {
+            "data.mode": ["resize", "crop"],
+            "data.scale": [0.5, 1.0],
+            "data.crops": ["random", "balanced"],
+            "decode.overlap": [0.25, 0.5],
+        }
+    )
+    seen = set()
+    for seed in range(30):
+        drawer = Drawer(seed)
+        config = modes.sample(drawer)
+        drawn = {"data.scale", "data.crops", "decode.overlap"} & set(drawer.params)
+        assert len(drawn) == (3 if config.data.mode == "crop" else 0)
+        seen.add((config.data.mode, config.data.sized))
+    assert {mode for mode, _ in seen} == {"resize", "crop"}
+    assert {sized for mode, sized in seen if mode == "crop"} == {0.5, 1.0}
+
+
 def test_a_free_threshold_is_not_drawn_and_a_range_is() -> None:
     free = space({}, binary=True)
     sampled = space({"decode.threshold": {"low": 0.2, "high": 0.8}}, binary=True)

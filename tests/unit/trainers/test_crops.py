@@ -14,8 +14,11 @@ import torch
 from PIL import Image
 
 from spaces.config import SegmentationConfig
+from spaces.data import SegmentationDataSpec
 from spaces.paths import MODEL
+from spaces.space import Free
 from spaces.spec import dump_run_config
+from tests.blobs import write_blobs
 from trainers import cache, predict, segmentation
 from trainers.cache import load_arrays
 from trainers.crops import Cropper, draw_crops
@@ -218,6 +221,26 @@ def test_a_resumed_run_sees_the_same_crops(mixed: SegmentationData, tmp_path: Pa
     resumed = train(config, mixed, tmp_path / "part", lambda report: None)
     assert [r.train.total for r in resumed.history] == [r.train.total for r in whole.history]
     assert resumed.value == whole.value
+
+
+def test_a_binary_task_finds_its_threshold_over_windows(tmp_path: Path) -> None:
+    write_blobs(tmp_path, train=4, val=3)
+    splits = {
+        split: {"images": f"{tmp_path}/{split}/images", "masks": f"{tmp_path}/{split}/masks"}
+        for split in ("train", "val")
+    }
+    data: Any = load_data(SegmentationDataSpec.model_validate({**splits, "classes": "blob"}))
+    config = crops(**{"loss.pixel": "bce", "metric.name": "boundary_iou"})
+    free = {"decode.threshold": Free(0.1, 0.9, 0.1)}
+    task: Any = make_task(config, data, CPU, "fp32", free)
+    torch.manual_seed(0)
+    model = task.build_model()
+    found = task.validate(model).scores
+    threshold = found.binary["threshold"]
+    assert found.decode == {"decode.threshold": threshold}
+    fixed = config.replace({"decode.threshold": threshold})
+    same = make_task(fixed, data, CPU, "fp32", {}).validate(model).scores
+    assert same.metric == found.metric > 0
 
 
 def test_one_window_over_all_is_the_image_itself(data: SegmentationData) -> None:

@@ -82,6 +82,7 @@ def test_the_counter_counts() -> None:
             "loss.class_weights.method": "sqrt_inv_freq",
         },
         {"loss.region": "tversky", "loss.label_smoothing": 0.1, "train.ema": 0.1},
+        {"data.mode": "crop", "data.crops": "balanced"},
     ],
 )
 def test_no_step_of_an_epoch_reads_from_the_device(
