@@ -89,7 +89,8 @@ class Output:
             raise InputError(f"--to {self.folder} holds other files; name a new or empty folder")
         if record.exists() and not overwrite:
             before, *lines = _whole_lines(record)
-            if before != head:
+            usual = type(config)().model_dump(mode="json")["decode"]  # of settings that came later
+            if {**before, "decode": {**usual, **before.get("decode", {})}} != head:
                 raise InputError(
                     f"--to {self.folder} holds predictions of another model or of other decode "
                     "settings, or by another --runtime; name another folder, or replace them with "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.config import TrialConfig
+from spaces.config import DecodeConfig, TrialConfig
 from trainers.data import pixels_of
 from trainers.image_counts import Counts
 from trainers.members import Ensemble
-from trainers.postprocess import KINDS, postprocess
+from trainers.postprocess import KINDS, ClassMap, postprocess
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import Data, load_task
 from trainers.text_detection import TextDetectionTask
@@ -84,51 +85,83 @@ def try_postprocessing(
     pixel is left out.
     """
     sizes = _sizes(parts, split)
-    base: list[Counts] = []
-    changed: dict[_Setting, dict[int, Counts]] = {}
+    swept: list[Swept] = []
     for part in parts:
-        first = len(base)
-        plain, others = _swept(part, split, kinds, sizes)
-        base += [plain[image] for image in range(len(plain))]
-        for setting, of_images in others.items():
-            mine = changed.setdefault(setting, {})
-            mine.update({first + image: counts for image, counts in of_images.items()})
-    tried = [Tried({}, np.stack(base))]
-    for (kind, name, size), of_images in sorted(changed.items()):
-        counts = np.stack([of_images.get(image, plain) for image, plain in enumerate(base)])
-        tried.append(Tried({f"decode.{kind}": {name: size}}, counts))
-    return tried
+        task, model = _opened(part)
+        assert isinstance(task, SegmentationTask)
+        swept += task.with_less(
+            split, partial(_swept_of, task, model, split=split, kinds=kinds, sizes=sizes)
+        )
+    return together(swept)
 
 
-_Setting = tuple[str, str, int]  # kind, class, pixels
+Setting = tuple[str, str, int]  # kind, class, pixels
 
 
-def _swept(
-    part: Part, split: str, kinds: Sequence[str], sizes: Sequence[int]
-) -> tuple[dict[int, Counts], dict[_Setting, dict[int, Counts]]]:
-    """{image: counts} without post-processing, and with each setting of the images it changes."""
-    task, model = _opened(part)
-    assert isinstance(task, SegmentationTask)
-    task.config = task.config.replace({f"decode.{kind}": {} for kind in kinds})
-    names, off = task.data.spec.class_names, task.config.decode
+class Swept(NamedTuple):
+    """Counts (K, 3) of an image without post-processing, and with the settings that change it."""
 
-    def sweep() -> tuple[dict[int, Counts], dict[_Setting, dict[int, Counts]]]:
-        base: dict[int, Counts] = {}
-        changed: dict[_Setting, dict[int, Counts]] = {}
-        for image, raw, truth in _class_maps(task, model, split):
-            found = postprocess(raw, off, names)
-            base[image] = _counts(task, found, truth)
-            for kind, (index, name) in itertools.product(kinds, enumerate(names)):
-                for size in reversed(sizes) if (raw == index).any() else ():
-                    decode = off.model_copy(update={kind: {name: size}})
-                    result = postprocess(raw, decode, names)
-                    if np.array_equal(result, found):
-                        break  # a smaller size changes less
-                    of_images = changed.setdefault((kind, name, size), {})
-                    of_images[image] = _counts(task, result, truth)
-        return base, changed
+    base: Counts
+    changed: dict[Setting, Counts]
 
-    return task.with_less(split, sweep)
+
+def swept(
+    found: ClassMap,
+    decode: DecodeConfig,
+    names: Sequence[str],
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    count: Callable[[ClassMap], Counts],
+) -> Swept:
+    """Try each kind of post-processing at each size, of one class at a time.
+
+    Args:
+        found: (H, W) of an image, before any.
+        decode: without the kinds that are tried.
+        sizes: in pixels, ascending.
+        count: a class map -> counts (K, 3).
+    """
+    plain, changed = postprocess(found, decode, names), dict[Setting, Counts]()
+    for kind, name in itertools.product(kinds, (names[i] for i in np.unique(found))):
+        for size in reversed(sizes):
+            result = postprocess(found, decode.model_copy(update={kind: {name: size}}), names)
+            if np.array_equal(result, plain):
+                break  # a smaller size changes less
+            changed[kind, name, size] = count(result)
+    return Swept(count(plain), changed)
+
+
+def together(images: Sequence[Swept]) -> list[Tried]:
+    """What each setting comes to on all images, the first one without any."""
+    settings = sorted(set().union(*(image.changed for image in images)))
+    return [
+        Tried({}, np.stack([image.base for image in images])),
+        *(
+            Tried(
+                {f"decode.{kind}": {name: size}},
+                np.stack([image.changed.get((kind, name, size), image.base) for image in images]),
+            )
+            for kind, name, size in settings
+        ),
+    ]
+
+
+def _swept_of(
+    task: SegmentationTask,
+    model: nn.Module,
+    *,
+    split: str,
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+) -> list[Swept]:
+    """Of the images of a split, in its order."""
+    names = task.data.spec.class_names
+    decode = task.config.replace({f"decode.{kind}": {} for kind in kinds}).decode
+    images = {
+        index: swept(found, decode, names, kinds, sizes, partial(_counts, task, truth))
+        for index, found, truth in _class_maps(task, model, split)
+    }
+    return [images[index] for index in range(len(images))]
 
 
 def _opened(part: Part) -> tuple[SegmentationTask | TextDetectionTask, nn.Module]:
@@ -150,7 +183,7 @@ def _first_batch(task: SegmentationTask | TextDetectionTask, model: nn.Module, s
 @torch.no_grad()
 def _class_maps(
     task: SegmentationTask, model: nn.Module, split: str
-) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+) -> Iterator[tuple[int, ClassMap, Tensor]]:
     """Yield (index, classes (h, w) uint8, true classes (h, w)) of each image at its own size."""
     model.eval()
     for indices, found, truth in task.found(model, split):
@@ -159,7 +192,7 @@ def _class_maps(
         yield from zip(indices, found.byte().cpu().numpy(), truth, strict=True)
 
 
-def _counts(task: SegmentationTask, found: np.ndarray, truth: Tensor) -> Counts:
+def _counts(task: SegmentationTask, truth: Tensor, found: ClassMap) -> Counts:
     """(K, 3) of one image, by the study's metric."""
     counter = task.counter()
     prediction = torch.from_numpy(found).to(truth.device)

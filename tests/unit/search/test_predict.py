@@ -167,6 +167,12 @@ def test_what_has_changed_is_predicted_again(best: Path, tmp_path: Path) -> None
         refused.output
     )
     assert len(lines(to)) == 3
+    record = to / RECORD
+    head, *others = record.read_text().splitlines()
+    earlier = json.loads(head)
+    del earlier["decode"]["fill_holes"]  # a version that did not know of it
+    record.write_text("\n".join([json.dumps(earlier), *others]) + "\n")
+    assert "0 images in" in predict(best, folder, to=to).output
     more = ("--set", "decode.tta=hflip", "--overwrite")
     assert "3 images in" in predict(best, folder, to=to, more=more).output
 
