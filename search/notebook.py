@@ -185,7 +185,8 @@ class NotebookStudy:
 
     def report(self, to: str | Path) -> Path:
         """Write the report into a file that ends in .html or .md, as `segtune report`."""
-        from search.findings.report import check_target, write_report
+        from search.findings.page import check_target
+        from search.findings.report import write_report
 
         target = Path(to)
         write_report(self._study, target, check_target(target, None), self._artifacts)

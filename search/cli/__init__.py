@@ -14,7 +14,7 @@ from search.cli.kept import delete, studies
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, predict, train
-from search.cli.results import dashboard, ensemble, export, replay, report, status
+from search.cli.results import compare, dashboard, ensemble, export, replay, report, status
 from search.cli.study_files import check, init, spaces
 from spaces.errors import InputError
 
@@ -35,6 +35,7 @@ COMMANDS = (  # in the order of `segtune --help`
     export,
     ensemble,
     report,
+    compare,
     replay,
     train,
     evaluate,

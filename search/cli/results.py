@@ -84,7 +84,8 @@ def report(
 ) -> None:
     """Write what a study has found into one file: HTML that opens offline, or Markdown."""
     from search.files.artifacts import open_artifacts
-    from search.findings.report import check_target, report_text, write_report
+    from search.findings.page import check_target
+    from search.findings.report import report_text, write_report
     from search.studies.study import open_study
 
     target = to or Path(f"{study}-report.{form or 'html'}")
@@ -97,6 +98,35 @@ def report(
             return
         size = write_report(found, target, form, kept)
     typer.echo(f"wrote {target} ({size / 1e6:.2f} MB)")
+
+
+def compare(
+    study: StudyArgument,
+    other: Annotated[str, typer.Argument(help="Name of another one", show_default=False)],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File to write: .html with a graph, or .md; - prints Markdown"),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Show two studies side by side: best values, curves, and what differs in them."""
+    from search.findings import comparison
+    from search.findings.page import as_page, check_target, write_page
+    from search.studies.study import open_study
+
+    form = None if to is None else check_target(to, None)
+    if study == other:
+        raise InputError(f"{study} stands twice; name two studies")
+    with closing_store(store) as opened:
+        blocks = comparison.compare(open_study(opened, study), open_study(opened, other))
+    if to is None or form is None:
+        comparison.show(blocks, console())
+        return
+    page = as_page(f"{study} and {other}", blocks, form)
+    if str(to) == "-":
+        typer.echo(page, nl=False)
+        return
+    typer.echo(f"wrote {to} ({write_page(to, page) / 1e6:.2f} MB)")
 
 
 def replay(

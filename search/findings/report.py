@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import errno
-import html
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
@@ -24,7 +19,6 @@ from search.findings.markup import (
     Block,
     Code,
     Folded,
-    Graph,
     Heading,
     Items,
     Row,
@@ -32,10 +26,9 @@ from search.findings.markup import (
     Text,
     cell,
     literal,
-    to_html,
-    to_markdown,
 )
 from search.findings.notes import best_config, confirmation, ended, headline, importances, on_test
+from search.findings.page import as_page, graph, write_page
 from search.findings.search_graphs import history, importances_graph, slices
 from search.findings.thumbnails import thumbnails
 from search.findings.trial_graphs import study_figures
@@ -44,15 +37,11 @@ from search.findings.wording import clock
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
-from search.templates import asset, render
-from spaces.errors import InputError, did_you_mean
-from spaces.paths import unfinished
+from spaces.errors import InputError
 from spaces.yamlfile import dump_yaml
 
-FORMATS = ("html", "md")
 TOP = {"html": 20, "md": 10}  # rows of the leaderboard, and of the alarms
-HEIGHT, SLICE_HEIGHT = 420, 280  # pixels
-STYLED = ("xaxis", "yaxis", "paper_bgcolor", "plot_bgcolor", "hoverlabel")
+SLICE_HEIGHT = 280  # pixels
 MOST_SETTINGS = 8  # that a row of the leaderboard lists
 PICTURE_BYTES = 300_000  # of all pictures; a page must stay below 6 MB with Plotly's 4.8
 PICTURES = "pictures"  # folder of a trial's pictures, in its own
@@ -71,19 +60,7 @@ def write_report(study: Study, to: Path, form: str, artifacts: Artifacts) -> int
     Raises:
         InputError: no trial has ended yet, or the file cannot be written.
     """
-    content = report_text(study, form, artifacts).encode("utf-8", errors="backslashreplace")
-    temporary = unfinished(to)
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(to)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"--to {to} cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return len(content)
+    return write_page(to, report_text(study, form, artifacts))
 
 
 def report_text(study: Study, form: str, artifacts: Artifacts) -> str:
@@ -95,46 +72,7 @@ def report_text(study: Study, form: str, artifacts: Artifacts) -> str:
             f"`segtune status {study.spec.name}`"
         )
     blocks = report_blocks(facts, artifacts, form)
-    if form == "md":
-        return to_markdown(blocks)
-    return render(
-        "report.html",
-        name=study.spec.name,
-        style=asset("report.css"),
-        plotly=get_plotlyjs(),
-        body=to_html(blocks),
-        printing=asset("report.js"),
-    )
-
-
-def check_target(to: Path, form: str | None) -> str:
-    """Return the format of the report that is to be written to `to`; `-` is standard output.
-
-    Raises:
-        InputError: an unknown format, or a file that cannot be written.
-    """
-    if form is None:
-        form = "md" if str(to) == "-" else to.suffix.removeprefix(".").lower()
-        if form not in FORMATS:
-            raise InputError(f"--to {to}: must end in .html or .md, or give --format")
-    if form not in FORMATS:
-        hint = did_you_mean(form, FORMATS)
-        raise InputError(f"--format {form}: must be {' or '.join(FORMATS)}{hint}")
-    if str(to) == "-":
-        if form != "md":
-            raise InputError("--to -: only --format md goes to standard output; name a file")
-        return form
-    try:
-        if to.exists() and not to.is_file():
-            kind = "a folder" if to.is_dir() else "not a regular file"
-            raise InputError(f"--to {to} is {kind}; name a file")
-        if not to.parent.is_dir():
-            raise InputError(f"--to {to}: the folder {to.parent} does not exist; make it first")
-        if not os.access(to if to.exists() else to.parent, os.W_OK):
-            raise InputError(f"--to {to} cannot be written")
-    except OSError as error:
-        raise InputError(f"--to {to} cannot be written: {error.strerror}") from None
-    return form
+    return as_page(study.spec.name, blocks, form)
 
 
 def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> list[Block]:
@@ -150,12 +88,12 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
         *on_test(facts),
         *best_config(facts),
         *importances(facts),
-        *(_graph("importances", importances_graph(facts)) if graphs else []),
+        *(graph("importances", importances_graph(facts)) if graphs else []),
         *ended(facts),
         *leaderboard(facts, top),
         *(search_graphs(facts, figures) if graphs else []),
         *early_stopping(facts),
-        *_graph("early-stopping", figures.get("early-stopping")),
+        *graph("early-stopping", figures.get("early-stopping")),
         *health_alarms(facts, top),
         *(best_trials(facts, figures, artifacts) if graphs else []),
         *reproduce(facts),
@@ -223,13 +161,13 @@ def search_graphs(facts: Facts, figures: Mapping[str, go.Figure]) -> list[Block]
     if not facts.ranking:
         return []
     graphs = [
-        _graph(f"slice-{number}", figure, SLICE_HEIGHT)[0]
+        graph(f"slice-{number}", figure, SLICE_HEIGHT)[0]
         for number, figure in enumerate(slices(facts).values())
     ]
     blocks: list[Block] = [
         Heading("The search", 3),
-        *_graph("history", history(facts)),
-        *_graph("value-against-cost", figures.get("value-against-cost")),
+        *graph("history", history(facts)),
+        *graph("value-against-cost", figures.get("value-against-cost")),
     ]
     if graphs:
         blocks += [
@@ -296,7 +234,7 @@ def best_trials(
     pictures, left_out = thumbnails(folder, PICTURE_BYTES)
     blocks: list[Block] = [Heading("The best trials", 3)]
     for name in ("loss-parts", "per-class-iou", "box-thresh"):
-        blocks += _graph(name, figures.get(name))
+        blocks += graph(name, figures.get(name))
     if pictures:
         blocks += [Text(f"Pictures of trial {facts.best.number}:"), Row(pictures)]
     if left_out:
@@ -339,35 +277,6 @@ def reproduce(facts: Facts) -> list[Block]:
 
 def _versions() -> Table:
     return Table(("package", "version"), list(versions().items()))
-
-
-def _graph(name: str, figure: go.Figure | None, height: int = HEIGHT) -> list[Graph]:
-    """A figure of its own height, as wide as the page, its title outside of it."""
-    if figure is None:
-        return []
-    page = go.Figure(figure)
-    title, _, caption = (page.layout.title.text or "").partition("<br><sub>")
-    style = page.layout.template.layout
-    # the whole template is 7 kB a graph, most of it about maps and solids
-    page.layout.template = {"layout": {name: style[name] for name in STYLED}}
-    page.update_layout(
-        height=page.layout.height or height,
-        margin={"l": 48, "r": 10, "t": 28, "b": 48},
-        font={"family": "system-ui, sans-serif", "size": 12},
-        # above: it grows upwards and never meets the axis title
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "yanchor": "bottom",
-            "font": {"size": 11},
-            "entrywidth": 98,  # pixels of text: two columns on a telephone
-            "tracegroupgap": 0,
-        },
-    )
-    page.layout.title = None
-    title, caption = html.unescape(title), html.unescape(caption.removesuffix("</sub>"))
-    return [Graph(name, page, literal(title), literal(caption))]
 
 
 def _less(facts: Facts) -> str:
