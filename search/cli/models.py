@@ -127,7 +127,7 @@ def evaluate(
 
 def _models(
     folder: Path, data_spec: AnyDataSpec, config: TrialConfig, split: str
-) -> list[Path] | list[list[Member]]:
+) -> Sequence[Path | list[Member]]:
     """The folder of the model, or those of the models of the folds; of an ensemble its members.
 
     Raises:
