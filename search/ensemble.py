@@ -22,6 +22,7 @@ from search.studies.study import Study
 from spaces.config import MetricConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import DONE, FAILED, InputError
+from spaces.sections import EnsembleSpec
 from spaces.space import Free
 from trainers.checkpoint import WEIGHTS, fold_models
 from trainers.ensemble import Shares, Step, greedy
@@ -29,8 +30,6 @@ from trainers.image_counts import score_of
 from trainers.members import Ensemble, Member
 from trainers.report import Validation
 from trainers.tasks import Data, check_metric, load_data, load_means
-
-SIZE = 5
 
 
 @dataclass(frozen=True)
@@ -116,13 +115,22 @@ def make_ensemble(
     """
     check_target(to)
     planned = study.spec.ensemble
-    draws = size or (SIZE if planned is None else planned.size)
+    draws = size or (planned or EnsembleSpec()).size
     found = _candidates(study, artifacts, from_folds)
+    console.print(
+        f"{len(found.members)} models to choose from, on {len(found.data.split('val'))} images of "
+        "val, which are scored once for each draw"
+        if not found.data.folds
+        else f"{len(found.members)} trials to choose from, on {len(found.data.folds)} folds",
+        highlight=False,
+    )
     metric, data = study.spec.metric, study.spec.data
     table, steps = _table(study.metric), list[Step[Scored]]()
     for step in greedy(found.score, len(found.members), draws):
         _add_row(table, step, steps, found, metric, data)
         steps.append(step)
+        said = f"draw {len(steps)}: trial {found.trials[step.added]}"
+        console.print(f"{said}, {study.metric} {step.scored.value:.4f}", highlight=False)
     console.print(table)
     chosen = [k for k, count in enumerate(steps[-1].draws) if count]
     names = ", ".join(str(found.trials[k]) for k in chosen)

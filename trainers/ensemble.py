@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.space import Free
 from spaces.text_detection import TextDetectionConfig
-from trainers.cache import Sized
 from trainers.data import SegmentationData
 from trainers.dbnet.decode import Candidates
 from trainers.members import Ensemble, shares
@@ -72,12 +71,13 @@ class SegmentationEnsemble(SegmentationTask):
         self.own = np.array([shares(members)])
         self.seconds: list[float] = []
         self.tasks = []
-        opened: dict[Sized, SegmentationTask] = {}
+        opened: dict[str, SegmentationTask] = {}  # members that take images alike share them
         for member in members:
             assert isinstance(member.config, SegmentationConfig)
             precision = resolve_precision(member.config.train.precision, device)
             task = SegmentationTask(member.config, data, device, precision, {})
-            task._opened = opened.setdefault(member.config.data.sized, task)._opened
+            alike = member.config.data.model_dump_json(exclude={"augment"})
+            task._opened = opened.setdefault(alike, task)._opened
             self.tasks.append(task)
 
     def leave_device(self) -> bool:
@@ -265,19 +265,22 @@ class TextEnsemble(TextDetectionTask):
 
 
 def mean_pages(pages: Sequence[PageOutput], means: Shares) -> list[PageOutput]:
-    """J means (J, M) of M networks' maps of one page, at the size of the largest of them."""
-    base = max(pages, key=lambda page: page.probability.size)
-    maps = [torch.from_numpy(page.probability) for page in pages]
-    found = mean_map(maps, torch.from_numpy(means).float())
-    return [replace(base, probability=one.numpy()) for one in found]
+    """J means (J, M) of M networks' maps of one page, each at the size of the largest in it."""
+    found = []
+    for mean in means:
+        drawn = [page for page, share in zip(pages, mean, strict=True) if share]
+        base = max(drawn, key=lambda page: page.probability.size)
+        maps = [torch.from_numpy(page.probability) for page in drawn]
+        found.append(replace(base, probability=mean_map(maps, mean[mean > 0].tolist()).numpy()))
+    return found
 
 
-def mean_map(maps: Sequence[Tensor], means: Tensor) -> Tensor:
-    """M probability maps (h, w), each of its own size -> (J, H, W), of the largest size."""
+def mean_map(maps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Probability maps (h, w), each of its own size -> their mean (H, W), of the largest size."""
     size = max((one.shape for one in maps), key=torch.Size.numel)
-    # a map of its own size stays as it is
+    # a map of that size stays as it is
     found = [one if one.shape == size else resize(one[None, None], size)[0, 0] for one in maps]
-    return torch.tensordot(means, torch.stack(found), dims=1)
+    return torch.stack([one * weight for one, weight in zip(found, weights, strict=True)]).sum(0)
 
 
 def make_ensemble_task(

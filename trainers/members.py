@@ -15,7 +15,7 @@ from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS, inside
 from spaces.spec import load_run_config
-from trainers.checkpoint import fold_models
+from trainers.checkpoint import WEIGHTS, fold_models
 from trainers.durable import Damaged, read_json, write_json
 
 LIST, MEMBERS = "ensemble.json", "members"
@@ -103,6 +103,9 @@ def read_members(folder: Path, config: TrialConfig) -> list[Member]:
             raise InputError(f"{member} is of task {own.task}, but {folder} of {config.task}")
         weights = member / (MODELS if (member / MODELS).is_dir() else MODEL)
         models = tuple(fold_models(weights))
+        for file in (model / part for model in models for part in ("config.json", WEIGHTS)):
+            if not file.is_file():  # else the name is looked up on a hub
+                raise InputError(f"{folder} has no {file.relative_to(folder)}; make it again")
         found.append(Member(member, own.replace(changes), models, draws))
     if len({len(member.models) for member in found}) > 1:
         raise InputError(f"{folder}: its members must have as many models each; make it again")

@@ -322,8 +322,7 @@ class Predictor:
                 member.text_map(one)
                 for (member, _), one in zip(self.members, image.members, strict=True)
             ]
-            means = torch.tensor([[share for _, share in self.members]], device=self.device)
-            [mean] = mean_map([one for one, _ in found], means)
+            mean = mean_map([one for one, _ in found], [share for _, share in self.members])
             return mean, next(scale for one, scale in found if one.shape == mean.shape)
         assert isinstance(self.config, TextDetectionConfig)
         maps = []

@@ -103,6 +103,25 @@ def test_trackers_make_no_other_study(study: Path) -> None:
     assert StudySpec.from_json(stored_before_the_key) == spec
 
 
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ("", 3),
+        ("ensemble: {}\n", 10),
+        ("ensemble: {size: 3}\n", 6),
+        ("ensemble: {size: 3}\nkeep_models: 4\n", 4),
+    ],
+)
+def test_a_planned_ensemble_keeps_more_models(study: Path, more: str, kept: int) -> None:
+    study.write_text(TEXT + more)
+    spec = StudySpec.load(study)
+    assert spec.keep_models == kept
+    assert StudySpec.from_json(spec.to_json()) == spec
+    stored = json.loads(spec.to_json())
+    del stored["ensemble"]  # as studies of before have it
+    assert StudySpec.from_json(json.dumps(stored)).ensemble is None
+
+
 def test_an_exported_config_comes_back(study: Path, tmp_path: Path) -> None:
     spec = StudySpec.load(study)
     config = SegmentationConfig().replace({"optim.lr": 0.1 + 0.2, "decode.threshold": 0.37})

@@ -302,7 +302,7 @@ def test_settings_reach_the_members(streets_ensemble: Path) -> None:
 def test_what_is_no_ensemble_is_said(streets_ensemble: Path) -> None:
     config = Predictor(streets_ensemble).config
     shutil.move(streets_ensemble / MEMBERS / "trial-1" / "model", streets_ensemble / "elsewhere")
-    with pytest.raises(InputError, match="has no model/; give a folder that export wrote"):
+    with pytest.raises(InputError, match="has no members/trial-1/model/config"):
         Predictor(streets_ensemble)
     for listed in ("[]", '{"members": []}', '{"members": [{"folder": "members/x", "draws": 0}]}'):
         (streets_ensemble / LIST).write_text(listed)
