@@ -37,6 +37,7 @@ from trainers.precision import autocast
 from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
+from trainers.text_sizes import check_learnable
 from trainers.to_host import ToHost
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
@@ -106,6 +107,7 @@ class PageOutput:
 
     page: Page
     truth: TextAnnotation
+    """What of it lies on the page, as detections do."""
     size: tuple[int, int]
     """(H, W) of the image."""
     scale: tuple[float, float]
@@ -240,7 +242,8 @@ class TextDetectionTask:
             target = self._target(_padded(packed, logits), counts)
             _, parts = self.loss(logits, target, learn=False)
             probability = logits[0, 0, :height, :width].sigmoid()
-            made = partial(PageOutput, page, truth, self.data.sizes[page.image], scale)
+            size = self.data.sizes[page.image]
+            made = partial(PageOutput, page, truth.on_page(size), size, scale)
             losses = torch.stack(list(parts.values()))
             ahead.append((made, list(parts), ToHost(probability, losses)))
             if len(ahead) > (AHEAD if self.device.type == "cuda" else 0):
@@ -362,7 +365,7 @@ def build_dbnet(config: TextModelConfig) -> DBNet:
         raise explain(what, config.encoder, config.encoder_weights, cause) from error
 
 
-def check_text_space(space: Space) -> None:
+def check_text_space(space: Space, data: TextData) -> None:
     """Build a network of each encoder of the space, and run it once, small.
 
     Both decoders take the same four levels, so that one of them tells for both.
@@ -370,8 +373,10 @@ def check_text_space(space: Space) -> None:
     Pretrained weights are fetched, so that no trial has to.
 
     Raises:
-        InputError: an encoder that cannot be used, or its weights.
+        InputError: an encoder that cannot be used, or its weights; a resolution at which no text
+            is large enough to be learned.
     """
+    check_learnable(space, data)
     for encoder in space.names("model.encoder"):
         for weights in space.values("model.encoder_weights"):
             _check_dbnet(encoder, space.names("model.decoder")[0], weights)
