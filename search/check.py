@@ -10,18 +10,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from search.check_text import say_text
 from search.database.store import Store
 from search.findings.wording import dimension_text, splits_named
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
 from spaces.sources import files_elsewhere
-from spaces.space import Free, Space
+from spaces.space import Space
 from spaces.spec import StudySpec
 from trainers.cache import Sized
 from trainers.class_weights import METHODS, class_weights
 from trainers.data import SegmentationData
-from trainers.dbnet.ceiling import ceiling
 from trainers.devices import device_name, pick_device
 from trainers.noise import visible_difference
 from trainers.precision import resolve_precision
@@ -32,7 +32,6 @@ from trainers.thickness import MOST, thickness
 from trainers.train import probe_memory
 from trainers.trivial import constants
 
-LOW_CEILING = 0.95
 THIN = 3.0  # px: half of a class in parts no thicker is hardly found
 GAIN = 1.25  # so much thicker must they be without resizing
 FEW_IMAGES, FOLDS = 100, 5  # of train and val together: below so many, so many folds are advised
@@ -61,7 +60,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         )
     _images(spec, data, console)
     if isinstance(data, TextData):
-        _ceilings(space, data, console)
+        say_text(space, data, console)
     else:
         console.print(_classes(data))
         _thin(space, data, console)
@@ -191,32 +190,6 @@ def _space(space: Space) -> Table:
     for name, dim in space.dims.items():
         table.add_row(name, dimension_text(dim))
     return table
-
-
-def _ceilings(space: Space, data: TextData, console: Console) -> None:
-    """The highest Hmean that any model can reach on val, at each resolution and unclip ratio."""
-    dim = space.dims.get("decode.unclip_ratio")
-    ratios = dim.values() if isinstance(dim, Free) else space.values("decode.unclip_ratio")
-    table = Table(title="highest Hmean that any model can reach on val", title_justify="left")
-    table.add_column("data.resolution", justify="right")
-    for ratio in ratios:
-        table.add_column(f"unclip {ratio:g}", justify="right")
-    low = []
-    for resolution in sorted(space.values("data.resolution")):
-        pages = ((data.sizes[page.image], data.truth(page)) for page in data.split("val"))
-        hmeans = [scores.hmean for scores in ceiling(pages, resolution, ratios)]
-        table.add_row(str(resolution), *(f"{hmean:.3f}" for hmean in hmeans))
-        if max(hmeans) < LOW_CEILING:
-            low.append((resolution, max(hmeans)))
-    console.print(table)
-    for resolution, best in low:
-        console.print(
-            f"warning: no model can score above {best:.3f} at data.resolution {resolution}: text "
-            "is too small or boxes are unclipped too little; raise data.resolution, or let "
-            "decode.unclip_ratio reach higher",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def _device(space: Space, data: Data, console: Console) -> None:

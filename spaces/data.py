@@ -165,7 +165,7 @@ class TextDetectionSplitSpec(Share):
 
     images: str | None = None
     labels: str | None = None
-    """A folder of ICDAR files (`<stem>.txt` or `gt_<stem>.txt`), or one COCO-Text-like JSON."""
+    """A folder of ICDAR files (`<stem>` or `gt_<stem>`, .txt or .csv), or one JSON."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TextDetectionSplitSpec:
@@ -189,8 +189,9 @@ class TextDetectionDataSpec(Section):
     test: TextDetectionSplitSpec | None = None
     folds: FoldsSpec | None = None
     """Divide `train` into folds, in place of `val`."""
-    points: int | None = Field(4, ge=3)
-    """Corners of a box in ICDAR files; null finds them line by line (curved text)."""
+    points: int | None = Field(4, ge=2)
+    """Corners of a box in ICDAR files; 2 are left, top, right, bottom of a rectangle; null finds
+    them line by line (curved text)."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Larger images are refused before they are decoded (decompression bombs)."""
 

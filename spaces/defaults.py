@@ -15,23 +15,33 @@ from dataclasses import replace
 from typing import Any
 
 from spaces.entries import drop_inactive
-from spaces.space import Choice, Float, Scalar, Space
+from spaces.space import Choice, Dimension, Float, Free, Scalar, Space
 
-FIRST, LATEST = 1, 2
+FIRST, LATEST = 1, 3
 
 SETTINGS: dict[int, dict[str, Any]] = {
     1: {"train.patience": 3, "optim.step_epochs": 10},
     2: {},
+    3: {},
 }
 """{number: settings that it has instead of those of the default spaces}."""
+
+DIMENSIONS: dict[int, dict[str, Dimension]] = {
+    1: {"decode.unclip_ratio": Free(1.5, 3.0, 0.25)},
+    2: {"decode.unclip_ratio": Free(1.5, 3.0, 0.25)},
+    3: {},
+}
+"""{number: dimensions that it has instead of those of the default spaces}."""
 
 SCRATCH_ENCODER_RATIO = 0.3
 """Lowest `optim.encoder_lr_ratio` of an encoder without pretrained weights, which must learn."""
 
 
 def of_version(default: Space, number: int) -> Space:
-    """Return the default space with the fixed settings of these defaults."""
-    return replace(default, base=default.base.replace(SETTINGS[number]))
+    """Return the default space with the fixed settings and the dimensions of these defaults."""
+    own = {name: dim for name, dim in DIMENSIONS[number].items() if name in default.dims}
+    base = default.base.replace(SETTINGS[number])
+    return replace(default, dims={**default.dims, **own}, base=base)
 
 
 def fitted(

@@ -97,7 +97,7 @@ class Space:
         drawn: dict[str, Any] = {}
         for name in self.order():
             dim = self.dims[name]
-            if isinstance(dim, Free) or not self._active(name, fixed | drawn):
+            if isinstance(dim, Free) or not self.active(name, fixed | drawn):
                 continue
             if name == "model.encoder" and self.has_archs:
                 param, choice = self.encoder_choice(str((fixed | drawn)["model.arch"]))
@@ -173,7 +173,8 @@ class Space:
             waiting = [name for name in waiting if name not in ready]
         return order
 
-    def _active(self, name: str, values: Mapping[str, Any]) -> bool:
+    def active(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether the condition holds under which a dimension is drawn."""
         return all(values[other] in allowed for other, allowed in self.when.get(name, {}).items())
 
 

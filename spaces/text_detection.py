@@ -121,7 +121,7 @@ def default_space(epochs: int) -> Space:
         "optim.schedule": Choice(("constant", "cosine", "poly")),
         "optim.weight_decay": Float(1e-6, 1e-1, log=True),
         "decode.box_thresh": Free(0.1, 0.9, 0.05),
-        "decode.unclip_ratio": Free(1.5, 3.0, 0.25),
+        "decode.unclip_ratio": Free(1.0, 3.0, 0.25),
     }
     return Space(dims, {}, TextDetectionConfig().replace({"train.epochs": epochs}))
 

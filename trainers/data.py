@@ -12,6 +12,7 @@ import os
 import random
 import re
 import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked befo
 # freed blocks of 16 MB, Pillow's own, would stay with the thread; malloc gives larger ones back
 Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # not EPS, which would run Ghostscript
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
 
 LIST_BYTES = 50_000_000  # of a file of `image mask` lines
 
@@ -359,15 +360,24 @@ def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sam
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error."""
+    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error.
+
+    The stem is as of `same_name`.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
-        if path.stem in found:
-            raise InputError(f"{path}: the same stem as {found[path.stem].name}; keep one of them")
-        found[path.stem] = path
+        stem = same_name(path.stem)
+        if stem in found:
+            raise InputError(f"{path}: the same stem as {found[stem].name}; keep one of them")
+        found[stem] = path
     return found
+
+
+def same_name(name: str) -> str:
+    """A file's name in the form in which names are compared, NFC: macOS writes accents as NFD."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _from_list(path: Path, name: str) -> list[Sample]:
@@ -503,7 +513,9 @@ def _identified(path: str) -> Iterator[Image.Image]:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         empty = os.path.getsize(path) == 0
-        kind = "an empty file" if empty else "not an image that can be read (png, jpg, tif or bmp)"
+        kind = (
+            "an empty file" if empty else "not an image that can be read (png, jpg, tif, bmp, webp)"
+        )
         raise InputError(f"{path}: {kind}") from None
     except InputError:
         raise

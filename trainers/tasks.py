@@ -259,7 +259,8 @@ def check_space(space: Space, data: Data) -> None:
     """
     check_metric(space.base.metric, data)
     if isinstance(space.base, TextDetectionConfig):
-        check_text_space(space)
+        assert isinstance(data, TextData)
+        check_text_space(space, data)
     else:
         assert isinstance(data, SegmentationData)
         check_segmentation_space(space, data)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
+    SUFFIXES,
     Imaged,
     Splits,
     by_stem,
@@ -24,9 +28,14 @@ from trainers.data import (
     fold_mark,
     fold_splits,
     recalled,
+    same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
+from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
+
+LABELS = (".txt", ".csv")  # of ICDAR files
+JSON = ".json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,43 @@ class Page(Imaged):
 
 
 @dataclass(frozen=True)
+class JsonLabels:
+    """The boxes of a JSON, by `file_name`, which may have folders."""
+
+    found: dict[str, TextAnnotation]
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """{name without folders: entries}."""
+        entries: dict[str, list[str]] = {}
+        for given in self.found:
+            entries.setdefault(_parts(given)[-1], []).append(given)
+        return entries
+
+    def entry_of(self, image: Path) -> str | None:
+        """The `file_name` of an image: the one of its name, or of several that of its folders too.
+
+        Raises:
+            InputError: several, and the folders do not tell which.
+        """
+        entries = self._by_name.get(same_name(image.name), [])
+        if len(entries) > 1:
+            parts = tuple(map(same_name, image.parts))
+            entries = [e for e in entries if parts[-len(_parts(e)) :] == _parts(e)] or entries
+        if len(entries) > 1:
+            raise InputError(
+                f"{image} may be {' or '.join(entries[:3])} of its labels; name the folders of "
+                "both alike, or give each split a file of its own"
+            )
+        return entries[0] if entries else None
+
+
+def _parts(file_name: str) -> tuple[str, ...]:
+    """The folders and the name, of any system's path."""
+    return PurePosixPath(same_name(file_name.replace("\\", "/"))).parts or ("",)
+
+
+@dataclass(frozen=True)
 class TextData(Splits[Page]):
     """A checked data set of pages.
 
@@ -48,6 +94,7 @@ class TextData(Splits[Page]):
             behind a slash which images are its val.
         folds: a data set for each fold, where there are folds; every image is in one's val, and
             `val` of the whole has them all.
+        notes: what was mended, and what of the folders is not used: a sentence each.
     """
 
     spec: TextDetectionDataSpec
@@ -56,7 +103,8 @@ class TextData(Splits[Page]):
     fingerprint: str
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
-    _json: dict[str, dict[str, TextAnnotation]] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+    _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
@@ -65,13 +113,20 @@ class TextData(Splits[Page]):
 
     def truth(self, page: Page) -> TextAnnotation:
         """Return the boxes of a page, in image pixels."""
-        if page.labels.endswith(".json"):
-            if page.labels not in self._json:
-                self._json[page.labels] = _read_json(page.labels)
-            return self._json[page.labels][Path(page.image).name]
+        if page.labels.lower().endswith(JSON):
+            known = self.json_labels(page.labels)
+            entry = known.entry_of(Path(page.image))
+            assert entry is not None
+            return known.found[entry]
         if page.labels not in self._text:
             self._text[page.labels] = _read_text(page.labels, self.spec.points)
         return self._text[page.labels]
+
+    def json_labels(self, path: str) -> JsonLabels:
+        """Return what a JSON of labels holds, which is read once."""
+        if path not in self._json:
+            self._json[path] = _read_json(path)
+        return self._json[path]
 
 
 def load_text_data(spec: TextDetectionDataSpec) -> TextData:
@@ -84,9 +139,10 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits))
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
-    whole = TextData(spec, splits, sizes, facts["fingerprint"])
+    notes = *facts["notes"], *_unused_files(spec)
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -111,11 +167,13 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
+    mended = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
         for page, (_, size) in zip(pages, facts, strict=True):
             sizes[page.image] = size
+        mended += _mended(name, pages, data)
         _check_has_text(name, pages, data)
     check_overlap(splits, digests)
     total = hashlib.sha256()
@@ -128,6 +186,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "notes": [*mended, *_unused_entries(splits, data)],
     }
 
 
@@ -144,46 +203,152 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
         raise InputError(f"data.{name}.images: {images} is not a folder")
     found = by_stem(images)
     if not found:
-        raise InputError(f"data.{name}: no images found in {images}; check the path")
-    if labels.is_file():
-        known = _read_json(str(labels))
-        missing = [path for path in found.values() if path.name not in known]
-        if missing:
-            raise InputError(
-                f"data.{name}: {len(missing)} of {len(found)} images stand not in {labels}; the "
-                f"first is {missing[0].name}"
-            )
-        return [Page(str(path), str(labels)) for path in found.values()]
+        raise InputError(
+            f"data.{name}: no images ({', '.join(SUFFIXES)}) found in {images}; check the path"
+        )
+    if labels.is_dir():
+        return _with_files(found, labels, name)
+    if labels.suffix.lower() != JSON:
+        raise InputError(
+            f"data.{name}.labels: {labels} must be a folder of label files, one an image "
+            f"({', '.join(LABELS)}), or one file of COCO-Text's form whose name ends in .json"
+        )
+    known = _read_json(str(labels))
+    missing = [path for path in found.values() if known.entry_of(path) is None]
+    if missing:
+        raise InputError(
+            f"data.{name}: {len(missing)} of {len(found)} images stand not in {labels}; the "
+            f"first is {missing[0].name}"
+        )
+    return [Page(str(path), str(labels)) for path in found.values()]
+
+
+def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
+    """The pages of a folder of label files."""
+    files = _label_files(labels)
     pages = []
     for stem, path in found.items():
-        names = [labels / f"gt_{stem}.txt", labels / f"{stem}.txt"]
-        file = next((candidate for candidate in names if candidate.is_file()), None)
-        if file is None:
+        own = [file for key in (f"gt_{stem}", stem) for file in files.get(key, [])]
+        if not own:
             raise InputError(
-                f"data.{name}: {path} has no boxes; they must be in {names[0]} or {names[1].name}"
+                f"data.{name}: {path} has no boxes; they must be in {labels / f'gt_{stem}.txt'} or "
+                f"{stem}.txt (or .csv)"
             )
-        pages.append(Page(str(path), str(file)))
+        if len(own) > 1:
+            raise InputError(
+                f"data.{name}: {path} has {len(own)} label files, "
+                f"{' and '.join(file.name for file in own)} in {labels}; keep one of them"
+            )
+        pages.append(Page(str(path), str(own[0])))
     return pages
+
+
+def _label_files(folder: Path) -> dict[str, list[Path]]:
+    """{stem: files} of a folder, sorted."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in LABELS and not path.name.startswith("."):
+            files.setdefault(same_name(path.stem), []).append(path)
+    return files
+
+
+def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
+    """What lies in the folders of images and labels and is not used."""
+    given = {"train": spec.train, "val": spec.val, "test": spec.test}
+    folders = [
+        (name, Path(split.images), Path(split.labels))
+        for name, split in given.items()
+        if split is not None and split.images is not None and split.labels is not None
+    ]
+    said = []
+    used: dict[Path, set[str]] = {}
+    for name, images, labels in folders:
+        used.setdefault(labels, set()).update(
+            key for stem in by_stem(images) for key in (f"gt_{stem}", stem)
+        )
+        spare = [path for path in sorted(images.iterdir()) if _is_spare(path) and path != labels]
+        if spare:
+            kinds = Counter(map(_kind, spare))
+            named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+            said.append(f"data.{name}: not read in {images}: {named}; the first is {spare[0].name}")
+    for labels, keys in used.items():
+        if not labels.is_dir():
+            continue
+        files = _label_files(labels).items()
+        lost = [file for key, own in files if key not in keys for file in own]
+        if lost:
+            said.append(
+                f"not used: {len(lost)} label files of {labels}, which have no image; the first "
+                f"is {lost[0].name}"
+            )
+    return said
+
+
+def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
+    """The images that a JSON has and no split, and how many boxes they have."""
+    used: dict[str, set[str | None]] = {}
+    for page in (page for pages in splits.values() for page in pages):
+        if page.labels.lower().endswith(JSON):
+            entry = data.json_labels(page.labels).entry_of(Path(page.image))
+            used.setdefault(page.labels, set()).add(entry)
+    said = []
+    for labels, entries in used.items():
+        known = data.json_labels(labels).found
+        lost = [entry for entry in known if entry not in entries]
+        if lost:
+            boxes = sum(len(known[entry].polygons) for entry in lost)
+            said.append(
+                f"not used: {len(lost)} of the {len(known)} images of {labels}, with {boxes} "
+                f"boxes, which are in no folder of images; the first is {lost[0]}"
+            )
+    return said
+
+
+def _is_spare(path: Path) -> bool:
+    """Whether something among the images is neither one nor a label."""
+    return not path.name.startswith(".") and _kind(path) not in (*SUFFIXES, *LABELS, JSON)
+
+
+def _kind(path: Path) -> str:
+    return "folder" if path.is_dir() else path.suffix.lower() or "without suffix"
+
+
+def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
+    """How many boxes had crossed corners, and where the first one stands."""
+    crossed = [(page, index) for page in pages for index in data.truth(page).reordered]
+    if not crossed:
+        return []
+    page, index = crossed[0]
+    return [
+        f"data.{name}: the corners of {len(crossed)} boxes cross and were put in order, as in "
+        f"{_place(page, index)}"
+    ]
 
 
 def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
     image = data.image(page)
     height, width = image.shape[:2]
     truth = data.truth(page)
+    if truth.size is not None and truth.size != (height, width):
+        raise InputError(
+            f"{page.labels}: {Path(page.image).name} is {truth.size[1]}x{truth.size[0]} there, but "
+            f"the image {page.image} is {width}x{height}; its boxes would not fit"
+        )
     for index, polygon in enumerate(truth.polygons):
-        low, high = polygon.min(axis=0), polygon.max(axis=0)
-        if (high < 0).any() or low[0] > width or low[1] > height:
+        if area(clipped(polygon, (height, width))) < LEAST_AREA:
+            low, high = polygon.min(axis=0), polygon.max(axis=0)
             raise InputError(
-                f"{_place(page.labels, index)}: the box lies wholly outside of {page.image} "
+                f"{_place(page, index)}: the box lies wholly outside of {page.image} "
                 f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
             )
     return file_digest(page.image), (height, width)
 
 
-def _place(labels: str, index: int) -> str:
+def _place(page: Page, index: int) -> str:
     """Where the box of that index stands: file and line, of ICDAR files."""
-    if labels.endswith(".json"):
-        return f"{labels}: box {index + 1} of the image"
+    labels = page.labels
+    if labels.lower().endswith(JSON):
+        return f"{labels}: box {index + 1} of {Path(page.image).name}"
     lines = Path(labels).read_text(encoding="utf-8-sig").split("\n")
     filled = [number for number, line in enumerate(lines, 1) if line.strip()]
     return f"{labels} line {filled[index]}"
@@ -198,9 +363,9 @@ def _read_text(path: str, points: int | None) -> TextAnnotation:
         raise InputError(str(error)) from None
 
 
-def _read_json(path: str) -> dict[str, TextAnnotation]:
+def _read_json(path: str) -> JsonLabels:
     try:
-        return read_coco_text(Path(path))
+        return JsonLabels(read_coco_text(Path(path)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

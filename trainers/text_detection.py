@@ -39,6 +39,7 @@ from trainers.precision import autocast
 from trainers.report import CurvePoint, Detection, Losses, Scores, Validation
 from trainers.text_augment import SCALES, augment_page, resize_page
 from trainers.text_data import Page, TextData
+from trainers.text_sizes import check_learnable
 from trainers.to_host import ToHost
 from trainers.views import mean_over_views
 
@@ -109,6 +110,7 @@ class PageOutput:
 
     page: Page
     truth: TextAnnotation
+    """What of it lies on the page, as detections do."""
     size: tuple[int, int]
     """(H, W) of the image."""
     scale: tuple[float, float]
@@ -253,7 +255,8 @@ class TextDetectionTask:
             target = self._target(packed[None], counts)
             _, parts = self.loss(logits, target, learn=False)
             probability = logits[0, 0].sigmoid()
-            made = partial(PageOutput, page, truth, self.data.sizes[page.image], scale)
+            size = self.data.sizes[page.image]
+            made = partial(PageOutput, page, truth.on_page(size), size, scale)
             losses = torch.stack(list(parts.values()))
             ahead.append((made, list(parts), ToHost(probability, losses)))
             if len(ahead) > (AHEAD if self.device.type == "cuda" else 0):
@@ -394,7 +397,7 @@ def build_dbnet(
     return begun(config, make, say)
 
 
-def check_text_space(space: Space) -> None:
+def check_text_space(space: Space, data: TextData) -> None:
     """Build a network of each encoder of the space, and run it once, small.
 
     Both decoders take the same four levels, so that one of them tells for both; what they take of
@@ -403,8 +406,10 @@ def check_text_space(space: Space) -> None:
     Pretrained weights are fetched, so that no trial has to.
 
     Raises:
-        InputError: an encoder that cannot be used, or its weights.
+        InputError: an encoder that cannot be used, or its weights; a resolution at which no text
+            is large enough to be learned.
     """
+    check_learnable(space, data)
     first = space.names("model.decoder")[0]
     for model in dbnets(space):
         if model.decoder == first or is_path(model.init):

@@ -24,6 +24,7 @@ from search.findings.wording import listed
 from search.studies.looks import Look, looks_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
+from spaces.edges import edges, edges_said
 from spaces.errors import InputError
 
 
@@ -129,6 +130,11 @@ class Answer:
         )
 
     @property
+    def edge(self) -> str | None:
+        """Which of its settings ended at an end of what was offered; None where none has."""
+        return edges_said(edges(self.study.space, self.study.config(self.trial).flat()))
+
+    @property
     def progress(self) -> str | None:
         """How far the confirmation is; None where there is none, or it has ended."""
         if self.study.spec.confirm is None or not self.evidence.waiting:
@@ -167,6 +173,7 @@ class Answer:
             self.claim,
             self.cheaper,
             *self.tested,
+            self.edge,
             self.progress,
             self.advice,
         )

@@ -89,7 +89,7 @@ def candidates(
     ratios = np.array(unclip_ratios, np.float64)
     boxes, short_sides = unclip(rectangles, ratios)  # (R, N, 4, 2), (R, N)
     # whole network pixels, as from pyclipper, which knows integers only: published results and
-    # the ceilings of reference receipts have them
+    # the perfect scores of reference receipts have them
     boxes = np.rint(boxes) * np.asarray(scale)
     boxes = boxes.clip(0, [original_size[1], original_size[0]])
     kept = (short_sides >= MIN_UNCLIPPED_SIDE) & (_area(boxes) > 0)

@@ -57,7 +57,7 @@ def make_targets(
 
     A polygon that is don't-care, has a short side below `min_side`, crosses itself or shrinks to
     nothing is masked out of the kernel loss and has no band. The kernel of a small one is drawn
-    under its mask all the same: a network may find it, and `ceiling` counts on that.
+    under its mask all the same: a network may find it, and `perfect_scores` counts on that.
 
     Args:
         polygons: (K, 2) arrays of x, y in network pixels, K >= 3; parts outside are cut off.
@@ -90,6 +90,15 @@ def kernel_map(
 ) -> NDArray[np.uint8]:
     """Draw the kernel map (H, W) of `make_targets` alone: the output of a perfect network."""
     return _kernels(polygons, ignore, size, shrink_ratio, 0.0, subpixel)[1]
+
+
+def too_small(polygons: Polygons, min_side: float = MIN_SIDE) -> NDArray[np.bool_]:
+    """Say which polygons (K, 2), in network pixels, have a short side below `min_side`.
+
+    The short side is that of the minimum-area rectangle.
+    """
+    sides = [min(cv2.minAreaRect(np.asarray(p, np.float32))[1]) for p in polygons]
+    return np.array(sides, np.float64) < min_side
 
 
 def fit_long_side(
@@ -127,7 +136,7 @@ def _kernels(
     mask = np.ones(size, np.uint8)
     active = []
     outlines = [np.asarray(polygon, np.float64) for polygon in polygons]
-    small = [min(cv2.minAreaRect(o.astype(np.float32))[1]) < min_side for o in outlines]
+    small = too_small(outlines, min_side)
     if not subpixel:
         outlines = [np.rint(outline) for outline in outlines]
     for outline, dont_care, is_small, offset in zip(

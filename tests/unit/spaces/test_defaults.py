@@ -11,7 +11,7 @@ import pytest
 from spaces.config import SegmentationConfig
 from spaces.defaults import FIRST, LATEST, SETTINGS
 from spaces.difference import spec_difference
-from spaces.space import Choice, Float
+from spaces.space import Choice, Float, Free
 from spaces.spec import StudySpec
 from spaces.text_detection import TextDetectionConfig
 
@@ -49,6 +49,10 @@ def test_a_study_of_an_older_version_keeps_its_space() -> None:
     text = stored_before_there_were_numbers(spec("text_detection"))
     assert text.search_space().dims["optim.encoder_lr_ratio"] == Float(0.1, 1.0, log=True)
     assert text.search_space().base.train.patience == 3
+    for number in (1, 2):  # what it swept stays, too
+        begun = spec("text_detection", defaults=number).search_space().dims
+        assert begun["decode.unclip_ratio"] == Free(1.5, 3.0, 0.25)
+    assert "decode.unclip_ratio" not in spec(defaults=2).search_space().dims
 
 
 @pytest.mark.parametrize("task", ["segmentation", "text_detection"])

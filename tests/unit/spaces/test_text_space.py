@@ -38,7 +38,7 @@ def test_what_the_issue_names_is_searched() -> None:
         assert name in dims, name
     assert isinstance(dims["decode.box_thresh"], Free)
     assert len(dims["decode.box_thresh"].values()) == 17
-    assert dims["decode.unclip_ratio"].values() == [1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0]
+    assert dims["decode.unclip_ratio"].values() == [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0]
 
 
 def test_defaults_are_those_of_field_note_e() -> None:

@@ -125,7 +125,7 @@ def _not_utf8(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_no_images, r"data\.val: no images found in .*val/images"),
+        (_no_images, r"data\.val: no images \(.*\) found in .*val/images"),
         (_no_label, r"data\.train: .*p1\.png has no boxes; .*gt_p1\.txt or p1\.txt"),
         (_short_line, r"gt_p1\.txt line 2: .*8 comma-separated numbers, but after 3"),
         (

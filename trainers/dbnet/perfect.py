@@ -1,13 +1,16 @@
-"""The highest Hmean that any DBNet can reach at an input size: perfect kernel maps, decoded.
+"""What perfect kernel maps decode to at an input size: a hint whether text is large enough for it.
 
 A kernel is a few pixels high, so resizing, rounding and too small an unclip_ratio cost IoU, and the
-smallest text is lost altogether. The loss is there before any training: it bounds every trial.
+smallest text is lost altogether. It is no bound on a network, which may draw larger kernels than it
+was taught: those of 126 SROIE receipts at 640, grown by one pixel, decode to a Hmean of .967 at
+unclip_ratio 1.0, where the perfect ones come to .826, at 2.0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import cv2
 import numpy as np
 
 from trainers.dbnet.decode import MAX_CANDIDATES, Candidates, candidates
@@ -16,13 +19,14 @@ from trainers.dbnet.score import Scores, sweep
 from trainers.dbnet.targets import SHRINK_RATIO, fit_long_side, kernel_map
 
 
-def ceiling(
+def perfect_scores(
     images: Iterable[tuple[tuple[int, int], TextAnnotation]],
     long_side: int,
     unclip_ratios: Sequence[float],
     *,
     shrink_ratio: float = SHRINK_RATIO,
     subpixel: bool = False,
+    grown: int = 0,
     max_candidates: int = MAX_CANDIDATES,
 ) -> list[Scores]:
     """Score the decoded target maps of a split, once an unclip ratio.
@@ -34,6 +38,7 @@ def ceiling(
         long_side: longer side of the network's input, in pixels.
         unclip_ratios: each > 0.
         shrink_ratio, subpixel: of the targets, as in `make_targets`.
+        grown: pixels by which each kernel is larger than it is taught, on all sides.
         max_candidates: of the decoder, as in `candidates`.
 
     Raises:
@@ -51,6 +56,9 @@ def ceiling(
                 shrink_ratio=shrink_ratio,
                 subpixel=subpixel,
             )
+            if grown:
+                square = np.ones((3, 3), np.uint8)
+                perfect = np.asarray(cv2.dilate(perfect, square, iterations=grown), np.uint8)
             found = candidates(
                 perfect.astype(np.float32),
                 size,
@@ -58,7 +66,7 @@ def ceiling(
                 unclip_ratios=unclip_ratios,
                 max_candidates=max_candidates,
             )
-            yield found, truth
+            yield found, truth.on_page(size)
 
     result = sweep(decoded(), [0.0])  # every kernel is text, whatever it scores
     return [result.at(row, 0) for row in range(len(unclip_ratios))]

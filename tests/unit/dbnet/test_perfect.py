@@ -1,4 +1,4 @@
-"""Ceilings: the reference receipts' table, and text large enough for a ceiling of 1."""
+"""What perfect maps decode to: the reference receipts' table, and text that is large enough."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.dbnet.ceiling import ceiling
 from trainers.dbnet.icdar import TextAnnotation, read_icdar
+from trainers.dbnet.perfect import perfect_scores
 
 pytestmark = pytest.mark.slow
 
@@ -43,14 +43,23 @@ def receipts() -> list[tuple[tuple[int, int], TextAnnotation]]:
 
 
 @pytest.mark.parametrize("long_side", sorted(TABLE))
-def test_ceilings_of_receipts(
+def test_perfect_maps_of_receipts(
     long_side: int, receipts: list[tuple[tuple[int, int], TextAnnotation]]
 ) -> None:
     expected = TABLE[long_side]
-    found = ceiling(receipts, long_side, list(expected))
+    found = perfect_scores(receipts, long_side, list(expected))
     assert [scores.hmean for scores in found] == pytest.approx(list(expected.values()), abs=0.01)
-    finer = ceiling(receipts, long_side, list(expected), subpixel=True)
+    finer = perfect_scores(receipts, long_side, list(expected), subpixel=True)
     assert all(a.hmean > b.hmean for a, b in zip(finer, found, strict=True))
+
+
+def test_perfect_maps_are_no_bound(
+    receipts: list[tuple[tuple[int, int], TextAnnotation]],
+) -> None:
+    """Kernels that are a pixel larger than they were taught score higher, at a lower ratio."""
+    perfect = [scores.hmean for scores in perfect_scores(receipts, 640, [1.0, 1.5, 2.0, 2.5])]
+    grown = perfect_scores(receipts, 640, [1.0], grown=1)[0].hmean
+    assert (max(perfect), grown) == pytest.approx((0.826, 0.967), abs=0.001)
 
 
 def page(height: int) -> TextAnnotation:
@@ -68,14 +77,14 @@ def page(height: int) -> TextAnnotation:
 
 def test_large_text_can_be_found_and_small_text_cannot() -> None:
     size = (1000, 1000)
-    assert ceiling([(size, page(60))], 1000, [2.0])[0].hmean == 1.0
-    assert ceiling([(size, page(60))], 100, [2.0])[0].hmean == 0.0
+    assert perfect_scores([(size, page(60))], 1000, [2.0])[0].hmean == 1.0
+    assert perfect_scores([(size, page(60))], 100, [2.0])[0].hmean == 0.0
     mixed = [(size, page(60)), (size, page(10))]
-    assert 0 < ceiling(iter(mixed), 640, [2.0])[0].recall < 1
+    assert 0 < perfect_scores(iter(mixed), 640, [2.0])[0].recall < 1
 
 
 def test_dont_care_text_neither_helps_nor_hurts() -> None:
     known = page(60)
     flagged = TextAnnotation(known.polygons, np.arange(len(known.ignore)) == 0, known.texts)
-    scores = ceiling([((1000, 1000), flagged)], 1000, [2.0])[0]
+    scores = perfect_scores([((1000, 1000), flagged)], 1000, [2.0])[0]
     assert (scores.hmean, scores.truths) == (1.0, len(known.polygons) - 1)

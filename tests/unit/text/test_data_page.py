@@ -1,0 +1,329 @@
+"""docs/data.md: each row of its tables of text is a case, and says what happens word for word."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from search.check_text import say_text
+from spaces.data import TextDetectionDataSpec
+from spaces.errors import InputError
+from spaces.space import Space
+from spaces.text_detection import TextDetectionConfig
+from trainers.text_data import TextData, load_text_data
+from trainers.text_sizes import check_learnable
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "data.md"
+BOX = "10,10,50,10,50,20,10,20"
+LINE = f"{BOX},word"
+BBOX = {"bbox": [10, 10, 40, 10]}
+LABEL = "train/labels/gt_p1.txt"
+
+
+@dataclass
+class Place:
+    """A data set of two train pages and one val page, and what its spec says beside the folders."""
+
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    labels: str = "train/labels"
+
+    def write(self, *lines: str, name: str = LABEL) -> None:
+        (self.folder / name).write_text("\n".join(lines), encoding="utf-8")
+
+    def write_bytes(self, content: bytes) -> None:
+        (self.folder / LABEL).write_bytes(content)
+
+    def rename(self, old: str, new: str) -> None:
+        (self.folder / old).rename(self.folder / new)
+
+    def image(self, name: str, size: tuple[int, int] = (80, 60), shade: int = 200) -> None:
+        Image.new("RGB", size, (shade, shade, shade)).save(self.folder / name)
+
+    def json(
+        self, *names: str, name: str = "train.json", boxes: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Labels of train: images of these names, with one box each; the last box is the rest's."""
+        names = names or ("p0.png", "p1.png")
+        boxes = boxes or [BBOX]
+        content = {
+            "images": [{"id": i, "file_name": one} for i, one in enumerate(names)],
+            "annotations": [
+                {"image_id": i, **boxes[min(i, len(boxes) - 1)]} for i in range(len(names))
+            ],
+        }
+        self.write(json.dumps(content), name=name)
+        self.labels = name
+
+    def load(self) -> TextData:
+        tree = {
+            "train": {
+                "images": f"{self.folder}/train/images",
+                "labels": f"{self.folder}/{self.labels}",
+            },
+            "val": {"images": f"{self.folder}/val/images", "labels": f"{self.folder}/val/labels"},
+        }
+        return load_text_data(TextDetectionDataSpec.model_validate({**tree, **self.settings}))
+
+
+Make = Callable[[Place], None]
+Holds = Callable[[TextData], bool]
+
+
+def lines(*texts: str, **settings: Any) -> Make:
+    def make(place: Place) -> None:
+        place.write(*texts)
+        place.settings |= settings
+
+    return make
+
+
+def labels(*boxes: dict[str, Any]) -> Make:
+    return lambda place: place.json(boxes=boxes)
+
+
+def both(*makes: Make) -> Make:
+    def make(place: Place) -> None:
+        for one in makes:
+            one(place)
+
+    return make
+
+
+def truth(page: int = 1) -> Callable[[TextData], Any]:
+    return lambda data: data.truth(data.split("train")[page])
+
+
+def texts(*expected: str) -> Holds:
+    return lambda data: truth()(data).texts == list(expected)
+
+
+def corners(*expected: int, page: int = 1) -> Holds:
+    return lambda data: truth(page)(data).polygons[0].ravel().tolist() == list(expected)
+
+
+def dont_care(*expected: bool) -> Holds:
+    return lambda data: truth()(data).ignore.tolist() == list(expected)
+
+
+def counts(page: int = 0) -> Holds:
+    return lambda data: truth(page)(data).ignore.tolist() == [False]
+
+
+def nfd(place: Place) -> None:
+    place.rename("train/images/p1.png", f"train/images/{unicodedata.normalize('NFC', 'é')}.png")
+    place.rename(LABEL, f"train/labels/gt_{unicodedata.normalize('NFD', 'é')}.txt")
+
+
+def other_names(place: Place) -> None:
+    place.rename(LABEL, "train/labels/p1.txt")
+    place.rename("train/labels/gt_p0.txt", "train/labels/p0.csv")
+    place.rename("val/labels/gt_p0.txt", "val/labels/gt_p0.csv")
+
+
+def rectangles(place: Place) -> None:
+    place.settings["points"] = 2
+    for name in (LABEL, "train/labels/gt_p0.txt", "val/labels/gt_p0.txt"):
+        place.write('10 10 50 20 "word"', name=name)
+
+
+def webp(place: Place) -> None:
+    (place.folder / "train/images/p1.png").unlink()
+    place.image("train/images/p1.webp")
+
+
+def sizes(place: Place) -> None:
+    place.json()
+    content = json.loads((place.folder / "train.json").read_text())
+    content["images"][0] |= {"width": 60, "height": 80}
+    place.write(json.dumps(content), name="train.json")
+
+
+def small(place: Place) -> None:
+    for index in range(2):
+        place.write("10,10,50,10,50,13,10,13,low", name=f"train/labels/gt_p{index}.txt")
+
+
+CROSSED = "10,10,50,10,10,20,50,20"
+FLAT = "10,10,50,10,50,10,10,10"
+SQUARE = (10, 10, 50, 10, 50, 20, 10, 20)
+
+# {a row of docs/data.md, as it begins: (what is done to the data set, what holds where it works)}
+CASES: dict[str, tuple[Make, Holds | None]] = {
+    "`10,10,50,10,50,20,10,20,a word, and": (
+        lines(f"{BOX},a word, and another"), texts("a word, and another")),
+    "a line of coordinates alone": (lines(BOX), texts("")),
+    "blank lines, a BOM": (lines(f"\ufeff{BOX},a\r", "\r", f"{BOX},b\r"), texts("a", "b")),
+    "an empty file": (lines(""), texts()),
+    "tabs": (lines(f"{BOX},a word".replace(",", "\t")), texts("a word")),
+    "spaces": (lines(f"{BOX},word,1".replace(",", " ", 8)), texts("word,1")),
+    "semicolons": (lines(LINE.replace(",", ";")), None),
+    "three corners": (lines("10,10,50,10,50,20,word"), None),
+    "not UTF-8": (
+        lambda place: place.write_bytes(BOX.encode() + b",caf\xe9"), None),
+    "rectangles of four numbers": (lines('10 10 50 20 "word"'), None),
+    "the same with": (
+        rectangles, lambda data: corners(*SQUARE)(data) and texts("word")(data)),
+    "x, y, width, height": (both(rectangles, lines("50,30,20,10,word")), None),
+
+    "corners that cross: top left, top": (lines(f"{CROSSED},word"), corners(*SQUARE)),
+    "corners that cross: top left, bottom": (
+        lines("10,10,50,20,50,10,10,20,word"), corners(*SQUARE)),
+    "don't-care text whose corners": (lines(LINE, f"{CROSSED},###"), dont_care(False, True)),
+    "corners that cross, in a JSON": (
+        labels({"polygon": [10, 10, 50, 10, 10, 20, 50, 20]}, BBOX), corners(*SQUARE, page=0)),
+    "a box without area": (lines(f"{FLAT},word"), None),
+    "don't-care text without area": (lines(LINE, f"{FLAT},###"), None),
+    "four corners, the first": (lines("10,10,50,10,10,10,30,20,word"), None),
+    "five corners": (lines("10,10,50,10,10,20,50,20,30,30,word", points=None), None),
+    "coordinates from 0 to 1": (lines("0.1,0.2,0.6,0.2,0.6,0.3,0.1,0.3,word"), None),
+    "a box that reaches": (
+        lines("60,10,95,10,95,20,60,20,word"),
+        lambda data: truth()(data).on_page((60, 80)).polygons[0].max() == 80),
+    "a box outside": (lines("100,10,150,10,150,20,100,20,word"), None),
+    "a box beside": (lines("80,10,90,10,90,20,80,20,word"), None),
+
+    "`###`": (lines(LINE, f"{BOX},###"), dont_care(False, True)),
+    "` ###`": (lines(LINE, f"{BOX}, ### "), dont_care(False, True)),
+    '`"###"`': (lines(LINE, f'{BOX},"###"'), dont_care(False, True)),
+    "`#` or": (lines(LINE, f"{BOX},#", f"{BOX},####"), dont_care(False, True, True)),
+    "`Latin,###`": (
+        lines(f"{BOX},Latin,word", f"{BOX},Latin,###"),
+        lambda data: dont_care(False, True)(data) and texts("word", "###")(data)),
+    "`Latin,word`": (
+        lines(f"{BOX},Latin,word", f"{BOX},Symbols,1,2"), texts("word", "1,2")),
+    "`###1`": (lines(f"{BOX},###1"), dont_care(False)),
+    "a split of don't-care": (
+        lambda place: place.write(f"{BOX},###", name="val/labels/gt_p0.txt"), None),
+
+    "`p1.txt`": (other_names, texts("word")),
+    "`gt_p1.txt` beside `p1.txt`": (
+        lambda place: place.write(LINE, name="train/labels/p1.txt"), None),
+    "`gt_p1.txt` beside `gt_p1.csv`": (
+        lambda place: place.write(LINE, name="train/labels/gt_p1.csv"), None),
+    "an image without labels": (lambda place: (place.folder / LABEL).unlink(), None),
+    "a label file without": (
+        lambda place: place.write(LINE, name="train/labels/gt_p7.txt"), texts("word")),
+    "accents": (nfd, texts("word")),
+    "`.webp`": (webp, texts("word")),
+    "`.gif`": (lambda place: place.image("train/images/p7.gif"), texts("word")),
+    "a folder among": (
+        lambda place: (place.folder / "train/images/more").mkdir(), texts("word")),
+    "one file of labels": (
+        both(lambda place: place.write(LINE, name="boxes.csv"),
+            lambda place: setattr(place, "labels", "boxes.csv")), None),
+    "a strip": (
+        both(lambda place: place.image("train/images/p1.png", (1000, 20)),
+            lines("10,2,50,2,50,18,10,18,word")), texts("word")),
+    "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
+    "text of which all": (small, None),
+
+    "`TRAIN.JSON`": (lambda place: place.json(name="TRAIN.JSON"), counts()),
+    "`file_name` with folders: `train": (
+        lambda place: place.json("train/images/p0.png", "train/images/p1.png"), counts()),
+    "`file_name` with Windows": (
+        lambda place: place.json("train\\images\\p0.png", "train\\images\\p1.png"), counts()),
+    "`file_name` with folders, two": (
+        lambda place: place.json("train/images/p0.png", "val/images/p0.png", "p1.png"), counts()),
+    "two of one name": (lambda place: place.json("a/p0.png", "b/p0.png", "p1.png"), None),
+    "an image that the JSON lacks": (lambda place: place.json("p0.png"), None),
+    "images of the JSON": (lambda place: place.json("p0.png", "p1.png", "p7.png"), counts()),
+    "`width` and": (sizes, None),
+    '`"ignore": "0"`': (labels({**BBOX, "ignore": "0"}), counts()),
+    '`"ignore": "1"`': (
+        labels({**BBOX, "ignore": "0"}, {**BBOX, "ignore": "1"}), dont_care(True)),
+    '`"ignore": "maybe"`': (labels({**BBOX, "ignore": "maybe"}), None),
+    "a mask in run-length": (labels({"segmentation": {"counts": "a1", "size": [60, 80]}}), None),
+    "a text of two parts": (labels({"segmentation": [[10] * 6, [20] * 6]}), None),
+    "a `bbox` without": (labels({"bbox": [10, 10, 0, 10]}), None),
+}  # fmt: skip
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """(Input, outcome, message without its backticks) of each row."""
+    section = DOCUMENT.read_text(encoding="utf-8").split("\n## Text detection\n")[1]
+    for line in section.split("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and cells[:2] != ["input", "outcome"]:
+            yield cells[0], cells[1], cells[2].strip("| `") if len(cells) > 2 else ""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    for split, count in (("train", 2), ("val", 1)):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for index in range(count):
+            shade = 40 * index + (100 if split == "val" else 0)
+            image = Image.fromarray(np.full((60, 80, 3), shade, np.uint8))
+            image.save(tmp_path / split / "images" / f"p{index}.png")
+            (tmp_path / split / "labels" / f"gt_p{index}.txt").write_text(LINE)
+    return Place(tmp_path)
+
+
+def test_each_row_has_its_case() -> None:
+    found = [row for row, _, _ in rows()]
+    assert len(found) == len(CASES)
+    for row, begins in zip(found, CASES, strict=True):
+        assert row.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("row", "case"),
+    [
+        pytest.param(row, case, id=re.sub(r"[^\w -]", "", row[0])[:40])
+        for row, case in zip(rows(), CASES.values(), strict=False)
+    ],
+)
+def test_what_happens(
+    row: tuple[str, str, str], case: tuple[Make, Holds | None], place: Place
+) -> None:
+    (_, outcome, message), (make, holds) = row, case
+    make(place)
+    said = StringIO()
+    config = TextDetectionConfig().replace({"data.resolution": 160, "data.augment": "none"})
+    space = Space({}, {}, config)
+    if outcome == "refused":
+        assert holds is None
+        with pytest.raises(InputError) as error:
+            check_learnable(space, place.load())
+        assert str(error.value).replace(f"{place.folder}/", "") == message
+        return
+    data = place.load()
+    check_learnable(space, data)
+    say_text(space, data, Console(file=said, width=200))
+    assert holds is not None and holds(data)
+    lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
+    spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]
+    assert spoken == ([message] if message else [])
+    table = next(line.replace("│", " ").split() for line in lines if line.startswith("│ train"))
+    boxes = sum(len(data.truth(page).ignore) for page in data.split("train"))
+    ignored = sum(int(data.truth(page).ignore.sum()) for page in data.split("train"))
+    assert table[1:3] == [str(boxes), str(ignored)]
+    if "the share" in outcome:
+        assert table[3] == "33%"
+    if outcome == "don't-care":
+        assert ignored
+
+
+def test_names_that_shutil_would_copy_are_told_apart(place: Place) -> None:
+    """Both Unicode forms of one name in one folder are two files for one page."""
+    place.rename("train/images/p1.png", f"train/images/{unicodedata.normalize('NFC', 'é')}.png")
+    shutil.copy(
+        place.folder / "train/images/p0.png",
+        place.folder / f"train/images/{unicodedata.normalize('NFD', 'é')}.png",
+    )
+    with pytest.raises(InputError, match="the same stem as"):
+        place.load()
