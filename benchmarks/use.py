@@ -37,9 +37,9 @@ CAMVID: dict[str, Any] = {
     "optim.encoder_lr_ratio": {"low": 0.3, "high": 1.0, "log": True},
 }
 SROIE: dict[str, Any] = {
-    "train.epochs": 8,
+    "train.epochs": 6,
     "train.batch_size": 2,
-    "data.resolution": [512, 640],
+    "data.resolution": [448, 544],
     "data.augment": "light",
     "model.encoder": "resnet18",
     "model.encoder_weights": None,
@@ -51,7 +51,7 @@ SROIE: dict[str, Any] = {
 }
 STUDIES: dict[str, dict[str, Any]] = {
     "camvid": {"budget": {"trials": 10}, "space": CAMVID},
-    "sroie": {"budget": {"trials": 6}, "space": SROIE},
+    "sroie": {"budget": {"trials": 5}, "space": SROIE},
 }
 MODES = {  # of one exported config: the same pixels a step, and the same steps
     "resize": ["data.mode=resize"],

@@ -121,10 +121,7 @@ class StudySpec(Section):
         """The study whose best trials this one runs again; None for a search."""
         return self.name.removesuffix(CONFIRM) if self.name.endswith(CONFIRM) else None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keep(cls, tree: Any) -> Any:
-        return sections.with_models_to_keep(tree)
+    _keep = model_validator(mode="before")(sections.with_models_to_keep)
 
     @classmethod
     def load(cls, path: Path) -> StudySpec:
@@ -160,15 +157,12 @@ class StudySpec(Section):
     @cached_property
     def _space(self) -> Space:
         default = self.default_space(self._epochs())
-        scored = default.base.model_copy(update={"metric": self.metric})
-        default = replace(default, base=scored)
+        default = replace(default, base=default.base.model_copy(update={"metric": self.metric}))
         if not self.use_default_space:
             default = Space({}, {}, default.base)
         default = of_version(default, self.defaults)
         space = settle(build_space(default, json.loads(json.dumps(self.space))), self.space)
-        if self.defaults == FIRST:
-            return space
-        return fitted(space, self.space.keys(), self.left_out)
+        return space if self.defaults == FIRST else fitted(space, self.space.keys(), self.left_out)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
@@ -338,9 +332,8 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     data = _mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
-    for key in ("left_out", "init_sha256"):
-        if key in data:
-            raise InputError(f"{key}: unknown key ({document.where((key,))})")
+    for key in {"left_out", "init_sha256"} & data.keys():
+        raise InputError(f"{key}: unknown key ({document.where((key,))})")
     resolve_paths(data, document, folder)
     resolve_entry(data.get("space"), document, folder)
     study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec

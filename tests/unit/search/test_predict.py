@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 
 from search.cli import app
 from search.findings.manifest import write_manifest
-from search.predict import RECORD, Output, Wanted, find_images
+from search.images import find_images
+from search.predict import RECORD, Output, Wanted
 from search.samples.streets import CLASSES
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
