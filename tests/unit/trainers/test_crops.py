@@ -229,7 +229,7 @@ def test_a_binary_task_finds_its_threshold_over_windows(tmp_path: Path) -> None:
         split: {"images": f"{tmp_path}/{split}/images", "masks": f"{tmp_path}/{split}/masks"}
         for split in ("train", "val")
     }
-    data: Any = load_data(SegmentationDataSpec.model_validate({**splits, "classes": "blob"}))
+    data: Any = load_data(SegmentationDataSpec.model_validate({**splits, "classes": ["blob"]}))
     config = crops(**{"loss.pixel": "bce", "metric.name": "boundary_iou"})
     free = {"decode.threshold": Free(0.1, 0.9, 0.1)}
     task: Any = make_task(config, data, CPU, "fp32", free)
