@@ -110,8 +110,21 @@ def test_the_more_are_tried_the_wider_each_interval() -> None:
     assert one == difference_on(foreground, [better], [base])
     assert one.mean == many.mean and 1.5 < many.half / one.half < 2.5
     assert alone.beyond_noise and one.above
-    single = Gains("IoU", foreground, Tried({}, base[:1]), [Tried({}, better[:1])])
-    assert single.gain(better[:1]) is None and single.beyond_noise == []
+
+
+def test_what_changes_few_images_is_known_no_better_than_they_tell_it() -> None:
+    random = np.random.default_rng(0)
+    base = random.integers(40, 60, (100, 2, 3)) + np.array([0, 50, 50])
+    few = base.copy()
+    few[:3, 1, 0] += [3, 4, 5]
+    gains = Gains("IoU", foreground, Tried({}, base), [Tried({}, few)])
+    gain, plain = gains.gain(few), difference_on(foreground, [few], [base])
+    assert gain is not None and plain is not None and gain.mean == plain.mean > 0
+    assert gain.half / plain.half == pytest.approx(4.303 / 1.984, abs=0.01)  # Student's t: 2, 99
+    one = base.copy()
+    one[0, 1, 0] += 9
+    alone = Gains("IoU", foreground, Tried({}, base), [Tried({}, one)])
+    assert alone.gain(one) is None and alone.beyond_noise == []
 
 
 @pytest.fixture(scope="module")
