@@ -7,6 +7,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from spaces.errors import InputError
+from trainers.memory import is_out_of_memory
+from trainers.models import short_message
+
 SCALES = (1.0, 0.75, 1.25)
 ACROSS, DOWN = 3, 2  # dimensions of (B, C, H, W)
 
@@ -36,6 +40,9 @@ def mean_over_views(
 
     Shape:
         (B, C, H, W)
+
+    Raises:
+        InputError: the network takes inputs of one size alone.
     """
     views = VIEWS[tta]
     total = _logits(run, images, views[0], smallest)
@@ -50,7 +57,16 @@ def _logits(run: Callable[[Tensor], Tensor], images: Tensor, view: View, smalles
     if scale != 1:
         size = [max(smallest, round(side * scale)) for side in (height, width)]
         images = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
-    logits = run(images.flip(flips) if flips else images)
+    try:
+        logits = run(images.flip(flips) if flips else images)
+    except Exception as error:
+        if scale == 1 or is_out_of_memory(error):
+            raise
+        taken = f"{images.shape[-2]}x{images.shape[-1]}"
+        raise InputError(
+            f"decode.tta: the network does not run at {scale} of its input's size, {taken}: "
+            f"{short_message(error)}; take none, hflip or flips"
+        ) from error
     if flips:
         logits = logits.flip(flips)
     if scale != 1:

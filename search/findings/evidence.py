@@ -265,6 +265,7 @@ def difference_on(
     others: Sequence[Counts],
     noise: tuple[float, float] = (0.0, 0.0),
     tried: int = 1,
+    varying: int | None = None,
 ) -> Difference | None:
     """One result less another on the same images; None of a single image.
 
@@ -272,13 +273,15 @@ def difference_on(
         models, others: (N, K, 3) of each model, as of `ImageCounts`; one, or those of the folds.
         noise: of a seed, as of `Evidence.noise`; without it the interval holds the images alone.
         tried: differences looked at together; all of their intervals hold at once (Bonferroni).
+        varying: images on which they differ, 2 or more; None: all.
     """
     if (images := len(models[0])) < 2:
         return None
     mean = fmean(float(score(counts.sum(0))) for counts in models)
     mean -= fmean(float(score(counts.sum(0))) for counts in others)
     drawn = _mean_drawn(score, models) - _mean_drawn(score, others)
-    return _with_interval(mean, 1, noise, float(np.nanvar(drawn, ddof=1)), images, tried)
+    of_images = float(np.nanvar(drawn, ddof=1))
+    return _with_interval(mean, 1, noise, of_images, varying or images, tried)
 
 
 def _with_interval(

@@ -54,9 +54,17 @@ class Gains:
         return float(self.score(counts.sum(0)))
 
     def gain(self, counts: Counts) -> Difference | None:
-        """Over none; None of a single image."""
+        """Over none; None where it is of a single image, which says nothing of others.
+
+        Student's t has as many degrees of freedom as there are images with another result: what
+        changes five images is known as well as five images tell it, however large the split is.
+        """
+        varying = int((counts != self.base.counts).any(axis=(1, 2)).sum())
+        if varying < 2:
+            return None
         tried = max(1, len(self.tried))
-        return difference_on(self.score, [counts], [self.base.counts], tried=tried)
+        base = self.base.counts
+        return difference_on(self.score, [counts], [base], tried=tried, varying=varying)
 
     @cached_property
     def beyond_noise(self) -> list[Tried]:
@@ -208,11 +216,12 @@ def _table(gains: Gains, setting: str, *more: str) -> Table:
 
 
 def _columns(gains: Gains, one: Tried) -> tuple[str, str, str]:
-    value = f"{gains.value(one.counts):.4f}"
-    gain = None if one is gains.base else gains.gain(one.counts)
-    if gain is None:
-        return value, "", ""
-    return value, f"{gain.mean:+.4f}", _interval(gain)
+    value = gains.value(one.counts)
+    if one is gains.base:
+        return f"{value:.4f}", "", ""
+    gain = gains.gain(one.counts)
+    interval = "of one image" if gain is None else _interval(gain)
+    return f"{value:.4f}", f"{value - gains.value(gains.base.counts):+.4f}", interval
 
 
 def _interval(gain: Difference) -> str:
@@ -224,9 +233,7 @@ def _signed(gain: Difference) -> str:
 
 
 def _say_intervals(gains: Gains, console: Console) -> None:
-    if gains.images < 2:
-        console.print("a single image says nothing of a difference")
-    elif len(gains.tried) > 1:
+    if len(gains.tried) > 1:
         each = 1 - (1 - CONFIDENCE) / len(gains.tried)
         console.print(
             f"{len(gains.tried)} settings were tried on these images: each interval is one of "

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from search.cli import app
@@ -22,10 +23,10 @@ from search.findings.manifest import check_export, write_manifest
 from search.samples.streets import CLASSES, write_streets
 from spaces.config import DecodeConfig, SegmentationConfig
 from spaces.data import SegmentationDataSpec
-from spaces.paths import MODEL
+from spaces.paths import MODEL, MODELS
 from spaces.spec import dump_run_config, load_run_config
 from trainers.checkpoint import save_model
-from trainers.gains import Tried, swept, together
+from trainers.gains import Part, Tried, swept, together, try_postprocessing
 from trainers.image_counts import Counts, ImageCounts, class_iou
 from trainers.metrics import ClassCounts
 from trainers.models import build_model
@@ -110,34 +111,71 @@ def test_the_more_are_tried_the_wider_each_interval() -> None:
     assert one == difference_on(foreground, [better], [base])
     assert one.mean == many.mean and 1.5 < many.half / one.half < 2.5
     assert alone.beyond_noise and one.above
-    single = Gains("IoU", foreground, Tried({}, base[:1]), [Tried({}, better[:1])])
-    assert single.gain(better[:1]) is None and single.beyond_noise == []
+
+
+def test_what_changes_few_images_is_known_no_better_than_they_tell_it() -> None:
+    random = np.random.default_rng(0)
+    base = random.integers(40, 60, (100, 2, 3)) + np.array([0, 50, 50])
+    few = base.copy()
+    few[:3, 1, 0] += [3, 4, 5]
+    gains = Gains("IoU", foreground, Tried({}, base), [Tried({}, few)])
+    gain, plain = gains.gain(few), difference_on(foreground, [few], [base])
+    assert gain is not None and plain is not None and gain.mean == plain.mean > 0
+    assert gain.half / plain.half == pytest.approx(4.303 / 1.984, abs=0.01)  # Student's t: 2, 99
+    one = base.copy()
+    one[0, 1, 0] += 9
+    alone = Gains("IoU", foreground, Tried({}, base), [Tried({}, one)])
+    assert alone.gain(one) is None and alone.beyond_noise == []
 
 
 @pytest.fixture(scope="module")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export with random weights, and its data."""
-    folder = tmp_path_factory.mktemp("gains") / "best"
-    streets = write_streets(folder.parent / "data", train=2, val=6, size=(40, 48))
-    splits = {
-        name: {"images": str(streets / name / "images"), "masks": str(streets / name / "masks")}
+def streets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Splits; the masks beside them have roads alone."""
+    folder = write_streets(tmp_path_factory.mktemp("streets"), train=4, val=6, size=(40, 48))
+    for path in folder.glob("*/masks/*.png"):
+        roads = (np.asarray(Image.open(path)) == CLASSES.index("road")).astype(np.uint8)
+        to = path.parent.parent / "roads"
+        to.mkdir(exist_ok=True)
+        Image.fromarray(roads).save(to / path.name)
+    return {
+        name: {"images": str(folder / name / "images"), "masks": str(folder / name / "masks")}
         for name in ("train", "val")
     }
-    spec = SegmentationDataSpec.model_validate(
-        {**splits, "classes": list(CLASSES), "ignore_index": 255}
-    )
+
+
+def export(folder: Path, models: int, *, metric: str = "iou", **data: Any) -> Path:
+    """An export with random weights."""
+    spec = SegmentationDataSpec.model_validate(data)
     config = SegmentationConfig().replace(
-        {"model.encoder": "resnet18", "model.encoder_weights": None, "data.resolution": "32x48"}
+        {
+            "model.encoder": "resnet18",
+            "model.encoder_weights": None,
+            "data.resolution": "32x48",
+            "metric.name": metric,
+        }
     )
     folder.mkdir()
     (folder / "config.yaml").write_text(dump_run_config(spec, config))
-    torch.manual_seed(0)
-    network = build_model(config.model, len(CLASSES))
-    counts = ImageCounts(np.zeros((1, 1, 3), np.int64))
-    save_model(folder, 1, network, counts).rename(folder / MODEL)
-    (folder / "provenance.json").write_text(json.dumps({"value": 0.5}))
+    for number in range(1, models + 1):
+        torch.manual_seed(number)
+        network = build_model(config.model, 1 if spec.binary else len(spec.names))
+        saved = save_model(folder, 1, network, ImageCounts(np.zeros((1, 1, 3), np.int64)))
+        to = folder / (MODEL if models == 1 else f"{MODELS}/fold-{number}")
+        to.parent.mkdir(exist_ok=True)
+        saved.rename(to)
+    facts = {
+        "value": 0.5,
+        "fold_decode": [{"decode.threshold": 0.5}] * (models if models > 1 else 0),
+    }
+    (folder / "provenance.json").write_text(json.dumps(facts))
     write_manifest(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory, streets: dict[str, dict[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "best"
+    return export(folder, 1, **streets, classes=list(CLASSES), ignore_index=255)
 
 
 Evaluate = Callable[..., str]
@@ -151,6 +189,45 @@ def evaluate(best: Path) -> Evaluate:
         return answer.output
 
     return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["dice", "boundary_iou"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_one_pass_counts_what_evaluate_would(
+    streets: dict[str, dict[str, str]], tmp_path: Path, binary: bool, metric: str
+) -> None:
+    classes: dict[str, Any] = {"classes": list(CLASSES), "ignore_index": 255}
+    if binary:
+        classes = {"classes": ["road"]}
+        streets = {
+            name: {**paths, "masks": paths["masks"].replace("masks", "roads")}
+            for name, paths in streets.items()
+        }
+    folder = export(tmp_path / "best", 1, metric=metric, **streets, **classes)
+    spec, config = load_run_config(folder / "config.yaml")
+    data = load_data(spec)
+    tried = try_postprocessing([Part(folder / MODEL, config, data)], "val")
+    assert len(tried) > 2 and tried[0].changes == {}
+    for one in tried[:: len(tried) // 3]:
+        alone = score_model(folder / MODEL, config.replace(one.changes), data, "val")
+        assert (alone.images.counts == one.counts).all()
+        assert one is tried[0] or (one.counts != tried[0].counts).any()
+
+
+@pytest.mark.slow
+def test_folds_choose_on_the_images_that_each_has_held_out(
+    streets: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    data = {"train": streets["val"], "folds": {"count": 2}, "classes": list(CLASSES)}
+    folder = export(tmp_path / "best", 2, **data, ignore_index=255)
+    for words in ("--tta hflip", "--postprocess all"):
+        answer = CliRunner().invoke(app, ["evaluate", str(folder), *words.split()])
+        assert answer.exit_code == 0, answer.output
+        assert "val, 6 images" in answer.output
+    words = ["--set", "decode.threshold=0.4", "--keep"]
+    answer = CliRunner().invoke(app, ["evaluate", str(folder), *words])
+    assert answer.exit_code == 2 and "each fold has a decode.threshold of its own" in answer.output
 
 
 def scored(folder: Path, **changes: Any) -> float:

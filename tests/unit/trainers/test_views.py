@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.config import SegmentationConfig, Tta
+from spaces.errors import InputError
 from trainers.models import build_model
 from trainers.segmentation import network_logits
 from trainers.views import VIEWS, mean_over_views
@@ -62,6 +63,19 @@ def test_a_flip_is_of_the_axis_that_it_names() -> None:
 def test_no_side_is_shorter_than_the_network_takes() -> None:
     seen = _seen(torch.rand(1, 3, 16, 64), "scales", smallest=16)
     assert [tuple(view.shape[-2:]) for view in seen] == [(16, 64), (16, 48), (20, 80)]
+
+
+def test_a_network_of_one_size_is_said() -> None:
+    def run(batch: Tensor) -> Tensor:
+        assert batch.shape[-1] == 64, "Input width does not match the model (64)"
+        return batch
+
+    images = torch.rand(1, 3, 32, 64)
+    assert mean_over_views(run, images, "flips").shape == images.shape
+    with pytest.raises(
+        InputError, match=r"does not run at 0.75 of its input's size, 24x48: Input "
+    ):
+        mean_over_views(run, images, "scales")
 
 
 def test_hflip_is_the_mean_of_an_image_and_its_mirror_image() -> None:
