@@ -48,9 +48,9 @@ space:
   model.decoder: [fpn, unet]
   model.inner: 8
   model.out: 8
-  data.resolution: [96, 160]
-  decode.thresh: 0.0995
-  decode.box_thresh: {{low: 0.02, high: 0.06, step: 0.02, free: true}}
+  data.resolution: [160, 288]
+  decode.thresh: {{low: 0.09, high: 0.11, step: 0.001, free: true}}
+  decode.box_thresh: 0.02
 use_default_space: false
 use_starting_points: false
 sampler: random
@@ -182,7 +182,7 @@ def test_one_model_may_be_all_that_helps(kept: Made, tmp_path: Path) -> None:
 
 def test_text_maps_of_two_sizes(kept: Made, tmp_path: Path) -> None:
     data = write_receipts(tmp_path / "data", train=2, val=3, size=(288, 180))
-    found = kept(TEXT.format(data=data), [0, 1, 2])
+    found = kept(TEXT.format(data=data), [6, 7, 8])
     said = found.ensemble("--size", "3")
     facts = found.facts
     assert f"{facts['value']:.4f} on val" in said
