@@ -205,7 +205,8 @@ class _WithInput(nn.Module):
         self.std = nn.Buffer(torch.tensor(STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        values = images.float()  # first of all: TensorRT knows no other use of bytes
+        pixels = (values.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         if self.text:
             probability: Tensor = self.network(pixels, with_threshold=False)[0]
             return probability

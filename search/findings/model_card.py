@@ -13,6 +13,7 @@ from typing import Any
 
 from search.findings.evidence import image_interval
 from search.findings.looks import look_lines, over_images
+from search.findings.onnx_models import agreement_lines
 from search.studies.looks import Look
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import AnyDataSpec, SegmentationDataSpec
@@ -23,6 +24,7 @@ from trainers.checkpoint import fold_models
 from trainers.image_counts import FILE as IMAGES
 from trainers.image_counts import ImageCounts, score_of
 from trainers.models import STRIDE
+from trainers.onnx_network import FACTS, FILE, INPUT, OUTPUT, input_size
 from trainers.pictures import palette
 
 README = "README.md"
@@ -43,6 +45,8 @@ def model_card(
     else:
         assert isinstance(config, TextDetectionConfig)
         parts = [_text(names, config)]
+    if facts.get("onnx"):
+        parts.append(_onnx(names, config, facts))
     return "\n\n".join([_about(folder, data, config, facts), *parts, _rest(data)]) + "\n"
 
 
@@ -303,6 +307,28 @@ with torch.no_grad():
 probability = torch.stack(maps).mean(0)[0, 0, :height, :width].numpy()
 boxes = decode(probability, image.shape[:2], scale, {decode}).boxes  # (M, 4, 2): x, y
 ```"""
+
+
+def _onnx(names: list[str], config: TrialConfig, facts: Mapping[str, Any]) -> str:
+    height, width = input_size(config)
+    files = ", ".join(f"`{name}/{FILE}`" for name in names)
+    said = "\n".join(f"- {line}." for line in agreement_lines(facts["onnx"], facts["metric"]))
+    logits = "logits of each class (of a binary task of the foreground alone)"
+    fits = f"resized to {height} x {width}, steps 1 and 2 above; steps 3 to 5 are inside"
+    if isinstance(config, TextDetectionConfig):
+        logits = "logits of text"
+        fits = f"step 2 above, padded with black to {height} x {width}; steps 4 and 5 are inside"
+    return f"""\
+## ONNX
+
+{files}:
+
+- Input `{INPUT}`: bytes (batch, {height}, {width}, 3) in RGB, {fits}, up to the logits.
+- Output `{OUTPUT}`: fp32 (batch, C, {height}, {width}), {logits}.
+- The metadata `{FACTS}` has the classes and decode settings as JSON.
+- `segtune predict . IMAGES --to OUT --runtime onnx` runs it.
+
+{said}"""
 
 
 def _rest(data: AnyDataSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from contextlib import closing
@@ -19,6 +20,7 @@ from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.findings.export import export_study
 from search.findings.facts import summary
+from search.findings.manifest import check_export
 from search.findings.report import report_text
 from search.findings.scoring import record_evaluation
 from search.samples.streets import write_streets
@@ -171,6 +173,40 @@ def test_configs_are_exported_without_weights(kept: Kept) -> None:
     trials = json.loads((best.parent / "provenance.json").read_text())["trials"]
     assert trials["trial-1.yaml"] == {"trial": 1, "value": 0.35, "reason": "completed"}
     assert looks_of(kept.study) == []
+
+
+def test_onnx_is_scored_on_val_and_predicts_the_same(kept: Kept) -> None:
+    said = kept.run("export", "small", "--onnx", "--no-test")
+    assert re.search(r"model\.onnx has mIoU (0\.\d{4}) on val, torch \1; their prob", said)
+    best = kept.folder / "best"
+    assert check_export(best) == []
+    card = (best / "README.md").read_text()
+    assert "`model/model.onnx`: input `images`, bytes (batch, " in card
+    [found] = json.loads((best / "provenance.json").read_text())["onnx"]
+    assert abs(found["score"] - found["torch_score"]) < 1e-3 and found["difference"] < 1e-3
+    images = str(kept.test / "images")
+    masks = []
+    for runtime in ("torch", "onnx"):
+        to = kept.folder / runtime
+        words = ["predict", str(best), images, "--to", str(to), "--runtime", runtime]
+        assert CliRunner().invoke(app, words).exit_code == 0
+        masks.append({path.name: path.read_bytes() for path in (to / "masks").iterdir()})
+    assert masks[0] == masks[1] and len(masks[0]) == 4
+    mixed = CliRunner().invoke(app, [*words[:-1], "torch"])
+    assert mixed.exit_code == 2 and "by another --runtime" in mixed.output
+    assert looks_of(kept.study) == []
+
+
+def test_onnx_that_cannot_be_scored_leaves_nothing_and_is_no_look(kept: Kept) -> None:
+    first, second = sorted((kept.folder / "data" / "val" / "images").iterdir())[:2]
+    shutil.copy(first, second)
+    with pytest.raises(InputError, match="--onnx: the data of study small, on which"):
+        kept.export(onnx=True)
+    words = ["export", "small", "--to", str(kept.folder / "best"), "--config-only", "--onnx"]
+    refused = CliRunner().invoke(app, words)
+    said = " ".join(refused.output.split())
+    assert refused.exit_code == 2 and "--config-only and --onnx exclude each other" in said
+    assert looks_of(kept.study) == [] and not (kept.folder / "best").exists()
 
 
 @pytest.mark.parametrize("harm", ["changed", "gone"])

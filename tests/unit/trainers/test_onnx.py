@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ from trainers.image_counts import ImageCounts
 from trainers.models import build_model, forward
 from trainers.onnx_network import (
     FILE,
+    INPUT,
     Agreement,
     OnnxNetwork,
     check_agreement,
@@ -81,16 +83,24 @@ def test_every_default_architecture_gives_the_logits_of_its_network(
 ) -> None:
     config = CONFIG.replace({"model.arch": arch, "model.encoder": encoder})
     model = saved(tmp_path, config, data)
-    network, onnx = load_model(model).eval(), OnnxNetwork(model)
-    assert onnx.size == (36, 50)
+    network, graph = load_model(model).eval(), OnnxNetwork(model)
+    assert graph.size == (36, 50)
     for batch in (1, 3):
         pixels = torch.randint(0, 256, (batch, 3, 36, 50), dtype=torch.uint8)
         images = normalise(pixels, CPU, torch.contiguous_format)
         with torch.no_grad():
             expected = forward(network, images)
-            found = forward(onnx, images)
+            found = forward(graph, images)
         assert found.shape == expected.shape == (batch, 8, 36, 50)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bytes_are_cast_at_once_and_the_file_is_whole(made: Path) -> None:
+    """TensorRT takes bytes for inputs alone; a second file with the weights could get lost."""
+    graph = onnx.load(made / MODEL / FILE, load_external_data=False).graph
+    assert [node.op_type for node in graph.node if INPUT in node.input] == ["Cast"]
+    assert not any(tensor.external_data for tensor in graph.initializer)
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 def test_it_scores_as_evaluate_does(made: Path, data: SegmentationData) -> None:
@@ -119,8 +129,8 @@ def test_one_that_scores_otherwise_is_refused(
 def test_predict_gives_the_same_masks(made: Path, data: SegmentationData, tta: str) -> None:
     config = CONFIG.replace({"decode.tta": tta})
     images = [sample.image for sample in data.split("val")]
-    onnx = Predictor(made, config, runtime="onnx").predict(images)
-    for one, other in zip(Predictor(made, config).predict(images), onnx, strict=True):
+    found = Predictor(made, config, runtime="onnx").predict(images)
+    for one, other in zip(Predictor(made, config).predict(images), found, strict=True):
         assert np.array_equal(one, other) and len(np.unique(one)) > 1
 
 
@@ -160,9 +170,9 @@ def test_the_models_of_folds_have_one_each(data: SegmentationData, tmp_path: Pat
 def test_what_does_not_fit_is_said(made: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes images of 36x50, but data"):
         Predictor(made, CONFIG.replace({"data.resolution": "64x64"}), runtime="onnx")
-    onnx = OnnxNetwork(made / MODEL)
+    graph = OnnxNetwork(made / MODEL)
     with pytest.raises(InputError, match="takes images of 36x50 alone, but got 96x96"):
-        onnx(torch.zeros(1, 3, 96, 96))
+        graph(torch.zeros(1, 3, 96, 96))
     with pytest.raises(InputError, match="runtime tensor: must be torch or onnx"):
         Predictor(made, runtime="tensor")
     folder = shutil.copytree(made, tmp_path / "copy")
