@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from rich.console import Console
 from rich.table import Table
 
+from search.findings.wording import clock
 from spaces.edges import edges
 from spaces.space import Free, Space
 from trainers.dbnet.perfect import perfect_scores
@@ -14,6 +18,7 @@ from trainers.text_sizes import LOWEST_PAGE, network_size, split_text
 
 LOW = 0.95  # Hmean of perfect targets below which a hint is given
 UNCLIP = "decode.unclip_ratio"
+PASSES = ("decode.thresh", "decode.max_candidates")  # each value decodes or scores all maps anew
 
 
 def say_text(space: Space, data: TextData, console: Console) -> None:
@@ -59,10 +64,12 @@ def _perfect(space: Space, data: TextData, console: Console) -> None:
     table.add_column("data.resolution", justify="right")
     for index, ratio in enumerate(ratios):
         table.add_column(f"{'unclip ' if not index else ''}{ratio:g}", justify="right")
-    said = []
+    said, seconds = [], 0.0
     for resolution in sorted(space.values("data.resolution")):
         pages = ((data.sizes[page.image], data.truth(page)) for page in data.split("val"))
+        began = time.perf_counter()
         hmeans = [scores.hmean for scores in perfect_scores(pages, resolution, ratios)]
+        seconds = time.perf_counter() - began  # in the end that of the largest resolution
         table.add_row(str(resolution), *(f"{hmean:.3f}" for hmean in hmeans))
         best = max(hmeans)
         if best < LOW:
@@ -80,6 +87,25 @@ def _perfect(space: Space, data: TextData, console: Console) -> None:
     console.print(table)
     for line in said:
         _say(line, console)
+    if (cost := _sweeping(space, seconds)) is not None:
+        _say(cost, console)
+
+
+def _sweeping(space: Space, seconds: float) -> str | None:
+    """How many decode settings are tried after every epoch, and how long that takes.
+
+    Args:
+        seconds: of one pass over the maps of val, at the largest resolution.
+    """
+    if not space.free() or space.base.metric.name == "cleval":  # its cost: docs/study-file.md
+        return None
+    counts = {name: len(dim.values()) for name, dim in space.free().items()}
+    passes = math.prod(count for name, count in counts.items() if name in PASSES)
+    named = " x ".join(f"{count} {name}" for name, count in counts.items())
+    return (
+        f"after every epoch val is decoded with {math.prod(counts.values())} settings ({named}): "
+        f"about {clock(passes * seconds)} here, without the network"
+    )
 
 
 def _say(line: str, console: Console) -> None:

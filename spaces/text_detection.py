@@ -84,6 +84,7 @@ class TextDetectionConfig(TrialConfig):
         "decode.box_thresh",
         "decode.unclip_ratio",
         "decode.thresh",
+        "decode.max_candidates",
     )
 
     metric: TextMetric = TextMetric()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import fmean
@@ -42,7 +42,7 @@ from trainers.to_host import ToHost
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
-DECODE = ("decode.thresh", "decode.box_thresh", "decode.unclip_ratio")
+DECODE = ("decode.thresh", "decode.max_candidates", "decode.box_thresh", "decode.unclip_ratio")
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,24 @@ class TextDetectionTask:
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
         grids = self._grids()
-        tried = {thresh: self._try(outputs, thresh, grids) for thresh in grids["decode.thresh"]}
-        usual = self.config.decode.thresh
-        thresh = max(tried, key=lambda t: (tried[t].values.max(), -abs(t - usual)))
-        found, values = tried[thresh].boxes, tried[thresh].values
+        tried = {
+            (thresh, limit): one
+            for thresh in grids["decode.thresh"]
+            for limit, one in self._try(outputs, thresh, grids).items()
+        }
+        usual = self.config.decode
+        at = max(
+            tried,
+            key=lambda at: (
+                tried[at].values.max(),
+                -abs(at[0] - usual.thresh),
+                -abs(at[1] - usual.max_candidates),
+            ),
+        )
+        found, values = tried[at].boxes, tried[at].values
         box_thresh, unclip_ratio, best = found.best_of(values)
         place = found.unclip_ratios.index(unclip_ratio), found.box_threshs.index(box_thresh)
-        chosen = dict(zip(DECODE, (thresh, box_thresh, unclip_ratio), strict=True))
+        chosen = dict(zip(DECODE, (*at, box_thresh, unclip_ratio), strict=True))
         curve = zip(grids["decode.box_thresh"], found.curve(unclip_ratio), strict=True)
         value = float(values[place])
         scores = Scores(
@@ -208,13 +219,13 @@ class TextDetectionTask:
                 recall=best.recall,
                 images_over_max_candidates=found.bound_images,
                 curve=tuple(
-                    CurvePoint(at, pooled.precision, pooled.recall, pooled.hmean)
-                    for at, pooled in curve
+                    CurvePoint(cut, pooled.precision, pooled.recall, pooled.hmean)
+                    for cut, pooled in curve
                 ),
             ),
         )
         means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
-        images = ImageCounts(tried[thresh].counts[(slice(None), *place)])
+        images = ImageCounts(tried[at].counts[(slice(None), *place)])
         return Validation(scores, means, images)
 
     @torch.no_grad()
@@ -253,17 +264,8 @@ class TextDetectionTask:
 
     def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
         """Candidates of a page, before any box_thresh."""
-        return _decoded(self._decoding(output, unclip_ratios, thresh))
-
-    def _decoding(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Decoding:
-        return Decoding(
-            output.probability,
-            output.size,
-            output.scale,
-            unclip_ratios,
-            thresh,
-            self.config.decode.max_candidates,
-        )
+        limit = self.config.decode.max_candidates
+        return _decoded(_decoding(output, unclip_ratios, thresh, limit))
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """No classes: text detection has no class that could be dead while others live."""
@@ -301,10 +303,30 @@ class TextDetectionTask:
 
     def _try(
         self, outputs: list[PageOutput], thresh: float, grids: Mapping[str, list[float]]
+    ) -> dict[int, Tried]:
+        """Score every setting of boxes at one binarisation threshold, by max_candidates.
+
+        Candidates are found once, for the largest max_candidates; fewer are the largest of them.
+        """
+        ratios = grids["decode.unclip_ratio"]
+        limits = sorted(map(int, grids["decode.max_candidates"]), reverse=True)
+        asked = [[_decoding(output, ratios, thresh, limits[0])] for output in outputs]
+        found: Iterable[Candidates] = self._decoder.read(asked)
+        if len(limits) > 1:
+            found = list(found)
+        tried: dict[int, Tried] = {}
+        for limit in limits:
+            if tried and all(len(one.scores) <= limit for one in found):
+                tried[limit] = tried[limits[0]]  # nothing is left out yet
+                continue
+            known = found if limit == limits[0] else (one.limited(limit) for one in found)
+            tried[limit] = self._tried(known, outputs, grids["decode.box_thresh"])
+        return tried
+
+    def _tried(
+        self, found: Iterable[Candidates], outputs: list[PageOutput], cuts: list[float]
     ) -> Tried:
-        """Score every setting of boxes at one binarisation threshold."""
-        ratios, cuts = grids["decode.unclip_ratio"], grids["decode.box_thresh"]
-        found = self._decoder.read([[self._decoding(output, ratios, thresh)] for output in outputs])
+        """Score every box_thresh and unclip ratio of the candidates of some pages."""
         pairs = zip(found, (output.truth for output in outputs), strict=True)
         if self.config.metric.name == "cleval":
             pages = list(pairs)
@@ -462,6 +484,14 @@ class Decoding(NamedTuple):
     unclip_ratios: list[float]
     thresh: float
     max_candidates: int
+
+
+def _decoding(
+    output: PageOutput, unclip_ratios: list[float], thresh: float, max_candidates: int
+) -> Decoding:
+    return Decoding(
+        output.probability, output.size, output.scale, unclip_ratios, thresh, max_candidates
+    )
 
 
 def _decoded(asked: Decoding) -> Candidates:

@@ -42,6 +42,22 @@ class Candidates:
     unclip_ratios: tuple[float, ...]
     max_candidates_bound: bool
     """True where max_candidates left out a contour that was large enough."""
+    ranks: NDArray[np.int64]
+    """(N,) places by the area of the rectangles, 0 the largest; of equal ones the first found."""
+
+    def limited(self, max_candidates: int) -> Candidates:
+        """Return what `candidates` finds with this smaller max_candidates."""
+        if len(self.scores) <= max_candidates:
+            return self
+        at = self.ranks < max_candidates
+        return Candidates(
+            self.scores[at],
+            self.boxes[:, at],
+            self.kept[:, at],
+            self.unclip_ratios,
+            True,
+            self.ranks[at],
+        )
 
     def cut(self, box_thresh: float, unclip_ratio: float) -> Detections:
         """Return the boxes of score >= box_thresh at one of the unclip ratios."""
@@ -84,7 +100,7 @@ def candidates(
     """
     _check(probability, original_size, scale, unclip_ratios, thresh, max_candidates)
     probability = np.ascontiguousarray(probability, np.float32)
-    rectangles, bound = _rectangles(probability > thresh, max_candidates)
+    rectangles, ranks, bound = _rectangles(probability > thresh, max_candidates)
     scores = np.array([_mean_inside(probability, r) for r in rectangles], np.float64)
     ratios = np.array(unclip_ratios, np.float64)
     boxes, short_sides = unclip(rectangles, ratios)  # (R, N, 4, 2), (R, N)
@@ -93,7 +109,7 @@ def candidates(
     boxes = np.rint(boxes) * np.asarray(scale)
     boxes = boxes.clip(0, [original_size[1], original_size[0]])
     kept = (short_sides >= MIN_UNCLIPPED_SIDE) & (_area(boxes) > 0)
-    return Candidates(scores, boxes, kept, tuple(unclip_ratios), bound)
+    return Candidates(scores, boxes, kept, tuple(unclip_ratios), bound, ranks)
 
 
 def decode(
@@ -166,23 +182,26 @@ def _check(
         raise ValueError(f"max_candidates must be at least 1, but got {max_candidates}")
 
 
-def _rectangles(binary: NDArray[np.bool_], max_candidates: int) -> tuple[NDArray[np.float64], bool]:
-    """(N, 4, 2) corners of the regions' rectangles in contour order; whether some were left out."""
+def _rectangles(
+    binary: NDArray[np.bool_], max_candidates: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], bool]:
+    """(N, 4, 2) corners of the regions' rectangles in contour order; their places by area; whether
+    some were left out."""
     # the two-level hierarchy tells outlines of regions (parent -1) from outlines of their holes
     contours, hierarchy = cv2.findContours(
         binary.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
     )
     if not contours:
-        return np.empty((0, 4, 2)), False
+        return np.empty((0, 4, 2)), np.empty(0, np.int64), False
     outer = [c for c, row in zip(contours, hierarchy[0], strict=True) if row[3] < 0]
     found = [r for r in map(cv2.minAreaRect, outer) if min(r[1]) >= MIN_SIDE]
-    bound = len(found) > max_candidates
-    if bound:
-        areas = np.array([width * height for _, (width, height), _ in found])
-        largest = np.argsort(-areas, kind="stable")[:max_candidates]
-        found = [found[i] for i in sorted(largest)]
+    areas = np.array([width * height for _, (width, height), _ in found])
+    ranks = np.empty(len(found), np.int64)
+    ranks[np.argsort(-areas, kind="stable")] = np.arange(len(found))
+    kept = ranks < max_candidates
+    found = [rectangle for rectangle, one in zip(found, kept, strict=True) if one]
     corners = [cv2.boxPoints(rectangle) for rectangle in found]
-    return np.array(corners, np.float64).reshape(-1, 4, 2), bound
+    return np.array(corners, np.float64).reshape(-1, 4, 2), ranks[kept], not kept.all()
 
 
 def _mean_inside(probability: NDArray[np.float32], rectangle: NDArray[np.float64]) -> float:
