@@ -62,6 +62,8 @@ class TextDecodeConfig(Section):
     """Boxes of a lower mean probability are dropped."""
     unclip_ratio: float = Field(1.5, gt=0, le=10)
     max_candidates: int = Field(1000, ge=1, le=100_000)
+    output: Literal["quad", "polygon"] = "quad"
+    """quad: rectangles; polygon: outlines of any form, for curved text."""
 
 
 def _lower(value: Any) -> Any:

@@ -24,7 +24,7 @@ from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModel
 from trainers import schedules
 from trainers.batches import Reader, batch_sizes, epoch_batches, layout, normalise
 from trainers.cleval import cleval_metric, cleval_sweep
-from trainers.dbnet.decode import Candidates, candidates
+from trainers.dbnet.decode import Candidates, Output, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.loss import DBLoss, TargetMaps, negatives_of
@@ -265,7 +265,20 @@ class TextDetectionTask:
     def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
         """Candidates of a page, before any box_thresh."""
         limit = self.config.decode.max_candidates
-        return _decoded(_decoding(output, unclip_ratios, thresh, limit))
+        return _decoded(self._decoding(output, unclip_ratios, thresh, limit))
+
+    def _decoding(
+        self, output: PageOutput, unclip_ratios: list[float], thresh: float, max_candidates: int
+    ) -> Decoding:
+        return Decoding(
+            output.probability,
+            output.size,
+            output.scale,
+            unclip_ratios,
+            thresh,
+            max_candidates,
+            self.config.decode.output,
+        )
 
     def dead_class_view(self, scores: Scores) -> list[float]:
         """No classes: text detection has no class that could be dead while others live."""
@@ -310,7 +323,7 @@ class TextDetectionTask:
         """
         ratios = grids["decode.unclip_ratio"]
         limits = sorted(map(int, grids["decode.max_candidates"]), reverse=True)
-        asked = [[_decoding(output, ratios, thresh, limits[0])] for output in outputs]
+        asked = [[self._decoding(output, ratios, thresh, limits[0])] for output in outputs]
         found: Iterable[Candidates] = self._decoder.read(asked)
         if len(limits) > 1:
             found = list(found)
@@ -484,14 +497,7 @@ class Decoding(NamedTuple):
     unclip_ratios: list[float]
     thresh: float
     max_candidates: int
-
-
-def _decoding(
-    output: PageOutput, unclip_ratios: list[float], thresh: float, max_candidates: int
-) -> Decoding:
-    return Decoding(
-        output.probability, output.size, output.scale, unclip_ratios, thresh, max_candidates
-    )
+    shape: Output
 
 
 def _decoded(asked: Decoding) -> Candidates:
@@ -500,6 +506,7 @@ def _decoded(asked: Decoding) -> Candidates:
         unclip_ratios=asked.unclip_ratios,
         thresh=asked.thresh,
         max_candidates=asked.max_candidates,
+        output=asked.shape,
     )
 
 
