@@ -72,7 +72,7 @@ def peer(folder: Path) -> Row:
 def _candidates(found: Detections) -> Candidates:
     """Boxes that were chosen already, as the score takes them."""
     kept = np.ones((1, len(found.boxes)), bool)
-    return Candidates(found.scores, found.boxes[None], kept, (1.0,), False)
+    return Candidates(found.scores, found.boxes[None], kept, (1.0,), False, np.arange(len(kept[0])))
 
 
 def report(rows: list[Row]) -> str:

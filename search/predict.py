@@ -163,8 +163,8 @@ class Output:
         line: dict[str, Any] = {"name": job.name, "image": job.image, **(job.stamp or {})}
         if isinstance(prediction, Detections):
             _put(result, lambda path: path.write_text(_icdar(prediction), encoding="utf-8"))
-            pairs = zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
-            line["boxes"] = [{"polygon": box, "score": score} for box, score in pairs]
+            pairs = zip(prediction.outlines, prediction.scores.tolist(), strict=True)
+            line["boxes"] = [{"polygon": box.tolist(), "score": score} for box, score in pairs]
         else:
             mask = prediction
             _put(result, lambda path: Image.fromarray(mask).save(path, format="PNG"))
@@ -343,6 +343,6 @@ def _save_array(path: Path, values: np.ndarray) -> None:
 
 
 def _icdar(found: Detections) -> str:
-    """A line `x1,y1,x2,y2,x3,y3,x4,y4` a box, in whole pixels, as ICDAR 2015 has them."""
-    corners = np.rint(found.boxes).astype(int).reshape(-1, 8)
-    return "".join(",".join(map(str, box)) + "\n" for box in corners.tolist())
+    """A line `x1,y1,x2,y2,...` a box, in whole pixels, of four corners as ICDAR 2015 has them."""
+    corners = [np.rint(outline).astype(int).ravel() for outline in found.outlines]
+    return "".join(",".join(map(str, box)) + "\n" for box in corners)

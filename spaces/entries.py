@@ -108,7 +108,7 @@ def _mapping_entry(
                 (name, "free"),
                 f"only {', '.join(default.base.free_names)} can be free (searched inside a trial)",
             )
-        return Free(float(low), float(high), float(step or 0.01))
+        return Free(float(low), float(high), float(step or (1 if whole else 0.01)))
     if low == high:
         return _Pin(_value(default, name, low))
     if whole:

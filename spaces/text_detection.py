@@ -67,6 +67,8 @@ class TextDecodeConfig(Section):
     max_candidates: int = Field(1000, ge=1, le=100_000)
     tta: Tta = "none"
     """Of the maps of both branches, before they are decoded."""
+    output: Literal["quad", "polygon"] = "quad"
+    """quad: rectangles; polygon: outlines of any form, for curved text."""
 
 
 def _lower(value: Any) -> Any:
@@ -89,6 +91,7 @@ class TextDetectionConfig(TrialConfig):
         "decode.box_thresh",
         "decode.unclip_ratio",
         "decode.thresh",
+        "decode.max_candidates",
     )
 
     metric: TextMetric = TextMetric()

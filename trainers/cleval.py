@@ -34,7 +34,7 @@ def cleval_counts(boxes: NDArray[np.floating], truth: TextAnnotation) -> Counts:
     """Return what an image adds to CLEval's score of detection.
 
     Args:
-        boxes: (D, 4, 2) in image pixels.
+        boxes: (D, K, 2) in image pixels; of polygons their minimum-area rectangles count.
 
     Shape:
         (2, 3): characters of the truth found less penalties, all, all; of the detections likewise.
@@ -44,7 +44,7 @@ def cleval_counts(boxes: NDArray[np.floating], truth: TextAnnotation) -> Counts:
     """
     metric = cleval_metric()
     metric.update(
-        boxes.reshape(-1, 8).astype(np.float32),
+        _quads(boxes),
         _quads(truth.polygons),
         det_letters=[""] * len(boxes),  # what is read does not count, where it is does
         gt_letters=truth.texts,
@@ -85,7 +85,9 @@ def cleval_sweep(
     return np.array(counts, np.int64)
 
 
-def _quads(polygons: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+def _quads(
+    polygons: Sequence[NDArray[np.floating]] | NDArray[np.floating],
+) -> NDArray[np.float32]:
     """(N, 8) corners; a polygon of more corners is replaced by its minimum-area rectangle."""
     quads = [
         polygon if len(polygon) == 4 else cv2.boxPoints(cv2.minAreaRect(polygon.astype(np.float32)))

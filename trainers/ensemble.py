@@ -29,7 +29,7 @@ from trainers.precision import resolve_precision
 from trainers.report import Losses, Validation
 from trainers.segmentation import SegmentationTask, resize, rows_of, rows_of_a_size
 from trainers.text_data import TextData
-from trainers.text_detection import PageOutput, TextDetectionTask
+from trainers.text_detection import At, PageOutput, TextDetectionTask, Tried
 
 Shares = NDArray[np.float64]
 """(J, M): what each of M members counts in each of J means; a row adds to 1."""
@@ -238,20 +238,21 @@ class TextEnsemble(TextDetectionTask):
         """See `EnsembleTask`. Of a page no more is kept than what can become its boxes."""
         models.eval()
         grids = self.grids()
-        ratios, threshs = grids["decode.unclip_ratio"], grids["decode.thresh"]
+        threshs = grids["decode.thresh"]
         kept: list[dict[float, list[Candidates]]] = [{t: [] for t in threshs} for _ in means]
         truths = []
         for pages in self._pages_of_all(models, split):
             truths.append(pages[0].truth)
             for page, found in zip(mean_pages(pages, means), kept, strict=True):
                 for thresh, several in found.items():
-                    several.append(self.found(page, ratios, thresh))
-        return [
-            self.best_of(
-                {t: self.tried(of_t, truths, grids) for t, of_t in found.items()}, Losses()
-            )
-            for found in kept
-        ]
+                    several.append(self.found(page, grids, thresh))
+        scored = []
+        for found in kept:
+            tried: dict[At, Tried] = {}
+            for thresh, several in found.items():
+                tried |= self.tried(thresh, several, truths, grids)
+            scored.append(self.best_of(tried, Losses()))
+        return scored
 
     def _pages_of_all(self, models: nn.Module, split: str) -> Iterator[list[PageOutput]]:
         """Yield what each member says of a page."""

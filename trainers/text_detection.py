@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModel
 from trainers import schedules
 from trainers.batches import Reader, batch_sizes, epoch_batches, layout, normalise
 from trainers.cleval import cleval_metric, cleval_sweep
-from trainers.dbnet.decode import Candidates, candidates
+from trainers.dbnet.decode import Candidates, Output, candidates
 from trainers.dbnet.head import STRIDE, DBNet
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.loss import DBLoss, TargetMaps, negatives_of
@@ -45,7 +45,7 @@ from trainers.views import mean_over_views
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
-DECODE = ("decode.thresh", "decode.box_thresh", "decode.unclip_ratio")
+DECODE = ("decode.thresh", "decode.max_candidates", "decode.box_thresh", "decode.unclip_ratio")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,10 @@ class PageOutput:
     """Image pixels a network pixel, (x, y)."""
     probability: np.ndarray
     """(h, w) in 0..1."""
+
+
+At = tuple[float, int]
+"""A binarisation threshold, and max_candidates."""
 
 
 class Tried(NamedTuple):
@@ -193,24 +197,29 @@ class TextDetectionTask:
         outputs = [output for output, _ in found_on]
         losses = [parts for _, parts in found_on]
         grids = self.grids()
-        ratios = grids["decode.unclip_ratio"]
-        tried = {}
+        truths = [output.truth for output in outputs]
+        tried: dict[At, Tried] = {}
         for thresh in grids["decode.thresh"]:
-            asked = ([self._decoding(output, ratios, thresh)] for output in outputs)
-            found = self._decoder.read(list(asked))
-            tried[thresh] = self.tried(found, (output.truth for output in outputs), grids)
+            asked = [[self._decoding(output, grids, thresh)] for output in outputs]
+            tried |= self.tried(thresh, self._decoder.read(asked), truths, grids)
         means = Losses(**{n: fmean(parts[n] for parts in losses) for n in losses[0]})
         return self.best_of(tried, means)
 
-    def best_of(self, tried: Mapping[float, Tried], losses: Losses) -> Validation:
-        """The score at the best of all settings that were tried, {thresh: its others}."""
-        grids = self.grids()
-        usual = self.config.decode.thresh
-        thresh = max(tried, key=lambda t: (tried[t].values.max(), -abs(t - usual)))
-        found, values = tried[thresh].boxes, tried[thresh].values
+    def best_of(self, tried: Mapping[At, Tried], losses: Losses) -> Validation:
+        """The score at the best of all settings that were tried."""
+        grids, usual = self.grids(), self.config.decode
+        at = max(
+            tried,
+            key=lambda at: (
+                tried[at].values.max(),
+                -abs(at[0] - usual.thresh),
+                -abs(at[1] - usual.max_candidates),
+            ),
+        )
+        found, values = tried[at].boxes, tried[at].values
         box_thresh, unclip_ratio, best = found.best_of(values)
         place = found.unclip_ratios.index(unclip_ratio), found.box_threshs.index(box_thresh)
-        chosen = dict(zip(DECODE, (thresh, box_thresh, unclip_ratio), strict=True))
+        chosen = dict(zip(DECODE, (*at, box_thresh, unclip_ratio), strict=True))
         curve = zip(grids["decode.box_thresh"], found.curve(unclip_ratio), strict=True)
         value = float(values[place])
         scores = Scores(
@@ -222,12 +231,12 @@ class TextDetectionTask:
                 recall=best.recall,
                 images_over_max_candidates=found.bound_images,
                 curve=tuple(
-                    CurvePoint(at, pooled.precision, pooled.recall, pooled.hmean)
-                    for at, pooled in curve
+                    CurvePoint(cut, pooled.precision, pooled.recall, pooled.hmean)
+                    for cut, pooled in curve
                 ),
             ),
         )
-        images = ImageCounts(tried[thresh].counts[(slice(None), *place)])
+        images = ImageCounts(tried[at].counts[(slice(None), *place)])
         return Validation(scores, losses, images)
 
     @torch.no_grad()
@@ -264,18 +273,23 @@ class TextDetectionTask:
         while ahead:
             yield _arrived(*ahead.popleft())
 
-    def found(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Candidates:
+    def found(
+        self, output: PageOutput, grids: Mapping[str, list[float]], thresh: float
+    ) -> Candidates:
         """Candidates of a page, before any box_thresh."""
-        return _decoded(self._decoding(output, unclip_ratios, thresh))
+        return _decoded(self._decoding(output, grids, thresh))
 
-    def _decoding(self, output: PageOutput, unclip_ratios: list[float], thresh: float) -> Decoding:
+    def _decoding(
+        self, output: PageOutput, grids: Mapping[str, list[float]], thresh: float
+    ) -> Decoding:
         return Decoding(
             output.probability,
             output.size,
             output.scale,
-            unclip_ratios,
+            grids["decode.unclip_ratio"],
             thresh,
-            self.config.decode.max_candidates,
+            int(max(grids["decode.max_candidates"])),
+            self.config.decode.output,
         )
 
     def dead_class_view(self, scores: Scores) -> list[float]:
@@ -314,12 +328,32 @@ class TextDetectionTask:
 
     def tried(
         self,
+        thresh: float,
         found: Iterable[Candidates],
-        truths: Iterable[TextAnnotation],
+        truths: Sequence[TextAnnotation],
         grids: Mapping[str, list[float]],
+    ) -> dict[At, Tried]:
+        """Score every setting of boxes, of the candidates of one binarisation threshold.
+
+        Candidates were found once, for the largest max_candidates; fewer are the largest of them.
+        """
+        limits = sorted(map(int, grids["decode.max_candidates"]), reverse=True)
+        if len(limits) > 1:
+            found = list(found)
+        tried: dict[At, Tried] = {}
+        for limit in limits:
+            if tried and all(len(one.scores) <= limit for one in found):
+                tried[thresh, limit] = tried[thresh, limits[0]]  # nothing is left out yet
+                continue
+            known = found if limit == limits[0] else (one.limited(limit) for one in found)
+            tried[thresh, limit] = self._tried(known, truths, grids["decode.box_thresh"])
+        return tried
+
+    def _tried(
+        self, found: Iterable[Candidates], truths: Sequence[TextAnnotation], cuts: list[float]
     ) -> Tried:
-        """Score every setting of boxes, of the candidates of one binarisation threshold."""
-        pairs, cuts = zip(found, truths, strict=True), grids["decode.box_thresh"]
+        """Score every box_thresh and unclip ratio of the candidates of some pages."""
+        pairs = zip(found, truths, strict=True)
         if self.config.metric.name == "cleval":
             pages = list(pairs)
             boxes, counts = sweep(pages, cuts), cleval_sweep(pages, cuts)
@@ -511,6 +545,7 @@ class Decoding(NamedTuple):
     unclip_ratios: list[float]
     thresh: float
     max_candidates: int
+    shape: Output
 
 
 def _decoded(asked: Decoding) -> Candidates:
@@ -519,6 +554,7 @@ def _decoded(asked: Decoding) -> Candidates:
         unclip_ratios=asked.unclip_ratios,
         thresh=asked.thresh,
         max_candidates=asked.max_candidates,
+        output=asked.shape,
     )
 
 

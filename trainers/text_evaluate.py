@@ -15,7 +15,7 @@ from trainers.dbnet.score import match
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
 from trainers.pictures import MAX_SIDE, Colour, best_and_worst, picture_folder, sheet, shown_size
-from trainers.text_detection import PageOutput, TextDetectionTask
+from trainers.text_detection import DECODE, PageOutput, TextDetectionTask
 
 FOUND, MISSED, FALSE, DONT_CARE = (
     ("found", (20, 150, 40)),
@@ -56,7 +56,8 @@ def evaluate_text(
 def detections(task: TextDetectionTask, output: PageOutput) -> Detections:
     """The boxes of a page at the config's decode settings."""
     decode = task.config.decode
-    found = task.found(output, [decode.unclip_ratio], decode.thresh)
+    grids = {name: [value] for name, value in task.config.flat().items() if name in DECODE}
+    found = task.found(output, grids, decode.thresh)
     return found.cut(decode.box_thresh, decode.unclip_ratio)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from spaces.errors import InputError
 from spaces.space import Space
+from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.targets import MIN_SIDE, fit_long_side, too_small
 from trainers.text_augment import SCALES
 from trainers.text_data import Page, TextData
@@ -23,6 +24,7 @@ class SplitText:
 
     Attributes:
         dont_care: of the boxes.
+        curved: boxes that count and have more than four corners.
         small: {resolution: boxes that count and are lower than MIN_SIDE there}: the kernel loss
             does not look at them.
         strips: {resolution: pages that are lower than LOWEST_PAGE there}.
@@ -30,6 +32,7 @@ class SplitText:
 
     boxes: int
     dont_care: int
+    curved: int
     small: dict[int, int]
     strips: dict[int, list[Page]]
 
@@ -45,6 +48,7 @@ def split_text(data: TextData, split: str, resolutions: Sequence[int]) -> SplitT
     return SplitText(
         len(ignore),
         int(ignore.sum()),
+        sum(_curved(data.truth(page)) for page in pages),
         {size: sum(_small(data, page, size) for page in pages) for size in resolutions},
         {
             size: [p for p in pages if min(network_size(data, p, size)) < LOWEST_PAGE]
@@ -77,6 +81,11 @@ def check_learnable(space: Space, data: TextData) -> None:
                 f"train are lower than {MIN_SIDE:g} pixels there ({first} becomes "
                 f"{width}x{height}) and are masked; raise it"
             )
+
+
+def _curved(truth: TextAnnotation) -> int:
+    counting = zip(truth.polygons, truth.ignore, strict=True)
+    return sum(len(polygon) > 4 and not ignore for polygon, ignore in counting)
 
 
 def _small(data: TextData, page: Page, long_side: int) -> int:

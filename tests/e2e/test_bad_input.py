@@ -922,7 +922,7 @@ CASES = [
         "decode.box_thresh: must be less than 1, but got 1.5 (words.yaml line 11)",
         "launch words.yaml"),
     Bad("text-free", text_space("optim.momentum: {free: true, low: 0.1, high: 0.9, step: 0.1}"),
-        "only decode.box_thresh, decode.unclip_ratio, decode.thresh can be free",
+        "decode.unclip_ratio, decode.thresh, decode.max_candidates can be free",
         "launch words.yaml"),
     Bad("text-encoder", edit("encoder: resnet18", "encoder: tu-vit_tiny_patch16_224", "words.yaml"),
         "model.encoder tu-vit_tiny_patch16_224 with model.decoder fpn cannot be built: ",

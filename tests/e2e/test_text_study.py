@@ -98,7 +98,9 @@ def predicted(folder: Path) -> float:
         found = np.array([box["polygon"] for box in boxes[page.stem]]).reshape(1, -1, 4, 2)
         scores = np.array([box["score"] for box in boxes[page.stem]])
         kept = np.ones(found.shape[:2], bool)
-        pages.append((Candidates(scores, found, kept, (1.0,), False), data.truth(page)))
+        ranks = np.arange(len(scores))
+        known = Candidates(scores, found, kept, (1.0,), False, ranks)
+        pages.append((known, data.truth(page)))
         icdar = (folder / "out" / "boxes" / f"{page.stem}.txt").read_text().splitlines()
         assert [list(map(int, line.split(","))) for line in icdar] == np.rint(found).reshape(
             -1, 8

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from trainers.dbnet.polygons import outline_of, unclip_outlines, without_repeats
+
+Output = Literal["quad", "polygon"]
 
 THRESH = 0.3
 MAX_CANDIDATES = 1000
@@ -24,9 +29,16 @@ class Detections:
     """Text boxes of one image, in contour order."""
 
     boxes: NDArray[np.float64]
-    """(M, 4, 2) corners x, y in image pixels, inside the image."""
+    """(M, K, 2) corners x, y in image pixels, inside the image; K is 4, but for polygons, of which
+    those with fewer than K corners have the last one again and again."""
     scores: NDArray[np.float64]
     """(M,) mean probability inside the box before unclipping, 0..1."""
+
+    @property
+    def outlines(self) -> list[NDArray[np.float64]]:
+        """M arrays (k, 2): the corners that each box has."""
+        quads = self.boxes.shape[1] == 4
+        return list(self.boxes) if quads else [without_repeats(box) for box in self.boxes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +48,28 @@ class Candidates:
     scores: NDArray[np.float64]
     """(N,) mean probability inside each rectangle, 0..1."""
     boxes: NDArray[np.float64]
-    """(R, N, 4, 2) corners x, y in image pixels, inside the image."""
+    """(R, N, K, 2) corners x, y in image pixels, inside the image; K as of Detections."""
     kept: NDArray[np.bool_]
     """(R, N) false where a box is too small after unclipping or lies outside the image."""
     unclip_ratios: tuple[float, ...]
     max_candidates_bound: bool
     """True where max_candidates left out a contour that was large enough."""
+    ranks: NDArray[np.int64]
+    """(N,) places by the area of the rectangles, 0 the largest; of equal ones the first found."""
+
+    def limited(self, max_candidates: int) -> Candidates:
+        """Return what `candidates` finds with this smaller max_candidates."""
+        if len(self.scores) <= max_candidates:
+            return self
+        at = self.ranks < max_candidates
+        return Candidates(
+            self.scores[at],
+            self.boxes[:, at],
+            self.kept[:, at],
+            self.unclip_ratios,
+            True,
+            self.ranks[at],
+        )
 
     def cut(self, box_thresh: float, unclip_ratio: float) -> Detections:
         """Return the boxes of score >= box_thresh at one of the unclip ratios."""
@@ -62,11 +90,14 @@ def candidates(
     unclip_ratios: Sequence[float],
     thresh: float = THRESH,
     max_candidates: int = MAX_CANDIDATES,
+    output: Output = "quad",
 ) -> Candidates:
     """Find and score everything that may be text, and unclip it by each ratio.
 
     P > thresh -> connected regions -> minimum-area rectangle, short side >= 3 px -> mean P inside
     -> each side moved out by d' = A * ratio / L -> short side >= 5 px -> image pixels, clipped.
+
+    A polygon, for curved text, is the region's own contour, scored and moved out as a whole.
 
     Of more than `max_candidates` rectangles the largest by area stay (of equal ones those found
     first), whatever their scores, so that box_thresh remains a pure cut.
@@ -78,22 +109,29 @@ def candidates(
         unclip_ratios: R of them, each > 0.
         thresh: binarisation threshold, 0 <= thresh < 1.
         max_candidates: at least 1.
+        output: rectangles, or polygons.
 
     Raises:
         ValueError: an argument out of range.
     """
     _check(probability, original_size, scale, unclip_ratios, thresh, max_candidates)
     probability = np.ascontiguousarray(probability, np.float32)
-    rectangles, bound = _rectangles(probability > thresh, max_candidates)
-    scores = np.array([_mean_inside(probability, r) for r in rectangles], np.float64)
+    rectangles, contours, ranks, bound = _regions(probability > thresh, max_candidates)
     ratios = np.array(unclip_ratios, np.float64)
-    boxes, short_sides = unclip(rectangles, ratios)  # (R, N, 4, 2), (R, N)
+    shapes: Sequence[NDArray[np.float64]] = list(rectangles)
+    if output == "polygon":
+        pairs = zip(map(outline_of, contours), rectangles, strict=True)
+        shapes = [rectangle if outline is None else outline for outline, rectangle in pairs]
+        boxes, short_sides = unclip_outlines(shapes, ratios)  # (R, N, K, 2), (R, N)
+    else:
+        boxes, short_sides = unclip(rectangles, ratios)  # (R, N, 4, 2), (R, N)
+    scores = np.array([_mean_inside(probability, shape) for shape in shapes], np.float64)
     # whole network pixels, as from pyclipper, which knows integers only: published results and
     # the perfect scores of reference receipts have them
     boxes = np.rint(boxes) * np.asarray(scale)
     boxes = boxes.clip(0, [original_size[1], original_size[0]])
     kept = (short_sides >= MIN_UNCLIPPED_SIDE) & (_area(boxes) > 0)
-    return Candidates(scores, boxes, kept, tuple(unclip_ratios), bound)
+    return Candidates(scores, boxes, kept, tuple(unclip_ratios), bound, ranks)
 
 
 def decode(
@@ -105,6 +143,7 @@ def decode(
     unclip_ratio: float,
     thresh: float = THRESH,
     max_candidates: int = MAX_CANDIDATES,
+    output: Output = "quad",
 ) -> Detections:
     """Return the boxes of one setting; arguments as for `candidates`."""
     found = candidates(
@@ -114,6 +153,7 @@ def decode(
         unclip_ratios=[unclip_ratio],
         thresh=thresh,
         max_candidates=max_candidates,
+        output=output,
     )
     return found.cut(box_thresh, unclip_ratio)
 
@@ -166,28 +206,36 @@ def _check(
         raise ValueError(f"max_candidates must be at least 1, but got {max_candidates}")
 
 
-def _rectangles(binary: NDArray[np.bool_], max_candidates: int) -> tuple[NDArray[np.float64], bool]:
-    """(N, 4, 2) corners of the regions' rectangles in contour order; whether some were left out."""
+def _regions(
+    binary: NDArray[np.bool_], max_candidates: int
+) -> tuple[NDArray[np.float64], list[NDArray[np.int32]], NDArray[np.int64], bool]:
+    """(N, 4, 2) corners of the regions' rectangles in contour order; their contours, and their
+    places by area; whether some were left out."""
     # the two-level hierarchy tells outlines of regions (parent -1) from outlines of their holes
     contours, hierarchy = cv2.findContours(
         binary.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
     )
     if not contours:
-        return np.empty((0, 4, 2)), False
+        return np.empty((0, 4, 2)), [], np.empty(0, np.int64), False
     outer = [c for c, row in zip(contours, hierarchy[0], strict=True) if row[3] < 0]
-    found = [r for r in map(cv2.minAreaRect, outer) if min(r[1]) >= MIN_SIDE]
-    bound = len(found) > max_candidates
-    if bound:
-        areas = np.array([width * height for _, (width, height), _ in found])
-        largest = np.argsort(-areas, kind="stable")[:max_candidates]
-        found = [found[i] for i in sorted(largest)]
-    corners = [cv2.boxPoints(rectangle) for rectangle in found]
-    return np.array(corners, np.float64).reshape(-1, 4, 2), bound
+    found = [
+        (r, c)
+        for r, c in zip(map(cv2.minAreaRect, outer), outer, strict=True)
+        if min(r[1]) >= MIN_SIDE
+    ]
+    areas = np.array([width * height for (_, (width, height), _), _ in found])
+    ranks = np.empty(len(found), np.int64)
+    ranks[np.argsort(-areas, kind="stable")] = np.arange(len(found))
+    kept = ranks < max_candidates
+    found = [pair for pair, one in zip(found, kept, strict=True) if one]
+    corners = np.array([cv2.boxPoints(rectangle) for rectangle, _ in found], np.float64)
+    outlines = [np.asarray(contour, np.int32) for _, contour in found]
+    return corners.reshape(-1, 4, 2), outlines, ranks[kept], not kept.all()
 
 
-def _mean_inside(probability: NDArray[np.float32], rectangle: NDArray[np.float64]) -> float:
-    """Mean probability over the pixels of a rectangle, its outline included."""
-    corners = np.rint(rectangle).astype(np.int32)
+def _mean_inside(probability: NDArray[np.float32], shape: NDArray[np.float64]) -> float:
+    """Mean probability over the pixels of a (K, 2) shape, its outline included."""
+    corners = np.rint(shape).astype(np.int32)
     height, width = probability.shape
     x0, y0 = corners.min(axis=0).clip(0, [width - 1, height - 1])
     x1, y1 = corners.max(axis=0).clip(0, [width - 1, height - 1])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from trainers.dbnet.decode import MAX_CANDIDATES, Candidates, candidates
+from trainers.dbnet.decode import MAX_CANDIDATES, Candidates, Output, candidates
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.score import Scores, sweep
 from trainers.dbnet.targets import SHRINK_RATIO, fit_long_side, kernel_map
@@ -28,6 +28,7 @@ def perfect_scores(
     subpixel: bool = False,
     grown: int = 0,
     max_candidates: int = MAX_CANDIDATES,
+    output: Output = "quad",
 ) -> list[Scores]:
     """Score the decoded target maps of a split, once an unclip ratio.
 
@@ -39,7 +40,7 @@ def perfect_scores(
         unclip_ratios: each > 0.
         shrink_ratio, subpixel: of the targets, as in `make_targets`.
         grown: pixels by which each kernel is larger than it is taught, on all sides.
-        max_candidates: of the decoder, as in `candidates`.
+        max_candidates, output: of the decoder, as in `candidates`.
 
     Raises:
         ValueError: no images, or an argument out of range.
@@ -65,6 +66,7 @@ def perfect_scores(
                 scale,
                 unclip_ratios=unclip_ratios,
                 max_candidates=max_candidates,
+                output=output,
             )
             yield found, truth.on_page(size)
 

@@ -239,7 +239,7 @@ def _count(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Matches and detections (R, T) of one image; the boxes of all ratios go in at once."""
     ratios, boxes = found.kept.shape
-    counts, pairs = known.meet(shapely.polygons(found.boxes.reshape(-1, 4, 2)))
+    counts, pairs = known.meet(shapely.polygons(found.boxes.reshape(-1, *found.boxes.shape[2:])))
     chosen = found.scores[:, None] >= box_threshs  # (N, T)
     alive = (counts.reshape(ratios, boxes) & found.kept)[:, :, None] & chosen  # (R, N, T)
     row = pairs[:, 1] // max(boxes, 1)

@@ -142,7 +142,7 @@ def _kernels(
     for outline, dont_care, is_small, offset in zip(
         outlines, ignore, small, _offsets(outlines, shrink_ratio), strict=True
     ):
-        kernels = [] if dont_care or offset is None else _offset(outline, -offset)
+        kernels = [] if dont_care or offset is None else offset_outline(outline, -offset)
         if kernels:
             _fill(kernel, kernels, 1)
         if kernels and not is_small:
@@ -194,7 +194,7 @@ def _check(
         raise ValueError(f"shrink_ratio must be between 0 and 1, but got {shrink_ratio}")
 
 
-def _offset(outline: NDArray[np.float64], distance: float) -> list[NDArray[np.float64]]:
+def offset_outline(outline: NDArray[np.float64], distance: float) -> list[NDArray[np.float64]]:
     """Move an outline outwards (inwards where negative) by a distance in pixels, round joins."""
     # the arc tolerance is pyclipper's default of 1/4 px: finer arcs would not show in a map
     clipper = pyclipper.PyclipperOffset(2.0, 0.25 * GRID)
@@ -214,7 +214,7 @@ def _add_band(
     distance: float,
 ) -> None:
     """Raise `band` to 1 - distance to the outline / d, and open `mask` inside the expansion."""
-    rings = _offset(outline, distance)
+    rings = offset_outline(outline, distance)
     _fill(mask, rings, 1)
     corners = np.concatenate(rings)
     x0, y0 = np.floor(corners.min(axis=0)).astype(int).clip(min=0)

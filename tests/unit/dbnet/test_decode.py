@@ -194,6 +194,11 @@ def test_max_candidates_keeps_the_largest_whatever_they_score() -> None:
     assert sorted(few.scores) == pytest.approx([0.4, 0.6])
     order = [s for s in everything.scores if s < 0.9]
     assert few.scores.tolist() == order  # in contour order still
+    for most in (1, 2, 3, 4):  # fewer of those that were found are those that would be found
+        alone, cut = one_ratio(probability, max_candidates=most), everything.limited(most)
+        for name in ("scores", "boxes", "kept", "ranks"):
+            np.testing.assert_array_equal(getattr(cut, name), getattr(alone, name))
+        assert cut.max_candidates_bound == alone.max_candidates_bound == (most < 3)
     specks = one_ratio(bars((5, 5, 20, 8, 0.9), (5, 60, 2, 2, 0.9)), max_candidates=1)
     assert not specks.max_candidates_bound
 

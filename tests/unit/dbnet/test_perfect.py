@@ -88,3 +88,22 @@ def test_dont_care_text_neither_helps_nor_hurts() -> None:
     flagged = TextAnnotation(known.polygons, np.arange(len(known.ignore)) == 0, known.texts)
     scores = perfect_scores([((1000, 1000), flagged)], 1000, [2.0])[0]
     assert (scores.hmean, scores.truths) == (1.0, len(known.polygons) - 1)
+
+
+def arc(radius: float, height: float, corners: int = 12) -> np.ndarray:
+    """(2 * corners, 2): a line of text along half a circle round (500, 600)."""
+    angles = np.linspace(np.pi, 2 * np.pi, corners)
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    outside, inside = along * (radius + height / 2), along[::-1] * (radius - height / 2)
+    return np.concatenate([outside, inside]) + np.array([500, 600])
+
+
+def test_arcs_are_found_as_polygons_and_lost_as_rectangles() -> None:
+    curved = TextAnnotation([arc(400, 60), arc(250, 50)], np.zeros(2, bool), ["", ""])
+    pages = [((1000, 1000), curved)]
+    ratios = [1.0, 1.5, 2.0]
+    rectangles = [s.hmean for s in perfect_scores(pages, 640, ratios)]
+    polygons = [s.hmean for s in perfect_scores(pages, 640, ratios, output="polygon")]
+    assert max(rectangles) == 0.0 and polygons[2] == 1.0
+    straight = [((1000, 1000), page(60))]
+    assert perfect_scores(straight, 640, [2.0], output="polygon")[0].hmean == 1.0

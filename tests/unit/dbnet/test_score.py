@@ -213,6 +213,7 @@ def test_sweep_of_crowded_boxes_equals_the_plain_implementation(
         .astype(bool),
         unclip_ratios=(1.5, 2.0),
         max_candidates_bound=False,
+        ranks=np.arange(len(rows)),
     )
     threshs = [0.0, 0.2, 0.5, 0.7, 1.0]
     result = sweep([(found, known)], threshs)
@@ -226,7 +227,7 @@ def test_sweep_of_crowded_boxes_equals_the_plain_implementation(
 def simple(scores: list[float], *rows: list[Polygon]) -> Candidates:
     ratios = tuple(1.5 + 0.5 * i for i in range(len(rows)))
     kept = np.ones((len(rows), len(scores)), bool)
-    return Candidates(np.array(scores), np.array(rows), kept, ratios, True)
+    return Candidates(np.array(scores), np.array(rows), kept, ratios, True, np.arange(len(scores)))
 
 
 def test_a_higher_threshold_can_free_a_truth() -> None:

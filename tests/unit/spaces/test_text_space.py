@@ -128,8 +128,10 @@ def test_a_spec_and_an_export_come_back(tmp_path: Path) -> None:
         ({"model.arch": "Unet"}, r"model\.arch: unknown parameter"),
         ({"model.encoder": "resnet19"}, r"unknown encoder resnet19; did you mean resnet1"),
         ({"decode.box_tresh": 0.5}, r"unknown parameter; did you mean decode\.box_thresh\?"),
-        ({"decode.max_candidates": {"free": True, "low": 1, "high": 9, "step": 1}},
-         r"only decode\.box_thresh, decode\.unclip_ratio, decode\.thresh can be free"),
+        ({"optim.momentum": {"free": True, "low": 0.1, "high": 0.9, "step": 0.1}},
+         r"decode\.unclip_ratio, decode\.thresh, decode\.max_candidates can be free"),
+        ({"decode.max_candidates": {"free": True, "low": 100, "high": 500, "step": 0.5}},
+         r"decode\.max_candidates: step must be a whole number, but got 0\.5"),
         ({"decode.thresh": 1.0}, r"decode\.thresh: must be less than 1, but got 1\.0"),
     ],
 )  # fmt: skip

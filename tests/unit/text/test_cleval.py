@@ -108,7 +108,9 @@ def test_a_sweep_counts_every_setting_as_if_it_were_alone() -> None:
         boxes = np.stack([found.boxes, found.boxes + 1])  # (R, N, 4, 2)
         kept = rng.random(boxes.shape[:2]) < 0.9
         scores = rng.integers(0, 10, len(found.boxes)) / 10
-        images.append((Candidates(scores, boxes, kept, ratios, False), output.truth))
+        images.append(
+            (Candidates(scores, boxes, kept, ratios, False, np.arange(len(scores))), output.truth)
+        )
     counts = cleval_sweep(images, cuts)
     assert counts.shape == (4, 2, 4, 2, 3)
     for row, ratio in enumerate(ratios):

@@ -188,6 +188,8 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "don't-care text without area": (lines(LINE, f"{FLAT},###"), None),
     "four corners, the first": (lines("10,10,50,10,10,10,30,20,word"), None),
     "five corners": (lines("10,10,50,10,10,20,50,20,30,30,word", points=None), None),
+    "five corners or more": (
+        lines("10,10,50,10,55,15,50,20,10,20,word", points=None), texts("word")),
     "coordinates from 0 to 1": (lines("0.1,0.2,0.6,0.2,0.6,0.3,0.1,0.3,word"), None),
     "a box that reaches": (
         lines("60,10,95,10,95,20,60,20,word"),

@@ -17,6 +17,7 @@ from spaces.text_detection import TextDetectionConfig
 from trainers import checkpoint, health, image_counts
 from trainers.dbnet.head import DBNet
 from trainers.image_counts import ImageCounts
+from trainers.report import Scores
 from trainers.tasks import evaluate, make_task, score_model
 from trainers.text_data import TextData
 from trainers.text_detection import (
@@ -27,6 +28,7 @@ from trainers.text_detection import (
     pad_together,
     page_logits,
 )
+from trainers.text_evaluate import load_dbnet
 from trainers.train import TrialResult, train
 
 pytestmark = pytest.mark.slow
@@ -124,12 +126,34 @@ def test_a_pinned_setting_is_obeyed(receipts: TextData, tmp_path: Path) -> None:
     assert point.box_thresh == 0.7 and result.decode == {}
 
 
-def test_the_binarisation_threshold_is_swept_where_asked(
-    receipts: TextData, tmp_path: Path
+def test_thresh_and_max_candidates_are_swept_where_asked(
+    long: TrialResult, receipts: TextData
 ) -> None:
-    free = {**FREE, "decode.thresh": Free(0.2, 0.4, 0.1)}
-    result = run(receipts, tmp_path, free, **{"train.epochs": 1})
-    assert set(result.decode) == set(free) and result.decode["decode.thresh"] in (0.2, 0.3, 0.4)
+    """From one pass over the pages; each setting scores what it does alone."""
+    assert long.model is not None
+    model = load_dbnet(long.model)
+    free = {
+        **FREE,
+        "decode.thresh": Free(0.2, 0.4, 0.1),
+        "decode.max_candidates": Free(4, 20, 4),
+    }
+
+    def scored(free: dict[str, Free], **settings: Any) -> Scores:
+        config = small(**settings)
+        task = TextDetectionTask(config, receipts, torch.device("cpu"), "fp32", free)
+        return task.score(list(task.outputs(model, "val"))).scores
+
+    swept = scored(free)
+    assert set(swept.decode) == set(free)
+    alone = {
+        (thresh, most): scored(FREE, **{"decode.thresh": thresh, "decode.max_candidates": most})
+        for thresh in free["decode.thresh"].values()
+        for most in map(int, free["decode.max_candidates"].values())
+    }
+    assert swept.metric == max(one.metric for one in alone.values())
+    assert len({one.metric for one in alone.values()}) > 3
+    at = swept.decode["decode.thresh"], int(swept.decode["decode.max_candidates"])
+    assert alone[at].detection == swept.detection and alone[at].metric == swept.metric
 
 
 @pytest.mark.parametrize(
