@@ -190,8 +190,9 @@ class Predictor:
     ) -> Found:
         """What windows of an image say, some rows of it at a time."""
         mask, kept = np.empty(image.size, np.uint8), None
+        pixels = np.require(image.pixels, requirements=["C", "W"])  # else torch warns
         rows = windows_logits(
-            torch.from_numpy(image.pixels).to(self.device),
+            torch.from_numpy(pixels).to(self.device),
             image.size,
             config,
             lambda windows, _: self._logits(windows, config),
