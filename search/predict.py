@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -243,30 +244,30 @@ def _predicted(
     """
     parts = _parts(jobs, predictor)
     with ThreadPoolExecutor(1) as ahead:
-        reading = [ahead.submit(_read, part, predictor) for part in parts[:1]]
-        for index in range(len(parts)):
+        reading = [ahead.submit(_read, part, predictor) for part in islice(parts, 1)]
+        while reading:
             read, errors = reading.pop().result()
-            if index + 1 < len(parts):
-                reading.append(ahead.submit(_read, parts[index + 1], predictor))
+            reading += [ahead.submit(_read, part, predictor) for part in islice(parts, 1)]
             found = _run(predictor, [image for _, image in read], wanted)
             pairs = [(job, one) for (job, _), one in zip(read, found, strict=True)]
             errors += [f"{job.image}: out of memory" for job, one in pairs if one is None]
             yield [(job, one) for job, one in pairs if one is not None], errors
 
 
-def _parts(jobs: Sequence[Job], predictor: Predictor) -> list[list[Job]]:
-    """Jobs that are done together: images that are not resized take their pixels' memory."""
+def _parts(jobs: Sequence[Job], predictor: Predictor) -> Iterator[list[Job]]:
+    """Yield jobs that are done together: images that are not resized take their pixels' memory."""
     large = predictor.config.flat().get("data.mode") == "crop"
-    parts: list[list[Job]] = []
-    room = 0
+    part: list[Job] = []
+    together = 0
     for job in jobs:
         pixels = _pixels(job.image) if large else 0
-        if not parts or len(parts[-1]) == TOGETHER or pixels > room:
-            parts.append([])
-            room = PIXELS_TOGETHER
-        parts[-1].append(job)
-        room -= pixels
-    return parts
+        if part and (len(part) == TOGETHER or together + pixels > PIXELS_TOGETHER):
+            yield part
+            part, together = [], 0
+        part.append(job)
+        together += pixels
+    if part:
+        yield part
 
 
 def _pixels(image: str) -> int:

@@ -304,7 +304,7 @@ def _say_streaming(what: str, needed: int) -> None:
     _log.warning(
         "streaming: %s needs %.3g GB, but the cache folder may hold %.3g GB; its files are decoded "
         "again in each epoch. Set %s higher, point SEGTUNE_HOME at a larger disk, or lower "
-        "data.resolution",
+        "data.resolution, or with data.mode crop data.scale",
         what,
         needed / 1e9,
         most_bytes() / 1e9,

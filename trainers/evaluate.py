@@ -15,7 +15,7 @@ from spaces.metric import metric_name
 from trainers.data import decode_image
 from trainers.image_counts import ImageCounts, score_of
 from trainers.losses import IGNORE
-from trainers.pictures import best_and_worst, palette, picture_folder, sheet
+from trainers.pictures import best_and_worst, palette, picture_folder, sheet, shown_size
 from trainers.report import Scores
 from trainers.segmentation import SegmentationTask
 
@@ -96,10 +96,17 @@ def overlay(
     """Return truth, prediction and errors side by side, with a legend of the classes shown.
 
     Args:
-        image: (h, w, 3) uint8 RGB.
+        image: (h, w, 3) uint8 RGB; larger ones are shrunk to MAX_SIDE.
         truth, predicted: (h, w) class indices; IGNORE in truth is grey and no error.
     """
-    true, guess = truth.cpu().numpy(), predicted.cpu().numpy()
+    size = shown_size((image.shape[0], image.shape[1]))
+    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    true, guess = (
+        np.asarray(
+            Image.fromarray(mask.byte().cpu().numpy()).resize(size, Image.Resampling.NEAREST)
+        )
+        for mask in (truth, predicted)
+    )
     colours = palette(len(names))
     void = true == IGNORE
     panels = []

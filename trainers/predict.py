@@ -258,8 +258,9 @@ class Predictor:
 
     def _windows(self, image: Prepared, config: SegmentationConfig) -> Iterator[tuple[int, Tensor]]:
         """Yield (top, logits (C, rows, W)) of an image from above, at its own size."""
+        pixels = np.require(image.pixels, requirements=["C", "W"])  # else torch warns
         return windows_logits(
-            torch.from_numpy(image.pixels).to(self.device),
+            torch.from_numpy(pixels).to(self.device),
             image.size,
             config,
             lambda windows, _: self._logits(windows, config),

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from search import predict as module
 from search.cli import app
 from search.findings.manifest import write_manifest
 from search.images import find_images
@@ -25,7 +26,7 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL
-from spaces.spec import dump_run_config
+from spaces.spec import dump_run_config, load_run_config
 from tests.waiting import Running, until
 from trainers.checkpoint import save_model
 from trainers.image_counts import ImageCounts
@@ -275,3 +276,28 @@ def test_bad_input_writes_nothing(change: Change, words: str, best: Path, tmp_pa
     answer = predict(mine, tmp_path / "a.png", to=to)
     assert answer.exit_code == 2 and words in answer.output, answer.output
     assert not (to / RECORD).exists()
+
+
+def test_images_that_stay_large_are_taken_fewer_at_once(
+    best: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = tmp_path / "windows"
+    shutil.copytree(best, windows, ignore=lambda *_: ["manifest.json"])
+    spec, config = load_run_config(best / "config.yaml", splits=False)
+    config = config.replace({"data.mode": "crop"})
+    (windows / "config.yaml").write_text(dump_run_config(spec, config))
+    monkeypatch.setattr(module, "PIXELS_TOGETHER", 5000)
+    jobs = find_images([str(mixed)], tmp_path / "out")
+    parts = list(module._parts(jobs, Predictor(windows)))
+    assert [job for part in parts for job in part] == jobs
+    pixels = [[module._pixels(job.image) for job in part] for part in parts]
+    assert all(sum(part) <= 5000 or len(part) == 1 for part in pixels)
+    assert max(map(len, parts)) <= module.TOGETHER and max(pixels[0]) > 0
+    assert len(parts) > len(list(module._parts(jobs, Predictor(best))))
+    said = predict(windows, mixed, to=tmp_path / "out")
+    assert said.exit_code == 1, said.output  # one is broken
+    found = lines(tmp_path / "out")
+    assert len(found) == COUNT - 1
+    for line in found:
+        with Image.open(tmp_path / "out" / "masks" / f"{line['name']}.png") as mask:
+            assert [mask.height, mask.width] == line["size"]

@@ -181,6 +181,12 @@ def test_validate_evaluate_and_predict_agree(
         counter.update(torch.from_numpy(np.asarray(mask))[None], truth[None])
     task: Any = make_task(config, mixed, CPU, "fp32", {})
     assert task.score(counter.images().numpy().sum(0)) == pytest.approx(scored.metric, abs=1e-6)
+    arrays = [np.asarray(Image.open(sample.image)) for sample in samples]  # not writable
+    unscaled = Predictor(folder, config.replace({"data.scale": 1.0}))
+    for one, two in zip(
+        unscaled.predict(arrays), unscaled.predict([s.image for s in samples]), strict=True
+    ):
+        assert np.array_equal(one, two)
     prepared = [predictor.prepare(sample.image) for sample in samples]
     for one, mask in zip(predictor.run(prepared, probabilities=True), masks, strict=True):
         assert one.probabilities is not None and np.array_equal(one.prediction, mask)
