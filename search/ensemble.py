@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median_low
 from typing import Any
@@ -71,27 +70,16 @@ class Candidates:
     free: dict[str, Free]
     seconds: list[float]
 
-    @cached_property
-    def score(self) -> Callable[[Shares], list[Scored]]:
-        """Scores means of them; the models of one fold are in memory at a time."""
-        splits = self.data.folds or [self.data]
-        parts = [[one.of_fold(k) for one in self.members] for k in range(len(splits))]
-        load = [
-            lambda part=part, split=split: load_means(part, part[0].config, split, self.free)
-            for part, split in zip(parts, splits, strict=True)
-        ]
-        kept = [load[0]()] if len(splits) == 1 else []
-
-        def score(means: Shares) -> list[Scored]:
-            found, seconds = [], []
-            for k in range(len(splits)):
-                task, models = kept[k] if kept else load[k]()
-                found.append(task.score_means(models, means, "val"))
-                seconds.append(task.seconds)
-            self.seconds[:] = np.sum(seconds, axis=0).tolist()
-            return [Scored(folds) for folds in zip(*found, strict=True)]
-
-        return score
+    def score(self, means: Shares) -> list[Scored]:
+        """Score means of them; the networks of one fold are in memory at a time."""
+        found, seconds = [], []
+        for k, split in enumerate(self.data.folds or [self.data]):
+            members = [member.of_fold(k) for member in self.members]
+            task, networks = load_means(members, members[0].config, split, self.free)
+            found.append(task.score_means(networks, means, "val"))
+            seconds.append(task.seconds)
+        self.seconds[:] = np.sum(seconds, axis=0).tolist()
+        return [Scored(folds) for folds in zip(*found, strict=True)]
 
 
 def make_ensemble(
@@ -106,7 +94,7 @@ def make_ensemble(
     """Choose models of a study's best trials, print each step, write the folder; exit code.
 
     Args:
-        size: draws at most; None: those that the study plans, else SIZE.
+        size: draws at most; None: those that the study plans, else 5.
         from_folds: a member is the models of all folds of a trial.
 
     Raises:
@@ -144,7 +132,7 @@ def make_ensemble(
         return FAILED
     final, first = steps[-1], steps[0]
     best = found.members[first.added].config.replace(final.scored.decode)
-    members = [_counted(found.members[k], final.draws[k]) for k in chosen]
+    members = [replace(found.members[k], draws=final.draws[k]) for k in chosen]
     write_ensemble(
         to,
         data=data,
@@ -192,10 +180,6 @@ def _candidates(study: Study, artifacts: Artifacts, from_folds: bool) -> Candida
         )
     check_metric(study.spec.metric, data)
     return Candidates(members, trials, data, study.space.free(), [])
-
-
-def _counted(member: Member, draws: int) -> Member:
-    return Member(member.folder, member.config, member.models, draws)
 
 
 def _table(metric: str) -> Table:
