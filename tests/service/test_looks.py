@@ -181,7 +181,7 @@ def test_onnx_is_scored_on_val_and_predicts_the_same(kept: Kept) -> None:
     best = kept.folder / "best"
     assert check_export(best) == []
     card = (best / "README.md").read_text()
-    assert "`model/model.onnx`: input `images`, bytes (batch, " in card
+    assert "- Input `images`: bytes (batch, 32, 32, 3) in RGB" in card
     [found] = json.loads((best / "provenance.json").read_text())["onnx"]
     assert abs(found["score"] - found["torch_score"]) < 1e-3 and found["difference"] < 1e-3
     images = str(kept.test / "images")
