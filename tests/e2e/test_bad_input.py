@@ -882,7 +882,7 @@ CASES = [
     # text detection
     Bad("text-no-labels", remove(LABEL),
         "receipt_0000.png has no boxes; they must be in ", "launch words.yaml"),
-    Bad("text-short-line", write(LABEL, "1,2,3,4,5,6,7,8,ok\n1,2,3,4,total\n"),
+    Bad("text-short-line", write(LABEL, "1,2,30,2,30,9,1,9,ok\n1,2,3,4,total\n"),
         "gt_receipt_0000.txt line 2: a line must start with 8 comma-separated numbers, but after 4 "
         "field 5 is 'total'", "check words.yaml"),
     Bad("text-not-utf8", write(LABEL, b"1,2,30,2,30,9,1,9,caf\xe9\n"),
