@@ -20,7 +20,7 @@ from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.boundary import BoundaryCounts, BoundaryCurve
 from trainers.crops import draw_crops
-from trainers.data import SegmentationData
+from trainers.data import SegmentationData, size_of
 from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
 from trainers.losses import SegmentationLoss
 from trainers.memory import free_memory, is_out_of_memory
@@ -30,7 +30,7 @@ from trainers.precision import autocast
 from trainers.report import Losses, Scores, Validation
 from trainers.samples import Key, Resident, ResidentImages, Samples, open_samples
 from trainers.trivial import best_constant
-from trainers.windows import Place, Run, at_size, cut, strips
+from trainers.windows import Place, Run, at_size, cut, scaled_size, strips
 
 VAL_BATCH = 8  # images at once in validation
 SCORE_ELEMENTS = 50_000_000  # logits resized to original size at once
@@ -408,6 +408,8 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
     Pretrained weights are fetched, so that no trial has to.
     """
     check_sizes(space)
+    if "crop" in space.values("data.mode"):
+        check_scale(max(space.values("data.scale")), data)
     logits = 1 if data.spec.binary else data.classes
     for arch, encoder in space.model_pairs():
         for weights in space.values("model.encoder_weights"):
@@ -466,6 +468,19 @@ def check_sizes(space: Space) -> None:
             raise InputError(
                 f"data.resolution: {arch} needs sides of at least {min_side(arch)} pixels, but "
                 f"the space has {side}"
+            )
+
+
+def check_scale(scale: float, data: SegmentationData) -> None:
+    """Refuse a scale that makes an image larger than data.max_pixels."""
+    if scale <= 1:  # else the preflight has seen it
+        return
+    for sample in (sample for split in data.splits.values() for sample in split):
+        height, width = scaled_size(size_of(sample.mask), scale)
+        if height * width > data.spec.max_pixels:
+            raise InputError(
+                f"data.scale: at {scale:g} {sample.image} has {width}x{height} pixels, but "
+                f"data.max_pixels is {data.spec.max_pixels}; lower data.scale"
             )
 
 
