@@ -256,14 +256,15 @@ def _predicted(
 
 def _parts(jobs: Sequence[Job], predictor: Predictor) -> Iterator[list[Job]]:
     """Yield jobs that are done together: images that are not resized take their pixels' memory."""
-    large = predictor.config.flat().get("data.mode") == "crop"
+    data = predictor.config.flat()
+    times = max(1.0, data["data.scale"] ** 2) if data.get("data.mode") == "crop" else 0.0
     part: list[Job] = []
-    together = 0
+    together = 0.0
     for job in jobs:
-        pixels = _pixels(job.image) if large else 0
+        pixels = times and times * _pixels(job.image)
         if part and (len(part) == TOGETHER or together + pixels > PIXELS_TOGETHER):
             yield part
-            part, together = [], 0
+            part, together = [], 0.0
         part.append(job)
         together += pixels
     if part:

@@ -22,7 +22,7 @@ from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.boundary import BoundaryCounts, BoundaryCurve
 from trainers.crops import draw_crops
-from trainers.data import SegmentationData
+from trainers.data import SegmentationData, size_of
 from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
 from trainers.losses import SegmentationLoss
 from trainers.memory import free_memory, is_out_of_memory
@@ -34,7 +34,7 @@ from trainers.report import Losses, Scores, Validation
 from trainers.samples import Key, Resident, ResidentImages, Samples, open_samples
 from trainers.trivial import best_constant
 from trainers.views import mean_over_views
-from trainers.windows import Place, Run, at_size, cut, strips
+from trainers.windows import Place, Run, at_size, cut, scaled_size, strips
 
 T = TypeVar("T")
 VAL_BATCH = 8  # images at once in validation
@@ -476,6 +476,8 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
     check_sizes(space)
     assert isinstance(space.base, SegmentationConfig)
     check_postprocessing(space.base, data.spec, space.free())
+    if "crop" in space.values("data.mode"):
+        check_scale(max(space.values("data.scale")), data)
     logits = 1 if data.spec.binary else data.classes
     for model in networks(space):
         # smp's own pairs are known to run; weights and timm models must be tried
@@ -539,6 +541,19 @@ def check_sizes(space: Space) -> None:
             raise InputError(
                 f"data.resolution: {arch} needs sides of at least {min_side(arch)} pixels, but "
                 f"the space has {side}"
+            )
+
+
+def check_scale(scale: float, data: SegmentationData) -> None:
+    """Refuse a scale that makes an image larger than data.max_pixels."""
+    if scale <= 1:  # else the preflight has seen it
+        return
+    for sample in (sample for split in data.splits.values() for sample in split):
+        height, width = scaled_size(size_of(sample.mask), scale)
+        if height * width > data.spec.max_pixels:
+            raise InputError(
+                f"data.scale: at {scale:g} {sample.image} has {width}x{height} pixels, but "
+                f"data.max_pixels is {data.spec.max_pixels}; lower data.scale"
             )
 
 

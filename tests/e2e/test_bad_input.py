@@ -571,6 +571,9 @@ CASES = [
     Bad("scale-without-crop", space("data.scale: [0.5, 1.0]"),
         "data.scale: never used: it counts only where data.mode is crop, but data.mode is resize; "
         "remove it (study.yaml line 16)"),
+    Bad("scale-8", both(space("data.mode: crop", "data.scale: [1, 8]"),
+                        edit("# data: line 7", "max_pixels: 50000")),
+        "but data.max_pixels is 50000; lower data.scale"),
     Bad("when-on-range", space("loss.smooth: {low: 1, high: 2, when: {optim.lr: 1e-3}}"),
         "loss.smooth: when: optim.lr is a range; a condition needs choices (study.yaml line 16)"),
     Bad("when-circle",
