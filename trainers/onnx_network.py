@@ -32,6 +32,7 @@ from trainers.text_detection import load_dbnet
 FILE = "model.onnx"
 INPUT, OUTPUT = "images", "logits"
 FACTS = "segtune"  # key of the file's metadata: JSON of `onnx_facts`
+OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
 TOLERANCE = 1e-3  # of the score on val
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -125,7 +126,9 @@ class OnnxNetwork(nn.Module):
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = (
+            4  # errors are raised; on standard error they would stand twice
+        )
         try:
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
@@ -143,6 +146,7 @@ class OnnxNetwork(nn.Module):
 
         Raises:
             InputError: images of another size.
+            MemoryError: there is not enough of it.
         """
         height, width = images.shape[-2:]
         bottom, right = self.size[0] - height, self.size[1] - width
@@ -155,7 +159,12 @@ class OnnxNetwork(nn.Module):
         mean, std = (images.new_tensor(part).view(1, 3, 1, 1) for part in (MEAN, STD))
         pixels = (images * std + mean).mul(255).round().to(torch.uint8)  # what they were made of
         pixels = F.pad(pixels, (0, right, 0, bottom))  # less than none cuts padding off
-        [logits] = self._session.run([OUTPUT], {INPUT: pixels.permute(0, 2, 3, 1).numpy()})
+        try:
+            [logits] = self._session.run([OUTPUT], {INPUT: pixels.permute(0, 2, 3, 1).numpy()})
+        except Exception as error:  # onnxruntime has a kind for `fail`, but none for memory
+            if any(word in str(error) for word in OUT_OF_MEMORY):
+                raise MemoryError(str(error)) from error
+            raise
         found = torch.from_numpy(logits)[..., :height, :width]
         return (found, None) if self._text else found
 

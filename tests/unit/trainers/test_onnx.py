@@ -184,6 +184,29 @@ def test_what_does_not_fit_is_said(made: Path, tmp_path: Path) -> None:
         Predictor(folder, runtime="onnx")
 
 
+def test_out_of_memory_means_less_at_once(made: Path, data: SegmentationData) -> None:
+    predictor = Predictor(made, runtime="onnx")
+    images = [sample.image for sample in data.split("val")]
+    whole, [graph] = predictor.predict(images), predictor.models
+    sizes = []
+
+    class Full:
+        """A session without room for more than an image."""
+
+        real = graph._session
+
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sizes.append(len(inputs[INPUT]))
+            if sizes[-1] > 1:  # as onnxruntime says it
+                raise Exception("FAIL : Failed to allocate memory for requested buffer of size 9")
+            return self.real.run(names, inputs)
+
+    graph._session = Full()
+    less = predictor.predict(images)
+    assert sizes == [4, 4, 2, 1, 1, 1, 1]
+    assert all(np.array_equal(one, other) for one, other in zip(whole, less, strict=True))
+
+
 def test_a_missing_package_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
