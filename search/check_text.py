@@ -89,7 +89,8 @@ def _perfect(space: Space, data: TextData, console: Console) -> None:
                 "they are taught; a larger data.resolution makes text larger"
             )
         alone = Space({UNCLIP: dim} if dim is not None else {}, {}, space.base)
-        for edge in edges(alone, {UNCLIP: ratios[hmeans.index(best)]}):
+        ends = edges(alone, {UNCLIP: ratios[hmeans.index(best)]})
+        for edge in ends if min(hmeans) < best else []:
             said.append(
                 f"at data.resolution {resolution} perfect targets decode best at {edge}, an end "
                 "of its range"

@@ -80,6 +80,8 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
+    for note in data.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if order is not None:
         return run_crew(study, order, engine, console)
     return run(study, data, artifacts, console, **worker)

@@ -89,11 +89,13 @@ class Splits(Generic[S]):
 
     Attributes:
         fold: which fold of its data set this is, from 1; None for a whole data set.
+        notes: what was mended, and what is not used: a sentence each.
     """
 
     splits: dict[str, list[S]]
     fingerprint: str
     fold: int | None
+    notes: tuple[str, ...] = ()
 
     def kept(self, split: str) -> Kept[S]:
         """Return how the cache keeps a split: all folds share one entry, whoever fills it."""

@@ -207,15 +207,7 @@ class TextDetectionTask:
 
     def best_of(self, tried: Mapping[At, Tried], losses: Losses) -> Validation:
         """The score at the best of all settings that were tried."""
-        grids, usual = self.grids(), self.config.decode
-        at = max(
-            tried,
-            key=lambda at: (
-                tried[at].values.max(),
-                -abs(at[0] - usual.thresh),
-                -abs(at[1] - usual.max_candidates),
-            ),
-        )
+        grids, at = self.grids(), self._best_at(tried)
         found, values = tried[at].boxes, tried[at].values
         box_thresh, unclip_ratio, best = found.best_of(values)
         place = found.unclip_ratios.index(unclip_ratio), found.box_threshs.index(box_thresh)
@@ -348,6 +340,19 @@ class TextDetectionTask:
             known = found if limit == limits[0] else (one.limited(limit) for one in found)
             tried[thresh, limit] = self._tried(known, truths, grids["decode.box_thresh"])
         return tried
+
+    def _best_at(self, tried: Mapping[At, Tried]) -> At:
+        """(thresh, max_candidates) of the highest value.
+
+        Of equal ones: the thresh nearest to the config's, and of its max_candidates the middle one,
+        which is the farthest from where the score changes.
+        """
+        best = max(one.values.max() for one in tried.values())
+        equal = [at for at, one in tried.items() if one.values.max() == best]
+        usual = self.config.decode.thresh
+        thresh = min((thresh for thresh, _ in equal), key=lambda t: abs(t - usual))
+        limits = sorted(limit for t, limit in equal if t == thresh)
+        return thresh, limits[(len(limits) - 1) // 2]
 
     def _tried(
         self, found: Iterable[Candidates], truths: Sequence[TextAnnotation], cuts: list[float]

@@ -131,7 +131,10 @@ class Answer:
 
     @property
     def edge(self) -> str | None:
-        """Which of its settings ended at an end of what was offered; None where none has."""
+        """Which of its settings ended at an end of what was offered; None where none has, or
+        nothing was learned."""
+        if self.warning is not None:
+            return None
         return edges_said(edges(self.study.space, self.study.config(self.trial).flat()))
 
     @property

@@ -241,6 +241,8 @@ def test_none_confirms_nothing_and_says_one_seed(store: Store, tmp_path: Path) -
     assert answer is not None
     assert answer.headline == "trial 1: mIoU 0.5200, one seed, at epoch 30"
     assert "segtune confirm small" in answer.lines[-1]
+    assert any("at an end of what was offered" in line for line in answer.lines)
+    assert "train.batch_size 4 (4 .. 16)" in (answer.edge or "")
     assert not any("by the search" in line for line in answer.lines)
 
 
