@@ -531,6 +531,8 @@ CASES = [
         "loss.region: takes a list of choices, not a range (study.yaml line 16)"),
     Bad("free", space("optim.momentum: {free: true, low: 0, high: 0.9}"),
         "optim.momentum: only decode.threshold can be free (searched inside a trial)"),
+    Bad("space-no-class", space("decode.fill_holes: {raod: 5}"),
+        "decode.fill_holes: raod is no class of these data; did you mean road?"),
     # choices and values
     Bad("choices-empty", space("loss.region: []"),
         "loss.region: the list of choices is empty; give at least one (study.yaml line 16)"),

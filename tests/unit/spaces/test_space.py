@@ -14,7 +14,7 @@ from spaces.config import SegmentationConfig, parameter_types, parse_resolution,
 from spaces.entries import build_space
 from spaces.models import ARCHS, ENCODERS, incompatibility
 from spaces.segmentation import STARTING_POINTS, default_space
-from spaces.space import Choice, Float, Free, Int, Space
+from spaces.space import Choice, EntryError, Float, Free, Int, Space
 from spaces.starting import origin, starting_params
 
 NASTY = {
@@ -149,6 +149,15 @@ def test_the_default_space_holds_what_it_promises() -> None:
 )
 def test_entries_of_a_study_file(entries: dict[str, Any], name: str, expected: Any) -> None:
     assert space(entries).dims.get(name) == expected
+
+
+def test_a_setting_of_classes_is_pinned_as_a_mapping() -> None:
+    pinned = space({"decode.smallest_area": {"low": 5, "car": 20}})  # a class may be called low
+    assert pinned.base.flat()["decode.smallest_area"] == {"low": 5, "car": 20}
+    assert "decode.smallest_area" not in pinned.dims
+    for wrong in (5, [5, 6], {"car": 0.5}):
+        with pytest.raises(EntryError, match=r"smallest_area"):
+            space({"decode.smallest_area": wrong})
 
 
 def test_a_condition_of_the_study_file_is_obeyed() -> None:
