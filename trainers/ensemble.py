@@ -34,7 +34,6 @@ from trainers.text_detection import At, PageOutput, TextDetectionTask, Tried
 Shares = NDArray[np.float64]
 """(J, M): what each of M members counts in each of J means; a row adds to 1."""
 Drawn = TypeVar("Drawn", bound="Valued")
-S = TypeVar("S")
 
 
 class EnsembleTask(Protocol):
@@ -124,13 +123,15 @@ class SegmentationEnsemble(SegmentationTask):
         for task in self.tasks:
             task.val_batch, task.score_elements = self.val_batch, self.score_elements
         batches = min((task.val_batches(split) for task in self.tasks), key=lambda b: len(b[0]))
-        watches = [
-            Watch(task.predictions(model, split, batches), self.device)
-            for task, model in zip(self.tasks, _list(models), strict=True)
+        networks = _list(models)
+        watches = [Watch(network, self.device) for network in networks]
+        answers_of_all = [
+            task.predictions(network, split, batches)
+            for task, network in zip(self.tasks, networks, strict=True)
         ]
         weights = torch.tensor(means, dtype=torch.float32, device=self.device)
         room = self.score_elements // self.logits // sum(means.shape)
-        for indices, *answers in zip(batches, *watches, strict=True):
+        for indices, *answers in zip(batches, *answers_of_all, strict=True):
             originals = answers[0][3]
             for size, rows in rows_of_a_size(originals, room):
                 logits = [rows_of(answer[1], rows) for answer in answers]
@@ -139,7 +140,7 @@ class SegmentationEnsemble(SegmentationTask):
                 )
                 truth = torch.stack([originals[row] for row in rows])
                 yield [indices[row] for row in rows], found, truth
-        self.seconds = [watch.median(len(batches[0])) for watch in watches]
+        self.seconds = [watch.end(len(self.data.split(split))) for watch in watches]
 
 
 def mean_maps(
@@ -256,13 +257,14 @@ class TextEnsemble(TextDetectionTask):
 
     def _pages_of_all(self, models: nn.Module, split: str) -> Iterator[list[PageOutput]]:
         """Yield what each member says of a page."""
-        watches = [
-            Watch(task.outputs(model, split), self.device)
-            for task, model in zip(self.tasks, _list(models), strict=True)
+        networks = _list(models)
+        watches = [Watch(network, self.device) for network in networks]
+        outputs = [
+            task.outputs(network, split) for task, network in zip(self.tasks, networks, strict=True)
         ]
-        for answers in zip(*watches, strict=True):
+        for answers in zip(*outputs, strict=True):
             yield [page for page, _ in answers]
-        self.seconds = [watch.median(1) for watch in watches]
+        self.seconds = [watch.end(len(self.data.split(split))) for watch in watches]
 
 
 def mean_pages(pages: Sequence[PageOutput], means: Shares) -> list[PageOutput]:
@@ -299,29 +301,33 @@ def make_ensemble_task(
     return SegmentationEnsemble(members, config, data, device, free)
 
 
-class Watch(Generic[S]):
-    """An iterator, and how long each of its items takes."""
+class Watch:
+    """How long a network runs, whoever calls it."""
 
-    def __init__(self, items: Iterator[S], device: torch.device) -> None:
-        self.items, self.device = items, device
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.device, self.began = device, 0.0
         self.seconds: list[float] = []
+        self._hooks = [
+            network.register_forward_pre_hook(self._begin),
+            network.register_forward_hook(self._ended),
+        ]
 
-    def __iter__(self) -> Iterator[S]:
-        while True:
-            began = time.perf_counter()
-            try:
-                item = next(self.items)
-            except StopIteration:
-                return
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds.append(time.perf_counter() - began)
-            yield item
+    def end(self, images: int) -> float:
+        """Stop watching; seconds an image, from the median of all runs."""
+        for hook in self._hooks:
+            hook.remove()
+        return median(self.seconds) * len(self.seconds) / images if self.seconds else 0.0
 
-    def median(self, images: int) -> float:
-        """Seconds an image, of items of so many; the last item may have fewer."""
-        whole = self.seconds[:-1] or self.seconds
-        return median(whole) / images if whole else 0.0
+    def _begin(self, *_: object) -> None:
+        self.began = self._now()
+
+    def _ended(self, *_: object) -> None:
+        self.seconds.append(self._now() - self.began)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def _list(models: nn.Module) -> nn.ModuleList:
