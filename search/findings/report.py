@@ -252,7 +252,8 @@ def best_trials(
 def reproduce(facts: Facts) -> list[Block]:
     """Study file, data, software and commands."""
     study, name = facts.study, facts.study.spec.name
-    spec = dump_yaml(study.spec.model_dump(mode="json", exclude={"left_out"}), width=90)
+    found = {"left_out", "init_sha256"}  # in no study file
+    spec = dump_yaml(study.spec.model_dump(mode="json", exclude=found), width=90)
     lines = [
         f"data fingerprint `{study.fingerprint}`: SHA-256 over every file, split and class; "
         "launching on other data under this name is refused",
