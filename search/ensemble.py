@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median_low
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from search.files.artifacts import Artifacts
 from search.findings.answer import answer_of
 from search.findings.evidence import CONFIDENCE, Difference, difference_on
 from search.findings.export import check_target, write_ensemble
+from search.findings.onnx_models import agreement_lines, make_onnx
 from search.findings.weights import MissingWeights, weights_of
 from search.studies.study import Study
 from spaces.config import MetricConfig
@@ -27,6 +29,7 @@ from trainers.checkpoint import WEIGHTS, fold_models
 from trainers.ensemble import Shares, Step, greedy
 from trainers.image_counts import score_of
 from trainers.members import Ensemble, Member
+from trainers.onnx_network import FILE, Agreement, check_onnx_installed
 from trainers.report import Validation
 from trainers.tasks import Data, check_metric, load_data, load_means
 
@@ -89,6 +92,7 @@ def make_ensemble(
     *,
     size: int | None,
     from_folds: bool,
+    onnx: bool = False,
     console: Console,
 ) -> int:
     """Choose models of a study's best trials, print each step, write the folder; exit code.
@@ -96,12 +100,15 @@ def make_ensemble(
     Args:
         size: draws at most; None: those that the study plans, else 5.
         from_folds: a member is the models of all folds of a trial.
+        onnx: also each network as model.onnx beside its weights, where both score alike on val.
 
     Raises:
-        InputError: `to` is in use, there are not two models to choose from, or the data are not
-            those that the study began with.
+        InputError: `to` is in use, there are not two models to choose from, the data are not those
+            that the study began with, or a model.onnx cannot be had.
     """
     check_target(to)
+    if onnx:
+        check_onnx_installed()
     planned = study.spec.ensemble
     draws = size or (planned or EnsembleSpec()).size
     found = _candidates(study, artifacts, from_folds)
@@ -133,16 +140,40 @@ def make_ensemble(
     final, first = steps[-1], steps[0]
     best = found.members[first.added].config.replace(final.scored.decode)
     members = [replace(found.members[k], draws=final.draws[k]) for k in chosen]
-    write_ensemble(
-        to,
-        data=data,
-        config=best,
-        members=members,
-        provenance=_provenance(study, found, steps, metric, data),
-    )
-    for line in _said(study, to, steps, names, len(chosen), found):
+    with TemporaryDirectory(prefix="segtune-onnx-") as made:
+        graphs = Path(made) if onnx else None
+        agreements = _make_onnx(study, found, chosen, graphs) if graphs else []
+        write_ensemble(
+            to,
+            data=data,
+            config=best,
+            members=members,
+            provenance={
+                **_provenance(study, found, steps, metric, data),
+                **({"onnx": agreements} if agreements else {}),
+            },
+            onnx=graphs,
+        )
+    files = [f"{FILE} of trial {found.trials[k]}" for k in chosen for _ in found.members[k].models]
+    lines = agreement_lines(agreements, study.metric, files) if agreements else []
+    for line in [*lines, *_said(study, to, steps, names, len(chosen), found)]:
         console.print(line, highlight=False, soft_wrap=True)
     return DONE
+
+
+def _make_onnx(
+    study: Study, found: Candidates, chosen: Sequence[int], to: Path
+) -> list[dict[str, Any]]:
+    """Write a folder of model.onnx for each member; how they compare, for provenance.json."""
+    agreements: list[Agreement] = []
+    for k in chosen:
+        member, trial = found.members[k], found.trials[k]
+        folder = to / member.folder.name
+        try:
+            agreements += make_onnx(study, study.trial(trial), member.models, folder)
+        except InputError as error:
+            raise InputError(f"trial {trial}: {error}") from None
+    return [asdict(one) for one in agreements]
 
 
 def _candidates(study: Study, artifacts: Artifacts, from_folds: bool) -> Candidates:

@@ -200,7 +200,7 @@ def check_agreement(found: Agreement, metric: str) -> None:
         raise InputError(
             f"{FILE} has {metric} {found.score:.4f} on val, but torch {found.torch_score:.4f}; "
             f"they must be within {TOLERANCE} (largest difference of a probability: "
-            f"{found.difference:.4f}). Nothing was written; export without --onnx"
+            f"{found.difference:.4f}). Nothing was written; leave --onnx out"
         )
 
 

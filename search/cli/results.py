@@ -256,6 +256,9 @@ def ensemble(
     from_folds: Annotated[
         bool, typer.Option("--from-folds", help="With data.folds: of the models of all folds")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also model.onnx, if each scores as its weights on val")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -270,5 +273,7 @@ def ensemble(
 
     with closing_store(store) as opened:
         found, kept = open_study(opened, study), open_artifacts(artifacts)
-        code = make_ensemble(found, kept, to, size=size, from_folds=from_folds, console=console())
+        code = make_ensemble(
+            found, kept, to, size=size, from_folds=from_folds, onnx=onnx, console=console()
+        )
     raise typer.Exit(code)

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
+from search.findings.ensemble_card import ensemble_card, member_card
 from search.findings.manifest import write_manifest
 from search.findings.model_card import README, model_card
 from search.findings.onnx_models import make_onnx
@@ -34,8 +35,8 @@ from spaces.initial_weights import INIT
 from spaces.paths import MODEL, MODELS, unfinished
 from spaces.spec import dump_run_config
 from trainers.checkpoint import fold_models, weights_digest
-from trainers.members import MEMBERS, Member, write_list
-from trainers.onnx_network import Agreement, check_onnx_installed
+from trainers.members import MEMBERS, Member, is_ensemble, write_list
+from trainers.onnx_network import FILE, Agreement, check_onnx_installed
 from trainers.report import EpochReport
 
 
@@ -76,7 +77,8 @@ def export_study(
     if not onnx or weights is None:
         return _export(to, chosen, weights, artifacts, test=test)
     with TemporaryDirectory(prefix="segtune-onnx-") as made:
-        found = make_onnx(chosen.source, chosen.run, weights.model, Path(made))
+        models = fold_models(weights.model)
+        found = make_onnx(chosen.source, chosen.run, models, Path(made))
         return _export(to, chosen, weights, artifacts, Path(made), found, test=test)
 
 
@@ -222,8 +224,7 @@ def write_result(
     (temporary / "config.yaml").write_text(dump_run_config(data, config), encoding="utf-8")
     if model is not None:
         target = temporary / (MODEL if fold_models(model) == [model] else MODELS)
-        # smp's own README says that the weights are under a licence, which nobody has chosen
-        shutil.copytree(model, target, ignore=shutil.ignore_patterns(README))
+        _copy_model(model, target)
         if onnx is not None:
             shutil.copytree(onnx, target, dirs_exist_ok=True)
     title = f"{provenance.get('study', 'run')}, trial {provenance.get('trial', '-')}"
@@ -239,12 +240,16 @@ def write_ensemble(
     config: TrialConfig,
     members: Sequence[Member],
     provenance: dict[str, Any],
+    onnx: Path | None = None,
 ) -> Path:
-    """Write config.yaml, ensemble.json, members/, provenance.json and manifest.json; as above.
+    """Write config.yaml, ensemble.json, members/, README.md, provenance.json, manifest.json.
+
+    As above; a member has a README.md of its own.
 
     Args:
         config: whose decode settings count.
         members: each is written to members/ under the name of its folder.
+        onnx: a folder of the model.onnx that belong beside the weights, by the members' names.
     """
     check_target(to)
     temporary = unfinished(to)
@@ -256,11 +261,22 @@ def write_ensemble(
         (folder / "config.yaml").write_text(dump_run_config(data, member.config), encoding="utf-8")
         for model in member.models:
             folds = len(member.models) > 1
-            shutil.copytree(model, folder / (f"{MODELS}/{model.name}" if folds else MODEL))
+            target = folder / (f"{MODELS}/{model.name}" if folds else MODEL)
+            _copy_model(model, target)
+            if onnx is not None:
+                made = onnx / member.folder.name / (model.name if folds else "")
+                shutil.copy2(made / FILE, target)
+        card = member_card(folder, data, member.config, provenance["study"])
+        (folder / README).write_text(card, encoding="utf-8")
     write_list(temporary, {member.folder.name: member.draws for member in members})
     digest = weights_digest(temporary / MEMBERS)
     _finish(temporary, to, data, config, {**provenance, "model_sha256": digest})
     return to
+
+
+def _copy_model(model: Path, to: Path) -> None:
+    """Without smp's README, which says that the weights are under a licence that nobody chose."""
+    shutil.copytree(model, to, ignore=shutil.ignore_patterns(README))
 
 
 def _finish(
@@ -277,8 +293,9 @@ def _finish(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
-    if any((temporary / name).is_dir() for name in (MODEL, MODELS)):
-        card = model_card(temporary, data, config, facts)
+    make = ensemble_card if is_ensemble(temporary) else model_card
+    if make is ensemble_card or any((temporary / name).is_dir() for name in (MODEL, MODELS)):
+        card = make(temporary, data, config, facts)
         (temporary / README).write_text(card, encoding="utf-8")
     write_manifest(temporary)
     _put(temporary, to)

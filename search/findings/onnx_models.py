@@ -11,17 +11,16 @@ from optuna.trial import FrozenTrial
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
-from trainers.checkpoint import fold_models
 from trainers.onnx_network import FILE, Agreement, check_agreement, compare, write_onnx
 from trainers.tasks import load_data
 
 
-def make_onnx(study: Study, run: FrozenTrial, weights: Path, to: Path) -> list[Agreement]:
-    """Write the model.onnx of each model of a run, where they lie among its weights.
+def make_onnx(study: Study, run: FrozenTrial, models: Sequence[Path], to: Path) -> list[Agreement]:
+    """Write the model.onnx of each model of a run: `to/model.onnx`, of folds `to/fold-1/model.onnx`.
 
     Args:
         study: that has run it.
-        weights: the folder of its model, or of those of the folds.
+        models: the folder of its model, or those of the folds.
 
     Returns:
         How each compares with its network on val.
@@ -38,28 +37,30 @@ def make_onnx(study: Study, run: FrozenTrial, weights: Path, to: Path) -> list[A
     config = study.config(run)
     spec = study.data_spec(config)
     data = load_data(spec)
-    chosen = TrialFacts.of(run).fold_decode or [{}]
+    chosen = TrialFacts.of(run).fold_decode or [{}] * len(models)
     found = []
-    models = fold_models(weights)
     for model, decode, split in zip(models, chosen, data.folds or [data], strict=True):
-        folder = to / model.relative_to(weights)
-        folder.mkdir(exist_ok=True)
+        folder = to / model.name if len(models) > 1 else to
+        folder.mkdir(parents=True, exist_ok=True)
         write_onnx(model, config, spec, folder / FILE)
         found.append(compare(model, folder, config.replace(dict(decode)), split))
         check_agreement(found[-1], study.metric)
     return found
 
 
-def agreement_lines(stored: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+def agreement_lines(
+    stored: Sequence[Mapping[str, Any]], metric: str, files: Sequence[str] = ()
+) -> list[str]:
     """`model.onnx has mIoU 0.4460 on val, torch 0.4460; ...`, a sentence each.
 
     Args:
         stored: agreements as in provenance.json.
+        files: what to call each of them.
     """
     found = [Agreement(**one) for one in stored]
     return [
-        f"{FILE} has {metric} {one.score:.4f} on val, torch {one.torch_score:.4f}; their "
+        f"{file} has {metric} {one.score:.4f} on val, torch {one.torch_score:.4f}; their "
         f"probabilities differ by {one.difference:.2g} at most; on this CPU {one.images_per_s:.2f} "
         f"images/s, torch {one.torch_images_per_s:.2f}"
-        for one in found
+        for one, file in zip(found, files or [FILE] * len(found), strict=True)
     ]

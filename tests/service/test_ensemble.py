@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,23 +15,27 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result as Answer
+from PIL import Image
 from typer.testing import CliRunner
 
 from search.cli import app
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
+from search.findings.manifest import check_export
 from search.samples.receipts import write_receipts
 from search.samples.streets import write_streets
 from search.studies.looks import looks_of
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
+from spaces.config import SegmentationConfig
 from spaces.spec import StudySpec
 from tests.fake_child import report
 from tests.stores import small_study
 from trainers.checkpoint import FOLD_MODELS, save_model
 from trainers.dbnet.decode import Detections
 from trainers.image_counts import ImageCounts
+from trainers.members import read_members
 from trainers.predict import Predictor
 from trainers.tasks import load_data, make_task
 
@@ -57,6 +62,23 @@ sampler: random
 confirm: none
 budget: {{trials: 4}}
 """
+
+
+def check_files_of(folder: Path) -> dict[str, str]:
+    """What its manifest lists, all of it whole."""
+    assert check_export(folder) == []
+    found: dict[str, str] = json.loads((folder / "manifest.json").read_text())["files"]
+    return found
+
+
+def run_examples(card: str) -> dict[str, Any]:
+    """The names that a README's Python leaves."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
 Made = Callable[..., "Kept"]
 
 
@@ -172,6 +194,65 @@ def test_an_ensemble_works_wherever_an_export_does(kept: Made, tmp_path: Path) -
     assert "damaged" in found.run("evaluate", both, code=2)
 
 
+def test_its_readme_and_those_of_its_members(
+    kept: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members' examples run as they stand; made one as the README says, they give its mask."""
+    found = kept(streets(tmp_path, more="ensemble: {size: 3}\n"), [8, 9, 10, 11])
+    found.ensemble()
+    facts, members = found.facts, read_members(found.to, SegmentationConfig())
+    card = (found.to / "README.md").read_text()
+    gain = facts["ensemble"]["gain"]["mean"]
+    assert card.startswith("# small, an ensemble\n")
+    assert f"mIoU {facts['value']:.4f}; over the model of trial {facts['trial']} alone" in card
+    assert f"{gain:+.4f}" in card and "Val has chosen the members, so this says too much" in card
+    assert "`segtune evaluate . --data test`" in card and "| index | class | colour" in card
+    picture = next((tmp_path / "data" / "test" / "images").iterdir())
+    mean: Any = 0
+    for member in members:
+        row = f"| `members/{member.folder.name}/` | {member.config.flat()['model.arch']} with enc"
+        assert (
+            row in card and f"| 1 | {member.draws} of {len(facts['ensemble']['steps'])} |" in card
+        )
+        shutil.copy(picture, member.folder / "image.png")
+        monkeypatch.chdir(member.folder)
+        names = run_examples((member.folder / "README.md").read_text())
+        assert np.array_equal(names["found"], names["mask"])
+        mean = mean + names["logits"].softmax(1) * member.draws
+    shutil.copy(picture, found.to / "image.png")
+    monkeypatch.chdir(found.to)
+    names = run_examples(card)
+    assert np.array_equal(mean.argmax(1)[0].numpy(), names["found"])
+    assert len(names["models"]) == len(members)
+    for path in [*found.to.rglob("*.md"), *found.to.rglob("*.json")]:
+        assert "mit" not in re.findall(r"[a-z]+", path.read_text().lower()), path
+    assert not list(found.to.rglob("model/README.md"))
+
+
+def test_with_onnx(kept: Made, tmp_path: Path) -> None:
+    found = kept(streets(tmp_path), [8, 9, 10, 11])
+    said = found.ensemble("--onnx", "--size", "2")
+    facts = found.facts
+    assert len(facts["onnx"]) == 2
+    card, listed = (found.to / "README.md").read_text(), check_files_of(found.to)
+    for trial, one in zip(facts["ensemble"]["draws"], facts["onnx"], strict=True):
+        assert abs(one["score"] - one["torch_score"]) <= 1e-3 < one["torch_score"]
+        assert f"model.onnx of trial {trial} has mIoU {one['score']:.4f} on val" in said
+        file = f"members/trial-{trial}/model/model.onnx"
+        assert f"{file} has mIoU {one['score']:.4f} on val" in card and file in listed
+        assert (
+            "steps 3 to 5 are inside" in (found.to / f"members/trial-{trial}/README.md").read_text()
+        )
+    images, out = tmp_path / "data" / "val" / "images", tmp_path / "out"
+    for runtime in ("torch", "onnx"):
+        words = ("--to", str(out / runtime), "--runtime", runtime)
+        assert "4 images in" in found.run("predict", str(found.to), str(images), *words)
+    masks = [sorted((out / runtime / "masks").iterdir()) for runtime in ("torch", "onnx")]
+    for one, other in zip(*masks, strict=True):
+        with Image.open(one) as mine, Image.open(other) as theirs:
+            assert (np.array(mine) == np.array(theirs)).mean() > 0.999  # equal ones rounded apart
+
+
 def test_one_model_may_be_all_that_helps(kept: Made, tmp_path: Path) -> None:
     """Of equal models no second one gains: nothing is written."""
     text = streets(tmp_path).replace("[32x32, 48x64]", "32x32").replace("[Unet, FPN]", "Unet")
@@ -190,6 +271,8 @@ def test_text_maps_of_two_sizes(kept: Made, tmp_path: Path) -> None:
     page = next((data / "val" / "images").iterdir())
     [boxes] = Predictor(found.to).predict([page])
     assert isinstance(boxes, Detections) and len(boxes.boxes) > 0
+    card = (found.to / "README.md").read_text()
+    assert "DBNet.from_pretrained" in card and "resized to the largest of them" in card
 
 
 def test_members_are_all_folds_of_a_trial(kept: Made, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from search.findings.export import write_result
+from search.findings.model_card import network_lines
 from search.samples.streets import CLASSES
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
@@ -19,6 +20,8 @@ from spaces.text_detection import TextDetectionConfig
 from trainers.checkpoint import save_model
 from trainers.image_counts import ImageCounts
 from trainers.models import build_model
+from trainers.postprocess import postprocess
+from trainers.predict import Predictor
 from trainers.report import EpochReport, Losses
 from trainers.text_detection import build_dbnet
 
@@ -116,19 +119,106 @@ def test_the_examples_give_what_predict_gives(
     assert np.array_equal(names["found"], names["mask"])
 
 
+@pytest.mark.parametrize(
+    ("resolution", "scale", "size", "models", "classes"),
+    [
+        ("36x50", 0.7, (160, 120), 1, CLASSES),  # windows overlap, and must be padded
+        ("64x96", 1.0, (90, 50), 1, CLASSES),  # the image is lower and narrower than a window
+        ("64x32", 1.3, (120, 70), 2, ["road"]),
+    ],
+)
+def test_the_examples_of_windows_give_what_predict_gives(
+    resolution: str,
+    scale: float,
+    size: tuple[int, int],
+    models: int,
+    classes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crop = {"data.mode": "crop", "data.scale": scale, "decode.overlap": 0.3}
+    changes = {**SMALL, **crop, "data.resolution": resolution}
+    if len(classes) == 1:
+        changes |= {"loss.pixel": "bce", "decode.threshold": 0.48}
+    folds = {"fold_epochs": [3, 4]} if models > 1 else {}
+    config = SegmentationConfig().replace(changes)
+    card = export(tmp_path / "best", segmentation(list(classes)), config, models, **folds)
+    picture(tmp_path / "best", size)
+    monkeypatch.chdir(tmp_path / "best")
+    names = run_examples(card)
+    assert names["found"].shape == names["mask"].shape == size
+    assert len(np.unique(names["found"])) > 1
+    # where two classes are equal, the order of sums decides
+    assert (names["found"] == names["mask"]).mean() > 0.999
+
+
+def test_what_follows_the_network_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Post-processing with its numbers; the second example leaves it out, and says so."""
+    changes: dict[str, Any] = {
+        "data.resolution": "64x96",
+        "decode.tta": "hflip",
+        "decode.smallest_area": {"car": 40, "road": 300},
+        "decode.fill_holes": {"building": 60},
+    }
+    config = SegmentationConfig().replace({**SMALL, **changes})
+    data = segmentation(list(CLASSES))
+    card = export(tmp_path / "best", data, config)
+    flat = " ".join(card.split())
+    assert "fewer pixels than (`decode.smallest_area`): car 40, road 300. Areas hang" in flat
+    assert "fewer pixels than (`decode.fill_holes`): building 60. Holes hang" in flat
+    assert "alone, without test-time augmentation and steps after argmax or threshold:" in flat
+    assert "`decode.tta` is `hflip`" in flat
+    picture(tmp_path / "best", (160, 120))
+    monkeypatch.chdir(tmp_path / "best")
+    names = run_examples(card)
+    assert not np.array_equal(names["found"], names["mask"])
+    plain = Predictor(".", config.replace({"decode.tta": "none"}))
+    expected = postprocess(names["mask"], config.decode, data.class_names)
+    assert np.array_equal(plain.predict(["image.png"])[0], expected)
+
+
 @pytest.mark.parametrize("size", [(80, 64), (200, 150)])  # enlarged, and shrunk
-@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize(("models", "output"), [(1, "polygon"), (2, "quad")])
 def test_the_example_of_text_gives_what_predict_gives(
-    size: tuple[int, int], models: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int],
+    models: int,
+    output: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changes = {"model.inner": 16, "model.out": 8, "data.resolution": 100, "decode.thresh": 0.5}
-    config = TextDetectionConfig().replace({**SMALL, **changes, "decode.box_thresh": 0.4})
+    decode = {"decode.box_thresh": 0.4, "decode.output": output, "decode.max_candidates": 9}
+    config = TextDetectionConfig().replace({**SMALL, **changes, **decode})
     card = export(tmp_path / "best", text(), config, models)
     picture(tmp_path / "best", size)
     monkeypatch.chdir(tmp_path / "best")
     names = run_examples(card)
-    assert len(names["boxes"]) > 0
-    assert np.array_equal(names["found"].boxes, names["boxes"])
+    found = names["found"].boxes if output == "quad" else names["found"].outlines
+    assert 0 < len(names["boxes"]) == len(found) <= 9
+    assert all(np.array_equal(*pair) for pair in zip(found, names["boxes"], strict=True))
+    assert ("cv2.approxPolyDP" in card) == (output == "polygon")
+    for setting, value in config.decode:
+        if setting not in ("tta", "output"):
+            assert f"{value} " in card and f"`{setting}`" in card, setting
+
+
+@pytest.mark.parametrize(
+    ("init", "named", "said"),
+    [
+        (None, None, "random weights."),
+        (None, "imagenet", "imagenet weights of the encoder."),
+        ("imagenet", None, "imagenet weights of the encoder."),
+        (
+            "/runs/best",
+            None,
+            "the weights in `/runs/best` (`model.init`); what they lack, from ran",
+        ),
+    ],
+)
+def test_what_it_began_from(init: str | None, named: str | None, said: str) -> None:
+    changes = {"model.init": init, "model.encoder_weights": named}
+    for config in (SegmentationConfig(), TextDetectionConfig()):
+        assert f"**Began from:** {said}" in network_lines(["model"], config.replace(changes))[1]
 
 
 def test_it_says_what_is_known_and_no_licence(tmp_path: Path) -> None:
@@ -139,7 +229,7 @@ def test_it_says_what_is_known_and_no_licence(tmp_path: Path) -> None:
     assert "mIoU 0.5123; 95% interval over its 2 images: " in card
     assert r"| 0 | road\|way | 1, 2, 3 |" in card
     assert "Neither trained nor scored: car." in card
-    assert "to multiples of 32: here 28 rows and 0 columns" in card
+    assert "to multiples of 32: here 28 rows and 0 columns" in " ".join(card.split())
     assert "9 epochs; these weights are of epoch 7, seed 0" in card
     assert "licence" in card.lower() and "none was chosen" in card
     files = [path for path in (tmp_path / "best").rglob("*") if path.suffix in (".md", ".json")]
