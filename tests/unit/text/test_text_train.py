@@ -25,10 +25,10 @@ from trainers.text_detection import (
     TextDetectionLoss,
     TextDetectionTask,
     build_dbnet,
+    load_dbnet,
     pad_together,
     page_logits,
 )
-from trainers.text_evaluate import load_dbnet
 from trainers.train import TrialResult, train
 
 pytestmark = pytest.mark.slow
