@@ -268,7 +268,7 @@ def write_ensemble(
                 shutil.copy2(made / FILE, target)
         card = member_card(folder, data, member.config, provenance["study"])
         (folder / README).write_text(card, encoding="utf-8")
-    write_list(temporary, {member.folder.name: member.draws for member in members})
+    write_list(temporary, {member.folder.name: member.draws for member in members}, config)
     digest = weights_digest(temporary / MEMBERS)
     _finish(temporary, to, data, config, {**provenance, "model_sha256": digest})
     return to

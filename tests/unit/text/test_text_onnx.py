@@ -121,7 +121,7 @@ def test_the_members_of_an_ensemble_have_one_each(
     shutil.copytree(square, tmp_path / MEMBERS / "b")
     smaller = SQUARE.replace({"data.resolution": 96})
     export(tmp_path / MEMBERS / "a", smaller, receipts)
-    write_list(tmp_path, {"a": 1, "b": 2})
+    write_list(tmp_path, {"a": 1, "b": 2}, SQUARE)
     check_boxes(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_the_members_of_an_ensemble_have_one_each(
         shutil.copytree(model, tmp_path / MEMBERS / name / MODEL)
         written = dump_run_config(data.spec, config)
         (tmp_path / MEMBERS / name / "config.yaml").write_text(written)
-    write_list(tmp_path, {"a": 1, "b": 2})
+    write_list(tmp_path, {"a": 1, "b": 2}, CONFIG)
     assert all(member.runtime == "onnx" for member, _ in check_alike(tmp_path, data).members)
     (tmp_path / MEMBERS / "b" / MODEL / FILE).unlink()
     with pytest.raises(InputError, match=r"members/b/model has no model\.onnx; export again"):
