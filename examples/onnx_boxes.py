@@ -46,6 +46,12 @@ def boxes_of(session, facts, image):
 def main(model, to, *paths):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segtune"])
+    plain = {"tta": "none", "output": "quad"}
+    settings = plain | facts["decode"]
+    if more := [f"{name} {settings[name]}" for name in plain if settings[name] != plain[name]]:
+        sys.exit(
+            f"{', '.join(more)}: segtune predict --runtime onnx does that, this script does not"
+        )
     Path(to).mkdir(parents=True, exist_ok=True)
     for path in paths:
         image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))

@@ -20,8 +20,12 @@ def load(path):
     """The network, and what the file says of its classes and decode settings."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segtune"])
-    if facts["data"].get("mode", "resize") != "resize":
-        sys.exit("data.mode: crop needs windows of the image: segtune predict --runtime onnx")
+    plain = {"mode": "resize", "tta": "none", "smallest_area": {}, "fill_holes": {}}
+    settings = plain | facts["data"] | facts["decode"]
+    if more := [f"{name} {settings[name]}" for name in plain if settings[name] != plain[name]]:
+        sys.exit(
+            f"{', '.join(more)}: segtune predict --runtime onnx does that, this script does not"
+        )
     return session, facts
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spaces.config import TrialConfig
 from spaces.errors import InputError
@@ -61,40 +62,42 @@ def is_ensemble(folder: Path) -> bool:
     return (folder / LIST).is_file()
 
 
-def write_list(folder: Path, draws: dict[str, int]) -> None:
-    """Write `ensemble.json` of {name of a folder in members/: draws}."""
+def write_list(folder: Path, draws: dict[str, int], config: TrialConfig) -> None:
+    """Write `ensemble.json` of {name of a folder in members/: draws}.
+
+    Args:
+        config: of the ensemble, whose decode settings are noted: those that differ later, by an
+            edit of its config.yaml or by `--set`, are the members' too.
+    """
     members = [{"folder": f"{MEMBERS}/{name}", "draws": count} for name, count in draws.items()]
-    write_json(folder / LIST, {"members": members}, indent=1)
+    write_json(folder / LIST, {"members": members, "decode": _decode(config)}, indent=1)
 
 
 def read_members(folder: Path, config: TrialConfig) -> list[Member]:
     """Return the members of an ensemble's folder.
 
     Args:
-        config: of the ensemble. Where its decode settings are not those of the folder's own
-            config.yaml, those of the members are changed alike.
+        config: of the ensemble. Where its decode settings are not those that it was written with,
+            those of the members are changed alike.
 
     Raises:
         InputError: the list, or a member, is damaged or missing.
     """
     path = folder / LIST
-    _, exported = load_run_config(folder / "config.yaml", splits=False)
-    before = exported.flat()
-    changes = {
-        name: value
-        for name, value in config.flat().items()
-        if name.startswith("decode.") and before[name] != value
-    }
     try:
-        listed = [(one["folder"], one["draws"]) for one in read_json(path)["members"]]
+        tree = read_json(path)
+        listed = [(one["folder"], one["draws"]) for one in tree["members"]]
+        before = dict(tree["decode"])
         whole = listed and all(isinstance(n, str) and type(d) is int and d > 0 for n, d in listed)
-    except (Damaged, KeyError, TypeError):
+    except (Damaged, KeyError, TypeError, ValueError):
         whole = False
     if not whole:
         raise InputError(
-            f"{path} must list members, each with its folder and its draws (1 or more), but does "
-            "not; make the ensemble again"
+            f"{path} must list members, each with its folder and its draws (1 or more), and decode "
+            "settings, but does not; make the ensemble again"
         )
+    now = _decode(config)
+    changes = {name: value for name, value in now.items() if before.get(name, value) != value}
     found = []
     for name, draws in listed:
         member = inside(folder, name)
@@ -110,3 +113,7 @@ def read_members(folder: Path, config: TrialConfig) -> list[Member]:
     if len({len(member.models) for member in found}) > 1:
         raise InputError(f"{folder}: its members must have as many models each; make it again")
     return found
+
+
+def _decode(config: TrialConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.flat().items() if name.startswith("decode.")}

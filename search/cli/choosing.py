@@ -74,6 +74,7 @@ def choose(
 ) -> None:
     """Print what views or post-processing gain on val; keep what gains beyond noise."""
     from search.findings import gains
+    from search.findings.export import renew_card
     from spaces.metric import metric_name
     from trainers.gains import Part
     from trainers.image_counts import score_of
@@ -98,18 +99,21 @@ def choose(
     if keep:
         changes = _changes(config, settings) | choice.changes
         typer.echo(gains.keep(folder, replace(choice, changes=changes)))
+        renew_card(folder)
 
 
 def keep_settings(
     folder: Path, config: TrialConfig, settings: Sequence[str], found: Sequence[Evaluation]
 ) -> None:
     """Keep what --set says, because the user says so."""
+    from search.findings.export import renew_card
     from search.findings.gains import Choice, keep
 
     value = fmean(one.scores.metric for one in found)
     images = sum(len(one.images.counts) for one in found)
     figures = {"metric": found[0].metric, "value": value, "images": images}
     typer.echo(keep(folder, Choice(_changes(config, settings), figures)))
+    renew_card(folder)
 
 
 def _changes(config: TrialConfig, settings: Sequence[str]) -> dict[str, Any]:

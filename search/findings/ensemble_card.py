@@ -14,6 +14,7 @@ from typing import Any
 from search.findings.evidence import CONFIDENCE
 from search.findings.model_card import (
     LICENCE,
+    chosen_since,
     classes_section,
     input_of,
     joined,
@@ -49,7 +50,7 @@ def ensemble_card(
     lines = [
         f"**Networks:** {task}, the mean of {len(members)} members' probabilities, {models} "
         "networks together.",
-        f"**Score on val:** {_val(data, facts)}",
+        f"**Score on val:** {_val(data, facts)}{chosen_since(facts)}.",
         "**Settings:** `config.yaml`, whose decode settings count; each member's own `config.yaml` "
         "has the rest. **Where it comes from:** `provenance.json`.",
         LICENCE,
@@ -94,8 +95,8 @@ def _val(data: AnyDataSpec, facts: Mapping[str, Any]) -> str:
         )
     said += ". Val has chosen the members, so this says too much. Only images that chose nothing "
     if data.test is not None:
-        return f"{said}can tell: `segtune evaluate . --data test`."
-    return f"{said}can tell; this study had none (`data.test`)."
+        return f"{said}can tell: `segtune evaluate . --data test`"
+    return f"{said}can tell; this study had none (`data.test`)"
 
 
 def _members(members: Sequence[Member], draws: int) -> str:

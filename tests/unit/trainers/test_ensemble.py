@@ -155,7 +155,7 @@ def write_ensemble(folder: Path, data: Data, configs: Sequence[TrialConfig]) -> 
         saved = save_model(member, 1, network, ImageCounts(np.zeros((1, 1, 3), np.int64)))
         saved.rename(member / "model")
         draws[name] = 2 if number == 0 else 1
-    write_list(folder, draws)
+    write_list(folder, draws, configs[0])
     (folder / "config.yaml").write_text(dump_run_config(spec, configs[0]))
     return folder
 
@@ -296,6 +296,10 @@ def test_settings_reach_the_members(streets_ensemble: Path) -> None:
     members = read_members(streets_ensemble, mirrored)
     assert {member.config.flat()["decode.tta"] for member in members} == {"hflip"}
     assert [member.config.flat()["data.resolution"] for member in members] == ["32x48", "64x64"]
+    path = streets_ensemble / "config.yaml"  # as an edit, or `evaluate --keep`
+    path.write_text(path.read_text().replace("tta: none", "tta: hflip"))
+    kept = Predictor(streets_ensemble)
+    assert {one.config.flat()["decode.tta"] for one, _ in kept.members} == {"hflip"}
 
 
 @pytest.mark.slow
@@ -308,7 +312,7 @@ def test_what_is_no_ensemble_is_said(streets_ensemble: Path) -> None:
         (streets_ensemble / LIST).write_text(listed)
         with pytest.raises(InputError, match="must list members"):
             read_members(streets_ensemble, config)
-    outside = {"members": [{"folder": "../elsewhere", "draws": 1}]}
+    outside = {"members": [{"folder": "../elsewhere", "draws": 1}], "decode": {}}
     (streets_ensemble / LIST).write_text(json.dumps(outside))
     with pytest.raises(InputError, match="leads out of it"):
         read_members(streets_ensemble, config)

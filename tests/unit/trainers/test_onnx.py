@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,11 +21,12 @@ from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
 from spaces.segmentation import default_space
 from spaces.spec import dump_run_config
-from tests.without_torch import run_example
+from tests.without_torch import run_example, why_refused, with_setting
 from trainers.batches import normalise
 from trainers.checkpoint import load_model, save_model
 from trainers.data import SegmentationData
 from trainers.image_counts import ImageCounts
+from trainers.members import MEMBERS, write_list
 from trainers.models import build_model, forward
 from trainers.onnx_network import (
     FILE,
@@ -71,18 +73,34 @@ def made(tmp_path_factory: pytest.TempPathFactory, streets: SegmentationDataSpec
     return folder
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, streets: SegmentationDataSpec) -> Path:
+    """Another model of the same config."""
+    return saved(tmp_path_factory.mktemp("second"), CONFIG, load_data(streets), seed=1)
+
+
 ARCHS = default_space(10, binary=False).names("model.arch")
 
 
+def test_it_gives_the_logits_of_its_network(made: Path) -> None:
+    assert CONFIG.model.arch == "Unet"
+    check_logits(made / MODEL)
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("arch", "encoder"),
-    [*((arch, "resnet18") for arch in ARCHS), ("Unet", "efficientnet-b0")],
+    [*((arch, "resnet18") for arch in ARCHS if arch != "Unet"), ("Unet", "efficientnet-b0")],
 )
-def test_every_default_architecture_gives_the_logits_of_its_network(
+def test_every_default_architecture_does(
     arch: str, encoder: str, data: SegmentationData, tmp_path: Path
 ) -> None:
     config = CONFIG.replace({"model.arch": arch, "model.encoder": encoder})
-    model = saved(tmp_path, config, data)
+    check_logits(saved(tmp_path, config, data))
+
+
+def check_logits(model: Path) -> None:
+    """That a model.onnx gives the logits of its network, for batches of different sizes."""
     network, graph = load_model(model).eval(), OnnxNetwork(model)
     assert graph.size == (36, 50)
     for batch in (1, 3):
@@ -115,8 +133,9 @@ def test_it_scores_as_evaluate_does(made: Path, data: SegmentationData) -> None:
 def test_one_that_scores_otherwise_is_refused(
     made: Path, data: SegmentationData, tmp_path: Path
 ) -> None:
-    other = saved(tmp_path, CONFIG, data, seed=1)
-    found = compare(made / MODEL, other, CONFIG, data)
+    torch.manual_seed(1)
+    other = save_model(tmp_path, 1, build_model(CONFIG.model, len(data.spec.names)), COUNTS)
+    found = compare(other, made / MODEL, CONFIG, data)
     assert found.difference > 0.01
     with pytest.raises(InputError, match=r"model\.onnx has mIoU .* but torch .*Nothing was writ"):
         check_agreement(found, "mIoU")
@@ -125,46 +144,103 @@ def test_one_that_scores_otherwise_is_refused(
     check_agreement(Agreement(**{**vars(found), "score": found.torch_score + 9e-4}), "mIoU")
 
 
-@pytest.mark.parametrize("tta", ["none", "hflip"])
-def test_predict_gives_the_same_masks(made: Path, data: SegmentationData, tta: str) -> None:
-    config = CONFIG.replace({"decode.tta": tta})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"decode.tta": "hflip"},
+        {"data.mode": "crop", "data.scale": 1.7},  # windows that overlap
+        {"data.mode": "crop", "data.scale": 0.6, "decode.tta": "flips"},  # smaller than a window
+    ],
+)
+def test_predict_gives_the_same_masks(
+    made: Path, data: SegmentationData, changes: dict[str, Any]
+) -> None:
+    config = CONFIG.replace(changes)
     images = [sample.image for sample in data.split("val")]
     found = Predictor(made, config, runtime="onnx").predict(images)
     for one, other in zip(Predictor(made, config).predict(images), found, strict=True):
         assert np.array_equal(one, other) and len(np.unique(one)) > 1
 
 
-@pytest.mark.parametrize("names", [CLASSES, ["road"]])
+def test_windows_score_as_evaluate_does(made: Path, data: SegmentationData) -> None:
+    config = CONFIG.replace({"data.mode": "crop", "data.scale": 1.7})
+    found = compare(made / MODEL, made / MODEL, config, data)
+    assert found.torch_score == score_model(made / MODEL, config, data, "val").scores.metric > 0
+    assert found.torch_score != compare(made / MODEL, made / MODEL, CONFIG, data).torch_score
+    check_agreement(found, "mIoU")
+    assert 0 < found.difference < 1e-4
+
+
+def test_the_example_refuses_what_it_does_not_do(made: Path, tmp_path: Path) -> None:
+    graph = made / MODEL / FILE
+    areas = {"car": 9}
+    for name, value in (
+        ("decode.tta", "hflip"),
+        ("decode.fill_holes", areas),
+        ("data.mode", "crop"),
+    ):
+        other = with_setting(graph, tmp_path / FILE, name, value)
+        said = why_refused("onnx_masks.py", other, tmp_path / "out")
+        assert f"{name.partition('.')[2]} {value}: segtune predict --runtime onnx does" in said
+
+
+@pytest.mark.parametrize("names", [CLASSES, pytest.param(["road"], marks=pytest.mark.cluster)])
 def test_the_example_needs_no_torch_and_gives_the_same_masks(
-    names: list[str], data: SegmentationData, tmp_path: Path
+    names: list[str], made: Path, data: SegmentationData, tmp_path: Path
 ) -> None:
     spec = data.spec.model_copy(update={"classes": list(names)})
     config = CONFIG if len(names) > 1 else CONFIG.replace({"decode.threshold": 0.48})
-    model = saved(tmp_path / "best", config, replace(data, spec=spec))
-    model.rename(tmp_path / "best" / MODEL)
-    (tmp_path / "best" / "config.yaml").write_text(dump_run_config(spec, config))
+    best = made
+    if len(names) == 1:
+        best = tmp_path / "best"
+        saved(best, config, replace(data, spec=spec)).rename(best / MODEL)
+        (best / "config.yaml").write_text(dump_run_config(spec, config))
     images = [sample.image for sample in data.split("val")]
     larger = tmp_path / "larger.png"
     Image.open(images[0]).resize((301, 207)).save(larger)
     images.append(str(larger))
-    said = run_example("onnx_masks.py", tmp_path / "best" / MODEL / FILE, tmp_path / "out", *images)
+    said = run_example("onnx_masks.py", best / MODEL / FILE, tmp_path / "out", *images)
     assert said == f"classes: {', '.join(spec.class_names)}\n"
-    for path, mask in zip(images, Predictor(tmp_path / "best").predict(images), strict=True):
+    for path, mask in zip(images, Predictor(best).predict(images), strict=True):
         assert isinstance(mask, np.ndarray) and len(np.unique(mask)) > 1
         with Image.open(tmp_path / "out" / f"{Path(path).stem}.png") as found:
             assert (np.asarray(found) == mask).mean() > 0.999  # equal logits may be rounded apart
 
 
-def test_the_models_of_folds_have_one_each(data: SegmentationData, tmp_path: Path) -> None:
-    (tmp_path / MODELS).mkdir()
+def test_the_models_of_folds_have_one_each(
+    made: Path, second: Path, data: SegmentationData, tmp_path: Path
+) -> None:
     (tmp_path / "config.yaml").write_text(dump_run_config(data.spec, CONFIG))
-    for fold in (1, 2):
-        saved(tmp_path / "made", CONFIG, data, fold).rename(tmp_path / MODELS / f"fold-{fold}")
+    for fold, model in enumerate((made / MODEL, second), 1):
+        shutil.copytree(model, tmp_path / MODELS / f"fold-{fold}")
+    check_alike(tmp_path, data)
+
+
+def test_the_members_of_an_ensemble_have_one_each(
+    made: Path, second: Path, data: SegmentationData, tmp_path: Path
+) -> None:
+    """The second one takes windows: each member has a config of its own."""
+    (tmp_path / "config.yaml").write_text(dump_run_config(data.spec, CONFIG))
+    windows = CONFIG.replace({"data.mode": "crop", "data.scale": 1.7})
+    for name, model, config in (("a", made / MODEL, CONFIG), ("b", second, windows)):
+        shutil.copytree(model, tmp_path / MEMBERS / name / MODEL)
+        written = dump_run_config(data.spec, config)
+        (tmp_path / MEMBERS / name / "config.yaml").write_text(written)
+    write_list(tmp_path, {"a": 1, "b": 2}, CONFIG)
+    assert all(member.runtime == "onnx" for member, _ in check_alike(tmp_path, data).members)
+    (tmp_path / MEMBERS / "b" / MODEL / FILE).unlink()
+    with pytest.raises(InputError, match=r"members/b/model has no model\.onnx; export again"):
+        Predictor(tmp_path, runtime="onnx")
+
+
+def check_alike(folder: Path, data: SegmentationData) -> Predictor:
+    """That an export gives the same masks by both runtimes; return the one of onnx."""
     image = Image.open(data.split("val")[0].image)
-    [one], [other] = (
-        Predictor(tmp_path, runtime=name).predict([image]) for name in ("torch", "onnx")
-    )
+    both = [Predictor(folder, runtime=name) for name in ("torch", "onnx")]
+    [one], [other] = (predictor.predict([image]) for predictor in both)
     assert np.array_equal(one, other)
+    return both[1]
 
 
 def test_what_does_not_fit_is_said(made: Path, tmp_path: Path) -> None:
