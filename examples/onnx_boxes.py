@@ -18,13 +18,14 @@ from PIL import Image, ImageOps
 
 def boxes_of(session, facts, image):
     """RGB (H, W, 3) uint8 -> boxes (M, 4, 2), x before y."""
-    decode, side = facts["decode"], session.get_inputs()[0].shape[1]
+    decode = facts["decode"]
     ratio = facts["data"]["resolution"] / max(image.shape[:2])
     height, width = (max(1, round(length * ratio)) for length in image.shape[:2])
-    page = np.zeros((1, side, side, 3), np.uint8)  # black below and to the right
+    padded = [side + -side % 32 for side in (height, width)]
+    page = np.zeros((1, *padded, 3), np.uint8)  # black below and to the right
     how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
     page[0, :height, :width] = cv2.resize(image, (width, height), interpolation=how)
-    [logits] = session.run(None, {"images": page})  # (1, 1, side, side)
+    [logits] = session.run(None, {"images": page})  # (1, 1, *padded)
     found = 1 / (1 + np.exp(-logits[0, 0, :height, :width]))
     binary = (found > decode["thresh"]).astype(np.uint8)
     contours, levels = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

@@ -1,8 +1,9 @@
 """A network as ONNX: written by torch, held against it on val, and run by onnxruntime.
 
-`model.onnx` lies beside the weights that it was made of. It takes images of one size, any number
-at once, as bytes (B, H, W, 3) in RGB, and gives logits (B, C, H, W) in fp32: normalisation and
-padding to the network's stride are inside, resizing and decoding are not.
+`model.onnx` lies beside the weights that it was made of. It takes any number of images at once, as
+bytes (B, H, W, 3) in RGB, and gives logits (B, C, H, W) in fp32. Normalisation is inside, resizing
+and decoding are not. Of segmentation it takes one size, and padding to the network's stride is
+inside; of text any size whose sides are multiples of the stride.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.config import SegmentationConfig, TrialConfig
+from spaces.config import MAX_SIDE, SegmentationConfig, TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.text_detection import TextDetectionConfig
@@ -64,17 +64,13 @@ def check_onnx_installed(*packages: str) -> None:
         )
 
 
-def input_size(config: TrialConfig) -> tuple[int, int]:
-    """(height, width) of the images that a model.onnx of this config takes."""
-    if isinstance(config, SegmentationConfig):
-        return config.data.size
-    assert isinstance(config, TextDetectionConfig)
-    side = config.data.resolution + -config.data.resolution % STRIDE
-    return side, side
+def input_size(config: TrialConfig) -> tuple[int, int] | None:
+    """(height, width) of the images that a model.onnx takes; None: any multiples of STRIDE."""
+    return config.data.size if isinstance(config, SegmentationConfig) else None
 
 
 def write_onnx(model: Path, config: TrialConfig, data: AnyDataSpec, to: Path) -> None:
-    """Write a saved model as one ONNX file, for any batch of images of one size.
+    """Write a saved model as one ONNX file, for any batch of images.
 
     Args:
         model: a folder with weights, as a trial has saved it.
@@ -84,12 +80,17 @@ def write_onnx(model: Path, config: TrialConfig, data: AnyDataSpec, to: Path) ->
     """
     check_onnx_installed()
     network = _WithInput(_load(model, config), isinstance(config, TextDetectionConfig)).eval()
-    images = torch.zeros(2, *input_size(config), 3, dtype=torch.uint8)
+    size = input_size(config)
+    dims: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if size is None:  # which a batch has in common
+        for at, name in enumerate(("rows", "columns"), start=1):
+            dims[at] = STRIDE * torch.export.Dim(name, min=1, max=MAX_SIDE // STRIDE)
+    images = torch.zeros(2, *(size or (2 * STRIDE, 3 * STRIDE)), 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network,
         (images,),
         dynamo=True,
-        dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+        dynamic_shapes={INPUT: dims},
         input_names=[INPUT],
         output_names=[OUTPUT],
         verbose=False,
@@ -108,7 +109,8 @@ def onnx_facts(config: TrialConfig, data: AnyDataSpec) -> dict[str, Any]:
 class OnnxNetwork(nn.Module):
     """A model.onnx in the place of its network: normalised images in, logits out, on the CPU.
 
-    Of segmentation images must have its size; of text any up to it, as padding is black there too.
+    Attributes:
+        size: (height, width) that images must have; None: any multiples of STRIDE.
 
     Raises:
         InputError: there is no such file, it is none of ours, or onnxruntime is missing.
@@ -139,26 +141,28 @@ class OnnxNetwork(nn.Module):
             raise InputError(f"{self.path} is damaged ({said}); export it again") from error
         self._text = facts["task"] == TextDetectionConfig.task
         _, height, width, _ = self._session.get_inputs()[0].shape
-        self.size: tuple[int, int] = (height, width)
+        self.size: tuple[int, int] | None = None if self._text else (height, width)
 
     def forward(self, images: Tensor) -> Any:
         """(B, 3, h, w), normalised and padded to the stride -> logits as of the network itself.
 
         Raises:
-            InputError: images of another size.
+            InputError: images of another size than that of masks.
+            ValueError: pages that are not padded.
             MemoryError: there is not enough of it.
         """
         height, width = images.shape[-2:]
-        bottom, right = self.size[0] - height, self.size[1] - width
-        padded = tuple(side + -side % STRIDE for side in self.size)
-        if (height, width) != padded and not (self._text and min(bottom, right) >= 0):
+        own = self.size or (height, width)
+        if self.size is None and (height % STRIDE or width % STRIDE):
+            raise ValueError(f"sides must be multiples of {STRIDE}, but are {height}x{width}")
+        if (height, width) != tuple(side + -side % STRIDE for side in own):
             raise InputError(
-                f"{self.path} takes images of {self.size[0]}x{self.size[1]} alone, but got "
+                f"{self.path} takes images of {own[0]}x{own[1]} alone, but got "
                 f"{height}x{width}; leave --runtime onnx out, or decode.tta with scales"
             )
         mean, std = (images.new_tensor(part).view(1, 3, 1, 1) for part in (MEAN, STD))
         pixels = (images * std + mean).mul(255).round().to(torch.uint8)  # what they were made of
-        pixels = F.pad(pixels, (0, right, 0, bottom))  # less than none cuts padding off
+        pixels = pixels[..., : own[0], : own[1]]  # it pads by itself
         try:
             [logits] = self._session.run([OUTPUT], {INPUT: pixels.permute(0, 2, 3, 1).numpy()})
         except Exception as error:  # onnxruntime has a kind for `fail`, but none for memory
@@ -257,7 +261,7 @@ def onnx_networks(folders: Sequence[Path], config: TrialConfig) -> list[nn.Modul
     """The model.onnx of each folder, to predict with; raises InputError where one does not fit."""
     found = [OnnxNetwork(folder) for folder in folders]
     for one in found:
-        if one.size != input_size(config):
+        if one.size is not None and one.size != input_size(config):
             raise InputError(
                 f"{one.path} takes images of {one.size[0]}x{one.size[1]}, but data.resolution is "
                 f"{config.flat()['data.resolution']}; put it back, or export again"

@@ -203,7 +203,8 @@ def onnx_section(names: Sequence[str], config: TrialConfig, agreements: Sequence
     Args:
         agreements: what is known of it beside torch, a sentence each.
     """
-    height, width = input_size(config)
+    size = input_size(config)
+    height, width = size or ("height", "width")
     files = ", ".join(f"`{name}/{FILE}`" for name in names)
     said = "\n".join(f"- {line}." for line in agreements)
     if isinstance(config, SegmentationConfig):
@@ -217,8 +218,8 @@ def onnx_section(names: Sequence[str], config: TrialConfig, agreements: Sequence
     else:
         logits = "logits of text"
         fits = (
-            f"step 2 above, padded with black to {height} x {width}; steps 4 and 5 are inside, up "
-            "to the logits"
+            "both sides multiples of 32, after steps 1 to 3 above; steps 4 and 5 are inside, up to "
+            "the logits"
         )
     return f"""\
 ## ONNX
