@@ -621,7 +621,7 @@ CASES = [
     Bad("split-no-masks", line("val: {images: data/val/images}"),
         "data.val: masks is missing; images and masks go together (study.yaml line 5)"),
     Bad("split-empty", both(empty("data/val/images"), empty("data/val/masks")),
-        "data.val: no images (.png, .jpg, .jpeg, .tif, .tiff, .bmp) found"),
+        "data.val: no images (.png, .jpg, .jpeg, .tif, .tiff, .bmp, .webp) found"),
     Bad("image-unpaired", remove(MASK), "data.train: 1 of 4 images have no mask; the first is"),
     Bad("mask-spare", remove(IMAGE), "data.train: 1 of 4 masks have no image; the first is"),
     Bad("stem-twice", copy(IMAGE, "data/train/images/street_0001.bmp"),

@@ -55,6 +55,7 @@ def test_camvid_study_from_launch_to_evaluation(
     )  # four epochs from scratch; chance is about 0.03
     segtune("export", "camvid", "--to", "best", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "best").iterdir()} == {
+        "README.md",
         "config.yaml",
         "model",
         "provenance.json",
@@ -187,7 +188,10 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     exported = segtune("export", "few", "--to", "best", cwd=tmp_path)
     assert "was looked at once" in exported  # the mean of both models on the test split
     files = {path.name for path in (tmp_path / "best").iterdir()}
-    assert files == {"config.yaml", "models", "provenance.json", "curves.png", "manifest.json"}
+    assert files == {
+        *("README.md", "config.yaml", "models"),
+        *("provenance.json", "curves.png", "manifest.json"),
+    }
     facts = json.loads((tmp_path / "best" / "provenance.json").read_text())
     data, _ = load_run_config(tmp_path / "best" / "config.yaml")
     assert data.folds is not None and data.folds.seed == facts["seed"]  # the confirmation's
