@@ -84,13 +84,13 @@ def part(data: str, home: Path) -> str:
     best, sizes = f"{data}-best", f"{data}-ensemble"
     said = [
         f"## {data}\n",
-        *quiet(home, f"launch {data}.yaml", done=None),
-        *run(home, f"export {data} --to {best} --onnx", done=best),
+        *run(home, f"launch {data}.yaml", shown=False),
+        *run(home, f"export {data} --to {best} --onnx"),
         *run(home, f"evaluate {best} --tta all"),
     ]
     if data == "camvid":
         said += run(home, f"evaluate {best} --postprocess all")
-    said += run(home, f"ensemble {data} --to {sizes} --size 5", done=sizes)
+    said += run(home, f"ensemble {data} --to {sizes} --size 5")
     said += run(home, f"evaluate {sizes} --against {best}")
     if data == "camvid":
         said += modes(home, best)
@@ -104,11 +104,8 @@ def modes(home: Path, best: str) -> list[str]:
         for seed in SEEDS:
             to = f"{name}-{seed}"
             changed = " ".join(f"--set {change}" for change in changes)
-            said += quiet(
-                home,
-                f"train {best}/config.yaml --to {to} --seed {seed} {LARGE} {changed}",
-                done=to,
-            )
+            line = f"train {best}/config.yaml --to {to} --seed {seed} {LARGE} {changed}"
+            said += run(home, line, shown=False)
     for name in list(MODES)[1:]:
         for seed in SEEDS:
             said += run(home, f"evaluate {name}-{seed} --against resize-{seed}")
@@ -135,25 +132,19 @@ def study_file(data: str) -> Mapping[str, Any]:
     }
 
 
-def run(home: Path, line: str, *, done: str | None = None) -> list[str]:
-    """Run a command, or show what it said where `done` is there; as Markdown."""
+def run(home: Path, line: str, *, shown: bool = True) -> list[str]:
+    """Run a command that has not succeeded here yet; it and what it said, as Markdown."""
     log = home / "said" / f"{line.replace('/', '_').replace(' ', '_')}.txt"
-    if done is None or not (home / done).exists() or not log.exists():
+    if not log.exists():
+        print("segtune", line, file=sys.stderr, flush=True)
         log.parent.mkdir(exist_ok=True)
-        log.write_text(called_with(home, line.split()))
-    return [f"    segtune {line}\n", "```", log.read_text().rstrip(), "```\n"]
+        log.write_text(output(home, line.split()))
+    said = ["```", *map(str.rstrip, log.read_text().splitlines()), "```\n"] if shown else []
+    return [f"    segtune {line}\n", *said]
 
 
-def quiet(home: Path, line: str, *, done: str | None) -> list[str]:
-    """Run a command of which only the line is shown."""
-    if done is None or not (home / done).exists():
-        called_with(home, line.split())
-    return [f"    segtune {line}\n"]
-
-
-def called_with(home: Path, words: Sequence[str]) -> str:
+def output(home: Path, words: Sequence[str]) -> str:
     """What the program prints; it must succeed."""
-    print("segtune", *words, file=sys.stderr, flush=True)
     here = os.environ | {"SEGTUNE_HOME": str(home / "home"), "COLUMNS": "120"}
     program = Path(sys.executable).with_name("segtune")
     ran = subprocess.run([program, *words], cwd=home, env=here, text=True, stdout=subprocess.PIPE)
