@@ -21,6 +21,7 @@ def test_demo_then_train_the_exported_config(segtune: Segtune, tmp_path: Path) -
     folder = tmp_path / "segtune-demo"
     assert "exported the best trial" in out
     assert {path.name for path in (folder / "best").iterdir()} == {
+        "README.md",
         "config.yaml",
         "model",
         "provenance.json",
