@@ -21,33 +21,22 @@ from typing import Any
 
 import yaml
 
+from benchmarks import trust
 from benchmarks.report import called, heading, parser, publish
+from benchmarks.study import EXAMPLES
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-
-CAMVID: dict[str, Any] = {
+CAMVID: dict[str, Any] = trust.CAMVID | {
     "train.epochs": 10,
     "train.batch_size": 8,
     "data.resolution": ["96x128", "144x192"],
     "data.augment": "light",
     "model.arch": ["Unet", "FPN", "DeepLabV3Plus"],
-    "model.encoder": "resnet18",
-    "model.encoder_weights": None,
     "optim.lr": {"low": 5e-4, "high": 5e-3, "log": True},
-    "optim.encoder_lr_ratio": {"low": 0.3, "high": 1.0, "log": True},
 }
-SROIE: dict[str, Any] = {
-    "train.epochs": 6,
+SROIE: dict[str, Any] = trust.SROIE | {
     "train.batch_size": 2,
     "data.resolution": [448, 544],
     "data.augment": "light",
-    "model.encoder": "resnet18",
-    "model.encoder_weights": None,
-    "model.decoder": ["fpn", "unet"],
-    "model.inner": 64,
-    "model.out": 16,
-    "optim.lr": {"low": 1e-3, "high": 5e-3, "log": True},
-    "optim.encoder_lr_ratio": {"low": 0.3, "high": 1.0, "log": True},
 }
 STUDIES: dict[str, dict[str, Any]] = {
     "camvid": {"budget": {"trials": 10}, "space": CAMVID},

@@ -256,8 +256,7 @@ def _predicted(
 
 def _parts(jobs: Sequence[Job], predictor: Predictor) -> Iterator[list[Job]]:
     """Yield jobs that are done together: images that are not resized take their pixels' memory."""
-    data = predictor.config.flat()
-    times = max(1.0, data["data.scale"] ** 2) if data.get("data.mode") == "crop" else 0.0
+    times = predictor.pixels_kept
     part: list[Job] = []
     together = 0.0
     for job in jobs:

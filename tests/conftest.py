@@ -317,3 +317,14 @@ def _scripted_report(task: str, number: int, after: int, classes: Sequence[str])
     )
     detection = Detection(precision=0.7, recall=0.75, curve=curve)
     return replace(report, decode={"decode.box_thresh": 0.4}, detection=detection)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of torch in a fixed order, so that equal runs are equal to the bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

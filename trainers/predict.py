@@ -134,18 +134,26 @@ class Predictor:
             self.members = list(zip(parts, shares(found), strict=True))
         else:
             self.weights = folder / (MODELS if (folder / MODELS).is_dir() else MODEL)
-            for model in fold_models(self.weights):
+            folders = fold_models(self.weights)
+            for model in folders:
                 if not model.is_dir():  # a name would be looked up on a hub
                     raise InputError(
                         f"{folder} has no {model.name}/; give a folder that export wrote"
                     )
-            folders = fold_models(self.weights)
             if runtime == "onnx":
                 self.models = onnx_networks(folders, self.config)
             else:
                 self.models = [load_network(model, self.config).eval() for model in folders]
         self._to_device()
         self.binary = isinstance(self.data, SegmentationDataSpec) and self.data.binary
+
+    @property
+    def pixels_kept(self) -> float:
+        """What a prepared image takes of memory, in its own pixels; 0 where it becomes one size."""
+        if self.members:
+            return sum(member.pixels_kept for member, _ in self.members)
+        data = self.config.flat()
+        return max(1.0, data["data.scale"] ** 2) if data.get("data.mode") == "crop" else 0.0
 
     def predict(self, images: Sequence[Picture]) -> list[Prediction]:
         """Return a mask (H, W), or the boxes of text, of each image at its own size.
@@ -302,9 +310,7 @@ class Predictor:
         classes = self._postprocessed(mask.cpu().numpy(), config)
         return Found(classes, None if kept is None else kept.half().cpu().numpy())
 
-    def _postprocessed(
-        self, mask: NDArray[np.uint8], config: SegmentationConfig
-    ) -> NDArray[np.uint8]:
+    def _postprocessed(self, mask: Mask, config: SegmentationConfig) -> Mask:
         return postprocess(mask, config.decode, self.data.class_names)
 
     def _text(self, image: Prepared, config: TextDetectionConfig, probabilities: bool) -> Found:

@@ -20,8 +20,8 @@ from trainers.losses import IGNORE
 
 SIGMA = 1 / 8  # of a window's side
 FILL = tuple(round(255 * channel) for channel in MEAN)
-"""RGB of a window's pixels outside of its image: ImageNet's mean, which is 0 to the network, as is
-what `models.forward` pads with."""
+"""RGB of a window's pixels outside of its image: ImageNet's mean in whole numbers, so all but the 0
+that `models.forward` pads with."""
 
 Place = tuple[int, int]
 """(top, left) of a window, in pixels of the image at scale."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they bring torch
     from spaces.config import TrialConfig
     from spaces.data import AnyDataSpec
     from trainers.evaluate import Evaluation
+    from trainers.gains import Part
     from trainers.members import Ensemble
     from trainers.tasks import Data
 
@@ -60,13 +61,31 @@ def check_choice(
         raise InputError("--postprocess is of masks, but this is text detection")
 
 
-def choose(
+def parts_of(
     folder: Path,
     models: Sequence[Path | Ensemble],
-    spec: AnyDataSpec,
     config: TrialConfig,
     settings: list[str],
     data: Data,
+) -> list[Part]:
+    """The model with the data it is scored on; of folds each one with what was chosen for it."""
+    from trainers.gains import Part
+
+    if len(models) == 1:
+        return [Part(models[0], config, data)]
+    chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
+    return [
+        Part(model, with_settings(config.replace(decode), settings), fold)
+        for model, decode, fold in zip(models, chosen, data.folds, strict=True)
+    ]
+
+
+def choose(
+    folder: Path,
+    parts: Sequence[Part],
+    spec: AnyDataSpec,
+    config: TrialConfig,
+    settings: Sequence[str],
     *,
     tta: str | None,
     postprocess: str | None,
@@ -76,18 +95,10 @@ def choose(
     from search.findings import gains
     from search.findings.export import renew_card
     from spaces.metric import metric_name
-    from trainers.gains import Part
     from trainers.image_counts import score_of
     from trainers.postprocess import KINDS
     from trainers.views import VIEWS
 
-    parts = [Part(models[0], config, data)]
-    if len(models) > 1:
-        chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
-        parts = [
-            Part(model, with_settings(config.replace(decode), settings), fold)
-            for model, decode, fold in zip(models, chosen, data.folds, strict=True)
-        ]
     metric, score = metric_name(config.metric, spec), score_of(config.metric, spec)
     if tta is not None:
         values = gains.asked_names("--tta", tta, list(VIEWS))

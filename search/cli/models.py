@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.choosing import check_choice, choose, keep_settings
+from search.cli.choosing import check_choice, choose, keep_settings, parts_of
 from search.cli.options import StoreOption, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
@@ -18,9 +17,7 @@ from spaces.paths import MODEL, MODELS
 if TYPE_CHECKING:  # they bring torch
     from spaces.config import TrialConfig
     from spaces.data import AnyDataSpec
-    from trainers.data import SegmentationData
     from trainers.members import Ensemble
-    from trainers.text_data import TextData
 
 DecodeOption = Annotated[
     list[str] | None,
@@ -132,33 +129,28 @@ def evaluate(
             typer.echo(line, err=True)
     checked = load_data(data_spec)
     checked.split(data)
+    parts = parts_of(folder, models, trial_config, settings or [], checked)
     if tta is not None or postprocess is not None:
         choose(
             folder,
-            models,
+            parts,
             data_spec,
             trial_config,
             settings or [],
-            checked,
             tta=tta,
             postprocess=postprocess,
             keep=keep,
         )
         return
     pictures = folder / f"evaluation-{data}"
-    found = []
-    if len(models) > 1:
-        chosen = json.loads((folder / "provenance.json").read_text())["fold_decode"]
-        folds: Sequence[SegmentationData | TextData] = checked.folds
-        for k, (fold, decode) in enumerate(zip(folds, chosen, strict=True)):
-            config = with_settings(trial_config.replace(decode), settings or [])
-            to = pictures / f"fold-{fold.fold}"
-            found.append(run_evaluation(models[k], config, fold, data, to, cleval=cleval))
+    several = len(parts) > 1
+    found = [
+        run_evaluation(*part, data, pictures / f"fold-{k}" if several else pictures, cleval=cleval)
+        for k, part in enumerate(parts, start=1)
+    ]
+    if several:
         show_fold_scores(found, data, console())
     else:
-        found.append(
-            run_evaluation(models[0], trial_config, checked, data, pictures, cleval=cleval)
-        )
         show_scores(found[0], data_spec.class_names, data, console())
     looks = [(folder, trial_config, found, settings or [])]
     if against is not None and other is not None:

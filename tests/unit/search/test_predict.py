@@ -30,6 +30,7 @@ from spaces.spec import dump_run_config, load_run_config
 from tests.waiting import Running, until
 from trainers.checkpoint import save_model
 from trainers.image_counts import ImageCounts
+from trainers.members import MEMBERS, write_list
 from trainers.models import build_model
 from trainers.predict import Predictor
 
@@ -294,6 +295,12 @@ def test_images_that_stay_large_are_taken_fewer_at_once(
     assert all(sum(part) <= 5000 or len(part) == 1 for part in pixels)
     assert max(map(len, parts)) <= module.TOGETHER and max(pixels[0]) > 0
     assert len(parts) > len(list(module._parts(jobs, Predictor(best))))
+    together = tmp_path / "together"  # a member that resizes, and one that does not
+    shutil.copytree(best, together / MEMBERS / "a")
+    shutil.copytree(windows, together / MEMBERS / "b")
+    shutil.copy(best / "config.yaml", together)
+    write_list(together, {"a": 1, "b": 1}, load_run_config(best / "config.yaml", splits=False)[1])
+    assert list(module._parts(jobs, Predictor(together))) == parts
     said = predict(windows, mixed, to=tmp_path / "out")
     assert said.exit_code == 1, said.output  # one is broken
     found = lines(tmp_path / "out")

@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -22,6 +21,7 @@ from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
 from spaces.text_detection import TextDetectionConfig
+from tests.unit.text.pages import write_pages
 from trainers.text_data import TextData, load_text_data
 from trainers.text_sizes import check_learnable
 
@@ -264,15 +264,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    for split, count in (("train", 2), ("val", 1)):
-        for kind in ("images", "labels"):
-            (tmp_path / split / kind).mkdir(parents=True)
-        for index in range(count):
-            shade = 40 * index + (100 if split == "val" else 0)
-            image = Image.fromarray(np.full((60, 80, 3), shade, np.uint8))
-            image.save(tmp_path / split / "images" / f"p{index}.png")
-            (tmp_path / split / "labels" / f"gt_p{index}.txt").write_text(LINE)
-    return Place(tmp_path)
+    return Place(write_pages(tmp_path, LINE))
 
 
 def test_each_row_has_its_case() -> None:

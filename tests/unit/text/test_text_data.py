@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
+from tests.unit.text.pages import write_pages
 from trainers.text_data import TextData, load_text_data
 
 LINE = "10,10,50,10,50,20,10,20,a word, and another"
@@ -29,15 +28,7 @@ def spec_of(folder: Path, **settings: object) -> TextDetectionDataSpec:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two train pages and one val page of one line each."""
-    for split, count in (("train", 2), ("val", 1)):
-        for kind in ("images", "labels"):
-            (tmp_path / split / kind).mkdir(parents=True)
-        for index in range(count):
-            shade = 40 * index + (100 if split == "val" else 0)
-            image = Image.fromarray(np.full((60, 80, 3), shade, np.uint8))
-            image.save(tmp_path / split / "images" / f"p{index}.png")
-            (tmp_path / split / "labels" / f"gt_p{index}.txt").write_text(LINE)
-    return tmp_path
+    return write_pages(tmp_path, LINE)
 
 
 def test_receipts_load(receipts: TextData) -> None:
