@@ -4,6 +4,8 @@ The default space is code, and a study that goes on must find the space that it 
 refuses other choices under the name of a parameter, and trials would not be comparable. So a study
 keeps the number of its defaults (`StudySpec.defaults`); whoever changes a default adds a number.
 
+Those of `pruner` are older words there (spaces/sections.py).
+
 A config has no such number: it names all its settings. One that an older version has written lacks
 the newer settings, and their defaults in spaces/config.py must mean what was done before they came.
 """
@@ -17,12 +19,13 @@ from typing import Any
 from spaces.entries import drop_inactive
 from spaces.space import Choice, Dimension, Float, Free, Scalar, Space
 
-FIRST, LATEST = 1, 3
+FIRST, LATEST = 1, 4
 
 SETTINGS: dict[int, dict[str, Any]] = {
     1: {"train.patience": 3, "optim.step_epochs": 10},
     2: {},
     3: {},
+    4: {},
 }
 """{number: settings that it has instead of those of the default spaces}."""
 
@@ -30,6 +33,7 @@ DIMENSIONS: dict[int, dict[str, Dimension]] = {
     1: {"decode.unclip_ratio": Free(1.5, 3.0, 0.25)},
     2: {"decode.unclip_ratio": Free(1.5, 3.0, 0.25)},
     3: {},
+    4: {},
 }
 """{number: dimensions that it has instead of those of the default spaces}."""
 

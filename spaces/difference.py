@@ -19,7 +19,8 @@ def spec_difference(stored: StudySpec, given: StudySpec) -> str:
     """
     free = {*CHANGEABLE, "left_out"}
     if "defaults" not in given.model_fields_set:
-        free.add("defaults")
+        named = given.model_dump(mode="json", exclude_unset=True)
+        given = StudySpec.of({**named, "defaults": stored.defaults})
     given = given.model_copy(update={name: getattr(stored, name) for name in free})
     if stored.to_json() == given.to_json():
         return ""

@@ -34,40 +34,69 @@ class SamplerSpec(Section):
 class PrunerSpec(Section):
     """Who stops a trial early, beside patience and health."""
 
-    name: Literal["quantile", "median", "stock_median", "percentile", "hyperband", "none"] = (
-        "quantile"
-    )
+    name: Literal[
+        "median",
+        "thrifty",
+        "quantile",
+        "ended_median",
+        "stock_median",
+        "percentile",
+        "hyperband",
+        "none",
+    ] = "median"
     startup_trials: int | None = Field(None, ge=0)
     """Trials that must be there to compare with before any is stopped; null = 5."""
-    min_epochs: int | None = Field(None, ge=0)
-    """First epoch that may stop a trial; null = max(2, 10 % of the run) (quantile), or
-    max(3, 20 %). Pauses begin at half of it."""
+    stop_from: int | None = Field(None, ge=0)
+    """First epoch that may stop a trial; null = a quarter of the run (median), max(2, 10 %)
+    (thrifty, quantile), or max(3, 20 %)."""
+    pause_from: int | None = Field(None, ge=0)
+    """median, thrifty, quantile: first epoch that may pause a trial below `pause_below`; null =
+    max(2, 10 % of the run), or `stop_from` where that is earlier."""
     quantile: float = Field(0.65, gt=0, lt=1)
     """quantile: a trial stops below this quantile of the others' bests; at 0.65 about a third goes
     on."""
     pause_below: float | None = Field(0.9, gt=0, lt=1)
-    """quantile: a trial below this quantile that does not stop is paused until it is among the best
-    or nothing new is left to begin; null = never."""
+    """median, thrifty, quantile: a trial below this quantile that does not stop is paused until it
+    is among the best or nothing new is left to begin; null = never."""
     margin: float = Field(0.0, ge=0, lt=1)
-    """quantile: how far below it a trial may be, in units of the metric."""
+    """median, thrifty, quantile: how far below its bar a trial may be, in units of the metric."""
     align: Literal["start", "warmup"] = "start"
-    """quantile, median: compare at equal epochs, or at equal epochs after the warm-up."""
+    """Compare at equal epochs, or (ended trials alone) at equal epochs after the warm-up."""
     percentile: float = Field(25.0, gt=0, lt=100)
     """percentile: only the best this many per cent go on (Optuna's PercentilePruner)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_older_words(cls, given: Any) -> Any:
+        """`min_epochs` of older files is `stop_from` and `pause_from` now."""
+        if not isinstance(given, dict) or "min_epochs" not in given:
+            return given
+        if {"stop_from", "pause_from"} & given.keys():
+            raise ValueError("min_epochs: is stop_from and pause_from now; leave it out")
+        first = given["min_epochs"]
+        rest = {key: value for key, value in given.items() if key != "min_epochs"}
+        return {"stop_from": first, "pause_from": first, **rest}
 
     @model_validator(mode="after")
     def _check_pause(self) -> PrunerSpec:
         bar = self.pause_below
         if bar is None or bar == type(self).model_fields["pause_below"].default:
             return self  # a study in the store names all fields
-        if self.name != "quantile" or self.align != "start":
-            raise ValueError("pause_below: counts with name: quantile and align: start only")
-        if bar < self.quantile:
+        if self.name not in PAUSING or self.align != "start":
             raise ValueError(
-                f"pause_below: must be at least quantile, {self.quantile:g}, below which a trial "
+                f"pause_below: counts with name: {', '.join(PAUSING)} and align: start only"
+            )
+        highest = {"median": 0.5, "thrifty": 0.65}.get(self.name, self.quantile)
+        if bar < highest:
+            raise ValueError(
+                f"pause_below: must be at least {highest:g}, the quantile below which a trial "
                 f"stops, but got {bar:g}; null pauses none"
             )
         return self
+
+
+PAUSING = ("median", "thrifty", "quantile")
+"""Rules that pause trials too."""
 
 
 class ConfirmSpec(Section):
@@ -145,7 +174,12 @@ _OF_ENGINE = {
 }
 
 
-def with_models_to_keep(tree: Any) -> Any:
+def completed(tree: Any) -> Any:
+    """A study file with what other sections of it imply."""
+    return _with_models_to_keep(_with_pruner_of_its_time(tree))
+
+
+def _with_models_to_keep(tree: Any) -> Any:
     """A study file with `keep_models` for its ensemble, where it names no number."""
     planned = tree.get("ensemble") if isinstance(tree, dict) else None
     try:
@@ -153,3 +187,19 @@ def with_models_to_keep(tree: Any) -> Any:
     except ValidationError:  # there is none; or the section itself will say what is wrong
         return tree
     return {"keep_models": 2 * size, **tree}
+
+
+def _with_pruner_of_its_time(tree: Any) -> Any:
+    """A study file whose `pruner` means what it meant when its defaults were the latest.
+
+    Before 4 the default was `quantile`, and `median` the rule that is `ended_median` now.
+    """
+    number = tree.get("defaults") if isinstance(tree, dict) else None
+    if number not in (1, 2, 3):
+        return tree
+    given = tree.get("pruner") or {}
+    pruner = {"name": given} if isinstance(given, str) else given
+    if not isinstance(pruner, dict):
+        return tree
+    name = pruner.get("name", "quantile")
+    return tree | {"pruner": pruner | {"name": "ended_median" if name == "median" else name}}

@@ -68,7 +68,7 @@ class StudySpec(Section):
     use_default_space: bool = True
     """false: only what `space` names is searched."""
     defaults: int = Field(LATEST, ge=FIRST, le=LATEST)
-    """What stands in for settings that `space` does not name: 3, or 1 or 2 as in older versions."""
+    """What stands in for settings that the file lacks: 4, or 1 to 3 as in older versions."""
     left_out: SkipJsonSchema[dict[str, list[str]]] = Field(default_factory=dict)
     """Choices of the default space that are not drawn; found in the data, and in no study file."""
     init_sha256: SkipJsonSchema[dict[str, str]] = Field(default_factory=dict)
@@ -121,7 +121,7 @@ class StudySpec(Section):
         """The study whose best trials this one runs again; None for a search."""
         return self.name.removesuffix(CONFIRM) if self.name.endswith(CONFIRM) else None
 
-    _keep = model_validator(mode="before")(sections.with_models_to_keep)
+    _complete = model_validator(mode="before")(sections.completed)
 
     @classmethod
     def load(cls, path: Path) -> StudySpec:

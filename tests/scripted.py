@@ -44,7 +44,7 @@ def make_spec(
     *,
     trials: int,
     sampler: str = "tpe",
-    pruner: Any = "median",
+    pruner: Any = "ended_median",
     confirm: Any = None,
 ) -> StudySpec:
     """A study of EPOCHS epochs and PARAMETERS parameters."""

@@ -47,7 +47,7 @@ from search.stopping.replay import (
     Unpruned,
     replay,
 )
-from search.stopping.rules import QuantileRule, Verdict, quantile_rule
+from search.stopping.rules import QuantileRule, Verdict, our_rule
 from search.studies.samplers import build_sampler
 from spaces.sections import PrunerSpec, SamplerSpec
 from table import Nearest, Table
@@ -77,7 +77,7 @@ def entries(runs: Table) -> dict[str, Entry]:
         return Entry(lambda seed: OptunaRule(), pruner)
 
     def ours(**settings: Any) -> Entry:
-        rule = quantile_rule(PrunerSpec(**settings), epochs, len(runs.runs))
+        rule = our_rule(PrunerSpec(**settings), epochs, len(runs.runs))
         return Entry(lambda seed: OurRule(rule))
 
     def clairvoyant(first: int) -> Entry:
@@ -110,7 +110,7 @@ def entries(runs: Table) -> dict[str, Entry]:
         "(clairvoyant, after 1)": clairvoyant(1),
         "(clairvoyant, after 2)": clairvoyant(2),
         "(segtune quantile on forecasts with hindsight)": Entry(
-            lambda seed: OnForecasts(quantile_rule(PrunerSpec(), epochs, len(runs.runs)), runs)
+            lambda seed: OnForecasts(our_rule(PrunerSpec(), epochs, len(runs.runs)), runs)
         ),
         "one epoch, best 4 of 16": Entry(lambda seed: TopK(16, 4)),
         "one epoch, best 8 of 32": Entry(lambda seed: TopK(32, 8)),
@@ -121,7 +121,7 @@ def variants(runs: Table) -> dict[str, Entry]:
     """Our rule with other settings than its defaults."""
     known = entries(runs)
     found = {name: known[name] for name in (NONE, OURS, STOCK)}
-    default = quantile_rule(PrunerSpec(), runs.epochs, len(runs.runs))
+    default = our_rule(PrunerSpec(), runs.epochs, len(runs.runs))
     never = replace(default, pause_below=None, pause_early=None)
     for pause_below in (0.7, 0.75, 0.8, 0.85, 0.95):
         found |= _variant(replace(default, pause_below=pause_below))

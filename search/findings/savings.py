@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
-from search.stopping.rules import OURS, optuna_pruner, quantile_rule, warmup_end
+from search.stopping.rules import OURS, optuna_pruner, our_rule, warmup_end
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from spaces.errors import InputError
@@ -180,13 +180,14 @@ def _rules(
     """(name, rule, Optuna's pruner) of each rule; the study's own settings where it is its rule."""
     known = [
         PrunerSpec(),
-        PrunerSpec(name="median"),
-        PrunerSpec(name="median", align="warmup"),
+        PrunerSpec(name="thrifty"),
+        PrunerSpec(name="quantile"),
+        PrunerSpec(name="ended_median"),
         PrunerSpec(name="stock_median"),
         PrunerSpec(name="percentile"),
         PrunerSpec(name="hyperband"),
     ]
-    specs = {_title(spec): spec for spec in known}
+    specs: dict[str, PrunerSpec] = {spec.name: spec for spec in known}
     if own.name != "none" and own not in known:
         specs[f"{own.name}, as this study has it"] = own
     return [
@@ -198,13 +199,9 @@ def _rules(
     ]
 
 
-def _title(spec: PrunerSpec) -> str:
-    return spec.name if spec.align == PrunerSpec().align else f"{spec.name}, align: {spec.align}"
-
-
 def _maker(spec: PrunerSpec, epochs: int, trials: int) -> Callable[[], Rule]:
     if spec.name in OURS:
-        return lambda: OurRule(quantile_rule(spec, epochs, trials))
+        return lambda: OurRule(our_rule(spec, epochs, trials))
     return OptunaRule
 
 

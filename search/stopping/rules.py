@@ -1,9 +1,9 @@
-"""Early stopping: our quantile rule, with the median as one of its settings, and Optuna's pruners.
+"""Early stopping: our rule, the median by default, and Optuna's pruners.
 
-The rule has two bars. A trial below the lower one stops. One between them is paused: it goes on as
-soon as it reaches the upper one beside all others, or when nothing new is left to begin. So the
-best are trained first, and what is trained in the end is the same. A look too early for a verdict
-pauses, and never stops, what is below the median.
+The rule has two bars. A trial below the lower one stops: the median of the others, from a quarter
+of the run on. One between them is paused: it goes on as soon as it reaches the upper one beside all
+others, or when nothing new is left to begin. So the best are trained first, and what is trained in
+the end is the same. Pauses begin sooner than stops, as what they hold back is not lost.
 
 The stock median compares with COMPLETE trials only. Whoever it stops drops out of the comparison,
 so its bar can only rise, until good trials with an ordinary start are stopped too. Here every ended
@@ -22,10 +22,10 @@ import optuna
 
 from search.stopping.curves import Curve, EndedCurves, Floats
 from spaces.config import TrialConfig
-from spaces.sections import PrunerSpec
+from spaces.sections import PAUSING, PrunerSpec
 
 STARTUP_TRIALS = 5
-EARLY_QUANTILE = 0.5
+MEDIAN = 0.5
 
 
 class Verdict(Enum):
@@ -57,22 +57,22 @@ class QuantileRule:
 
     Attributes:
         startup_trials: others that must be there before any verdict.
-        min_epochs: none stops before this epoch; where trials pause, those below `pause_early` do
-            from half of it on.
+        bars: (epoch, quantile), by epoch: from this epoch on a trial stops below this quantile of
+            the others' bests, in (0, 1); 0.5 is the median.
+        pause_from: a trial may pause from this epoch on; below `pause_early`, from half of it on.
         align_warmup: compare at equal epochs since the end of each trial's warm-up.
-        quantile: of the others' bests, in (0, 1); 0.5 is the median.
         margin: how far below the bar, in units of the metric, a trial may be.
         running: compare also with trials that are paused, and with those that run and have come as
             far; else with ended ones alone.
         pause_below: pause a trial below this quantile that does not stop, and in its epoch
-            `min_epochs` one that there are too few others for; None never pauses.
-        pause_early: the same before `min_epochs`.
+            `pause_from` one that there are too few others for; None never pauses.
+        pause_early: the same before `pause_from`.
     """
 
     startup_trials: int = 5
-    min_epochs: int = 3
+    bars: tuple[tuple[int, float], ...] = ((3, 0.5),)
+    pause_from: int = 3
     align_warmup: bool = False
-    quantile: float = 0.5
     margin: float = 0.0
     running: bool = False
     pause_below: float | None = None
@@ -85,8 +85,9 @@ class QuantileRule:
             beside: best metric, by that epoch, of each paused trial, and of each running one that
                 has come as far.
         """
-        known = self._known(trial, ended, beside) if self._stops(trial) else None
-        return None if known is None else self._bar(known, self.quantile)
+        quantile = self._stop_below(trial)
+        known = None if quantile is None else self._known(trial, ended, beside)
+        return None if quantile is None or known is None else self._bar(known, quantile)
 
     def verdict(
         self,
@@ -101,15 +102,16 @@ class QuantileRule:
         Args:
             may_pause: False where it was taken up because nothing new was left to begin.
         """
-        stops, pause_below = self._stops(trial), self._pause_below(trial) if may_pause else None
-        if not stops and pause_below is None:
+        stop_below = self._stop_below(trial)
+        pause_below = self._pause_below(trial) if may_pause else None
+        if stop_below is None and pause_below is None:
             return Verdict.GO
         known = self._known(trial, ended, beside)
         if known is None:
-            first = len(trial.values) == max(1, self.min_epochs)
+            first = len(trial.values) == max(1, self.pause_from)
             return Verdict.PAUSE if pause_below is not None and first else Verdict.GO
         best = _or_nan(trial.best_by(len(trial.values)))
-        if stops and not best >= self._bar(known, self.quantile):
+        if stop_below is not None and not best >= self._bar(known, stop_below):
             return Verdict.STOP
         if pause_below is not None and not best >= self._bar(known, pause_below):
             return Verdict.PAUSE
@@ -144,17 +146,19 @@ class QuantileRule:
             numbers.sort(key=lambda number: ranks[number], reverse=True)
         return found
 
-    def _stops(self, trial: Curve) -> bool:
-        """Whether the trial may stop after its last epoch."""
+    def _stop_below(self, trial: Curve) -> float | None:
+        """Below which quantile the trial stops after its last epoch, or None."""
         epoch = len(trial.values)
-        return epoch >= self.min_epochs and not (self.align_warmup and epoch <= trial.warmup)
+        if self.align_warmup and epoch <= trial.warmup:
+            return None
+        return next((bar for first, bar in reversed(self.bars) if epoch >= first), None)
 
     def _pause_below(self, trial: Curve) -> float | None:
         """Below which quantile the trial pauses after its last epoch, or None."""
         epoch = len(trial.values)
-        if epoch >= self.min_epochs:
+        if epoch >= self.pause_from:
             return self.pause_below
-        return self.pause_early if epoch >= max(1, self.min_epochs // 2) else None
+        return self.pause_early if epoch >= max(1, self.pause_from // 2) else None
 
     def _known(self, trial: Curve, ended: EndedCurves, beside: Sequence[float]) -> Floats | None:
         """The others' bests after as many epochs; None where they are too few."""
@@ -166,7 +170,7 @@ class QuantileRule:
         return None if len(known) < max(1, self.startup_trials) else known
 
     def _bar(self, known: Floats, quantile: float) -> float:
-        middle = np.median(known) if quantile == 0.5 else np.quantile(known, quantile)
+        middle = np.median(known) if quantile == MEDIAN else np.quantile(known, quantile)
         return float(middle) - self.margin
 
 
@@ -174,32 +178,35 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-OURS = ("quantile", "median")
+OURS = (*PAUSING, "ended_median")
 
 
-def quantile_rule(spec: PrunerSpec, epochs: int, trials: int) -> QuantileRule:
+def our_rule(spec: PrunerSpec, epochs: int, trials: int) -> QuantileRule:
     """Return the rule of a study whose pruner is one of OURS.
 
     Args:
         epochs: of a trial in full.
         trials: of the study; so few that there is never a verdict are not paused either.
     """
-    startup, first = startup_trials(spec), min_epochs(spec, epochs)
+    startup, first = startup_trials(spec), stop_from(spec, epochs)
     aligned = spec.align == "warmup"
-    if spec.name == "median":
-        return QuantileRule(startup, first, aligned)
-    assert spec.name == "quantile", spec.name
-    running = asks_running(spec)
+    if spec.name == "ended_median":
+        return QuantileRule(startup, ((first, MEDIAN),), align_warmup=aligned)
+    bars = {
+        "median": ((first, MEDIAN),),
+        "thrifty": ((first, 0.3), (max(first, math.ceil(epochs / 3)), 0.65)),
+        "quantile": ((first, spec.quantile),),
+    }[spec.name]
     pauses = rule_pauses(spec) and trials > startup
     return QuantileRule(
         startup,
-        first,
+        bars,
+        min(first, _tenth(epochs)) if spec.pause_from is None else spec.pause_from,
         aligned,
-        spec.quantile,
         spec.margin,
-        running,
+        asks_running(spec),
         spec.pause_below if pauses else None,
-        EARLY_QUANTILE if pauses else None,
+        MEDIAN if pauses else None,
     )
 
 
@@ -208,7 +215,7 @@ def asks_running(spec: PrunerSpec) -> bool:
 
     Whose warm-up ends when is known of ended trials only.
     """
-    return spec.name == "quantile" and spec.align == "start"
+    return spec.name in PAUSING and spec.align == "start"
 
 
 def rule_pauses(spec: PrunerSpec) -> bool:
@@ -221,12 +228,18 @@ def startup_trials(spec: PrunerSpec) -> int:
     return STARTUP_TRIALS if spec.startup_trials is None else spec.startup_trials
 
 
-def min_epochs(spec: PrunerSpec, epochs: int) -> int:
+def stop_from(spec: PrunerSpec, epochs: int) -> int:
     """Return the first epoch that may stop a trial."""
-    if spec.min_epochs is not None:
-        return spec.min_epochs
-    least, share = (2, 0.1) if spec.name == "quantile" else (3, 0.2)
-    return max(least, math.ceil(share * epochs))
+    if spec.stop_from is not None:
+        return spec.stop_from
+    if spec.name == "median":
+        return math.ceil(epochs / 4)
+    return _tenth(epochs) if spec.name in PAUSING else max(3, math.ceil(0.2 * epochs))
+
+
+def _tenth(epochs: int) -> int:
+    """A tenth of a run, but not its first epoch."""
+    return max(2, math.ceil(0.1 * epochs))
 
 
 def warmup_end(config: TrialConfig) -> int:
@@ -236,7 +249,7 @@ def warmup_end(config: TrialConfig) -> int:
 
 def optuna_pruner(spec: PrunerSpec, epochs: int) -> optuna.pruners.BasePruner:
     """Return Optuna's pruner of a study; OURS and `none` never prune there."""
-    first = min_epochs(spec, epochs)  # steps are epochs, from 1; the first that is judged
+    first = stop_from(spec, epochs)  # steps are epochs, from 1; the first that is judged
     if spec.name == "stock_median":
         return optuna.pruners.MedianPruner(startup_trials(spec), first)
     if spec.name == "percentile":

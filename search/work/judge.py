@@ -16,7 +16,7 @@ from search.stopping.rules import (
     QuantileRule,
     Review,
     Verdict,
-    quantile_rule,
+    our_rule,
     rule_pauses,
     stock_verdict,
     warmup_end,
@@ -121,7 +121,7 @@ class Judge:
             return None
         if self._slot_count is None and rule_pauses(pruner):
             self._slot_count = sum(self.study.slots.counts().values())
-        return quantile_rule(pruner, self.study.space.base.train.epochs, self._slot_count or 0)
+        return our_rule(pruner, self.study.space.base.train.epochs, self._slot_count or 0)
 
     def _refresh_ended(self, ended: int | None, *, warmups: bool) -> None:
         """Read the curves of trials that have ended since the last look, where there are any."""

@@ -71,7 +71,7 @@ def test_a_hopeless_trial_stops_after_a_fold_and_never_wins(store: Store, tmp_pa
 
 def test_curves_are_compared_within_the_first_fold(store: Store, tmp_path: Path) -> None:
     """A trial that is bad in its second fold's first epochs is no worse a curve for it."""
-    study = folded(store, tmp_path, 2, pruner={"name": "median", "startup_trials": 1})
+    study = folded(store, tmp_path, 2, pruner={"name": "ended_median", "startup_trials": 1})
     facts = serve(study, tmp_path, GOOD, (0.95, 0.10, 0.20))
     assert [known.reason for known in facts] == ["completed", "completed"]
     _, curves = study.curves_ended_after(0, warmups=False)

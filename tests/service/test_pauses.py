@@ -19,7 +19,7 @@ from search.files.artifacts import Artifacts
 from search.findings.facts import summary
 from search.launch import launch
 from search.stopping.replay import WAIT, InOrder, OurRule, Recorded, Run, Stopped, replay
-from search.stopping.rules import Review, quantile_rule
+from search.stopping.rules import Review, our_rule
 from search.studies.limits import close, reopen
 from search.studies.owners import new_owner
 from search.studies.slots import Claim, Result, Slots
@@ -88,12 +88,14 @@ class Noted(OurRule):
         return chosen
 
 
-@pytest.mark.parametrize("pruner", [{}, {"pause_below": 0.8, "startup_trials": 3, "min_epochs": 4}])
+@pytest.mark.parametrize(
+    "pruner", [{}, {"pause_below": 0.8, "startup_trials": 3, "stop_from": 6, "pause_from": 4}]
+)
 def test_a_worker_does_what_the_replay_says(
     pruner: dict[str, Any], store: Store, tmp_path: Path
 ) -> None:
     curves = make_curves(20)
-    rule = Noted(quantile_rule(PrunerSpec(**pruner), EPOCHS, len(curves)))
+    rule = Noted(our_rule(PrunerSpec(**pruner), EPOCHS, len(curves)))
     runs = [Recorded({}, tuple(metric), (1.0,) * EPOCHS) for metric in curves]
     expected = replay(InOrder(runs), rule, EPOCHS)
     study, trials = make(store, tmp_path, 20, **pruner), Resumable(curves)

@@ -146,10 +146,10 @@ def test_extending_goes_on_where_a_study_ended(
     assert [trial.number for trial in study.trials()] == [0, 1, 2]
 
 
-def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
+def test_the_rule_stops_a_trial_and_its_best_value_counts(
     postgres_url: str, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
-    pruner = "{name: median, startup_trials: 1, min_epochs: 1}"
+    pruner = "{name: ended_median, startup_trials: 1, stop_from: 1}"
     store = open_store(postgres_url)
     spec = make_spec(trials=2, epochs=40, pruner=pruner)
     data = load_data(spec.data)
@@ -162,7 +162,7 @@ def test_the_median_rule_stops_a_trial_and_its_best_value_counts(
         study, data, Artifacts(tmp_path / "a"), watcher, Interrupt(), make_child=whole
     ).run()
     [(number, state, reason)] = watcher.ended
-    assert (state, reason) == ("PRUNED", "median")
+    assert (state, reason) == ("PRUNED", "ended_median")
     trial = study.trial(number)
     assert 1 <= trial.user_attrs["epochs"] < 40
     assert trial.value == max(report.metric for report in study.history(number))

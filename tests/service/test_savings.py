@@ -30,10 +30,22 @@ def test_every_rule_is_replayed_on_every_ended_trial(hostile_stores: dict[str, s
     assert [run.params for run in curves.runs] == [trial.params for trial in ended]
     assert curves.epochs == sum(len(study.history(trial.number)) for trial in ended)
     reasons = [trial.user_attrs["reason"] for trial in ended]
-    assert curves.cut == sum(reason in ("median", "timeout", "stopped") for reason in reasons) > 0
+    assert (
+        curves.cut
+        == sum(reason in ("ended_median", "timeout", "stopped") for reason in reasons)
+        > 0
+    )
     rows = {row.rule: row for row in compare(study, curves, orders=8, workers=1)}
     store.close()
-    assert {"none", "median", "median, align: warmup", "stock_median", "hyperband"} <= set(rows)
+    assert {
+        "none",
+        "median",
+        "thrifty",
+        "quantile",
+        "ended_median",
+        "stock_median",
+        "hyperband",
+    } <= set(rows)
     unpruned = rows["none"]
     assert unpruned.epochs == unpruned.mean_epochs == curves.epochs
     assert unpruned.best == curves.best and unpruned.lost == 0

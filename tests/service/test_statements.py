@@ -27,7 +27,7 @@ from tests.stores import sqlite_too
 from trainers.report import EpochReport
 
 RISING = [(epoch + 1) / 40 for epoch in range(EPOCHS)]
-OTHER_ALIGNED = {"name": "median", "startup_trials": 1, "min_epochs": 1, "align": "warmup"}
+OTHER_ALIGNED = {"name": "ended_median", "startup_trials": 1, "stop_from": 1, "align": "warmup"}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def end_one(study: Study, metrics: list[float]) -> None:
 @pytest.mark.parametrize(
     ("pruner", "before", "whole"),
     [
-        ("median", 10 + 1, 54),  # claim 10, curves that ended since 1
+        ("ended_median", 10 + 1, 54),  # claim 10, curves that ended since 1
         ("quantile", 1 + 14, 58),  # what is paused 1, claim 14: paused trials are read anew
     ],
 )
@@ -117,7 +117,7 @@ def test_the_stock_loop_asks_far_more(on_postgres: Store, tmp_path: Path) -> Non
 @sqlite_too
 @pytest.mark.parametrize(
     ("pruner", "new"),
-    [({"name": "median", "startup_trials": 1, "min_epochs": 1}, 1), (OTHER_ALIGNED, 2)],
+    [({"name": "ended_median", "startup_trials": 1, "stop_from": 1}, 1), (OTHER_ALIGNED, 2)],
 )
 def test_a_report_and_its_verdict(
     pruner: dict[str, object], new: int, store: Store, tmp_path: Path

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from search.database.store import open_store
 from search.database.tables import control_table, epoch_table, slot_table
-from search.stopping.rules import QuantileRule, asks_running, quantile_rule, warmup_end
+from search.stopping.rules import QuantileRule, asks_running, our_rule, warmup_end
 from search.studies import reports as epochs
 from search.studies.reports import Stored
 from search.studies.slots import Claim
@@ -32,7 +32,12 @@ TRIALS, HISTORIES = 12, 400
 
 @pytest.mark.parametrize(
     ("name", "align"),
-    [("median", "start"), ("median", "warmup"), ("quantile", "start"), ("quantile", "warmup")],
+    [
+        ("ended_median", "start"),
+        ("ended_median", "warmup"),
+        ("quantile", "start"),
+        ("quantile", "warmup"),
+    ],
 )
 def test_equal_to_a_naive_implementation(
     name: str, align: str, postgres_url: str, tmp_path: Path
@@ -53,14 +58,15 @@ def test_equal_to_a_naive_implementation(
             update={
                 "align": align,
                 "startup_trials": rng.randint(0, 4),
-                "min_epochs": rng.choice([None, 1, 3, 5, 8]),
+                "stop_from": rng.choice([None, 1, 3, 5, 8]),
+                "pause_from": rng.choice([None, 1, 3, 5]),
                 "quantile": rng.choice([0.1, 0.3, 0.5, 0.8]),
                 "margin": rng.choice([0.0, 0.1]),
                 "pause_below": rng.choice([None, 0.95, 0.95, 0.95]),
             }
         )
         study.spec = spec.model_copy(update={"pruner": pruner})
-        rule = quantile_rule(pruner, EPOCHS, TRIALS)
+        rule = our_rule(pruner, EPOCHS, TRIALS)
         forget(study)
         worker = new_worker(study, tmp_path)
         mine, *others = rng.sample(numbers, rng.randint(3, TRIALS))
@@ -84,7 +90,7 @@ def test_equal_to_a_naive_implementation(
             assert (word and word.reason) == reason, (values, known)
             assert (word and word.bar) == (bar and pytest.approx(bar))
             seen[str(reason)] += 1
-            seen["early"] += reason == "paused" and len(values) < rule.min_epochs
+            seen["early"] += reason == "paused" and len(values) < rule.pause_from
     assert min(seen["None"], seen[name]) > 20, seen
     assert (seen["paused"] > 15) is (seen["early"] > 5) is rule.running, seen
     assert beside > 50 if rule.running else beside == 0
@@ -177,15 +183,16 @@ def naive_word(
     claim: Claim, rule: QuantileRule, name: str, values: list[float], known: list[float] | None
 ) -> tuple[str | None, float | None]:
     """What the trial is told, and the bar that it is told of."""
-    upper = rule.pause_below if len(values) >= rule.min_epochs else rule.pause_early
+    upper = rule.pause_below if len(values) >= rule.pause_from else rule.pause_early
     pauses = claim.may_pause and upper is not None
     if known is None:
         return None, None
     if len(known) < max(1, rule.startup_trials):
-        return "paused" if pauses and len(values) == max(1, rule.min_epochs) else None, None
+        return "paused" if pauses and len(values) == max(1, rule.pause_from) else None, None
     best = max((v for v in values if not math.isnan(v)), default=-math.inf)
-    bar = float(np.quantile(known, rule.quantile)) - rule.margin
-    if best < bar and len(values) >= rule.min_epochs:
+    quantiles = [quantile for first, quantile in rule.bars if len(values) >= first]
+    bar = float(np.quantile(known, quantiles[-1])) - rule.margin if quantiles else -math.inf
+    if best < bar:
         return name, bar
     higher = np.quantile(known, upper or 0.0) - rule.margin
     return "paused" if pauses and best < higher else None, None
@@ -196,8 +203,10 @@ def naive_known(
 ) -> list[float] | None:
     """The others' bests: every row of the store, read anew, one at a time; None: no look is due."""
     epoch = len(values)
-    early = rule.pause_early is not None and epoch >= max(1, rule.min_epochs // 2)
-    if (epoch < rule.min_epochs and not early) or (rule.align_warmup and epoch <= warmup):
+    early = rule.pause_early is not None and epoch >= max(1, rule.pause_from // 2)
+    if (
+        epoch < min(rule.bars[0][0], rule.pause_from if rule.pause_below else 99) and not early
+    ) or (rule.align_warmup and epoch <= warmup):
         return None
     with study.store.engine.connect() as connection:
         slots = connection.execute(sa.select(slot_table)).all()

@@ -49,5 +49,5 @@ def test_a_failure_of_the_machine_teaches_no_sampler() -> None:
 
 
 def test_a_code_of_another_version_is_shown_and_counts_as_a_rules() -> None:
-    reason = known("thrifty")
+    reason = known("frugal")
     assert (reason.kind, reason.sentence, reason.cut) == ("rule", "", True)

@@ -53,7 +53,7 @@ def test_every_epoch_of_an_unpruned_search_counts_until_the_target() -> None:
 
 def test_the_median_rule_stops_the_late_starter_for_good() -> None:
     """After two ended runs the bar at epoch 2 is 0.3: the third, 0.06 there, stops."""
-    rule = OurRule(QuantileRule(startup_trials=2, min_epochs=2))
+    rule = OurRule(QuantileRule(2, ((2, 0.5),)))
     found = replay(InOrder(RUNS), rule, 3, target=0.9)
     assert (found.solved, found.epochs, found.best) == (False, 3 + 3 + 2 + 3, 0.6)
     assert [curve.values for curve in rule.ended][2] == (0.05, 0.06)
@@ -79,7 +79,7 @@ def test_an_optuna_pruner_judges_the_epochs_as_in_a_study() -> None:
 def test_no_number_is_no_progress_and_no_crash() -> None:
     runs = [run_of(NAN, NAN), run_of(0.1, NAN), run_of(0.2, 0.3)]
     for rule, pruner in (
-        (OurRule(QuantileRule(startup_trials=1, min_epochs=1)), None),
+        (OurRule(QuantileRule(1, ((1, 0.5),))), None),
         (OptunaRule(), optuna.pruners.MedianPruner(1)),
     ):
         found = replay(InOrder(runs), rule, 2, pruner=pruner)
@@ -113,7 +113,7 @@ def test_a_paused_run_goes_on_where_it_was() -> None:
 def test_what_lies_between_the_bars_waits_and_the_best_go_on_first() -> None:
     """The first two wait for a third; the best of three goes on, the worst ends, 0.2 waits."""
     runs = [run_of(0.2, 0.4, 0.5), run_of(0.1, 0.6, 0.9), run_of(0.3, 0.4, 0.6)]
-    rule = OurRule(QuantileRule(2, 1, quantile=0.5, running=True, pause_below=1.0))
+    rule = OurRule(QuantileRule(2, ((1, 0.5),), 1, running=True, pause_below=1.0))
     found = replay(InOrder([*runs, run_of(0.25, 0.3, 0.3)]), rule, 3)
     # runs 0 and 1 wait for others; run 2 is the best and trains on; run 1 ends below the median;
     # run 3 (0.25) is below the best: it waits until nothing is left to begin, and goes on then;
@@ -152,7 +152,7 @@ def naive_median(
 def test_one_worker_does_what_a_loop_over_the_runs_would_do(seed: int) -> None:
     generator = random.Random(seed)
     runs = [run_of(*(generator.random() for _ in range(6))) for _ in range(25)]
-    rule = OurRule(QuantileRule(startup_trials=4, min_epochs=2))
+    rule = OurRule(QuantileRule(4, ((2, 0.5),)))
     found = replay(InOrder(runs), rule, 6)
     assert (found.epochs, found.best) == naive_median(runs, 4, 2)
     assert found.epochs < 25 * 6
@@ -161,10 +161,10 @@ def test_one_worker_does_what_a_loop_over_the_runs_would_do(seed: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "bar"),
     [
-        (QuantileRule(1, 1), 0.3),
-        (QuantileRule(1, 1, quantile=0.25), 0.25),
-        (QuantileRule(1, 1, margin=0.05), 0.25),
-        (QuantileRule(1, 1, quantile=1.0), 0.4),
+        (QuantileRule(1, ((1, 0.5),)), 0.3),
+        (QuantileRule(1, ((1, 0.25),)), 0.25),
+        (QuantileRule(1, ((1, 0.5),), margin=0.05), 0.25),
+        (QuantileRule(1, ((1, 1.0),)), 0.4),
     ],
 )
 def test_the_bar_moves_with_quantile_and_margin(rule: QuantileRule, bar: float) -> None:

@@ -16,11 +16,13 @@ from search.stopping.rules import (
     QuantileRule,
     Review,
     Verdict,
-    min_epochs,
     optuna_pruner,
-    quantile_rule,
+    our_rule,
+    stop_from,
 )
+from spaces.difference import spec_difference
 from spaces.sections import PrunerSpec
+from spaces.spec import StudySpec
 
 ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # medians .2 .3 .4 .5
 
@@ -44,7 +46,7 @@ ENDED = [(0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), (0.3, 0.4, 0.5, 0.6)]  # me
 def test_verdicts(
     values: tuple[float, ...], ended: list[tuple[float, ...]], stops: bool, why: str
 ) -> None:
-    rule = QuantileRule(startup_trials=3, min_epochs=3)
+    rule = QuantileRule(3, ((3, 0.5),))
     verdict = rule.verdict(Curve(values), EndedCurves.of(map(Curve, ended)))
     assert verdict is (Verdict.STOP if stops else Verdict.GO), why
 
@@ -59,7 +61,7 @@ def test_verdicts(
 def test_alignment_counts_from_the_end_of_the_warmup(epoch: int, warmup: int, stops: bool) -> None:
     ended = EndedCurves.of([Curve((0.1, 0.1, 0.5, 0.6), warmup=2)] * 3)
     trial = Curve((0.3,) * epoch, warmup=warmup)
-    rule = QuantileRule(startup_trials=3, min_epochs=1, align_warmup=True)
+    rule = QuantileRule(3, ((1, 0.5),), align_warmup=True)
     assert (rule.verdict(trial, ended) is Verdict.STOP) is stops
     if stops:
         assert rule.bar(trial, ended) == 0.5  # epoch 2 + 1, not epoch 5
@@ -72,7 +74,7 @@ curves = st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=8).map(tuple
 def test_equals_a_naive_implementation(
     trial: tuple[float, ...], ended: list[tuple[float, ...]], startup: int
 ) -> None:
-    rule = QuantileRule(startup_trials=startup, min_epochs=3)
+    rule = QuantileRule(startup, ((3, 0.5),))
     verdict = rule.verdict(Curve(trial), EndedCurves.of(map(Curve, ended)))
     assert (verdict is Verdict.STOP) is _naive(trial, ended, startup)
 
@@ -139,7 +141,7 @@ def _run_stock(drawn: np.ndarray) -> list[bool]:
 
 
 def _run_ours(drawn: np.ndarray) -> list[bool]:
-    rule = QuantileRule(startup_trials=5, min_epochs=3)
+    rule = QuantileRule(5, ((3, 0.5),))
     ended = EndedCurves()
     completed = []
     for trial, row in enumerate(drawn):
@@ -151,36 +153,90 @@ def _run_ours(drawn: np.ndarray) -> list[bool]:
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(5, 3), (15, 3), (16, 4), (50, 10), (100, 20)])
-def test_the_median_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> None:
-    median = PrunerSpec(name="median")
-    assert min_epochs(median, epochs) == first
-    assert min_epochs(median.model_copy(update={"min_epochs": 1}), epochs) == 1
-    assert quantile_rule(median, epochs, 30) == QuantileRule(5, first, align_warmup=False)
+def test_the_median_of_ended_trials_waits_for_a_fifth_of_the_run(epochs: int, first: int) -> None:
+    median = PrunerSpec(name="ended_median")
+    assert stop_from(median, epochs) == first
+    assert stop_from(median.model_copy(update={"stop_from": 1}), epochs) == 1
+    assert our_rule(median, epochs, 30) == QuantileRule(5, ((first, 0.5),))
 
 
-@pytest.mark.parametrize(("epochs", "first"), [(1, 2), (15, 2), (20, 2), (21, 3), (50, 5)])
-def test_the_default_waits_for_a_tenth_of_the_run(epochs: int, first: int) -> None:
-    rule = quantile_rule(PrunerSpec(), epochs, 6)
+@pytest.mark.parametrize(
+    ("epochs", "pauses", "stops"),
+    [(1, 1, 1), (6, 2, 2), (15, 2, 4), (16, 2, 4), (21, 3, 6), (50, 5, 13)],
+)
+def test_the_default_pauses_from_a_tenth_and_stops_from_a_quarter_on(
+    epochs: int, pauses: int, stops: int
+) -> None:
+    rule = our_rule(PrunerSpec(), epochs, 6)
     assert rule == QuantileRule(
-        5, first, quantile=0.65, running=True, pause_below=0.9, pause_early=0.5
+        5, ((stops, 0.5),), pauses, running=True, pause_below=0.9, pause_early=0.5
     )
-    few = quantile_rule(PrunerSpec(), epochs, 5)  # never five others: nothing to wait for
+    few = our_rule(PrunerSpec(), epochs, 5)  # never five others: nothing to wait for
     assert few == replace(rule, pause_below=None, pause_early=None)
-    given = PrunerSpec(startup_trials=1, min_epochs=1, quantile=0.9, margin=0.02, align="warmup")
-    assert quantile_rule(given, epochs, 30) == QuantileRule(1, 1, True, 0.9, 0.02, running=False)
+
+
+def test_thrifty_has_a_low_bar_first_and_a_high_one_from_a_third_on() -> None:
+    rule = our_rule(PrunerSpec(name="thrifty"), 15, 30)
+    assert rule.bars == ((2, 0.3), (5, 0.65)) and rule.pause_from == 2
+    late = our_rule(PrunerSpec(name="thrifty", stop_from=8), 15, 30)
+    assert late.bars == ((8, 0.3), (8, 0.65))
+    others = EndedCurves.of([Curve((value,) * 15) for value in FIVE])
+    for epoch, bar in ((1, None), (2, 0.22), (4, 0.22), (5, 0.36), (15, 0.36)):
+        assert rule.bar(Curve((0.0,) * epoch), others) == (bar and pytest.approx(bar))
+        assert late.bar(Curve((0.0,) * epoch), others) == (0.36 if epoch == 15 else None)
+
+
+def test_the_quantile_is_the_general_form() -> None:
+    given = PrunerSpec(
+        name="quantile", startup_trials=1, stop_from=9, pause_from=4, quantile=0.9, margin=0.02
+    )
+    assert our_rule(given, 30, 30) == QuantileRule(
+        1, ((9, 0.9),), 4, margin=0.02, running=True, pause_below=0.9, pause_early=0.5
+    )
+    aligned = given.model_copy(update={"align": "warmup"})
+    assert our_rule(aligned, 30, 30) == QuantileRule(1, ((9, 0.9),), 4, True, 0.02)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        (None, QuantileRule(5, ((2, 0.65),), 2, False, 0.0, True, 0.9, 0.5)),
+        ("quantile", QuantileRule(5, ((2, 0.65),), 2, False, 0.0, True, 0.9, 0.5)),
+        ({"min_epochs": 4}, QuantileRule(5, ((4, 0.65),), 4, False, 0.0, True, 0.9, 0.5)),
+        ("median", QuantileRule(5, ((3, 0.5),))),
+        ({"name": "median", "min_epochs": None}, QuantileRule(5, ((3, 0.5),))),
+        ({"name": "median", "min_epochs": 1}, QuantileRule(5, ((1, 0.5),))),
+    ],
+)
+def test_a_study_begun_before_keeps_its_rule(
+    given: object, rule: QuantileRule, number: int
+) -> None:
+    tree = {"name": "s", "defaults": number} | ({} if given is None else {"pruner": given})
+    tree |= {"task": "segmentation", "data": {"train": {"list": "t"}, "val": {"list": "v"}}}
+    tree["data"]["classes"] = ["a", "b"]
+    spec = StudySpec.of(tree)
+    found = our_rule(spec.pruner, 15, 30)
+    if spec.pruner.name == "ended_median":
+        found = replace(found, pause_from=rule.pause_from)  # it pauses none
+    assert found == rule
+    again = StudySpec.from_json(spec.to_json())
+    assert again.pruner == spec.pruner
+    new = StudySpec.of({key: value for key, value in tree.items() if key != "defaults"})
+    assert spec_difference(spec, new) == ""  # the same file, given again
 
 
 def test_running_trials_count_where_they_have_come_as_far() -> None:
     trial, ended = Curve((0.1, 0.3)), EndedCurves.of([Curve((0.2, 0.2))])
-    rule = QuantileRule(startup_trials=3, min_epochs=2, quantile=0.75, running=True)
+    rule = QuantileRule(3, ((2, 0.75),), running=True)
     assert rule.bar(trial, ended, [0.4]) is None  # two others
     assert rule.bar(trial, ended, [0.4, 0.6]) == pytest.approx(0.5)
     assert rule.verdict(trial, ended, [0.4, 0.6]) is Verdict.STOP
-    alone = QuantileRule(startup_trials=1, min_epochs=2, quantile=0.75)
+    alone = QuantileRule(1, ((2, 0.75),))
     assert alone.bar(trial, ended, [0.4, 0.6]) == 0.2  # ended ones only
 
 
-PAUSES = QuantileRule(3, 2, quantile=0.5, running=True, pause_below=0.75, pause_early=0.25)
+PAUSES = QuantileRule(3, ((2, 0.5),), 2, running=True, pause_below=0.75, pause_early=0.25)
 FIVE = [0.1, 0.2, 0.3, 0.4, 0.5]  # quartiles 0.2, 0.3, 0.4
 
 
@@ -213,7 +269,7 @@ def test_between_two_bars_a_trial_waits(
 
 @pytest.mark.parametrize(("first", "looks"), [(1, set()), (2, {1}), (3, {1, 2}), (5, {2, 3, 4})])
 def test_early_looks_begin_half_way_to_the_first_verdict(first: int, looks: set[int]) -> None:
-    rule = replace(PAUSES, min_epochs=first)
+    rule = replace(PAUSES, bars=((first, 0.5),), pause_from=first)
     verdicts = {
         epoch: rule.verdict(Curve((0.0,) * epoch), EndedCurves(), FIVE) for epoch in range(1, 7)
     }
@@ -263,6 +319,8 @@ def test_a_review_gives_each_paused_trial_the_verdict_of_its_last_epoch(
     [
         ("quantile", optuna.pruners.NopPruner),
         ("median", optuna.pruners.NopPruner),
+        ("thrifty", optuna.pruners.NopPruner),
+        ("ended_median", optuna.pruners.NopPruner),
         ("none", optuna.pruners.NopPruner),
         ("stock_median", optuna.pruners.MedianPruner),
         ("percentile", optuna.pruners.PercentilePruner),
@@ -275,8 +333,8 @@ def test_every_pruner_of_the_study_file_exists(name: str, kind: type) -> None:
 
 @pytest.mark.parametrize("name", ["stock_median", "percentile"])
 @pytest.mark.parametrize("first", [1, 3, 4])
-def test_optunas_pruners_judge_from_min_epochs_on_as_ours_does(name: str, first: int) -> None:
-    pruner = optuna_pruner(PrunerSpec(name=name, startup_trials=1, min_epochs=first), 15)
+def test_optunas_pruners_judge_from_stop_from_on_as_ours_does(name: str, first: int) -> None:
+    pruner = optuna_pruner(PrunerSpec(name=name, startup_trials=1, stop_from=first), 15)
     study = optuna.create_study(direction="maximize", pruner=pruner)
     for value in (0.9, 0.1):
         trial = study.ask()

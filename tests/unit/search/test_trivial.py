@@ -67,7 +67,7 @@ class Recorded:
     """A study whose trials have all ended with these curves."""
 
     def __init__(self, curves: list[tuple[float, ...]]) -> None:
-        self.spec = SimpleNamespace(pruner=PrunerSpec(pause_below=None, min_epochs=1))
+        self.spec = SimpleNamespace(pruner=PrunerSpec(pause_below=None, stop_from=1))
         self.space = SimpleNamespace(base=SegmentationConfig())
         self.slots = SimpleNamespace(counts=lambda: {"OPEN": 30})
         self.curves = {number: Curve(values) for number, values in enumerate(curves)}
@@ -77,7 +77,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    ("floor", "word"), [(-math.inf, "quantile"), (0.25075, None)], ids=["before", "now"]
+    ("floor", "word"), [(-math.inf, "median"), (0.25075, None)], ids=["before", "now"]
 )
 def test_trials_are_not_stopped_on_differences_between_constant_answers(
     floor: float, word: str | None
@@ -94,6 +94,6 @@ def test_what_has_learned_nothing_still_stops_below_what_has() -> None:
     recorded: Any = Recorded([(0.4 + 0.05 * index,) for index in range(7)])
     judge = Judge(recorded, 0.25075)
     found = judge.verdict(Claim(0, 9, 1), SegmentationConfig(), [0.2501], Stored(1, ()))
-    assert found is not None and found.reason == "quantile"
+    assert found is not None and found.reason == "median"
     assert judge._floored(Curve((math.nan, 0.1, 0.6))).values[1:] == (0.25075, 0.6)
     assert math.isnan(judge._floored(Curve((math.nan, 0.1))).values[0])

@@ -220,9 +220,12 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
 @pytest.mark.parametrize(
     ("pruner", "why"),
     [
-        ("{pause_below: 0.5}", r"must be at least quantile, 0.65.*got 0.5; null pauses none"),
-        ("{name: median, pause_below: 0.8}", "counts with name: quantile and align: start only"),
-        ("{align: warmup, pause_below: 0.8}", "counts with name: quantile and align: start only"),
+        ("{pause_below: 0.4}", r"must be at least 0.5, the quantile.*got 0.4; null pauses none"),
+        ("{name: thrifty, pause_below: 0.6}", r"must be at least 0.65, the quantile.*got 0.6"),
+        ("{name: quantile, quantile: 0.8, pause_below: 0.7}", r"must be at least 0.8, the quan"),
+        ("{name: ended_median, pause_below: 0.8}", "median, thrifty, quantile and align: start"),
+        ("{align: warmup, pause_below: 0.8}", "median, thrifty, quantile and align: start only"),
+        ("{min_epochs: 2, stop_from: 3}", "min_epochs: is stop_from and pause_from now"),
         ("{pause_below: 1.0}", "less than 1"),
     ],
 )
@@ -230,7 +233,7 @@ def test_pause_below_stands_above_the_bar_that_stops(pruner: str, why: str, stud
     study.write_text(re.sub(r"pruner: .*", f"pruner: {pruner}", TEXT))
     with pytest.raises(InputError, match=rf"pruner.*{why}.*study.yaml line 10"):
         StudySpec.load(study)
-    for good in ("{pause_below: null}", "{quantile: 0.95}", "{name: median}", "{align: warmup}"):
+    for good in ("{pause_below: null}", "{quantile: 0.95}", "{min_epochs: 3}", "{align: warmup}"):
         study.write_text(re.sub(r"pruner: .*", f"pruner: {good}", TEXT))
         spec = StudySpec.load(study)
         assert StudySpec.from_json(spec.to_json()) == spec
