@@ -11,11 +11,9 @@ import json
 import os
 import random
 import re
-import stat
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,20 +27,18 @@ from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
-from spaces.sources import short_start
-from spaces.textfile import read_bytes
 from trainers.durable import file_digest
 from trainers.losses import IGNORE
+from trainers.pairs import find_pairs, not_read, plain_file
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
 # freed blocks of 16 MB, Pillow's own, would stay with the thread; malloc gives larger ones back
 Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
 
-LIST_BYTES = 50_000_000  # of a file of `image mask` lines
+ORIENTATION = 0x112  # of EXIF
 
 PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
 POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
@@ -141,6 +137,7 @@ class SegmentationData(Splits[Sample]):
             fold says behind a slash which images are its val.
         folds: a data set for each fold, where there are folds; every image is in one's val, and
             `val` of the whole has them all.
+        notes: what of the folders is not used, and what val lacks: a sentence each.
     """
 
     spec: SegmentationDataSpec
@@ -151,6 +148,7 @@ class SegmentationData(Splits[Sample]):
     fingerprint: str
     fold: int | None = None
     folds: tuple[SegmentationData, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -177,7 +175,31 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_counts"],
         facts["val_images"],
         facts["fingerprint"],
+        notes=_notes(spec, splits, facts["val_counts"]),
     )
+
+
+def _notes(
+    spec: SegmentationDataSpec, splits: dict[str, list[Sample]], val: Sequence[int]
+) -> tuple[str, ...]:
+    """What of the folders is not used, and which classes val lacks.
+
+    Args:
+        val: pixels of each class in val.
+    """
+    lacking = [
+        name
+        for name, pixels in zip(spec.class_names, val, strict=True)
+        if not pixels and name not in spec.ignore_classes
+    ]
+    absent = (
+        f"data.val: no mask has a pixel of {', '.join(lacking)}; what val lacks is left out of the "
+        "score, but counts as 0 where a model finds it"
+    )
+    named = {"train": spec.train, "val": spec.val, "test": spec.test}
+    own = {name: split for name, split in named.items() if split is not None}
+    used = {file for samples in splits.values() for s in samples for file in s.pixel_files}
+    return (*not_read(own, used), *([absent] if lacking else []))
 
 
 def _load_folds(
@@ -206,7 +228,8 @@ def _load_folds(
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
-    return replace(part({**splits, "val": samples}), folds=tuple(parts))
+    whole = part({**splits, "val": samples})
+    return replace(whole, folds=tuple(parts), notes=_notes(spec, splits, whole.val_counts))
 
 
 def recalled(
@@ -258,15 +281,9 @@ def each_split(
 
 
 def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
-    """Return the pairs of one split."""
-    if split.list is not None:
-        samples = _from_list(Path(split.list), name)
-    else:
-        assert split.images is not None and split.masks is not None
-        samples = _from_folders(Path(split.images), Path(split.masks), split.mask_suffix, name)
-    if not samples:
-        raise InputError(f"data.{name}: no images ({', '.join(SUFFIXES)}) found; check the paths")
-    return sorted(samples, key=lambda sample: sample.image)
+    """Return the pairs of one split, sorted by image; raises InputError as `find_pairs` does."""
+    pairs = find_pairs(split, name)
+    return sorted((Sample(str(image), str(mask)) for image, mask in pairs), key=lambda s: s.image)
 
 
 def decode_image(path: str, max_pixels: int) -> np.ndarray:
@@ -290,14 +307,38 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
         InputError: broken file, or a value or colour that is no class; with its first place.
     """
     with _decoded(path, spec.max_pixels) as image:
+        _check_mask(path, image, colours=spec.palette is not None)
         if spec.palette is not None:
             return _by_bands(image, lambda band, top: _map_colours(band, top, path, spec))
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-            raise InputError(
-                f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
-                "for colour masks give data.palette"
-            )
         return _by_bands(image, lambda band, top: _map_indices(band, top, path, spec))
+
+
+def _check_mask(path: str, image: Image.Image, *, colours: bool) -> None:
+    """Refuse a decoded mask whose pixels are not what was drawn, or no indices of classes."""
+    if image.format == "JPEG":
+        raise InputError(
+            f"{path}: a mask must not be a JPEG, which blurs the borders of classes into other "
+            "values; save it as png"
+        )
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        raise InputError(
+            f"{path}: its EXIF says to turn it, and masks are read as they are stored; save it "
+            "turned, without EXIF"
+        )
+    if colours or image.mode in ("1", "L", "P") or image.mode.startswith("I"):
+        return
+    hint = "for colour masks give data.palette"
+    if image.mode == "F":
+        hint = "save whole numbers, of 8 or 16 bits"
+    elif image.mode in ("RGB", "RGBA"):
+        red, green, blue = image.split()[:3]
+        if red.tobytes() == green.tobytes() == blue.tobytes():
+            hint = "its three channels are equal, so save one of them"
+    elif image.mode == "LA":
+        hint = "save it without its alpha channel"
+    raise InputError(
+        f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; {hint}"
+    )
 
 
 def pixels_of(path: str) -> int:
@@ -332,92 +373,7 @@ def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
         return list(pool.map(decode, range(len(samples))))
 
 
-# ---------------------------------------------------------------- finding pairs
-
-
-def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sample]:
-    for key, folder in (("images", images), ("masks", masks)):
-        if not folder.is_dir():
-            raise InputError(f"data.{name}.{key}: {folder} is not a folder")
-    stems = {key: by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
-    samples = []
-    missing = [stem for stem in stems["image"] if stem + suffix not in stems["mask"]]
-    if missing:
-        first = stems["image"][missing[0]]
-        raise InputError(
-            f"data.{name}: {len(missing)} of {len(stems['image'])} images have no mask; the "
-            f"first is {first}, whose mask must be {masks / (missing[0] + suffix)}.png (or .tif); "
-            "masks pair by stem, see data.*.mask_suffix"
-        )
-    used = {stem + suffix for stem in stems["image"]}
-    spare = sorted(set(stems["mask"]) - used)
-    if spare and stems["image"]:
-        raise InputError(
-            f"data.{name}: {len(spare)} of {len(stems['mask'])} masks have no image; the first "
-            f"is {stems['mask'][spare[0]]}"
-        )
-    for stem, image in stems["image"].items():
-        samples.append(Sample(str(image), str(stems["mask"][stem + suffix])))
-    return samples
-
-
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error.
-
-    The stem is as of `same_name`.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        stem = same_name(path.stem)
-        if stem in found:
-            raise InputError(f"{path}: the same stem as {found[stem].name}; keep one of them")
-        found[stem] = path
-    return found
-
-
-def same_name(name: str) -> str:
-    """A file's name in the form in which names are compared, NFC: macOS writes accents as NFD."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _from_list(path: Path, name: str) -> list[Sample]:
-    samples: list[Sample] = []
-    try:
-        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"data.{name}.list: {path} is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = line.split("\t") if "\t" in line else line.split()
-        if len(parts) != 2:
-            raise InputError(
-                f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
-                "(put a tab between paths that hold spaces)"
-            )
-        pair = [_listed(path, part.strip(), number) for part in parts]
-        samples.append(Sample(str(pair[0]), str(pair[1])))
-    return samples
-
-
-def _listed(path: Path, part: str, number: int) -> Path:
-    """A file that a list names; raises InputError where there is none."""
-    try:
-        file = (path.parent / part).resolve()
-        if file.is_file():
-            return file
-    except (OSError, RuntimeError, ValueError):
-        pass  # no name of a file: too long, or with a zero
-    if not part.lower().endswith(SUFFIXES):  # of a file that is no list not much is quoted
-        raise InputError(
-            f"{path} line {number}: {short_start(part)} must be an image file that exists "
-            f"({', '.join(SUFFIXES)})"
-        )
-    raise InputError(f"{path} line {number}: {path.parent / part} does not exist")
+# ---------------------------------------------------------------- dividing
 
 
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
@@ -493,11 +449,12 @@ def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]
         if group is None:
             groups.setdefault(sample.image, []).append(sample)
             continue
-        match = re.search(group, sample.stem)
+        name = Path(sample.image).with_suffix("").as_posix() if "/" in group else sample.stem
+        match = re.search(group, name)
         if match is None:
             raise InputError(
-                f"{key}: {group!r} must match every stem, but does not match "
-                f"{sample.stem} ({sample.image})"
+                f"{key}: {group!r} must match every {'path' if '/' in group else 'stem'}, but does "
+                f"not match {name} ({sample.image})"
             )
         groups.setdefault(match[1] or "", []).append(sample)
     return groups
@@ -509,21 +466,17 @@ def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]
 @contextmanager
 def _identified(path: str) -> Iterator[Image.Image]:
     """An image file whose header alone has been read, with every failure named."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
-            raise InputError(f"{path}: not a plain file; remove it from the folder")
-        image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
-        kind = (
-            "an empty file" if empty else "not an image that can be read (png, jpg, tif, bmp, webp)"
-        )
-        raise InputError(f"{path}: {kind}") from None
-    except InputError:
-        raise
-    except Exception as error:
-        raise _undecodable(path, error) from None
-    with image:
+    plain_file(path)
+    with ExitStack() as stack:
+        try:  # Pillow would leave a file open that cannot be read
+            file = stack.enter_context(open(path, "rb"))
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            kind = "not an image that can be read (png, jpg, tif, bmp, webp)"
+            empty = os.path.getsize(path) == 0
+            raise InputError(f"{path}: {'an empty file' if empty else kind}") from None
+        except Exception as error:
+            raise _undecodable(path, error) from None
         yield image
 
 
@@ -550,6 +503,8 @@ def _decoded(path: str, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _undecodable(path: str, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have none
+        return InputError(f"{path}: cannot be read: {error.strerror}")
     words = str(error) or type(error).__name__
     return InputError(f"{path}: cannot be decoded: {words}; is the file complete?")
 
@@ -606,11 +561,15 @@ def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataS
     wrong = (mapped < 0) | (values < 0) | (values >= len(table))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        value = values[row, column]
         classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
+        classes = "those of data.values" if spec.values is not None else classes
         ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
+        hint = "; if it marks what does not count, write data.ignore_index: 255"
         raise InputError(
-            f"{path}: mask value {values[row, column]} at row {top + row}, column {column} is no "
-            f"class; classes are {classes}, data.ignore_index is {ignore}"
+            f"{path}: mask value {value} at row {top + row}, column {column} is no class; classes "
+            f"are {classes}, data.ignore_index is {ignore}"
+            f"{hint if value == 255 and spec.ignore_index is None else ''}"
         )
     return mapped.astype(np.uint8)
 
@@ -619,13 +578,19 @@ def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataS
 def _index_table(spec_json: str) -> np.ndarray:
     """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
     spec = SegmentationDataSpec.model_validate_json(spec_json)
-    table = np.full(65536, -1, dtype=np.int16)
-    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
-    if spec.binary:
-        table[255] = 1
+    background = 0 if spec.binary and spec.values is not None else -1
+    table = np.full(65536, background, dtype=np.int16)
+    if spec.values is not None:
+        table[spec.values] = [1] if spec.binary else np.arange(len(spec.values))
+    else:
+        table[: len(spec.class_names)] = np.arange(len(spec.class_names))
+        if spec.binary:
+            table[255] = 1
     if spec.ignore_index is not None:
         table[spec.ignore_index] = IGNORE
-    table[_ignored(spec)] = IGNORE
+    table[spec.ignore_values] = IGNORE
+    ignored = _ignored(spec)
+    table[ignored if spec.values is None else [spec.values[index] for index in ignored]] = IGNORE
     return table
 
 
@@ -713,8 +678,11 @@ def _decode_all(
 
 def _fingerprint(spec: SegmentationDataSpec, facts: Mapping[str, Sequence[_Facts]]) -> str:
     meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
-    if spec.ignore_classes:  # without them the fingerprint is that of older versions
+    # without what is set, the fingerprint is that of older versions
+    if spec.ignore_classes:
         meaning.append(spec.ignore_classes)
+    if spec.values is not None or spec.ignore_values:
+        meaning.append({"values": spec.values, "ignore_values": spec.ignore_values})
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(facts):
         digest.update(name.encode())
@@ -784,7 +752,7 @@ def _stat_key(spec: Section, splits: Mapping[str, Sequence[Any]]) -> str:
     for name in sorted(splits):
         digest.update(name.encode())
         for path in _paths(splits[name]):
-            found = os.stat(path)
+            found = plain_file(path)
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
