@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Condition
@@ -33,6 +33,7 @@ from spaces.sources import short_start
 from spaces.textfile import read_bytes
 from trainers.durable import file_digest
 from trainers.losses import IGNORE
+from trainers.near_duplicates import from_text, picture_hash, to_text
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
@@ -42,6 +43,7 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
 
+HASHED = "-hashed"  # memos of a data set whose images have been hashed
 LIST_BYTES = 50_000_000  # of a file of `image mask` lines
 
 PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
@@ -90,12 +92,14 @@ class Splits(Generic[S]):
     Attributes:
         fold: which fold of its data set this is, from 1; None for a whole data set.
         notes: what was mended, and what is not used: a sentence each.
+        hashes: {image path: its `picture_hash`}.
     """
 
     splits: dict[str, list[S]]
     fingerprint: str
     fold: int | None
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes]
 
     def kept(self, split: str) -> Kept[S]:
         """Return how the cache keeps a split: all folds share one entry, whoever fills it."""
@@ -151,6 +155,7 @@ class SegmentationData(Splits[Sample]):
     fingerprint: str
     fold: int | None = None
     folds: tuple[SegmentationData, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def classes(self) -> int:
@@ -169,7 +174,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     splits = find_splits(spec)
     if spec.folds is not None:
         return _load_folds(spec, spec.folds, splits)
-    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits), kind=HASHED)
     return SegmentationData(
         spec,
         splits,
@@ -177,6 +182,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_counts"],
         facts["val_images"],
         facts["fingerprint"],
+        hashes=hashes_of(splits, facts["hashes"]),
     )
 
 
@@ -185,7 +191,8 @@ def _load_folds(
 ) -> SegmentationData:
     """Divide the train images; each file is read once for all ways to do so."""
     undivided = spec.model_copy(update={"folds": None})
-    facts = recalled(undivided, splits, lambda: _read_files(spec, splits))
+    facts = recalled(undivided, splits, lambda: _read_files(spec, splits), kind=HASHED)
+    hashes = hashes_of(splits, facts["hashes"])
     samples = splits["train"]
     pixels = {s.image: count for s, count in zip(samples, facts["pixels"], strict=True)}
     digests = {s.image: digest for s, digest in zip(samples, facts["digests"], strict=True)}
@@ -203,6 +210,7 @@ def _load_folds(
             effective_images(sizes["val"]).tolist(),
             facts["fingerprint"] + fold_mark(of["val"], fold),
             fold,
+            hashes=hashes,
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
@@ -233,6 +241,15 @@ def recalled(
     temporary.write_text(json.dumps(facts))
     temporary.replace(memo)
     return facts
+
+
+def hashes_of(splits: Mapping[str, Sequence[Imaged]], kept: Mapping[str, str]) -> dict[str, bytes]:
+    """{image path: hash}, of what a memo keeps: {split: `to_text` of its hashes}."""
+    return {
+        sample.image: found
+        for name, samples in splits.items()
+        for sample, found in zip(samples, from_text(kept[name]), strict=True)
+    }
 
 
 def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
@@ -672,6 +689,7 @@ def _colour_table(spec_json: str) -> np.ndarray:
 class _Facts:
     digest: str
     counts: list[int]
+    picture: bytes
 
 
 def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
@@ -688,6 +706,7 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
         "val_counts": totals["val"].tolist(),
         "val_images": effective_images(val).tolist(),
         "fingerprint": _fingerprint(spec, facts),
+        "hashes": _hashes(facts),
     }
 
 
@@ -698,7 +717,12 @@ def _read_files(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> 
         "pixels": [fact.counts for fact in facts["train"]],
         "digests": [fact.digest for fact in facts["train"]],
         "fingerprint": _fingerprint(spec, facts),
+        "hashes": _hashes(facts),
     }
+
+
+def _hashes(facts: Mapping[str, Sequence[_Facts]]) -> dict[str, str]:
+    return {name: to_text([fact.picture for fact in found]) for name, found in facts.items()}
 
 
 def _decode_all(
@@ -749,7 +773,9 @@ def effective_images(sizes: np.ndarray) -> np.ndarray:
 
 
 def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
-    height, width = decode_image(sample.image, spec.max_pixels).shape[:2]  # it is not kept
+    image = decode_image(sample.image, spec.max_pixels)
+    (height, width), picture = image.shape[:2], picture_hash(image)
+    del image  # room for the mask
     mask = decode_mask(sample.mask, spec)
     if mask.shape != (height, width):
         raise InputError(
@@ -757,7 +783,7 @@ def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
             f"has {width}x{height}; both must be of one size"
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
-    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
+    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist(), picture)
 
 
 def check_overlap(splits: Mapping[str, Sequence[Imaged]], digests: dict[str, list[str]]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
+    HASHED,
     SUFFIXES,
     Imaged,
     Splits,
@@ -27,12 +28,14 @@ from trainers.data import (
     each_split,
     fold_mark,
     fold_splits,
+    hashes_of,
     recalled,
     same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
+from trainers.near_duplicates import picture_hash, to_text
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -104,6 +107,7 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
     _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
@@ -139,10 +143,11 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
     notes = *facts["notes"], *_unused_files(spec)
-    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
+    hashes = hashes_of(splits, facts["hashes"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -167,11 +172,13 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
+    hashes: dict[str, str] = {}
     mended = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
-        digests[name] = [digest for digest, _ in facts]
-        for page, (_, size) in zip(pages, facts, strict=True):
+        digests[name] = [digest for digest, _, _ in facts]
+        hashes[name] = to_text([picture for _, _, picture in facts])
+        for page, (_, size, _) in zip(pages, facts, strict=True):
             sizes[page.image] = size
         mended += _mended(name, pages, data)
         _check_has_text(name, pages, data)
@@ -186,6 +193,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "hashes": hashes,
         "notes": [*mended, *_unused_entries(splits, data)],
     }
 
@@ -325,7 +333,8 @@ def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
     ]
 
 
-def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
+def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int], bytes]:
+    """The image's SHA-256, its (height, width), and its `picture_hash`."""
     image = data.image(page)
     height, width = image.shape[:2]
     truth = data.truth(page)
@@ -341,7 +350,7 @@ def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
                 f"{_place(page, index)}: the box lies wholly outside of {page.image} "
                 f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
             )
-    return file_digest(page.image), (height, width)
+    return file_digest(page.image), (height, width), picture_hash(image)
 
 
 def _place(page: Page, index: int) -> str:
