@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Condition
 from typing import Any, Generic, TypeVar
@@ -32,9 +32,11 @@ from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, bytes_of, see_image
 from trainers.masks import decode_mask
+from trainers.near_duplicates import from_text, to_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
+HASHED = "-hashed"  # memos of a data set whose images have been hashed
 LIST_BYTES = 50_000_000  # of a file of `image mask` lines
 
 POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
@@ -81,12 +83,14 @@ class Splits(Generic[S]):
     Attributes:
         fold: which fold of its data set this is, from 1; None for a whole data set.
         notes: what was mended, and what is not used: a sentence each.
+        hashes: {image path: its `picture_hash`}.
     """
 
     splits: dict[str, list[S]]
     fingerprint: str
     fold: int | None
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes]
 
     def kept(self, split: str) -> Kept[S]:
         """Return how the cache keeps a split: all folds share one entry, whoever fills it."""
@@ -144,6 +148,7 @@ class SegmentationData(Splits[Sample]):
     fold: int | None = None
     folds: tuple[SegmentationData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def classes(self) -> int:
@@ -162,7 +167,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     splits = find_splits(spec)
     if spec.folds is not None:
         return _load_folds(spec, spec.folds, splits)
-    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits), kind=HASHED)
     return SegmentationData(
         spec,
         splits,
@@ -171,6 +176,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_images"],
         facts["fingerprint"],
         notes=tuple(facts["notes"]),
+        hashes=hashes_of(splits, facts["hashes"]),
     )
 
 
@@ -179,7 +185,8 @@ def _load_folds(
 ) -> SegmentationData:
     """Divide the train images; each file is read once for all ways to do so."""
     undivided = spec.model_copy(update={"folds": None})
-    facts = recalled(undivided, splits, lambda: _read_files(spec, splits))
+    facts = recalled(undivided, splits, lambda: _read_files(spec, splits), kind=HASHED)
+    hashes = hashes_of(splits, facts["hashes"])
     samples = splits["train"]
     pixels = {s.image: count for s, count in zip(samples, facts["pixels"], strict=True)}
     digests = {s.image: digest for s, digest in zip(samples, facts["digests"], strict=True)}
@@ -198,6 +205,7 @@ def _load_folds(
             facts["fingerprint"] + fold_mark(of["val"], fold),
             fold,
             notes=tuple(facts["notes"]),
+            hashes=hashes,
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
@@ -228,6 +236,15 @@ def recalled(
     temporary.write_text(json.dumps(facts))
     temporary.replace(memo)
     return facts
+
+
+def hashes_of(splits: Mapping[str, Sequence[Imaged]], kept: Mapping[str, str]) -> dict[str, bytes]:
+    """{image path: hash}, of what a memo keeps: {split: `to_text` of its hashes}."""
+    return {
+        sample.image: found
+        for name, samples in splits.items()
+        for sample, found in zip(samples, from_text(kept[name]), strict=True)
+    }
 
 
 def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
@@ -505,6 +522,7 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
         "val_images": effective_images(val).tolist(),
         "fingerprint": _fingerprint(spec, facts),
         "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
 
 
@@ -516,7 +534,12 @@ def _read_files(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> 
         "digests": [fact.digest for fact in facts["train"]],
         "fingerprint": _fingerprint(spec, facts),
         "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
+
+
+def _hashes(facts: Mapping[str, Sequence[_Facts]]) -> dict[str, str]:
+    return {name: to_text([fact.seen.picture for fact in found]) for name, found in facts.items()}
 
 
 def _decode_all(

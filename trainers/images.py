@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from spaces.errors import InputError
+from trainers.near_duplicates import picture_hash
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
@@ -63,6 +64,7 @@ class Seen:
         outside: how many of `values` lie outside of the range, and were cut at its ends.
         transparent: whether opacity that is no channel is anywhere below full.
         channels: of the file; unread: of these, those that are neither read nor opacity.
+        picture: its `picture_hash`, where `see_image` has looked.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -74,6 +76,7 @@ class Seen:
     transparent: bool = False
     channels: int = 0
     unread: int = 0
+    picture: bytes = b""
 
 
 def decode_image(path: str, pixels: Pixels, seen: Seen | None = None) -> np.ndarray:
@@ -102,7 +105,7 @@ def decode_image(path: str, pixels: Pixels, seen: Seen | None = None) -> np.ndar
 def see_image(path: str, pixels: Pixels) -> Seen:
     """Decode an image file, and tell what its values are; raises InputError as `decode_image`."""
     seen = Seen()
-    decode_image(path, pixels, seen)
+    seen.picture = picture_hash(as_rgb(decode_image(path, pixels, seen)))
     return seen
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
+    HASHED,
     SUFFIXES,
     Imaged,
     Splits,
@@ -26,6 +27,7 @@ from trainers.data import (
     each_split,
     fold_mark,
     fold_splits,
+    hashes_of,
     recalled,
     same_name,
 )
@@ -34,6 +36,7 @@ from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, decode_image, see_image
+from trainers.near_duplicates import to_text
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -105,6 +108,7 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
     _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
@@ -140,10 +144,11 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
     notes = *facts["notes"], *_unused_files(spec)
-    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
+    hashes = hashes_of(splits, facts["hashes"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -168,11 +173,13 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
+    hashes: dict[str, str] = {}
     mended: list[str] = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
         seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
+        hashes[name] = to_text([found.picture for _, found in seen])
         sizes |= {path: found.size for path, found in seen}
         mended += image_notes(name, seen, spec)
         mended += _mended(name, pages, data)
@@ -188,6 +195,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "hashes": hashes,
         "notes": [*mended, *_unused_entries(splits, data)],
     }
 
