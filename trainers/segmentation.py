@@ -91,7 +91,7 @@ class SegmentationTask:
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
         data, seed = self.config.data, self.config.train.seed
-        drawn = plan(data.augment, data.size, seed, epoch, order)
+        drawn = plan(data.augment, data.photometric, data.size, seed, epoch, order)
         start = sum(len(batch) for batch in batches[:first])
         keys: Sequence[Sequence[Key]] = batches[first:]
         if data.mode == "crop":
