@@ -96,6 +96,8 @@ class DataConfig(Section):
     """Where `mode: crop` trains: anywhere, or at a pixel of a class that is drawn first, each class
     of the image as often as any other."""
     augment: Literal["none", "light", "medium", "strong"] = "medium"
+    photometric: Literal["none", "light", "medium", "strong"] | None = None
+    """Colours, blur, noise, JPEG; null = the colours that `augment` has always changed."""
 
     @property
     def sized(self) -> tuple[int, int] | float:

@@ -20,6 +20,10 @@ class TextDataConfig(Section):
     augment: Literal["none", "light", "medium", "strong"] = "medium"
     """light: flip; medium: + rotation of up to 10 degrees, scale 0.75-1.5; strong: scale 0.5-3, of
     which a window of at most `resolution` pixels a side is cut out."""
+    photometric: Literal["none", "light", "medium", "strong"] = "none"
+    """Colours, blur, noise, JPEG."""
+    quarter_turns: float = Field(0.0, ge=0, le=1)
+    """Probability that a page is turned by 90, 180 or 270 degrees, each as likely."""
 
 
 class TextModelConfig(Section):

@@ -94,7 +94,8 @@ class SegmentationTask:
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
         data, seed = self.config.data, self.config.train.seed
-        drawn = plan(data.augment, data.size, seed, epoch, order, self.data.spec.channels)
+        channels = self.data.spec.channels
+        drawn = plan(data.augment, data.photometric, data.size, seed, epoch, order, channels)
         start = sum(len(batch) for batch in batches[:first])
         keys: Sequence[Sequence[Key]] = batches[first:]
         if data.mode == "crop":

@@ -599,8 +599,7 @@ class _Pages(Dataset[_Sample]):
         image, polygons = augment_page(
             page,
             [polygon / scale for polygon in truth.polygons],
-            self.config.data.resolution,
-            self.config.data.augment,
+            self.config.data,
             (self.config.train.seed, epoch, index),
         )
         height, width = image.shape[:2]

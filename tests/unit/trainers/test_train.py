@@ -60,7 +60,7 @@ def curve(result: TrialResult) -> list[tuple[float, float, float]]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.augment": "strong"},
+        {"data.augment": "strong", "data.photometric": "strong"},
         {"loss.normalize": "ema", "optim.name": "sgd", "optim.lr": 0.01, "train.ema": 0.2},
     ],
 )
