@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -112,6 +112,7 @@ def plan(
     seed: int,
     epoch: int,
     indices: Sequence[int],
+    channels: int = 3,
 ) -> Plan:
     """Draw what happens to samples in an epoch.
 
@@ -120,12 +121,15 @@ def plan(
             of the area), strong (+ rotation of up to 10 degrees, crop of 0.25-1, hue, blur, grey).
         size: (height, width) of the network input, kept.
         indices: of the samples in their split.
+        channels: of images; other than 3 are no colours, and get brightness and contrast alone.
     """
     drawn = Uniform(seed, epoch, indices)
     count = len(indices)
     chosen = STRENGTHS.get(strength)
     assert chosen is not None or strength == "none", strength
     found = chosen or Strength()
+    if channels != 3:
+        found = replace(found, saturation=0.0, hue=0.0, grey=0.0)
     flip = drawn.next() < (0.5 if chosen else 0.0)
     angle = np.radians(drawn.between(-found.degrees, found.degrees))
     warp = _warps(flip, angle, _crops(drawn, found.smallest_crop, size), size)
@@ -150,11 +154,11 @@ def augment(images: Tensor, masks: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     New pixels at the border are black in the image and IGNORE in the mask.
 
     Args:
-        images: (B, 3, H, W) uint8; masks: (B, H, W) uint8.
+        images: (B, C, H, W) uint8; masks: (B, H, W) uint8.
         plan: of these B samples.
 
     Returns:
-        (B, 3, H, W) fp32 in 0..255; (B, H, W) int64.
+        (B, C, H, W) fp32 in 0..255; (B, H, W) int64.
     """
     pixels = images.float().contiguous()  # planes: colours are a matrix product over them
     if plan.strength is not None and plan.warp is not None:
@@ -292,7 +296,7 @@ def _kernels(sigma: Floats) -> Floats:
 
 
 def _warp(pixels: Tensor, masks: Tensor, warp: Tensor, turns: bool) -> tuple[Tensor, Tensor]:
-    """Sample pixels bilinearly and masks at the nearest place, (B, 3, H, W) and (B, H, W)."""
+    """Sample pixels bilinearly and masks at the nearest place, (B, C, H, W) and (B, H, W)."""
     grid = _grid(warp, *masks.shape[1:])
     pixels = F.grid_sample(pixels, grid, "bilinear", "border", align_corners=False)
     labels = F.grid_sample(
@@ -315,8 +319,14 @@ def _grid(warp: Tensor, height: int, width: int) -> Tensor:
 
 
 def _recolour(pixels: Tensor, plan: Plan) -> Tensor:
-    """(B, 3, H, W) in 0..255, colours changed and clipped."""
-    flat = pixels.flatten(2)  # (B, 3, H*W)
+    """(B, C, H, W) in 0..255, colours changed and clipped."""
+    flat = pixels.flatten(2)  # (B, C, H*W)
+    if (
+        flat.shape[1] != 3
+    ):  # of brightness and contrast: `colour` is a number, as is `offset` of grey
+        factor = plan.colour[:, :1, :1]
+        shift = plan.offset[:, :1].sum(dim=2, keepdim=True) * flat.mean(dim=(1, 2), keepdim=True)
+        return (flat * factor + shift).clamp_(0, 255).view(pixels.shape)
     shift = plan.offset @ flat.mean(dim=2, keepdim=True)
     return torch.baddbmm(shift, plan.colour, flat).clamp_(0, 255).view(pixels.shape)
 

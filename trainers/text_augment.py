@@ -6,7 +6,8 @@ As in augment.py, a sample is a function of (seed, epoch, index) alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,14 +33,14 @@ def augment_page(
     turned on black; of what exceeds `resolution` on either side a random window is cut out.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         polygons: (K, 2) arrays of x, y in image pixels.
         strength: a key of SCALES: light (flip), medium (+ up to 10 degrees, scale 0.75-1.5), strong
             (scale 0.5-3, the recipe of Liao et al. 2020).
         key: (seed, epoch, index) of the sample.
 
     Returns:
-        The page (h, w, 3) uint8, both sides at most `resolution` pixels, and one polygon for each
+        The page (h, w, C) uint8, both sides at most `resolution` pixels, and one polygon for each
         given, in its pixels; a polygon may lie outside of the window in part or whole.
     """
     random = np.random.default_rng(key)
@@ -53,13 +54,13 @@ def augment_page(
     turn = _turn(resized.shape[:2], angle, flip)
     matrix, (height, width) = _window(turn, resized.shape[:2], resolution, place)
     if scale == 1.0 and angle == 0.0:  # nothing between pixels to look up
-        page = cv2.flip(resized, 1) if flip else resized
+        page = resized[:, ::-1] if flip else resized
     else:
-        page = cv2.warpAffine(resized, matrix, (width, height))
+        page = _four_by_four(resized, lambda part: cv2.warpAffine(part, matrix, (width, height)))
     moved = [
         (polygon / (x_scale, y_scale)) @ matrix[:, :2].T + matrix[:, 2] for polygon in polygons
     ]
-    return np.asarray(page, np.uint8), moved
+    return np.ascontiguousarray(page, np.uint8), moved
 
 
 def resize_page(
@@ -72,7 +73,19 @@ def resize_page(
     size = (image.shape[0], image.shape[1])
     (height, width), scale = fit_long_side(size, long_side)
     how = cv2.INTER_AREA if long_side < max(size) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), scale
+    return _four_by_four(
+        image, lambda part: cv2.resize(part, (width, height), interpolation=how)
+    ), scale
+
+
+def _four_by_four(
+    image: NDArray[np.uint8], of: Callable[[NDArray[np.uint8]], Any]
+) -> NDArray[np.uint8]:
+    """What OpenCV makes of an image (H, W, C): it takes four channels at most, and drops a single
+    one's axis."""
+    parts = [of(image[..., start : start + 4]) for start in range(0, image.shape[2], 4)]
+    parts = [part.reshape(*part.shape[:2], -1) for part in parts]
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), np.uint8)
 
 
 def _turn(size: tuple[int, ...], angle: float, flip: bool) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from trainers.data import (
     Splits,
     by_stem,
     check_overlap,
-    decode_image,
     divide_folds,
     each_decoded,
     each_split,
@@ -35,7 +34,9 @@ from trainers.data import (
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
-from trainers.near_duplicates import picture_hash, to_text
+from trainers.image_notes import image_notes
+from trainers.images import Seen, decode_image, see_image
+from trainers.near_duplicates import to_text
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -112,8 +113,8 @@ class TextData(Splits[Page]):
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB."""
-        return decode_image(page.image, self.spec.max_pixels)
+        """Return (H, W, C) uint8 of `data.channels` channels."""
+        return decode_image(page.image, self.spec)
 
     def truth(self, page: Page) -> TextAnnotation:
         """Return the boxes of a page, in image pixels."""
@@ -173,17 +174,18 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
     hashes: dict[str, str] = {}
-    mended = []
+    mended: list[str] = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
-        digests[name] = [digest for digest, _, _ in facts]
-        hashes[name] = to_text([picture for _, _, picture in facts])
-        for page, (_, size, _) in zip(pages, facts, strict=True):
-            sizes[page.image] = size
+        digests[name] = [digest for digest, _ in facts]
+        seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
+        hashes[name] = to_text([found.picture for _, found in seen])
+        sizes |= {path: found.size for path, found in seen}
+        mended += image_notes(name, seen, spec)
         mended += _mended(name, pages, data)
         _check_has_text(name, pages, data)
     check_overlap(splits, digests)
-    total = hashlib.sha256()
+    total = hashlib.sha256(json.dumps(spec.reading).encode() if spec.reading else b"")
     for name in sorted(digests):
         total.update(json.dumps([name, digests[name]]).encode())
         for labels in sorted({page.labels for page in splits[name]}):
@@ -333,10 +335,9 @@ def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
     ]
 
 
-def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int], bytes]:
-    """The image's SHA-256, its (height, width), and its `picture_hash`."""
-    image = data.image(page)
-    height, width = image.shape[:2]
+def _check_page(page: Page, data: TextData) -> tuple[str, Seen]:
+    seen = see_image(page.image, data.spec)
+    height, width = seen.size
     truth = data.truth(page)
     if truth.size is not None and truth.size != (height, width):
         raise InputError(
@@ -350,7 +351,7 @@ def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int], bytes
                 f"{_place(page, index)}: the box lies wholly outside of {page.image} "
                 f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
             )
-    return file_digest(page.image), (height, width), picture_hash(image)
+    return file_digest(page.image), seen
 
 
 def _place(page: Page, index: int) -> str:

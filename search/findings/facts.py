@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +47,25 @@ class Alarm:
     trial: int
     reason: str
     epochs: int
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """How far a trial has come that has not ended.
+
+    Attributes:
+        epoch: that has ended; of its fold, where there are folds.
+        of: epochs that it trains at most, in a fold.
+        fold: that it trains on; None without folds.
+        best: highest metric of these epochs; None where there is none yet.
+        best_epoch: that had it.
+    """
+
+    epoch: int
+    of: int
+    fold: int | None
+    best: float | None
+    best_epoch: int | None
 
 
 @dataclass(frozen=True)
@@ -237,17 +257,32 @@ def summary(study: Study) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(seconds(trial) for trial in trials),
-        "best": None if answer is None else _row(answer.trial, waiting),
+        "best": None if answer is None else _row(study, answer.trial, waiting),
         "answer": None if answer is None else answer.to_json(),
         "test_looks": []
         if answer is None
         else [look.model_dump(mode="json") for look in answer.looks],
         "says": [] if answer is None else answer.lines,
-        "trials": [_row(trial, waiting) for trial in trials],
+        "trials": [_row(study, trial, waiting) for trial in trials],
     }
 
 
-def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+def so_far(study: Study, trial: FrozenTrial) -> SoFar:
+    """How far a trial has come, by the epochs that it has reported."""
+    of, reported = study.space.base.train.epochs, trial.intermediate_values
+    last = max(reported, default=0)
+    begins = max(last - 1, 0) // of * of  # epochs of the folds before this one
+    known = {
+        epoch - begins: value
+        for epoch, value in reported.items()
+        if epoch > begins and not math.isnan(value)
+    }
+    best = max(known, key=lambda epoch: (known[epoch], -epoch), default=None)
+    fold = begins // of + 1 if study.full_epochs > of else None
+    return SoFar(last - begins, of, fold, None if best is None else known[best], best)
+
+
+def _row(study: Study, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
     facts = TrialFacts.of(trial)
     return {
         "number": trial.number,
@@ -260,6 +295,7 @@ def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
         "best_epoch": facts.best_epoch,
         "folds": facts.folds,
         "seconds": facts.seconds,
+        "so_far": None if trial.state.is_finished() else asdict(so_far(study, trial)),
         "hardware": facts.hardware,
         "params": {**trial.params, **facts.decode},
     }

@@ -83,17 +83,27 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     for column in (*columns, "best at", "epochs", "config"):
         table.add_column(column, no_wrap=column not in ("config", "reason", "folds"))
     for row in summary["trials"]:
+        value, best_epoch, epochs = _how_far(row)
         table.add_row(
             str(row["number"]),
             row["state"],
             row["error"] or row["reason"] or "",
-            "-" if row["value"] is None else f"{row['value']:.4f}",
+            "-" if value is None else f"{value:.4f}",
             *([listed(row["folds"] or ())] if folds else []),
-            str(row["best_epoch"] or "-"),
-            str(row["epochs"] or "-"),
+            str(best_epoch or "-"),
+            epochs,
             describe(row["params"]),
         )
     console.print(table)
+
+
+def _how_far(row: dict[str, Any]) -> tuple[float | None, int | None, str]:
+    """(value, its epoch, epochs) of a trial; of one that has not ended those so far."""
+    found = row["so_far"]
+    if found is None:
+        return row["value"], row["best_epoch"], str(row["epochs"] or "-")
+    fold = "" if found["fold"] is None else f"fold {found['fold']}, "
+    return found["best"], found["best_epoch"], f"{fold}{found['epoch']}/{found['of']}"
 
 
 def _devices(rows: list[dict[str, Any]]) -> list[str]:

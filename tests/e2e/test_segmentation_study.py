@@ -17,8 +17,9 @@ from PIL import Image
 from spaces.config import SegmentationConfig
 from spaces.spec import load_run_config
 from tests.blobs import write_blobs
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
 from trainers.image_counts import score_of
+from trainers.masks import decode_mask
 from trainers.metrics import ClassCounts
 from trainers.tasks import load_data
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -23,11 +23,11 @@ from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
 from spaces.text_detection import TextDetectionConfig
+from tests.unit.data_page import Row, each_has_its_case, parameters
 from tests.unit.text.pages import write_pages
 from trainers.text_data import TextData, load_text_data
 from trainers.text_sizes import check_learnable
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 BOX = "10,10,50,10,50,20,10,20"
 LINE = f"{BOX},word"
 BBOX = {"bbox": [10, 10, 40, 10]}
@@ -278,37 +278,17 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
 }  # fmt: skip
 
 
-def rows() -> Iterator[tuple[str, str, str]]:
-    """(Input, outcome, message without its backticks) of each row."""
-    section = DOCUMENT.read_text(encoding="utf-8").split("\n## Text detection\n")[1]
-    for line in section.split("\n## ")[0].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| ") and cells[:2] != ["input", "outcome"]:
-            yield cells[0], cells[1], cells[2].strip("| `") if len(cells) > 2 else ""
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(write_pages(tmp_path, LINE))
 
 
 def test_each_row_has_its_case() -> None:
-    found = [row for row, _, _ in rows()]
-    assert len(found) == len(CASES)
-    for row, begins in zip(found, CASES, strict=True):
-        assert row.startswith(begins)
+    each_has_its_case("Text detection", CASES)
 
 
-@pytest.mark.parametrize(
-    ("row", "case"),
-    [
-        pytest.param(row, case, id=re.sub(r"[^\w -]", "", row[0])[:40])
-        for row, case in zip(rows(), CASES.values(), strict=False)
-    ],
-)
-def test_what_happens(
-    row: tuple[str, str, str], case: tuple[Make, Holds | None], place: Place
-) -> None:
+@pytest.mark.parametrize(("row", "case"), parameters("Text detection", CASES))
+def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -> None:
     (_, outcome, message), (make, holds) = row, case
     make(place)
     said = StringIO()
