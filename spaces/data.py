@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from spaces.config import Section
 from spaces.errors import did_you_mean
+from spaces.settings import Section
 
 BACKGROUND = "background"  # the class of a binary task that its file does not name
 

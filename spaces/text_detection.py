@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from spaces.config import MetricConfig, Section, TrialConfig, Tta
+from spaces.config import MetricConfig, TrialConfig, Tta
+from spaces.loss import Weighting
+from spaces.settings import Section
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -42,7 +44,9 @@ class TextModelConfig(Section):
 
 
 class TextLossConfig(Section):
-    """pixel_weight * pixel + scale * (threshold_weight * threshold map + dice_weight * Dice)."""
+    """pixel_weight * pixel + scale * (threshold_weight * threshold map + dice_weight * Dice).
+
+    The three weights are where learned ones begin; a term of weight 0 is left out."""
 
     pixel: Literal["bce", "focal"] = "bce"
     """bce: over text pixels and the hardest others; focal: Lin et al. 2017."""
@@ -54,6 +58,13 @@ class TextLossConfig(Section):
     negative_ratio: float = Field(3.0, gt=0, le=100)
     """Hard negatives a text pixel."""
     focal_gamma: float = Field(2.0, ge=0, le=10)
+    focal_alpha: float | None = Field(None, ge=0, le=1)
+    """Weight of text pixels in `pixel: focal` (Lin et al. 2017); null = none."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of the pixel term: text is trained towards 1 minus half of this, the rest towards half."""
+    weighting: Weighting = "fixed"
+    gradnorm_alpha: float = Field(1.5, ge=0, le=10)
+    """gradnorm: how much more a term counts that is behind the others; 0 = no more."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs of the pixel term alone."""
     ramp_epochs: int = Field(0, ge=0)

@@ -22,10 +22,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
+from spaces.settings import Section
 from spaces.sources import short_start
 from spaces.textfile import read_bytes
 from trainers.durable import file_digest

@@ -122,6 +122,14 @@ class SegmentationTask:
         with autocast(self.device, self.precision):
             return forward(model, images)
 
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights that all terms of the loss share: those of the head, which has the
+        logits of every term."""
+        head = model.segmentation_head
+        assert isinstance(head, nn.Module)
+        layers = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)]
+        return [layers[-1].weight]
+
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size, which are
         means over images, or with `data.mode: crop` over windows.

@@ -140,6 +140,10 @@ class FPN(nn.Module):
         smooth = [layer(m) for layer, m in zip(self.smooth, merged, strict=True)]
         return torch.cat([_resize(s, smooth[0]) for s in smooth], dim=1)
 
+    def last_weights(self) -> list[Tensor]:
+        """Of the convolutions whose outputs the head takes."""
+        return _convolutions(self.smooth)
+
 
 class UNet(nn.Module):
     """The first three steps of a U-Net's way up, from 1/32 to 1/4, narrowing to `out`."""
@@ -161,6 +165,10 @@ class UNet(nn.Module):
         for step, skip in zip(self.steps, reversed(skips), strict=True):
             x = step(torch.cat([_resize(x, skip), skip], dim=1))
         return x
+
+    def last_weights(self) -> list[Tensor]:
+        """Of the convolution whose output the head takes."""
+        return _convolutions(self.steps)[-1:]
 
 
 DECODERS: dict[str, type[FPN] | type[UNet]] = {"fpn": FPN, "unet": UNet}
@@ -208,6 +216,10 @@ def _pad_black(images: Tensor, bottom: int, right: int) -> Tensor:
     black = images.new_tensor([-mean / std for mean, std in pairs])
     padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
     return padded
+
+
+def _convolutions(part: nn.Module) -> list[Tensor]:
+    return [layer.weight for layer in part.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:
