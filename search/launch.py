@@ -18,6 +18,7 @@ from search.findings.tables import show_answer
 from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
+from search.near_duplicates import near_duplicates
 from search.studies.confirmations import with_confirmation
 from search.studies.limits import stopped
 from search.studies.reasons import reason
@@ -80,7 +81,7 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    for note in data.notes:
+    for note in (*data.notes, *near_duplicates(data)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if order is not None:
         return run_crew(study, order, engine, console)

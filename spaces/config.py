@@ -339,7 +339,7 @@ class TrialConfig(Section):
 
 
 class SegmentationConfig(TrialConfig):
-    """The whole of one segmentation run. Field notes A to D name the source of each default."""
+    """The whole of one segmentation run. docs/decisions/0003 names the source of its recipes."""
 
     task: ClassVar[str] = "segmentation"
     free_names: ClassVar[tuple[str, ...]] = ("decode.threshold",)

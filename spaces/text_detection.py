@@ -144,7 +144,7 @@ _PUBLISHED_LOSS = {
 
 STARTING_POINTS = (
     StartingPoint(
-        "ResNet50 U-Net recipe (field note E)",
+        "ResNet50 U-Net recipe",
         6,
         {
             "model.encoder": "resnet50",
@@ -161,7 +161,7 @@ STARTING_POINTS = (
         lr_factor=1.0,
     ),
     StartingPoint(
-        "HRNet FPN recipe (field note E)",
+        "HRNet FPN recipe",
         18,
         {
             "model.encoder": "tu-hrnet_w44",

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trainers.draws import Floats, Uniform
 from trainers.losses import IGNORE
-from trainers.photometric import PHOTOMETRIC, Changes, Ranges, change, draw_changes
+from trainers.photometric import PHOTOMETRIC, Changes, Ranges, change, draw_changes, of_channels
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop; then the whole image
 
@@ -89,6 +89,7 @@ def plan(
     seed: int,
     epoch: int,
     indices: Sequence[int],
+    channels: int = 3,
 ) -> Plan:
     """Draw what happens to samples in an epoch.
 
@@ -98,6 +99,7 @@ def plan(
         photometric: a key of PHOTOMETRIC; None: what `strength` has.
         size: (height, width) of the network input, kept.
         indices: of the samples in their split.
+        channels: of images; as `of_channels` says.
     """
     drawn = Uniform(seed, epoch, indices)
     chosen = STRENGTHS.get(strength)
@@ -111,7 +113,7 @@ def plan(
         chosen,
         torch.from_numpy(flip),
         torch.from_numpy(warp.astype(np.float32)) if found.warps else None,
-        draw_changes(drawn, ranges),
+        draw_changes(drawn, of_channels(ranges, channels)),
     )
 
 
@@ -121,11 +123,11 @@ def augment(images: Tensor, masks: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     New pixels at the border are black in the image and IGNORE in the mask.
 
     Args:
-        images: (B, 3, H, W) uint8; masks: (B, H, W) uint8.
+        images: (B, C, H, W) uint8; masks: (B, H, W) uint8.
         plan: of these B samples.
 
     Returns:
-        (B, 3, H, W) fp32 in 0..255; (B, H, W) int64.
+        (B, C, H, W) fp32 in 0..255; (B, H, W) int64.
     """
     pixels = images.float().contiguous()  # planes: colours are a matrix product over them
     if plan.strength is not None and plan.warp is not None:
@@ -176,7 +178,7 @@ def _warps(flip: NDArray[np.bool_], angle: Floats, crop: Floats, size: tuple[int
 
 
 def _warp(pixels: Tensor, masks: Tensor, warp: Tensor, turns: bool) -> tuple[Tensor, Tensor]:
-    """Sample pixels bilinearly and masks at the nearest place, (B, 3, H, W) and (B, H, W)."""
+    """Sample pixels bilinearly and masks at the nearest place, (B, C, H, W) and (B, H, W)."""
     grid = _grid(warp, *masks.shape[1:])
     pixels = F.grid_sample(pixels, grid, "bilinear", "border", align_corners=False)
     labels = F.grid_sample(

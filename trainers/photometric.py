@@ -12,8 +12,8 @@ not in HSV. Why it is not torchvision's own code: docs/decisions/0044-jpeg-on-th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +61,13 @@ PHOTOMETRIC = {
     "medium": Ranges(0.3, 0.3, 0.3, blur=0.1, noise=0.1, jpeg=0.1),
     "strong": Ranges(0.4, 0.4, 0.4, 0.05, 0.1, 0.2, 0.2, 0.2, levels=(1.0, 20.0), quality=(30, 95)),
 }
+
+
+def of_channels(ranges: Ranges, channels: int) -> Ranges:
+    """What a strength may do to images of so many channels: other than 3 are no colours."""
+    if channels == 3:
+        return ranges
+    return replace(ranges, saturation=0.0, hue=0.0, grey=0.0, jpeg=0.0)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ def change(pixels: Tensor, changes: Changes) -> Tensor:
     """Change the images of a batch on their device, without a wait for it.
 
     Args:
-        pixels: (B, 3, H, W) fp32 in 0..255, contiguous; changes: of these B samples.
+        pixels: (B, C, H, W) fp32 in 0..255, contiguous; changes: of these B samples, drawn from
+            ranges `of_channels`.
 
     Returns:
         The same shape and range.
@@ -133,18 +141,22 @@ def change(pixels: Tensor, changes: Changes) -> Tensor:
 
 
 def change_page(page: NDArray[np.uint8], changes: Changes) -> NDArray[np.uint8]:
-    """Change one image on the host: `change` by OpenCV, (H, W, 3) uint8.
+    """Change one image on the host: `change` by OpenCV, (H, W, C) uint8.
 
     Args:
-        changes: of one sample.
+        changes: of one sample, drawn from ranges `of_channels`.
     """
     [colour], [offset] = changes.colour, changes.offset
     [sigma], [levels], [quality] = changes.sigma, changes.levels, changes.quality
-    if changes.recolours:
+    if changes.recolours and page.shape[2] != 3:
+        factor, shift = colour[0, 0], offset[0].sum() * page.mean()
+        page = _bytes(np.clip(np.rint(page * np.float32(factor) + np.float32(shift)), 0, 255))
+    elif changes.recolours:
         shift = offset @ np.array(cv2.mean(page)[:3])
         page = _bytes(cv2.transform(page, np.column_stack([colour, shift])))
     if sigma:
-        page = _bytes(cv2.GaussianBlur(page, (BLUR_TAPS, BLUR_TAPS), sigma))
+        taps = (BLUR_TAPS, BLUR_TAPS)
+        page = four_by_four(page, lambda part: cv2.GaussianBlur(part, taps, sigma))
     if levels:
         noise = _noise(page.shape, changes.seeds[0], torch.device("cpu")).numpy()
         page = _bytes(np.clip(np.rint(page + noise * np.float32(levels)), 0, 255))
@@ -153,6 +165,16 @@ def change_page(page: NDArray[np.uint8], changes: Changes) -> NDArray[np.uint8]:
         _, saved = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
         page = _bytes(cv2.cvtColor(_bytes(cv2.imdecode(saved, 1)), cv2.COLOR_BGR2RGB))
     return page
+
+
+def four_by_four(
+    image: NDArray[np.uint8], of: Callable[[NDArray[np.uint8]], Any]
+) -> NDArray[np.uint8]:
+    """What OpenCV makes of an image (H, W, C): it takes four channels at most, and drops a single
+    one's axis."""
+    parts = [of(image[..., start : start + 4]) for start in range(0, image.shape[2], 4)]
+    parts = [part.reshape(*part.shape[:2], -1) for part in parts]
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), np.uint8)
 
 
 def _bytes(page: Any) -> NDArray[np.uint8]:
@@ -214,8 +236,16 @@ def _put(values: NDArray[np.generic], beside: Tensor) -> Tensor:
 
 
 def _recolour(pixels: Tensor, changes: Changes) -> Tensor:
-    """(B, 3, H, W) in 0..255, colours changed and clipped."""
-    flat = pixels.flatten(2)  # (B, 3, H*W)
+    """(B, C, H, W) in 0..255, colours changed and clipped.
+
+    Of other than 3 channels all have one factor, and a share of the mean of all.
+    """
+    flat = pixels.flatten(2)  # (B, C, H*W)
+    if flat.shape[1] != 3:
+        factor = _put(changes.colour[:, :1, :1], pixels)
+        share = _put(changes.offset[:, :1].sum(axis=2, keepdims=True), pixels)
+        shift = share * flat.mean(dim=(1, 2), keepdim=True)
+        return (flat * factor + shift).clamp_(0, 255).view(pixels.shape)
     shift = _put(changes.offset, pixels) @ flat.mean(dim=2, keepdim=True)
     changed = torch.baddbmm(shift, _put(changes.colour, pixels), flat)
     return changed.clamp_(0, 255).view(pixels.shape)

@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from spaces.text_detection import TextDataConfig
 from trainers.dbnet.targets import fit_long_side
 from trainers.draws import Uniform
-from trainers.photometric import PHOTOMETRIC, change_page, draw_changes
+from trainers.photometric import (
+    PHOTOMETRIC,
+    change_page,
+    draw_changes,
+    four_by_four,
+    of_channels,
+)
 
 SCALES = {"none": (1.0, 1.0), "light": (1.0, 1.0), "medium": (0.75, 1.5), "strong": (0.5, 3.0)}
 DEGREES = {"none": 0.0, "light": 0.0, "medium": 10.0, "strong": 10.0}
-QUARTERS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 MIN_SIDE = 32  # px of a page that a random scale has shrunk
 
 
@@ -37,14 +42,14 @@ def augment_page(
     window is cut out.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         polygons: (K, 2) arrays of x, y in image pixels.
         config: `augment` is a key of SCALES: light (flip), medium (+ up to 10 degrees, scale
             0.75-1.5), strong (scale 0.5-3, the recipe of Liao et al. 2020).
         key: (seed, epoch, index) of the sample.
 
     Returns:
-        The page (h, w, 3) uint8, both sides at most `resolution` pixels, and one polygon for each
+        The page (h, w, C) uint8, both sides at most `resolution` pixels, and one polygon for each
         given, in its pixels; a polygon may lie outside of the window in part or whole.
     """
     random = np.random.default_rng(key)
@@ -63,15 +68,16 @@ def augment_page(
     turn = _turn(resized.shape[:2], angle, flip)
     matrix, (height, width) = _window(turn, resized.shape[:2], resolution, place)
     if scale == 1.0 and angle == 0.0:  # nothing between pixels to look up
-        page = cv2.flip(resized, 1) if flip else resized
+        page = resized[:, ::-1] if flip else resized
     else:
-        page = cv2.warpAffine(resized, matrix, (width, height))
+        page = four_by_four(resized, lambda part: cv2.warpAffine(part, matrix, (width, height)))
+    page = np.ascontiguousarray(page, np.uint8)
     moved = [polygon @ matrix[:, :2].T + matrix[:, 2] for polygon in polygons]
     if config.photometric == "none":
-        return np.asarray(page, np.uint8), moved
+        return page, moved
     seed, epoch, index = key
-    changes = draw_changes(Uniform(seed, epoch, [index]), PHOTOMETRIC[config.photometric])
-    return change_page(np.asarray(page, np.uint8), changes), moved
+    ranges = of_channels(PHOTOMETRIC[config.photometric], page.shape[2])
+    return change_page(page, draw_changes(Uniform(seed, epoch, [index]), ranges)), moved
 
 
 def resize_page(
@@ -84,14 +90,16 @@ def resize_page(
     size = (image.shape[0], image.shape[1])
     (height, width), scale = fit_long_side(size, long_side)
     how = cv2.INTER_AREA if long_side < max(size) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8), scale
+    return four_by_four(
+        image, lambda part: cv2.resize(part, (width, height), interpolation=how)
+    ), scale
 
 
 def _quarter_turned(
     page: NDArray[np.uint8], polygons: Sequence[NDArray[np.float64]], quarters: int
 ) -> tuple[NDArray[np.uint8], list[NDArray[np.float64]]]:
     """A page and its polygons, turned clockwise by 1 to 3 quarters."""
-    turned = np.asarray(cv2.rotate(page, QUARTERS[quarters - 1]), np.uint8)
+    turned = np.ascontiguousarray(np.rot90(page, -quarters))
     moved = list(polygons)
     height, width = page.shape[:2]
     for _ in range(quarters):

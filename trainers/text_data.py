@@ -16,23 +16,27 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
+    HASHED,
     SUFFIXES,
     Imaged,
     Splits,
     by_stem,
     check_overlap,
-    decode_image,
     divide_folds,
     each_decoded,
     each_split,
     fold_mark,
     fold_splits,
+    hashes_of,
     recalled,
     same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
+from trainers.image_notes import image_notes
+from trainers.images import Seen, decode_image, see_image
+from trainers.near_duplicates import to_text
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -104,12 +108,13 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
     _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB."""
-        return decode_image(page.image, self.spec.max_pixels)
+        """Return (H, W, C) uint8 of `data.channels` channels."""
+        return decode_image(page.image, self.spec)
 
     def truth(self, page: Page) -> TextAnnotation:
         """Return the boxes of a page, in image pixels."""
@@ -139,10 +144,11 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
     notes = *facts["notes"], *_unused_files(spec)
-    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
+    hashes = hashes_of(splits, facts["hashes"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -167,16 +173,19 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
-    mended = []
+    hashes: dict[str, str] = {}
+    mended: list[str] = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
-        for page, (_, size) in zip(pages, facts, strict=True):
-            sizes[page.image] = size
+        seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
+        hashes[name] = to_text([found.picture for _, found in seen])
+        sizes |= {path: found.size for path, found in seen}
+        mended += image_notes(name, seen, spec)
         mended += _mended(name, pages, data)
         _check_has_text(name, pages, data)
     check_overlap(splits, digests)
-    total = hashlib.sha256()
+    total = hashlib.sha256(json.dumps(spec.reading).encode() if spec.reading else b"")
     for name in sorted(digests):
         total.update(json.dumps([name, digests[name]]).encode())
         for labels in sorted({page.labels for page in splits[name]}):
@@ -186,6 +195,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "hashes": hashes,
         "notes": [*mended, *_unused_entries(splits, data)],
     }
 
@@ -325,9 +335,9 @@ def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
     ]
 
 
-def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
-    image = data.image(page)
-    height, width = image.shape[:2]
+def _check_page(page: Page, data: TextData) -> tuple[str, Seen]:
+    seen = see_image(page.image, data.spec)
+    height, width = seen.size
     truth = data.truth(page)
     if truth.size is not None and truth.size != (height, width):
         raise InputError(
@@ -341,7 +351,7 @@ def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
                 f"{_place(page, index)}: the box lies wholly outside of {page.image} "
                 f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
             )
-    return file_digest(page.image), (height, width)
+    return file_digest(page.image), seen
 
 
 def _place(page: Page, index: int) -> str:

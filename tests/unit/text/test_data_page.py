@@ -12,11 +12,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from search.check_text import say_text
+from search.near_duplicates import near_duplicates
 from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
@@ -51,6 +53,11 @@ class Place:
 
     def image(self, name: str, size: tuple[int, int] = (80, 60), shade: int = 200) -> None:
         Image.new("RGB", size, (shade, shade, shade)).save(self.folder / name)
+
+    def picture(self, name: str, size: tuple[int, int] = (80, 60)) -> None:
+        """The same picture each time, of another size."""
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((80, 60)).resize(size).save(self.folder / name)
 
     def json(
         self, *names: str, name: str = "train.json", boxes: Sequence[dict[str, Any]] = ()
@@ -151,6 +158,18 @@ def sizes(place: Place) -> None:
     place.write(json.dumps(content), name="train.json")
 
 
+def twice(place: Place, name: str = "val", suffix: str = "jpg") -> None:
+    """p1 of train once more as p7."""
+    place.picture("train/images/p1.png")
+    place.write(LINE, name=f"{name}/labels/gt_p7.txt")
+    place.picture(f"{name}/images/p7.{suffix}", (64, 48) if suffix == "jpg" else (80, 60))
+
+
+def twice_in_train(place: Place) -> None:
+    twice(place, "train")
+    place.settings["val"] = {"fraction": 0.5, "seed": 1}
+
+
 def small(place: Place) -> None:
     for index in range(2):
         place.write("10,10,50,10,50,13,10,13,low", name=f"train/labels/gt_p{index}.txt")
@@ -229,6 +248,12 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "a strip": (
         both(lambda place: place.image("train/images/p1.png", (1000, 20)),
             lines("10,2,50,2,50,18,10,18,word")), texts("word")),
+    "a file that is in": (lambda place: twice(place, suffix="png"), None),
+    "a picture of train": (twice, texts("word")),
+    "the same with `data.val": (twice_in_train, lambda data: len(data.split("val")) == 2),
+    "empty pages": (
+        lambda place: (place.image("train/images/p0.png"),
+            place.image("val/images/p0.png", (81, 60))), texts("word")),
     "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
     "text of which all": (small, None),
 
@@ -277,7 +302,9 @@ def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -
         return
     data = place.load()
     check_learnable(space, data)
-    say_text(space, data, Console(file=said, width=200))
+    console = Console(file=said, width=200)
+    say_text(space, data, console)
+    console.print("\n".join(near_duplicates(data)), markup=False, soft_wrap=True)
     assert holds is not None and holds(data)
     lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
     spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]

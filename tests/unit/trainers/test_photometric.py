@@ -15,7 +15,15 @@ from torchvision.transforms.v2 import functional as tv
 
 from trainers import photometric as module
 from trainers.draws import Uniform
-from trainers.photometric import PHOTOMETRIC, Changes, Ranges, change, change_page, draw_changes
+from trainers.photometric import (
+    PHOTOMETRIC,
+    Changes,
+    Ranges,
+    change,
+    change_page,
+    draw_changes,
+    of_channels,
+)
 
 SIZE = (40, 56)  # no multiple of 16: JPEG's blocks reach beyond the border
 COUNT = 20
@@ -182,6 +190,21 @@ def test_a_page_and_a_batch_are_changed_alike() -> None:
     assert min(changes.sigma.min(), changes.levels.min(), changes.quality.min()) > 0
     # each step leaves whole numbers in a page, and noise has its channels in another order
     assert float((one.mean(dim=(2, 3)) - other.mean(dim=(2, 3))).abs().max()) < 1.0
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_other_than_three_channels_have_no_colours(channels: int) -> None:
+    """Brightness, contrast and blur (noise knows no channels); of a page as of a batch."""
+    ranges = of_channels(replace(PHOTOMETRIC["strong"], blur=1.0, noise=0.0), channels)
+    changes = drawn(ranges)
+    assert not changes.quality.any()
+    three = images()
+    pixels = torch.cat([three, three.flip(1)], dim=1)[:, :channels]
+    one, other = (make(pixels, changes) for make in (batch, pages))
+    assert one.shape == other.shape == pixels.shape
+    assert float((one.mean(dim=(2, 3)) - other.mean(dim=(2, 3))).abs().max()) < 1.0
+    shift = (one - pixels).mean(dim=(2, 3))
+    assert float(shift.abs().max()) > 5  # something is done
 
 
 @pytest.mark.parametrize("name", ["blur", "noise", "jpeg"])

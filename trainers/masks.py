@@ -1,0 +1,97 @@
+"""Masks on disk as class indices: what a number or a colour means is said by the data set."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from spaces.data import SegmentationDataSpec
+from spaces.errors import InputError
+from trainers.images import banded, decoded
+from trainers.losses import IGNORE
+
+
+def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
+    """Return a mask as (H, W) uint8 class indices with IGNORE for void.
+
+    Raises:
+        InputError: broken file, or a value or colour that is no class; with its first place.
+    """
+    with decoded(path, spec.max_pixels) as file:
+        image, mode = file.image, "unknown" if file.image is None else file.image.mode
+        if image is not None and spec.palette is not None:
+            return banded(image, lambda band, top: _map_colours(band, top, path, spec))
+        if image is None or (mode not in ("1", "L", "P") and not mode.startswith("I")):
+            raise InputError(
+                f"{path}: a mask must hold one class index a pixel, but its mode is {mode}; "
+                "for colour masks give data.palette"
+            )
+        return banded(image, lambda band, top: _map_indices(band, top, path, spec))
+
+
+def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
+    table = _index_table(spec.model_dump_json())
+    values = np.asarray(band).astype(np.int64)
+    mapped = table[values.clip(0, len(table) - 1)]
+    wrong = (mapped < 0) | (values < 0) | (values >= len(table))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
+        ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
+        raise InputError(
+            f"{path}: mask value {values[row, column]} at row {top + row}, column {column} is no "
+            f"class; classes are {classes}, data.ignore_index is {ignore}"
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _index_table(spec_json: str) -> np.ndarray:
+    """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
+    spec = SegmentationDataSpec.model_validate_json(spec_json)
+    table = np.full(65536, -1, dtype=np.int16)
+    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
+    if spec.binary:
+        table[255] = 1
+    if spec.ignore_index is not None:
+        table[spec.ignore_index] = IGNORE
+    table[_ignored(spec)] = IGNORE
+    return table
+
+
+def _ignored(spec: SegmentationDataSpec) -> list[int]:
+    """Indices of the classes whose pixels do not count."""
+    return [spec.names.index(name) for name in spec.ignore_classes]
+
+
+def _map_colours(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
+    values = np.asarray(band.convert("RGB"))
+    packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
+    mapped = _colour_table(spec.model_dump_json())[packed]
+    if (mapped < 0).any():
+        row, column = np.argwhere(mapped < 0)[0]
+        colour = tuple(int(channel) for channel in values[row, column])
+        raise InputError(
+            f"{path}: colour {colour} at row {top + row}, column {column} is neither in "
+            "data.palette nor in data.palette_ignore"
+        )
+    return mapped.astype(np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _colour_table(spec_json: str) -> np.ndarray:
+    """Packed RGB -> class index, IGNORE, or -1; a binary palette also has its background."""
+    spec = SegmentationDataSpec.model_validate_json(spec_json)
+    assert spec.palette is not None
+    table = np.full(1 << 24, -1, dtype=np.int16)
+    if spec.binary:
+        table[:] = 0
+    for red, green, blue in spec.palette_ignore:
+        table[red << 16 | green << 8 | blue] = IGNORE
+    ignored = _ignored(spec)
+    for index, (red, green, blue) in enumerate(spec.palette):
+        kept = IGNORE if index in ignored else index
+        table[red << 16 | green << 8 | blue] = 1 if spec.binary else kept
+    return table
