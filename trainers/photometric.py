@@ -92,7 +92,7 @@ class Changes:
     @property
     def recolours(self) -> bool:
         """Tell whether any colour changes by more than blur, noise and JPEG."""
-        return not (np.allclose(self.colour, np.eye(3)) and np.allclose(self.offset, 0))
+        return bool(np.abs(self.colour - np.eye(3)).max() > 1e-9 or self.offset.any())
 
     def part(self, start: int, stop: int) -> Changes:
         """Those of samples start..stop."""
