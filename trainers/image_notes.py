@@ -18,38 +18,42 @@ def image_notes(name: str, images: Images, pixels: Pixels) -> Iterator[str]:
     """Yield what was assumed of a split's images, and what of them is not read, a sentence each."""
     for depth in WHITE:
         same = [one for one in images if one[1].depth == depth]
-        if same:
-            yield from _dark(name, same, depth, pixels)
-            yield from _outside(name, same, depth, pixels)
+        # where white was laid below, black says nothing
+        own = [one for one in same if not (pixels.on_white and one[1].transparent)]
+        yield from _dark(name, own, depth, pixels)
+        yield from _outside(name, same, depth, pixels)
     clear = [path for path, seen in images if seen.transparent]
     if clear:
-        how = "was laid on white" if pixels.on_white else "is read as if it were not"
+        how = "were laid on white" if pixels.on_white else "their colours there are read"
         yield (
-            f"data.{name}: {len(clear)} of {len(images)} images are transparent in places, which "
+            f"data.{name}: {len(clear)} of {len(images)} images are transparent in places, and "
             f"{how}; data.channels: 4 makes opacity a channel. The first is {clear[0]}"
         )
     more = [(path, seen) for path, seen in images if seen.unread]
     if more:
         first, seen = more[0]
         yield (
-            f"data.{name}: {len(more)} of {len(images)} images have more channels than are read, "
-            f"which data.channels says. The first is {first}, with {seen.channels}"
+            f"data.{name}: {len(more)} of {len(images)} images have more channels than the "
+            f"{seen.channels - seen.unread} that are read; data.channels: {seen.channels} reads "
+            f"all of them. The first is {first}"
         )
 
 
 def _dark(name: str, images: Images, depth: str, pixels: Pixels) -> Iterator[str]:
     """Whether images of one depth are nearly black, all together."""
     low, white = pixels.range or (0, WHITE[depth])
-    high = max(seen.high for _, seen in images)
+    high = max((seen.high for _, seen in images), default=white)
     if high - low > (white - low) / DARK.get(depth, DARK_OTHERS):
         return
-    taken = "data.range says" if pixels.range else f"{depth} are taken for"
-    more = ""
-    if high > max(low, 0):
-        more = f"; if that is white, write data.range: [{_plain(low)}, {_white(high)}]"
+    if pixels.range:
+        taken = f"data.range says that {_plain(white)} is white"
+    else:
+        taken = f"{_plain(white)} is taken for white, as {depth} have it"
+    likely = "1" if high <= 1 else str(2 ** int(high).bit_length() - 1)
+    more = f"; if {likely} is white, write data.range: [{_plain(low)}, {likely}]"
     yield (
-        f"warning: data.{name}: {len(images)} images are nearly black: their values go up to "
-        f"{_plain(high)}, of {_plain(low)}..{_plain(white)}, which {taken}{more}. The first is "
+        f"warning: data.{name}: {len(images)} images are nearly black: their largest value is "
+        f"{_plain(high)}, but {taken}{more if high > max(low, 0) else ''}. The first is "
         f"{images[0][0]}"
     )
 
@@ -61,19 +65,18 @@ def _outside(name: str, images: Images, depth: str, pixels: Pixels) -> Iterator[
         return
     share = sum(seen.outside for _, seen in cut) / sum(seen.values for _, seen in images)
     low, high = min(seen.low for _, seen in cut), max(seen.high for _, seen in cut)
-    black, white = pixels.range or (0, WHITE[depth])
-    taken = "data.range says" if pixels.range else f"{depth} are taken for"
+    black, white = map(_plain, pixels.range or (0, WHITE[depth]))
+    of = (
+        f"data.range [{black}, {white}]"
+        if pixels.range
+        else f"the {black}..{white} that {depth} are taken for"
+    )
     yield (
-        f"data.{name}: {share:.2%} of all values lie outside of {_plain(black)}..{_plain(white)}, "
-        f"which {taken}, and are cut there: {len(cut)} of {len(images)} images have them, from "
-        f"{_plain(low)} to {_plain(high)}. The first is {cut[0][0]}"
+        f"data.{name}: {share:.2%} of all values lie outside of {of} and are cut there: those of "
+        f"{len(cut)} of {len(images)} images go from {_plain(low)} to {_plain(high)}. The first is "
+        f"{cut[0][0]}"
     )
 
 
 def _plain(value: float) -> str:
     return f"{value:.6g}"
-
-
-def _white(high: float) -> str:
-    """The least white of a common depth that is no less than the largest value."""
-    return "1" if high <= 1 else str(2 ** (int(high).bit_length()) - 1)

@@ -31,12 +31,13 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wro
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
 NPY = ".npy"
-PHOTOMETRIC, EXTRA = 262, 338  # tags of a TIFF: 0 and 1 are grey, 2 is RGB; what more channels are
+BITS, PHOTOMETRIC, PLANES, EXTRA = 258, 262, 284, 338
+"""Tags of a TIFF; PHOTOMETRIC: 0 and 1 are grey, 2 is RGB; PLANES: 2 is channel by channel."""
 
 PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
 BAND_ROWS = 256  # of an image that are converted at a time
 
-WHITE = {"8 bits": 255, "16 bits": 65535, "32 bits": 65535, "floating point": 255}
+WHITE = {"8 bits": 255, "16 bits": 65535, "32 bits": 65535, "floats": 255}
 """{depth: the value that is taken for white where `data.range` says nothing}; black is 0."""
 
 
@@ -96,7 +97,7 @@ def decode_image(path: str, pixels: Pixels, seen: Seen | None = None) -> np.ndar
         with _damage_named(path):
             found = _by_bands(_array(path, pixels), None, path, pixels, seen)
     else:
-        with decoded(path, pixels.max_pixels) as file:
+        with opened(path, pixels.max_pixels) as file:
             found = _of_file(file, pixels, seen)
     seen.size = found.shape[0], found.shape[1]
     return found
@@ -149,6 +150,7 @@ class File:
         alpha: whether the last channel is opacity.
         item: bytes a value.
         pages: of a TIFF, without smaller copies and masks of a page.
+        planes: whether a TIFF has its channels one behind another, and not pixel by pixel.
     """
 
     path: str
@@ -159,6 +161,7 @@ class File:
     alpha: bool = False
     item: int = 1
     pages: int = 1
+    planes: bool = False
 
 
 @contextmanager
@@ -192,8 +195,8 @@ def _headed(path: str, stream: BinaryIO) -> Iterator[File]:
 
 
 @contextmanager
-def decoded(path: str, max_pixels: int) -> Iterator[File]:
-    """A decoded image, where Pillow can; what fails in it, as in its decoder, is an InputError.
+def opened(path: str, max_pixels: int) -> Iterator[File]:
+    """An image file that is to be decoded; what fails in its decoder is an InputError.
 
     Pillow's decoders raise whatever Python does where a file is broken: struct.error, KeyError, ...
     """
@@ -205,8 +208,6 @@ def decoded(path: str, max_pixels: int) -> Iterator[File]:
                     f"{path}: has {file.pages} pages, which are no channels; save each page as a "
                     "file of its own"
                 )
-            if file.image is not None:
-                file.image.load()
             yield file
 
 
@@ -237,17 +238,18 @@ def _described(path: str, image: Image.Image) -> File:
     channels = 1 if mode in ("1", "L", "La", "LA", "F") or mode.startswith("I") else 3
     channels += alpha
     item = {"I": 4, "F": 4}.get(mode, 2 if _is_deep(image) else 1)
-    pages = 1
+    pages, planes = 1, False
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
+        item = max(item, max(tags.get(BITS, (1,))) // 8)
         if tags.get(PHOTOMETRIC) in (
             0,
             1,
             2,
         ):  # grey or RGB: Pillow leaves out what it has no mode for
             channels = max(channels, tags.get(277, 1))
-        pages = _pages(image)
-    return File(path, image.height, image.width, image, channels, alpha, item, pages)
+        pages, planes = _pages(image), tags.get(PLANES) == 2
+    return File(path, image.height, image.width, image, channels, alpha, item, pages, planes)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -278,16 +280,17 @@ def _unknown(path: str) -> File:
             tags = ImageFileDirectory_v2(start + stream.read(8 if start[2:3] == b"+" else 0))
             stream.seek(tags.next)
             tags.load(stream)
-            width, height, bits = int(tags[256]), int(tags[257]), max(tags.get(258, (1,)))
+            width, height, bits = int(tags[256]), int(tags[257]), max(tags.get(BITS, (1,)))
             channels = int(tags.get(277, 1))
-            more = tags.get(EXTRA, ())
+            alpha = tags.get(EXTRA, (0,))[-1] in (1, 2)
+            planes = tags.get(PLANES) == 2
     except Exception:
         empty = os.path.getsize(path) == 0
         kind = (
             "an empty file" if empty else "not an image that can be read (png, jpg, tif, bmp, webp)"
         )
         raise InputError(f"{path}: {kind}") from None
-    return File(path, height, width, None, channels, bool(more) and more[-1] in (1, 2), bits // 8)
+    return File(path, height, width, None, channels, alpha, bits // 8, planes=planes)
 
 
 def _mapped(path: str) -> np.ndarray:
@@ -350,6 +353,7 @@ def _of_file(file: File, pixels: Pixels, seen: Seen) -> np.ndarray:
             return found  # OpenCV has turned it
     else:
         assert image is not None
+        image.load()
         found = banded(image, lambda band, _: _converted(_planes(band), file.path, pixels, seen))
     assert image is not None
     return _turned(found, image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -401,7 +405,8 @@ def _by_opencv(file: File) -> np.ndarray:
         content = bytearray(stream.read())
     if file.channels in (3, 4):
         _as_colours(content, file.channels)
-    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    wrong = file.planes and file.item > 1  # OpenCV reads such planes as if they were pixels
+    found = None if wrong else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise InputError(
             f"{file.path}: cannot be decoded; if it is complete, write its channels pixel by pixel "
@@ -494,7 +499,7 @@ def _scaled(
 ) -> np.ndarray:
     """Values of any type as bytes: `data.range`, or what the depth says, becomes 0..255."""
     kind, item = values.dtype.kind, values.dtype.itemsize
-    depth = "floating point" if kind == "f" else f"{8 * item} bits" if item < 4 else "32 bits"
+    depth = "floats" if kind == "f" else f"{8 * item} bits" if item < 4 else "32 bits"
     low, high = given or (0, WHITE[depth])
     least, most = float(values.min()), float(values.max())
     if not (math.isfinite(least) and math.isfinite(most)):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
-from trainers.images import banded, decoded
+from trainers.images import banded, opened
 from trainers.losses import IGNORE
 
 
@@ -19,13 +19,19 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
     Raises:
         InputError: broken file, or a value or colour that is no class; with its first place.
     """
-    with decoded(path, spec.max_pixels) as file:
-        image, mode = file.image, "unknown" if file.image is None else file.image.mode
-        if image is not None and spec.palette is not None:
-            return banded(image, lambda band, top: _map_colours(band, top, path, spec))
-        if image is None or (mode not in ("1", "L", "P") and not mode.startswith("I")):
+    with opened(path, spec.max_pixels) as file:
+        image = file.image
+        if image is None:
             raise InputError(
-                f"{path}: a mask must hold one class index a pixel, but its mode is {mode}; "
+                f"{path}: a mask must hold one class index a pixel, or with data.palette one RGB "
+                f"colour of 8 bits, but has {file.channels} channels of {8 * file.item} bits"
+            )
+        image.load()
+        if spec.palette is not None:
+            return banded(image, lambda band, top: _map_colours(band, top, path, spec))
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise InputError(
+                f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
                 "for colour masks give data.palette"
             )
         return banded(image, lambda band, top: _map_indices(band, top, path, spec))

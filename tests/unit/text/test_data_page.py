@@ -23,6 +23,7 @@ from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
 from spaces.text_detection import TextDetectionConfig
+from tests.tiffs import write_tiff
 from tests.unit.data_page import Row, each_has_its_case, parameters
 from tests.unit.text.pages import write_pages
 from trainers.text_data import TextData, load_text_data
@@ -87,6 +88,48 @@ class Place:
 
 Make = Callable[[Place], None]
 Holds = Callable[[TextData], bool]
+
+
+TRAIN = ("train/images/p0", "train/images/p1")
+ALL = (*TRAIN, "val/images/p0")
+
+
+def pixels(
+    values: np.ndarray,
+    suffix: str = ".png",
+    exif: int = 1,
+    pages: Sequence[str] = TRAIN,
+    **settings: Any,
+) -> Make:
+    """These pages are such images, which differ in one pixel."""
+    tags = Image.Exif()
+    tags[0x112] = exif
+
+    def make(place: Place) -> None:
+        place.settings |= settings
+        for index, name in enumerate(pages):
+            (place.folder / f"{name}.png").unlink()
+            page = values.copy()
+            page[0, index] = page[30, 40] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".tif" and values.ndim == 3:
+                write_tiff(path, page)
+            else:
+                Image.fromarray(page).save(path, exif=tags)
+
+    return make
+
+
+def pages_of(place: Place) -> None:
+    """A TIFF of two pages."""
+    (place.folder / "train/images/p1.png").unlink()
+    one = Image.new("RGB", (80, 60), (9, 9, 9))
+    one.save(place.folder / "train/images/p1.tif", save_all=True, append_images=[one])
+
+
+def values_at(row: int, column: int, *expected: int) -> Holds:
+    """The second train page is read so at a pixel."""
+    return lambda data: data.image(data.split("train")[1])[row, column].tolist() == list(expected)
 
 
 def lines(*texts: str, **settings: Any) -> Make:
@@ -179,6 +222,11 @@ CROSSED = "10,10,50,10,10,20,50,20"
 FLAT = "10,10,50,10,50,10,10,10"
 SQUARE = (10, 10, 50, 10, 50, 20, 10, 20)
 
+DEEP = np.full((60, 80), 16, np.uint16)  # a page of 12 bits: dark on light
+DEEP[20:40, 20:60] = 4095
+CLEAR = np.zeros((60, 80, 4), np.uint8)  # black on nothing, opaque in the middle
+CLEAR[20:40, 20:60, 3] = 255
+
 # {a row of docs/data.md, as it begins: (what is done to the data set, what holds where it works)}
 CASES: dict[str, tuple[Make, Holds | None]] = {
     "`10,10,50,10,50,20,10,20,a word, and": (
@@ -256,6 +304,32 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
             place.image("val/images/p0.png", (81, 60))), texts("word")),
     "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
     "text of which all": (small, None),
+
+    "12 bits": (pixels(DEEP), values_at(30, 40, 15, 15, 15)),
+    "the same with `data.range: [0, 4095]`": (
+        pixels(DEEP, pages=ALL, range=(0, 4095)), values_at(30, 40, 255, 255, 255)),
+    "a TIFF of floating point": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif"), values_at(30, 40, 1, 1, 1)),
+    "the same with `data.range: [0, 1]`": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif", pages=ALL, range=(0, 1)),
+        values_at(30, 40, 255, 255, 255)),
+    "values outside": (pixels(DEEP, range=(16, 300)), values_at(30, 40, 255, 255, 255)),
+    "a value that is not finite": (
+        pixels(np.where(DEEP > 16, np.nan, 9).astype(np.float32), ".tif"), None),
+    "16 bits that EXIF": (
+        both(pixels(DEEP.T.copy() * 16, exif=6), lines(LINE)),
+        lambda data: data.sizes[data.split("train")[1].image] == (60, 80)),
+    "black on transparent": (pixels(CLEAR), lambda data: (
+        values_at(5, 5, 255, 255, 255)(data) and values_at(30, 40, 0, 0, 0)(data))),
+    "the same with `data.channels: 4`": (
+        pixels(CLEAR, pages=ALL, channels=4), values_at(30, 40, 0, 0, 0, 255)),
+    "colours with `data.channels: 1`": (
+        pixels(np.full((60, 80, 3), (255, 0, 0), np.uint8), channels=1), values_at(30, 40, 76)),
+    "colours with `data.channels: 4`": (lambda place: place.settings.update(channels=4), None),
+    "a TIFF of four": (
+        pixels(np.full((60, 80, 4), (200, 100, 50, 25), np.uint8), ".tif"),
+        values_at(30, 40, 200, 100, 50)),
+    "a TIFF of two pages": (pages_of, None),
 
     "`TRAIN.JSON`": (lambda place: place.json(name="TRAIN.JSON"), counts()),
     "`file_name` with folders: `train": (
