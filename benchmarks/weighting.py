@@ -34,8 +34,8 @@ QUIET = {
     "health.diverging": 0,
 }
 SETUPS: dict[str, tuple[str, dict[str, Any]]] = {
-    "CamVid": ("camvid", {**CAMVID_NOISE, **QUIET}),
-    "SROIE": ("sroie", {**SROIE_NOISE, **QUIET}),
+    "CamVid": ("camvid", {**CAMVID_NOISE, **QUIET, "train.epochs": 10}),
+    "SROIE": ("sroie", {**SROIE_NOISE, **QUIET, "train.epochs": 7}),
 }
 """{name: (example that names the data, settings)}."""
 FIXED = "fixed"

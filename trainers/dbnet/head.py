@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from spaces.models import weights_argument
 from trainers.batches import statistics
 
 STRIDE = 32  # inputs are padded to a multiple of it
@@ -177,7 +178,8 @@ DECODERS: dict[str, type[FPN] | type[UNet]] = {"fpn": FPN, "unet": UNet}
 def _encoder(name: str, in_channels: int, weights: str | None) -> tuple[nn.Module, list[int]]:
     """The encoder and the channels of its features at 1/4, 1/8, 1/16 and 1/32."""
     try:
-        encoder = get_encoder(name, in_channels=in_channels, depth=5, weights=weights)
+        own = weights_argument(name, weights)
+        encoder = get_encoder(name, in_channels=in_channels, depth=5, weights=own)
     except KeyError as error:
         raise ValueError(f"encoder {name!r} with weights {weights!r}: {error.args[0]}") from error
     channels = list(encoder.out_channels)
