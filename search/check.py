@@ -13,6 +13,7 @@ from rich.table import Table
 from search.check_text import say_text
 from search.database.store import Store
 from search.findings.wording import dimension_text, splits_named
+from search.near_duplicates import near_duplicates
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
@@ -59,6 +60,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
             soft_wrap=True,
         )
     _images(spec, data, console)
+    for line in near_duplicates(data):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if isinstance(data, TextData):
         say_text(space, data, console)
     else:

@@ -7,12 +7,12 @@ and `class_names`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from spaces.config import Section
 from spaces.errors import did_you_mean
+from spaces.settings import Section
 
 MaskValue = Annotated[int, Field(ge=0, le=65535)]
 
@@ -94,7 +94,35 @@ class SegmentationSplitSpec(Share):
         return self
 
 
-class SegmentationDataSpec(Section):
+class ImagesSpec(Section):
+    """How image files are read, of any task."""
+
+    on_white: ClassVar[bool] = False
+    """Whether transparent places become white; else the colours behind them are read."""
+
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are refused before they are decoded (decompression bombs)."""
+    range: tuple[float, float] | None = None
+    """The values of black and white in the files; else what their bit depth says."""
+    channels: int = Field(3, ge=1, le=64)
+    """Of the network's input: 1 is grey, 3 RGB; any other number must be that of the files."""
+
+    @property
+    def reading(self) -> list[Any]:
+        """What a data set's fingerprint has of `range` and `channels`: nothing of usual ones."""
+        if self.range is None and self.channels == 3:
+            return []
+        return [{"range": self.range, "channels": self.channels}]
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not given[0] < given[1]:
+            raise ValueError(f"must be [black, white], black below white, but got {[*given]}")
+        return given
+
+
+class SegmentationDataSpec(ImagesSpec):
     """Images and masks, and what the mask values mean."""
 
     train: SegmentationSplitSpec
@@ -117,8 +145,6 @@ class SegmentationDataSpec(Section):
     """RGB colour of each class, for colour masks."""
     palette_ignore: list[tuple[int, int, int]] = Field(default_factory=list)
     """RGB colours of ignored pixels."""
-    max_pixels: int = Field(100_000_000, ge=1)
-    """Larger images are refused before they are decoded (decompression bombs)."""
 
     @property
     def names(self) -> list[str]:
@@ -202,10 +228,14 @@ class TextDetectionSplitSpec(Share):
     images: str | None = None
     labels: str | None = None
     """A folder of ICDAR files (`<stem>` or `gt_<stem>`, .txt or .csv), or one JSON."""
+    set: str | None = None
+    """Only the images whose `set` is this in the JSON, as in COCO-Text's."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TextDetectionSplitSpec:
         folders = self.images is not None or self.labels is not None
+        if self.set is not None and not folders:
+            raise ValueError("set: goes with images and labels only")
         if folders == (self.fraction is not None):
             raise ValueError("give images and labels, or (val only) fraction")
         if folders and (self.images is None or self.labels is None):
@@ -214,11 +244,12 @@ class TextDetectionSplitSpec(Share):
         return self
 
 
-class TextDetectionDataSpec(Section):
+class TextDetectionDataSpec(ImagesSpec):
     """Document images and their text boxes."""
 
     names: ClassVar[list[str]] = ["text"]
     class_names: ClassVar[list[str]] = []  # nothing is scored class by class
+    on_white: ClassVar[bool] = True  # as a page is printed
 
     train: TextDetectionSplitSpec
     val: TextDetectionSplitSpec | None = None
@@ -228,8 +259,6 @@ class TextDetectionDataSpec(Section):
     points: int | None = Field(4, ge=2)
     """Corners of a box in ICDAR files; 2 are left, top, right, bottom of a rectangle; null finds
     them line by line (curved text)."""
-    max_pixels: int = Field(100_000_000, ge=1)
-    """Larger images are refused before they are decoded (decompression bombs)."""
 
     @field_validator("train", "test")
     @classmethod

@@ -30,6 +30,7 @@ from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.devices import device_name, pick_device, set_up
+from trainers.disk import is_full
 from trainers.durable import Damaged
 from trainers.memory import free_memory, is_out_of_memory, keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
@@ -132,7 +133,18 @@ def train(
 
     reason = _or_oom(whole)
     undelivered = _or_oom(run.deliver)
+    if (undelivered or reason) == "paused":
+        _take_less_room(workdir)
     return run.result(undelivered or reason)
+
+
+def _take_less_room(workdir: Path) -> None:
+    """Make the checkpoint of a trial that waits smaller; where the disk is full it stays."""
+    try:
+        checkpoint.share_weights(workdir)
+    except Exception as error:
+        if not is_full(error):
+            raise
 
 
 def refit(
@@ -252,13 +264,15 @@ class _Run:
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         ema = config.train.ema
         self.average = None if ema is None else WeightAverage(self.model, ema)
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(model, config.optim, self.task.loss.learned)
         self.scaler = grad_scaler(self.device, self.precision)
         self._resume()
         if config.train.compile:
+            learned = self.task.loss.learned
+            several = learned is not None and learned.by_gradients
             for network in {self.model, self.validated}:
                 usual = None if self.task.dynamic_shapes else partial(self._usual, network)
-                compile_model(network, usual)
+                compile_model(network, usual, several_gradients=several)
         return self
 
     @property
@@ -373,7 +387,8 @@ class _Run:
             val=loss,
             grad_norm=float(self.sums.norms.mean()),
             grad_norm_max=float(self.sums.norms.max()),
-            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            lr=self._largest_lr(),
+            loss_weights=self._loss_weights(),
             images_per_s=self.task.samples / self.train_seconds,
             peak_memory_mb=self.peak_memory_mb(),
             micro_batch=self.largest_micro_batch,
@@ -451,6 +466,17 @@ class _Run:
         """Images that are in memory at once; what is known to fit may be more than the batch."""
         return min(self.micro_batch, self.config.train.batch_size)
 
+    def _largest_lr(self) -> float:
+        """Of the network; the weights of the loss are the last group, with a rate of their own."""
+        groups = self.optimizer.param_groups
+        return max(group["lr"] for group in (groups[:-1] if self.task.loss.learned else groups))
+
+    def _loss_weights(self) -> dict[str, float] | None:
+        learned = self.task.loss.learned
+        if learned is None:
+            return None
+        return {name: float(weight) for name, weight in learned.weights().items()}
+
     def _gradient(self, batches: Generator[tuple[Tensor, Any]]) -> dict[str, Tensor] | None:
         """The next batch's gradient and loss parts; None where they did not fit into memory."""
         try:
@@ -465,6 +491,7 @@ class _Run:
                 self.micro_batch,
                 self.scaler.scale,
                 self.task.min_batch,
+                self.task.shared_weights,
             )
         except Exception as error:
             if not is_out_of_memory(error):

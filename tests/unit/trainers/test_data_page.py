@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,9 +22,12 @@ from search.check import say_masks
 from search.work.preflight import preflight
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from tests.tiffs import write_tiff
 from tests.unit.data_page import Row, each_has_its_case, parameters
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
+from trainers.images import decode_image
 from trainers.losses import IGNORE
+from trainers.masks import decode_mask
 
 SIZE = (48, 40)  # width, height
 MASK, IMAGE = "train/masks/a1.png", "train/images/a1.png"
@@ -207,6 +211,68 @@ def indexed(colours: Sequence[int]) -> Make:
     return make
 
 
+TRAIN = ("train/images/a0", "train/images/a1")
+ALL = (*TRAIN, "val/images/b0")
+
+
+def pixels(
+    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
+) -> Make:
+    """These images are such ones, which differ in one pixel."""
+
+    def make(place: Place) -> None:
+        place.data.update(data)
+        for index, name in enumerate(images):
+            place.remove(f"{name}.png")
+            own = array.copy()
+            own[0, index] = own[20, 20] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".npy":
+                np.save(path, own)
+            elif suffix == ".tif":
+                write_tiff(path, own)
+            else:
+                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
+
+    return make
+
+
+def deep_on_its_side(place: Place) -> None:
+    """16 bits, stored on their side."""
+    place.image("train/images/a0.png")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
+
+
+def paged(name: str) -> Make:
+    """A TIFF of two pages in place of a PNG."""
+
+    def make(place: Place) -> None:
+        place.remove(name)
+        one = Image.fromarray(STRIPES)
+        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
+
+    return make
+
+
+def in_lists(place: Place) -> None:
+    for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
+        lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
+        place.write(f"{split}.txt", "\n".join(lines))
+        place.data[split] = {"list": f"{split}.txt"}
+
+
+def values_at(*expected: int) -> Holds:
+    """The second train image is read so at a pixel."""
+
+    def holds(data: SegmentationData) -> bool:
+        found = decode_image(data.split("train")[1].image, data.spec)
+        return bool(found[20, 20].tolist() == list(expected))
+
+    return holds
+
+
 def is_mask(expected: Any = STRIPES) -> Holds:
     """The mask of the second train image is read as these class indices."""
 
@@ -241,6 +307,11 @@ HALF_VOID = np.where(HALF, STRIPES, 255).astype(np.uint8)
 NFC, NFD = (unicodedata.normalize(form, "\u00e9") for form in ("NFC", "NFD"))
 PAIRS = tuple(f"train/images/{n}.png train/masks/{n}.png" for n in ("a0", "a1"))
 CITY = "{}/{{}}_leftImg8bit.png", "{}/{{}}_gtFine_labelIds.png"
+
+DEEP = np.full((*SIZE[::-1], 3), 4095, np.uint16)  # 12 bits
+DEEP[:20, :, 1] = 16
+CLEAR = np.full((*SIZE[::-1], 4), (100, 50, 25, 0), np.uint8)
+BANDS = np.full((*SIZE[::-1], 5), (10, 20, 30, 40, 250), np.uint8)
 
 # {a row of docs/data.md, as it begins: (what is done to the data set, what holds where it works)}
 CASES: dict[str, tuple[Make, Holds | None]] = {
@@ -301,6 +372,29 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "the image lies on its side": (
         both(image((40, 48)), turned(IMAGE, 6)), is_mask()),
     "a mask whose EXIF": (turned(MASK, 3), None),
+
+    "colours of 12 bits": (pixels(DEEP), values_at(15, 15, 15)),
+    "the same with `data.range: [0, 4095]`": (
+        pixels(DEEP, images=ALL, range=(0, 4095)), values_at(255, 255, 255)),
+    "a TIFF of colours": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif"), values_at(1, 1, 1)),
+    "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
+    "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
+    "`data.range` from white": (given(range=(255, 0)), None),
+    "16 bits that EXIF": (deep_on_its_side, lambda data: decode_image(
+        data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
+    "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
+    "the same with `data.channels: 4`": (
+        pixels(CLEAR, images=ALL, channels=4), values_at(100, 50, 25, 0)),
+    "colours with `data.channels: 1`": (given(channels=1), values_at(20)),
+    "colours with `data.channels: 4`": (given(channels=4), None),
+    "a TIFF of five": (pixels(BANDS, ".tif"), values_at(10, 20, 30)),
+    "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
+    "`.npy` arrays": (
+        both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
+        values_at(10, 20, 30, 40, 250)),
+    "an image of two pages": (paged(IMAGE), None),
+    "a mask of two pages": (paged(MASK), None),
 
     "a list of names in `data.classes`": (given(classes=list(CLASSES)), classes(*CLASSES)),
     "a text file, one name": (
