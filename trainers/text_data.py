@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,10 +16,8 @@ from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
     HASHED,
-    SUFFIXES,
     Imaged,
     Splits,
-    by_stem,
     check_overlap,
     divide_folds,
     each_decoded,
@@ -29,7 +26,6 @@ from trainers.data import (
     fold_splits,
     hashes_of,
     recalled,
-    same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
@@ -37,6 +33,7 @@ from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, decode_image, see_image
 from trainers.near_duplicates import to_text
+from trainers.pairs import SUFFIXES, by_stem, kinds, listing, nothing_in, same_name
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -213,9 +210,7 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
         raise InputError(f"data.{name}.images: {images} is not a folder")
     found = by_stem(images)
     if not found:
-        raise InputError(
-            f"data.{name}: no images ({', '.join(SUFFIXES)}) found in {images}; check the path"
-        )
+        raise InputError(f"data.{name}: {nothing_in(images, can_recurse=False)}")
     if labels.is_dir():
         return _with_files(found, labels, name)
     if labels.suffix.lower() != JSON:
@@ -240,9 +235,10 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
     for stem, path in found.items():
         own = [file for key in (f"gt_{stem}", stem) for file in files.get(key, [])]
         if not own:
+            there = listing(labels) if not files else []
             raise InputError(
                 f"data.{name}: {path} has no boxes; they must be in {labels / f'gt_{stem}.txt'} or "
-                f"{stem}.txt (or .csv)"
+                f"{stem}.txt (or .csv){f', but that folder has {kinds(there)}' if there else ''}"
             )
         if len(own) > 1:
             raise InputError(
@@ -256,8 +252,8 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
 def _label_files(folder: Path) -> dict[str, list[Path]]:
     """{stem: files} of a folder, sorted."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in LABELS and not path.name.startswith("."):
+    for path in listing(folder):
+        if path.suffix.lower() in LABELS:
             files.setdefault(same_name(path.stem), []).append(path)
     return files
 
@@ -276,11 +272,14 @@ def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
         used.setdefault(labels, set()).update(
             key for stem in by_stem(images) for key in (f"gt_{stem}", stem)
         )
-        spare = [path for path in sorted(images.iterdir()) if _is_spare(path) and path != labels]
+        known = (*SUFFIXES, *LABELS, JSON)
+        spare = [
+            path
+            for path in listing(images)
+            if path != labels and (path.is_dir() or path.suffix.lower() not in known)
+        ]
         if spare:
-            kinds = Counter(map(_kind, spare))
-            named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-            said.append(f"data.{name}: not read in {images}: {named}; the first is {spare[0].name}")
+            said.append(f"data.{name}: not read in {images}: {kinds(spare)}")
     for labels, keys in used.items():
         if not labels.is_dir():
             continue
@@ -312,15 +311,6 @@ def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
                 f"boxes, which are in no folder of images; the first is {lost[0]}"
             )
     return said
-
-
-def _is_spare(path: Path) -> bool:
-    """Whether something among the images is neither one nor a label."""
-    return not path.name.startswith(".") and _kind(path) not in (*SUFFIXES, *LABELS, JSON)
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else path.suffix.lower() or "without suffix"
 
 
 def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import unicodedata
@@ -218,6 +219,26 @@ def small(place: Place) -> None:
         place.write("10,10,50,10,50,13,10,13,low", name=f"train/labels/gt_p{index}.txt")
 
 
+def remove(name: str) -> Make:
+    return lambda place: (place.folder / name).unlink()
+
+
+def link(name: str, target: str) -> Make:
+    return both(remove(name), lambda place: (place.folder / name).symlink_to(target))
+
+
+def pipe(name: str) -> Make:
+    return both(remove(name), lambda place: os.mkfifo(place.folder / name))
+
+
+def cut(place: Place) -> None:
+    """The first half of an image alone."""
+    content = (place.folder / PAGE).read_bytes()
+    (place.folder / PAGE).write_bytes(content[: len(content) // 2])
+
+
+PAGE = "train/images/p1.png"
+UNREADABLE = "/proc/self/mem"  # for root too: there is no memory at its beginning
 CROSSED = "10,10,50,10,10,20,50,20"
 FLAT = "10,10,50,10,50,10,10,10"
 SQUARE = (10, 10, 50, 10, 50, 20, 10, 20)
@@ -304,6 +325,24 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
             place.image("val/images/p0.png", (81, 60))), texts("word")),
     "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
     "text of which all": (small, None),
+
+    "other files alone": (
+        both(remove(PAGE), remove("train/images/p0.png"),
+            lambda place: place.write("x", name="train/images/p0.gif"),
+            lambda place: (place.folder / "train/images/more").mkdir()), None),
+    "labels of another kind": (
+        both(lambda place: place.rename(LABEL, "train/labels/p1.xml"),
+            lambda place: place.rename("train/labels/gt_p0.txt", "train/labels/p0.xml")), None),
+    "an empty image": (lambda place: place.write("", name=PAGE), None),
+    "half of an image": (cut, None),
+    "a link to nothing": (link(PAGE, "gone.png"), None),
+    "a link to nothing among the labels": (link(LABEL, "gone.txt"), None),
+    "a pipe": (pipe(PAGE), None),
+    "a pipe among the labels": (pipe(LABEL), None),
+    "a folder called": (
+        both(remove(LABEL), lambda place: (place.folder / LABEL).mkdir()), None),
+    "an image that cannot be read": (link(PAGE, UNREADABLE), None),
+    "labels that cannot be read": (link(LABEL, UNREADABLE), None),
 
     "12 bits": (pixels(DEEP), values_at(30, 40, 15, 15, 15)),
     "the same with `data.range: [0, 4095]`": (
