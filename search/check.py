@@ -13,6 +13,7 @@ from rich.table import Table
 from search.check_text import say_text
 from search.database.store import Store
 from search.findings.wording import dimension_text, splits_named
+from search.near_duplicates import near_duplicates
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
@@ -59,11 +60,12 @@ def check_study(path: Path, store: Store, console: Console) -> None:
             soft_wrap=True,
         )
     _images(spec, data, console)
+    for line in near_duplicates(data):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if isinstance(data, TextData):
         say_text(space, data, console)
     else:
-        console.print(_classes(data))
-        _thin(space, data, console)
+        say_masks(space, data, console)
     _score(spec, data, console)
     console.print(_space(space))
     for name, choices in spec.left_out.items():
@@ -76,6 +78,14 @@ def check_study(path: Path, store: Store, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
     console.print("ok: segtune launch", str(path), highlight=False)
+
+
+def say_masks(space: Space, data: SegmentationData, console: Console) -> None:
+    """Print what the masks hold: how much of each class, and how thick its parts are."""
+    for note in data.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    console.print(_classes(data))
+    _thin(space, data, console)
 
 
 def _images(spec: StudySpec, data: Data, console: Console) -> None:

@@ -65,6 +65,8 @@ class DataConfig(Section):
     """Where `mode: crop` trains: anywhere, or at a pixel of a class that is drawn first, each class
     of the image as often as any other."""
     augment: Literal["none", "light", "medium", "strong"] = "medium"
+    photometric: Literal["none", "light", "medium", "strong"] | None = None
+    """Colours, blur, noise, JPEG; null = the colours that `augment` has always changed."""
 
     @property
     def sized(self) -> tuple[int, int] | float:
@@ -258,7 +260,7 @@ class TrialConfig(Section):
 
 
 class SegmentationConfig(TrialConfig):
-    """The whole of one segmentation run. Field notes A to D name the source of each default."""
+    """The whole of one segmentation run. docs/decisions/0003 names the source of its recipes."""
 
     task: ClassVar[str] = "segmentation"
     free_names: ClassVar[tuple[str, ...]] = ("decode.threshold",)

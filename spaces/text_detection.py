@@ -22,6 +22,10 @@ class TextDataConfig(Section):
     augment: Literal["none", "light", "medium", "strong"] = "medium"
     """light: flip; medium: + rotation of up to 10 degrees, scale 0.75-1.5; strong: scale 0.5-3, of
     which a window of at most `resolution` pixels a side is cut out."""
+    photometric: Literal["none", "light", "medium", "strong"] = "none"
+    """Colours, blur, noise, JPEG."""
+    quarter_turns: float = Field(0.0, ge=0, le=1)
+    """Probability that a page is turned by 90, 180 or 270 degrees, each as likely."""
 
 
 class TextModelConfig(Section):
@@ -151,7 +155,7 @@ _PUBLISHED_LOSS = {
 
 STARTING_POINTS = (
     StartingPoint(
-        "ResNet50 U-Net recipe (field note E)",
+        "ResNet50 U-Net recipe",
         6,
         {
             "model.encoder": "resnet50",
@@ -168,7 +172,7 @@ STARTING_POINTS = (
         lr_factor=1.0,
     ),
     StartingPoint(
-        "HRNet FPN recipe (field note E)",
+        "HRNet FPN recipe",
         18,
         {
             "model.encoder": "tu-hrnet_w44",

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import DecodeConfig, TrialConfig
-from trainers.data import pixels_of
 from trainers.image_counts import Counts
+from trainers.images import pixels_of
 from trainers.members import Ensemble
 from trainers.postprocess import KINDS, ClassMap, postprocess
 from trainers.segmentation import SegmentationTask

@@ -20,11 +20,17 @@ STRIDE = 32  # inputs are padded to a multiple of it
 
 
 def build_model(
-    config: ModelConfig, logits: int, say: Callable[[str], None] = lambda line: None
+    config: ModelConfig,
+    logits: int,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    channels: int = 3,
 ) -> nn.Module:
     """Return an smp model with `logits` output channels and the weights that it begins with.
 
     Args:
+        channels: of images. Pretrained weights of the first layer, which are of R, G and B, are
+            added up for one channel; more than three have them in turn, made smaller by the ratio.
         say: told what of `model.init` was taken, a line at a time.
 
     Raises:
@@ -37,7 +43,7 @@ def build_model(
                 config.arch,
                 encoder_name=config.encoder,
                 encoder_weights=weights_argument(config.encoder, weights),
-                in_channels=3,
+                in_channels=channels,
                 classes=logits,
             )
         except Exception as error:
@@ -62,16 +68,16 @@ def begun(
     return model
 
 
-def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None:
+def check_model(config: ModelConfig, size: tuple[int, int], logits: int, channels: int) -> None:
     """Build a model and run it once at (height, width); raises InputError where it cannot.
 
     Pretrained weights are fetched, so that no trial has to.
     """
     logging.getLogger("timm").setLevel(logging.WARNING)
-    model = build_model(config, logits).eval()
+    model = build_model(config, logits, channels=channels).eval()
     try:
         with torch.no_grad():
-            forward(model, torch.zeros(1, 3, *size))
+            forward(model, torch.zeros(1, channels, *size))
     except Exception as error:
         raise InputError(
             f"model.arch {config.arch} with model.encoder {config.encoder} does not run at "
@@ -83,7 +89,7 @@ def forward(model: nn.Module, images: Tensor) -> Tensor:
     """Run a model on any input size: pad to its stride, run, cut the padding off.
 
     Shape:
-        (B, 3, H, W) -> (B, C, H, W)
+        (B, channels, H, W) -> (B, C, H, W)
     """
     height, width = images.shape[-2:]
     bottom, right = -height % STRIDE, -width % STRIDE

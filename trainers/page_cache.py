@@ -34,14 +34,15 @@ class Pages:
     entry: Entry | None
 
     def page(self, index: int) -> tuple[np.ndarray, Scale]:
-        """Return a page (h, w, 3) uint8, and image pixels a pixel of it, (x, y)."""
+        """Return a page (h, w, C) uint8, and image pixels a pixel of it, (x, y)."""
         index = index if self.kept.rows is None else self.kept.rows[index]
         if self.entry is None:
             return self._decode(index)
         arrays = self.entry.arrays
         height, width = arrays["shapes"][index]
-        end = arrays["ends"][index]
-        page = arrays["pages"][end - height * width * 3 : end].reshape(height, width, 3)
+        end, channels = arrays["ends"][index], self.data.spec.channels
+        flat = arrays["pages"][end - height * width * channels : end]
+        page = flat.reshape(height, width, channels)
         return page, (float(arrays["scales"][index, 0]), float(arrays["scales"][index, 1]))
 
     def _decode(self, index: int) -> tuple[np.ndarray, Scale]:
@@ -62,7 +63,7 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
     """
     kept = data.kept(split)
     shapes = [_shape(data.sizes[page.image], longest) for page in kept.samples]
-    bytes_ = [height * width * 3 for height, width in shapes]
+    bytes_ = [height * width * data.spec.channels for height, width in shapes]
 
     def build(make: Make) -> None:
         pages = make("pages", (sum(bytes_),), np.uint8)

@@ -183,7 +183,7 @@ class Task(Protocol):
         ...
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Any]]:
-        """Images (B, 3, H, W) and what the loss calls their target, on the device.
+        """Images (B, C, H, W) and what the loss calls their target, on the device.
 
         Args:
             first: batches of the epoch that are left out.
@@ -257,15 +257,16 @@ def initial_weights(space: Space, data: Data) -> list[str]:
     """Say what each network of a space takes of each path of `model.init`."""
     lines: list[str] = []
     if isinstance(space.base, TextDetectionConfig):
+        assert isinstance(data, TextData)
         for dbnet in dbnets(space):
             if is_path(dbnet.init):
-                build_dbnet(dbnet, lines.append)
+                build_dbnet(dbnet, lines.append, channels=data.spec.channels)
     else:
         assert isinstance(data, SegmentationData)
         logits = 1 if data.spec.binary else data.classes
         for network in networks(space):
             if is_path(network.init):
-                build_model(network, logits, lines.append)
+                build_model(network, logits, lines.append, channels=data.spec.channels)
     return lines
 
 

@@ -190,10 +190,10 @@ class TextDetectionTask:
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
-        return build_dbnet(self.config.model, say=print)
+        return build_dbnet(self.config.model, say=print, channels=self.data.spec.channels)
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, BatchTarget]]:
-        """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
+        """Yield the epoch's batches on the device: images (B, C, H, W) float, and targets."""
         keys = [
             [(epoch, index) for index in batch]
             for batch in epoch_batches(self.samples, self.config.train, epoch)[first:]
@@ -413,7 +413,7 @@ def page_logits(
     device: torch.device,
     precision: str,
 ) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
-    """Run the network on one image (H, W, 3) uint8.
+    """Run the network on one image (H, W, C) uint8.
 
     Returns:
         Logits (1, 2, h, w) fp32, of a model.onnx the first map alone; (h, w); image pixels a
@@ -441,9 +441,15 @@ def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: 
 
 
 def build_dbnet(
-    config: TextModelConfig, say: Callable[[str], None] = lambda line: None
+    config: TextModelConfig,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    channels: int = 3,
 ) -> nn.Module:
     """Return the network with the weights that it begins with; `say` is told of `model.init`.
+
+    Args:
+        channels: of images, as of `models.build_model`.
 
     Raises:
         InputError: the encoder or the weights cannot be had.
@@ -456,6 +462,7 @@ def build_dbnet(
                 config.decoder,
                 inner=config.inner,
                 out=config.out,
+                in_channels=channels,
                 encoder_weights=weights,
             )
         except Exception as error:
@@ -482,7 +489,7 @@ def check_text_space(space: Space, data: TextData) -> None:
     first = space.names("model.decoder")[0]
     for model in dbnets(space):
         if model.decoder == first or is_path(model.init):
-            _check_dbnet(model)
+            _check_dbnet(model, data.spec.channels)
 
 
 def dbnets(space: Space) -> Iterator[TextModelConfig]:
@@ -519,13 +526,13 @@ def load_dbnet(folder: Path) -> DBNet:
         raise InputError(f"{error}; export it again") from error
 
 
-def _check_dbnet(config: TextModelConfig) -> None:
+def _check_dbnet(config: TextModelConfig, channels: int) -> None:
     if not is_path(config.init):  # which fits one decoder, and not another
         config = config.model_copy(update={"inner": 8, "out": 8})
-    model = build_dbnet(config).eval()
+    model = build_dbnet(config, channels=channels).eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+            model(torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE))
     except Exception as error:
         raise InputError(
             f"model.encoder {config.encoder} does not run in a DBNet: {short_message(error)}"
@@ -539,16 +546,17 @@ def pad_together(samples: list[_Sample]) -> tuple[Tensor, Tensor, tuple[int, int
     """Stack pages of different sizes, black below and to the right, where no loss looks.
 
     Args:
-        samples: (page (3, h, w) uint8, packed maps (4, h, w) uint8, text pixels and valid ones).
+        samples: (page (C, h, w) uint8, packed maps (4, h, w) uint8, text pixels and valid ones).
 
     Returns:
-        (B, 3, H, W) and (B, 4, H, W), H and W multiples of the network's stride; text pixels and
+        (B, C, H, W) and (B, 4, H, W), H and W multiples of the network's stride; text pixels and
         valid ones of all pages.
     """
     height = max(page.shape[1] for page, _, _ in samples)
     width = max(page.shape[2] for page, _, _ in samples)
     height, width = height + -height % STRIDE, width + -width % STRIDE
-    pages = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    channels = samples[0][0].shape[0]
+    pages = torch.zeros(len(samples), channels, height, width, dtype=torch.uint8)
     maps = torch.zeros(len(samples), 4, height, width, dtype=torch.uint8)
     for i, (page, targets, _) in enumerate(samples):
         pages[i, :, : page.shape[1], : page.shape[2]] = page
@@ -621,8 +629,7 @@ class _Pages(Dataset[_Sample]):
         image, polygons = augment_page(
             page,
             [polygon / scale for polygon in truth.polygons],
-            self.config.data.resolution,
-            self.config.data.augment,
+            self.config.data,
             (self.config.train.seed, epoch, index),
         )
         height, width = image.shape[:2]

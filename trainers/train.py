@@ -30,6 +30,7 @@ from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.devices import device_name, pick_device, set_up
+from trainers.disk import is_full
 from trainers.durable import Damaged
 from trainers.memory import free_memory, is_out_of_memory, keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
@@ -132,7 +133,18 @@ def train(
 
     reason = _or_oom(whole)
     undelivered = _or_oom(run.deliver)
+    if (undelivered or reason) == "paused":
+        _take_less_room(workdir)
     return run.result(undelivered or reason)
+
+
+def _take_less_room(workdir: Path) -> None:
+    """Make the checkpoint of a trial that waits smaller; where the disk is full it stays."""
+    try:
+        checkpoint.share_weights(workdir)
+    except Exception as error:
+        if not is_full(error):
+            raise
 
 
 def refit(

@@ -15,7 +15,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from spaces.models import weights_argument
-from trainers.batches import MEAN, STD
+from trainers.batches import statistics
 
 STRIDE = 32  # inputs are padded to a multiple of it
 PRIOR = 0.1  # share of kernel pixels that an untrained network expects
@@ -211,12 +211,12 @@ def _conv_bn_relu(channels: int, out: int) -> nn.Sequential:
 
 
 def _pad_black(images: Tensor, bottom: int, right: int) -> Tensor:
-    """Add what the pages of a batch have below and to the right; to other than RGB zeros."""
+    """Add what the pages of a batch have below and to the right."""
     padded = F.pad(images, (0, right, 0, bottom))
-    if images.shape[1] == len(MEAN):
-        height, width = images.shape[-2:]
-        black = images.new_tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
-        padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
+    height, width = images.shape[-2:]
+    pairs = zip(*statistics(images.shape[1]), strict=True)
+    black = images.new_tensor([-mean / std for mean, std in pairs])
+    padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
     return padded
 
 

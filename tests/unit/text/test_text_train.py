@@ -148,7 +148,10 @@ def test_thresh_and_max_candidates_are_swept_where_asked(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"data.augment": "strong"}, {"loss.warmup_epochs": 1, "loss.ramp_epochs": 2}],
+    [
+        {"data.augment": "strong", "data.photometric": "strong", "data.quarter_turns": 0.5},
+        {"loss.warmup_epochs": 1, "loss.ramp_epochs": 2},
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     changes: dict[str, Any], receipts: TextData, tmp_path: Path

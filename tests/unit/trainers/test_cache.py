@@ -25,7 +25,9 @@ from spaces.paths import cache_dir, check_locks
 from trainers import cache, cache_folder, samples
 from trainers.cache import load_arrays
 from trainers.cache_folder import asked_bytes, held_bytes, most_bytes
-from trainers.data import SegmentationData, decode_image, decode_mask
+from trainers.data import SegmentationData
+from trainers.images import decode_image
+from trainers.masks import decode_mask
 from trainers.samples import Loaded, Resident
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
@@ -52,7 +54,7 @@ def test_arrays_are_built_once_and_equal_the_files(
     arrays = [load_arrays(data, "val", (24, 32)) for _ in range(2)][1]
     assert built == ["val"] and arrays is not None
     for index, sample in enumerate(data.split("val")):
-        image = decode_image(sample.image, 10**6)
+        image = decode_image(sample.image, data.spec)
         assert np.array_equal(arrays.images[index], cache.resize_image(image, (24, 32)))
         mask = decode_mask(sample.mask, data.spec)
         assert np.array_equal(arrays.masks[index], cache.resize_mask(mask, (24, 32)))

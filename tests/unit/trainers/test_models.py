@@ -153,6 +153,41 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
 
 
+def test_a_paused_trial_has_its_best_weights_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(PLAIN, 2)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpoint.save_model(tmp_path, 2, model, COUNTS)
+    weights[next(name for name in weights if "running_mean" in name)][0] = -0.0  # not 0.0
+    state = {"model": weights, "average": None, "optimizer": torch.ones(3)}
+    digest = checkpoint.save_state(tmp_path, 2, state)
+    checkpoint.commit(tmp_path, 2, 2, digest, {"history": [0.5]})
+    whole = (tmp_path / "state-2.pt").stat().st_size
+
+    def same() -> bool:
+        facts = checkpoint.load_facts(tmp_path)
+        assert facts is not None and checkpoint.files(tmp_path, facts, check=True)
+        found = checkpoint.load_state(tmp_path, facts)
+        bits = [{k: v.numpy().tobytes() for k, v in one["model"].items()} for one in (found, state)]
+        return bits[0] == bits[1] and found.keys() == state.keys()
+
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "write_json", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoint.share_weights(tmp_path)
+    assert same() and (tmp_path / "state-2-shared.pt").exists()  # not committed
+    for _ in range(2):  # paused again before it has trained
+        checkpoint.share_weights(tmp_path)
+        assert [path.name for path in tmp_path.glob("state-*")] == ["state-2-shared.pt"] and same()
+    shared = (tmp_path / "state-2-shared.pt").stat().st_size
+    assert shared < whole - 0.9 * (tmp_path / "model-2" / "model.safetensors").stat().st_size
+    digest = checkpoint.save_state(tmp_path, 3, state)
+    checkpoint.commit(tmp_path, 3, 2, digest, {"history": [0.5, 0.4]})
+    checkpoint.share_weights(tmp_path)  # epoch 2 is the best one: nothing is there twice
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-3.pt"] and same()
+
+
 def test_links_planted_in_a_trials_folder_are_not_written_through(tmp_path: Path) -> None:
     """Under every name that a checkpoint writes, on its way there too."""
     workdir, targets = tmp_path / "trial", tmp_path / "targets"
