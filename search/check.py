@@ -67,7 +67,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
     else:
         say_masks(space, data, console)
     _score(spec, data, console)
-    console.print(_space(space))
+    console.print(_space(space) if space.dims else "searched: nothing; every setting has one value")
     for name, choices in spec.left_out.items():
         console.print(
             f"not drawn: {name} {', '.join(choices)}; on these data nearly the same as another one",
