@@ -11,7 +11,8 @@ from pathlib import Path
 
 from spaces.errors import InputError
 from spaces.textfile import read_bytes
-from trainers.data import LIST_BYTES, SUFFIXES, Imaged
+from trainers.data import Imaged
+from trainers.pairs import LIST_BYTES, SUFFIXES
 
 
 @dataclass(frozen=True)

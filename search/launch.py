@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
@@ -18,6 +18,7 @@ from search.findings.tables import show_answer
 from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
+from search.near_duplicates import near_duplicates
 from search.studies.confirmations import with_confirmation
 from search.studies.limits import stopped
 from search.studies.reasons import reason
@@ -34,6 +35,8 @@ from spaces.data import fold_count
 from spaces.errors import DONE, FAILED, INTERRUPTED, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import Data
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 1.0
 
@@ -80,7 +83,7 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    for note in data.notes:
+    for note in (*data.notes, *near_duplicates(data)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if order is not None:
         return run_crew(study, order, engine, console)
@@ -141,17 +144,25 @@ def follow(study: Study, members: Sequence[Member], console: Console, interrupt:
                 studies[:] = with_confirmation(study)
             return studies
 
+        def patiently(call: Callable[[], T]) -> T:
+            return until_it_answers(
+                call, give_up=lambda: interrupt.count > 1, on_wait=view.store_away
+            )
+
         def look() -> bool:
             """Show what has ended since; False where nothing has."""
-            found = until_it_answers(
-                lambda: [(one, t) for one in watched() for t in one.trials()],
-                give_up=lambda: interrupt.count > 1,
-                on_wait=view.store_away,
-            )
+            found = patiently(lambda: [(one, t) for one in watched() for t in one.trials()])
             new = [(one, t) for one, t in found if _ended(t) and id_of_trial(t) not in known]
+            known.update(id_of_trial(trial) for _, trial in new)
+            ended = [trial for one, trial in new if one is study]
+            if ended:
+                alive = sum(member.runs() for member in members)
+                trials = [trial for one, trial in found if one is study]
+                waiting = patiently(study.slots.waiting)
+                view.trials_ended(trials, waiting, ended, alive)
             for one, trial in new:
-                known.add(id_of_trial(trial))
-                _show(one, trial, view, console)
+                if one is not study:
+                    _say_confirming(one, trial, console)
             return bool(new)
 
         told, withdrawn = 0, False
@@ -173,13 +184,10 @@ def _ended(trial: FrozenTrial) -> bool:
     return trial.state.is_finished()
 
 
-def _show(study: Study, trial: FrozenTrial, view: ProgressView, console: Console) -> None:
-    """Show a trial that has ended, of the search or of its confirmation."""
+def _say_confirming(study: Study, trial: FrozenTrial, console: Console) -> None:
+    """Say that a run of a confirmation has ended."""
     facts, why = TrialFacts.of(trial), reason(trial)
     state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
-    if study.spec.confirms is None:
-        view.trial_ended(trial.number, state, why, trial.value, facts.epochs or 0)
-        return
     value = "no value" if trial.value is None else f"{study.metric} {trial.value:.4f}"
     console.print(
         f"trial {facts.confirms} on a fresh seed {state} ({why}): {value} in {facts.epochs} epochs",

@@ -277,7 +277,8 @@ def load_model(folder: Path) -> nn.Module:
 
 def _load(folder: Path) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):  # the hub's mixin prints where it reads from
-        model: nn.Module = smp.from_pretrained(str(folder))
+        # its config may name weights to begin with, which smp would fetch, and which are replaced
+        model: nn.Module = smp.from_pretrained(str(folder), encoder_weights=None)
     return model
 
 

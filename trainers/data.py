@@ -11,31 +11,28 @@ import json
 import os
 import random
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Condition
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
-from spaces.sources import short_start
-from spaces.textfile import read_bytes
+from spaces.settings import Section
 from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, bytes_of, see_image
 from trainers.masks import decode_mask
+from trainers.near_duplicates import from_text, to_text
+from trainers.pairs import find_pairs, not_read, plain_file
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-
-LIST_BYTES = 50_000_000  # of a file of `image mask` lines
+HASHED = "-hashed"  # memos of a data set whose images have been hashed
 
 POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
 
@@ -81,12 +78,14 @@ class Splits(Generic[S]):
     Attributes:
         fold: which fold of its data set this is, from 1; None for a whole data set.
         notes: what was mended, and what is not used: a sentence each.
+        hashes: {image path: its `picture_hash`}.
     """
 
     splits: dict[str, list[S]]
     fingerprint: str
     fold: int | None
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes]
 
     def kept(self, split: str) -> Kept[S]:
         """Return how the cache keeps a split: all folds share one entry, whoever fills it."""
@@ -132,7 +131,8 @@ class SegmentationData(Splits[Sample]):
             fold says behind a slash which images are its val.
         folds: a data set for each fold, where there are folds; every image is in one's val, and
             `val` of the whole has them all.
-        notes: what was assumed of the images' values, and what is not read: a sentence each.
+        notes: what was assumed of the images' values, what of the folders is not used, and what val
+            lacks: a sentence each.
     """
 
     spec: SegmentationDataSpec
@@ -144,6 +144,7 @@ class SegmentationData(Splits[Sample]):
     fold: int | None = None
     folds: tuple[SegmentationData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def classes(self) -> int:
@@ -162,7 +163,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     splits = find_splits(spec)
     if spec.folds is not None:
         return _load_folds(spec, spec.folds, splits)
-    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits), kind=HASHED)
     return SegmentationData(
         spec,
         splits,
@@ -170,8 +171,32 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_counts"],
         facts["val_images"],
         facts["fingerprint"],
-        notes=tuple(facts["notes"]),
+        notes=(*facts["notes"], *_unused(spec, splits, facts["val_counts"])),
+        hashes=hashes_of(splits, facts["hashes"]),
     )
+
+
+def _unused(
+    spec: SegmentationDataSpec, splits: dict[str, list[Sample]], val: Sequence[int]
+) -> tuple[str, ...]:
+    """What of the folders is not used, and which classes val lacks.
+
+    Args:
+        val: pixels of each class in val.
+    """
+    lacking = [
+        name
+        for name, pixels in zip(spec.class_names, val, strict=True)
+        if not pixels and name not in spec.ignore_classes
+    ]
+    absent = (
+        f"data.val: no mask has a pixel of {', '.join(lacking)}; what val lacks is left out of the "
+        "score, but counts as 0 where a model finds it"
+    )
+    named = {"train": spec.train, "val": spec.val, "test": spec.test}
+    own = {name: split for name, split in named.items() if split is not None}
+    used = {file for samples in splits.values() for s in samples for file in s.pixel_files}
+    return (*not_read(own, used), *([absent] if lacking else []))
 
 
 def _load_folds(
@@ -179,7 +204,8 @@ def _load_folds(
 ) -> SegmentationData:
     """Divide the train images; each file is read once for all ways to do so."""
     undivided = spec.model_copy(update={"folds": None})
-    facts = recalled(undivided, splits, lambda: _read_files(spec, splits))
+    facts = recalled(undivided, splits, lambda: _read_files(spec, splits), kind=HASHED)
+    hashes = hashes_of(splits, facts["hashes"])
     samples = splits["train"]
     pixels = {s.image: count for s, count in zip(samples, facts["pixels"], strict=True)}
     digests = {s.image: digest for s, digest in zip(samples, facts["digests"], strict=True)}
@@ -197,11 +223,13 @@ def _load_folds(
             effective_images(sizes["val"]).tolist(),
             facts["fingerprint"] + fold_mark(of["val"], fold),
             fold,
-            notes=tuple(facts["notes"]),
+            hashes=hashes,
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
-    return replace(part({**splits, "val": samples}), folds=tuple(parts))
+    whole = part({**splits, "val": samples})
+    notes = (*facts["notes"], *_unused(spec, splits, whole.val_counts))
+    return replace(whole, folds=tuple(parts), notes=notes)
 
 
 def recalled(
@@ -230,6 +258,15 @@ def recalled(
     return facts
 
 
+def hashes_of(splits: Mapping[str, Sequence[Imaged]], kept: Mapping[str, str]) -> dict[str, bytes]:
+    """{image path: hash}, of what a memo keeps: {split: `to_text` of its hashes}."""
+    return {
+        sample.image: found
+        for name, samples in splits.items()
+        for sample, found in zip(samples, from_text(kept[name]), strict=True)
+    }
+
+
 def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
     """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
     return each_split(spec.train, spec.val, spec.test, find_samples)
@@ -253,15 +290,9 @@ def each_split(
 
 
 def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
-    """Return the pairs of one split."""
-    if split.list is not None:
-        samples = _from_list(Path(split.list), name)
-    else:
-        assert split.images is not None and split.masks is not None
-        samples = _from_folders(Path(split.images), Path(split.masks), split.mask_suffix, name)
-    if not samples:
-        raise InputError(f"data.{name}: no images ({', '.join(SUFFIXES)}) found; check the paths")
-    return sorted(samples, key=lambda sample: sample.image)
+    """Return the pairs of one split, sorted by image; raises InputError as `find_pairs` does."""
+    pairs = find_pairs(split, name)
+    return sorted((Sample(str(image), str(mask)) for image, mask in pairs), key=lambda s: s.image)
 
 
 def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
@@ -284,92 +315,7 @@ def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
         return list(pool.map(decode, range(len(samples))))
 
 
-# ---------------------------------------------------------------- finding pairs
-
-
-def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sample]:
-    for key, folder in (("images", images), ("masks", masks)):
-        if not folder.is_dir():
-            raise InputError(f"data.{name}.{key}: {folder} is not a folder")
-    stems = {key: by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
-    samples = []
-    missing = [stem for stem in stems["image"] if stem + suffix not in stems["mask"]]
-    if missing:
-        first = stems["image"][missing[0]]
-        raise InputError(
-            f"data.{name}: {len(missing)} of {len(stems['image'])} images have no mask; the "
-            f"first is {first}, whose mask must be {masks / (missing[0] + suffix)}.png (or .tif); "
-            "masks pair by stem, see data.*.mask_suffix"
-        )
-    used = {stem + suffix for stem in stems["image"]}
-    spare = sorted(set(stems["mask"]) - used)
-    if spare and stems["image"]:
-        raise InputError(
-            f"data.{name}: {len(spare)} of {len(stems['mask'])} masks have no image; the first "
-            f"is {stems['mask'][spare[0]]}"
-        )
-    for stem, image in stems["image"].items():
-        samples.append(Sample(str(image), str(stems["mask"][stem + suffix])))
-    return samples
-
-
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error.
-
-    The stem is as of `same_name`.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        stem = same_name(path.stem)
-        if stem in found:
-            raise InputError(f"{path}: the same stem as {found[stem].name}; keep one of them")
-        found[stem] = path
-    return found
-
-
-def same_name(name: str) -> str:
-    """A file's name in the form in which names are compared, NFC: macOS writes accents as NFD."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _from_list(path: Path, name: str) -> list[Sample]:
-    samples: list[Sample] = []
-    try:
-        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"data.{name}.list: {path} is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = line.split("\t") if "\t" in line else line.split()
-        if len(parts) != 2:
-            raise InputError(
-                f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
-                "(put a tab between paths that hold spaces)"
-            )
-        pair = [_listed(path, part.strip(), number) for part in parts]
-        samples.append(Sample(str(pair[0]), str(pair[1])))
-    return samples
-
-
-def _listed(path: Path, part: str, number: int) -> Path:
-    """A file that a list names; raises InputError where there is none."""
-    try:
-        file = (path.parent / part).resolve()
-        if file.is_file():
-            return file
-    except (OSError, RuntimeError, ValueError):
-        pass  # no name of a file: too long, or with a zero
-    if not part.lower().endswith(SUFFIXES):  # of a file that is no list not much is quoted
-        raise InputError(
-            f"{path} line {number}: {short_start(part)} must be an image file that exists "
-            f"({', '.join(SUFFIXES)})"
-        )
-    raise InputError(f"{path} line {number}: {path.parent / part} does not exist")
+# ---------------------------------------------------------------- dividing
 
 
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
@@ -445,11 +391,12 @@ def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]
         if group is None:
             groups.setdefault(sample.image, []).append(sample)
             continue
-        match = re.search(group, sample.stem)
+        name = Path(sample.image).with_suffix("").as_posix() if "/" in group else sample.stem
+        match = re.search(group, name)
         if match is None:
             raise InputError(
-                f"{key}: {group!r} must match every stem, but does not match "
-                f"{sample.stem} ({sample.image})"
+                f"{key}: {group!r} must match every {'path' if '/' in group else 'stem'}, but does "
+                f"not match {name} ({sample.image})"
             )
         groups.setdefault(match[1] or "", []).append(sample)
     return groups
@@ -505,6 +452,7 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
         "val_images": effective_images(val).tolist(),
         "fingerprint": _fingerprint(spec, facts),
         "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
 
 
@@ -516,7 +464,12 @@ def _read_files(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> 
         "digests": [fact.digest for fact in facts["train"]],
         "fingerprint": _fingerprint(spec, facts),
         "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
+
+
+def _hashes(facts: Mapping[str, Sequence[_Facts]]) -> dict[str, str]:
+    return {name: to_text([fact.seen.picture for fact in found]) for name, found in facts.items()}
 
 
 def _decode_all(
@@ -543,9 +496,12 @@ def _notes(
 
 def _fingerprint(spec: SegmentationDataSpec, facts: Mapping[str, Sequence[_Facts]]) -> str:
     meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
-    if spec.ignore_classes:  # without them the fingerprint is that of older versions
+    # without what is set, the fingerprint is that of older versions
+    if spec.ignore_classes:
         meaning.append(spec.ignore_classes)
     meaning += spec.reading
+    if spec.values is not None or spec.ignore_values:
+        meaning.append({"values": spec.values, "ignore_values": spec.ignore_values})
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(facts):
         digest.update(name.encode())
@@ -616,7 +572,7 @@ def _stat_key(spec: Section, splits: Mapping[str, Sequence[Any]]) -> str:
     for name in sorted(splits):
         digest.update(name.encode())
         for path in _paths(splits[name]):
-            found = os.stat(path)
+            found = plain_file(path)
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from spaces.errors import InputError
+from trainers.near_duplicates import picture_hash
+from trainers.pairs import plain_file
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
@@ -64,6 +65,7 @@ class Seen:
         outside: how many of `values` lie outside of the range, and were cut at its ends.
         transparent: whether opacity that is no channel is anywhere below full.
         channels: of the file; unread: of these, those that are neither read nor opacity.
+        picture: its `picture_hash`, where `see_image` has looked.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -75,6 +77,7 @@ class Seen:
     transparent: bool = False
     channels: int = 0
     unread: int = 0
+    picture: bytes = b""
 
 
 def decode_image(path: str, pixels: Pixels, seen: Seen | None = None) -> np.ndarray:
@@ -103,7 +106,7 @@ def decode_image(path: str, pixels: Pixels, seen: Seen | None = None) -> np.ndar
 def see_image(path: str, pixels: Pixels) -> Seen:
     """Decode an image file, and tell what its values are; raises InputError as `decode_image`."""
     seen = Seen()
-    decode_image(path, pixels, seen)
+    seen.picture = picture_hash(as_rgb(decode_image(path, pixels, seen)))
     return seen
 
 
@@ -164,9 +167,8 @@ class File:
 @contextmanager
 def identified(path: str) -> Iterator[File]:
     """An image file whose header alone has been read, with every failure named."""
+    plain_file(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
-            raise InputError(f"{path}: not a plain file; remove it from the folder")
         stream = open(path, "rb")  # noqa: SIM115  # Pillow would map a turned TIFF wrongly
     except OSError as error:
         raise _undecodable(path, error) from None
@@ -322,6 +324,8 @@ def _damage_named(path: str) -> Iterator[None]:
 
 
 def _undecodable(path: str, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have none
+        return InputError(f"{path}: cannot be read: {error.strerror}")
     words = str(error) or type(error).__name__
     return InputError(f"{path}: cannot be decoded: {words}; is the file complete?")
 

@@ -12,6 +12,8 @@ from spaces.errors import InputError
 from trainers.images import banded, opened
 from trainers.losses import IGNORE
 
+ORIENTATION = 0x112  # of EXIF
+
 
 def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
     """Return a mask as (H, W) uint8 class indices with IGNORE for void.
@@ -27,14 +29,38 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
                 f"colour of 8 bits, but has {file.channels} channels of {8 * file.item} bits"
             )
         image.load()
+        _check_mask(path, image, colours=spec.palette is not None)
         if spec.palette is not None:
             return banded(image, lambda band, top: _map_colours(band, top, path, spec))
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-            raise InputError(
-                f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
-                "for colour masks give data.palette"
-            )
         return banded(image, lambda band, top: _map_indices(band, top, path, spec))
+
+
+def _check_mask(path: str, image: Image.Image, *, colours: bool) -> None:
+    """Refuse a decoded mask whose pixels are not what was drawn, or no indices of classes."""
+    if image.format == "JPEG":
+        raise InputError(
+            f"{path}: a mask must not be a JPEG, which blurs the borders of classes into other "
+            "values; save it as png"
+        )
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        raise InputError(
+            f"{path}: its EXIF says to turn it, and masks are read as they are stored; save it "
+            "turned, without EXIF"
+        )
+    if colours or image.mode in ("1", "L", "P") or image.mode.startswith("I"):
+        return
+    hint = "for colour masks give data.palette"
+    if image.mode == "F":
+        hint = "save whole numbers, of 8 or 16 bits"
+    elif image.mode in ("RGB", "RGBA"):
+        red, green, blue = image.split()[:3]
+        if red.tobytes() == green.tobytes() == blue.tobytes():
+            hint = "its three channels are equal, so save one of them"
+    elif image.mode == "LA":
+        hint = "save it without its alpha channel"
+    raise InputError(
+        f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; {hint}"
+    )
 
 
 def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
@@ -44,11 +70,15 @@ def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataS
     wrong = (mapped < 0) | (values < 0) | (values >= len(table))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        value = values[row, column]
         classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
+        classes = "those of data.values" if spec.values is not None else classes
         ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
+        hint = "; if it marks what does not count, write data.ignore_index: 255"
         raise InputError(
-            f"{path}: mask value {values[row, column]} at row {top + row}, column {column} is no "
-            f"class; classes are {classes}, data.ignore_index is {ignore}"
+            f"{path}: mask value {value} at row {top + row}, column {column} is no class; classes "
+            f"are {classes}, data.ignore_index is {ignore}"
+            f"{hint if value == 255 and spec.ignore_index is None else ''}"
         )
     return mapped.astype(np.uint8)
 
@@ -57,13 +87,19 @@ def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataS
 def _index_table(spec_json: str) -> np.ndarray:
     """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
     spec = SegmentationDataSpec.model_validate_json(spec_json)
-    table = np.full(65536, -1, dtype=np.int16)
-    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
-    if spec.binary:
-        table[255] = 1
+    background = 0 if spec.binary and spec.values is not None else -1
+    table = np.full(65536, background, dtype=np.int16)
+    if spec.values is not None:
+        table[spec.values] = [1] if spec.binary else np.arange(len(spec.values))
+    else:
+        table[: len(spec.class_names)] = np.arange(len(spec.class_names))
+        if spec.binary:
+            table[255] = 1
     if spec.ignore_index is not None:
         table[spec.ignore_index] = IGNORE
-    table[_ignored(spec)] = IGNORE
+    table[spec.ignore_values] = IGNORE
+    ignored = _ignored(spec)
+    table[ignored if spec.values is None else [spec.values[index] for index in ignored]] = IGNORE
     return table
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spaces.config import ModelConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.initial_weights import INIT
+from spaces.models import TIMM, weights_argument
 from trainers import initial_weights
 
 STRIDE = 32  # inputs are padded to a multiple of it
@@ -41,7 +42,7 @@ def build_model(
             return smp.create_model(
                 config.arch,
                 encoder_name=config.encoder,
-                encoder_weights=weights,
+                encoder_weights=weights_argument(config.encoder, weights),
                 in_channels=channels,
                 classes=logits,
             )
@@ -49,7 +50,10 @@ def build_model(
             what = f"model.arch {config.arch} with model.encoder {config.encoder}"
             raise explain(what, config.encoder, weights, error, config.init) from error
 
-    return begun(config, make, say)
+    model = begun(config, make, say)
+    # who loads what is saved needs no other weights, and may be offline
+    model.config["encoder_weights"] = None  # type: ignore[operator,index,assignment]
+    return model
 
 
 def begun(
@@ -113,6 +117,12 @@ def explain(
             f"{setting}: {encoder} has no {weights!r} weights"
             f"{did_you_mean(weights, known)}; known: {', '.join(known) or 'none'}, "
             f"and null to train from scratch{path}"
+        )
+    if isinstance(error, KeyError) and encoder.startswith(TIMM):
+        return InputError(
+            f"{setting}: {encoder} has no {weights!r} weights; known: imagenet, which are timm's "
+            "own, and null to train from scratch; other weights of timm are part of the encoder's "
+            f"name, as in {encoder}.TAG"
         )
     if isinstance(error, OSError | RuntimeError):
         return InputError(

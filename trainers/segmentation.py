@@ -94,7 +94,8 @@ class SegmentationTask:
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
         data, seed = self.config.data, self.config.train.seed
-        drawn = plan(data.augment, data.size, seed, epoch, order, self.data.spec.channels)
+        channels = self.data.spec.channels
+        drawn = plan(data.augment, data.photometric, data.size, seed, epoch, order, channels)
         start = sum(len(batch) for batch in batches[:first])
         keys: Sequence[Sequence[Key]] = batches[first:]
         if data.mode == "crop":
@@ -120,6 +121,14 @@ class SegmentationTask:
         """Return logits (B, C, H, W) at network size, under autocast."""
         with autocast(self.device, self.precision):
             return forward(model, images)
+
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights that all terms of the loss share: those of the head, which has the
+        logits of every term."""
+        head = model.segmentation_head
+        assert isinstance(head, nn.Module)
+        layers = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)]
+        return [layers[-1].weight]
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size, which are

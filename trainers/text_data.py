@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,24 +15,25 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
-    SUFFIXES,
+    HASHED,
     Imaged,
     Splits,
-    by_stem,
     check_overlap,
     divide_folds,
     each_decoded,
     each_split,
     fold_mark,
     fold_splits,
+    hashes_of,
     recalled,
-    same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, decode_image, see_image
+from trainers.near_duplicates import to_text
+from trainers.pairs import SUFFIXES, by_stem, kinds, listing, nothing_in, same_name
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -105,6 +105,7 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
     _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
@@ -140,10 +141,11 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
     notes = *facts["notes"], *_unused_files(spec)
-    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
+    hashes = hashes_of(splits, facts["hashes"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -168,11 +170,13 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
+    hashes: dict[str, str] = {}
     mended: list[str] = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
         seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
+        hashes[name] = to_text([found.picture for _, found in seen])
         sizes |= {path: found.size for path, found in seen}
         mended += image_notes(name, seen, spec)
         mended += _mended(name, pages, data)
@@ -188,6 +192,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "hashes": hashes,
         "notes": [*mended, *_unused_entries(splits, data)],
     }
 
@@ -205,9 +210,7 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
         raise InputError(f"data.{name}.images: {images} is not a folder")
     found = by_stem(images)
     if not found:
-        raise InputError(
-            f"data.{name}: no images ({', '.join(SUFFIXES)}) found in {images}; check the path"
-        )
+        raise InputError(f"data.{name}: {nothing_in(images, can_recurse=False)}")
     if labels.is_dir():
         return _with_files(found, labels, name)
     if labels.suffix.lower() != JSON:
@@ -232,9 +235,10 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
     for stem, path in found.items():
         own = [file for key in (f"gt_{stem}", stem) for file in files.get(key, [])]
         if not own:
+            there = listing(labels) if not files else []
             raise InputError(
                 f"data.{name}: {path} has no boxes; they must be in {labels / f'gt_{stem}.txt'} or "
-                f"{stem}.txt (or .csv)"
+                f"{stem}.txt (or .csv){f', but that folder has {kinds(there)}' if there else ''}"
             )
         if len(own) > 1:
             raise InputError(
@@ -248,8 +252,8 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
 def _label_files(folder: Path) -> dict[str, list[Path]]:
     """{stem: files} of a folder, sorted."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in LABELS and not path.name.startswith("."):
+    for path in listing(folder):
+        if path.suffix.lower() in LABELS:
             files.setdefault(same_name(path.stem), []).append(path)
     return files
 
@@ -268,11 +272,14 @@ def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
         used.setdefault(labels, set()).update(
             key for stem in by_stem(images) for key in (f"gt_{stem}", stem)
         )
-        spare = [path for path in sorted(images.iterdir()) if _is_spare(path) and path != labels]
+        known = (*SUFFIXES, *LABELS, JSON)
+        spare = [
+            path
+            for path in listing(images)
+            if path != labels and (path.is_dir() or path.suffix.lower() not in known)
+        ]
         if spare:
-            kinds = Counter(map(_kind, spare))
-            named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-            said.append(f"data.{name}: not read in {images}: {named}; the first is {spare[0].name}")
+            said.append(f"data.{name}: not read in {images}: {kinds(spare)}")
     for labels, keys in used.items():
         if not labels.is_dir():
             continue
@@ -304,15 +311,6 @@ def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
                 f"boxes, which are in no folder of images; the first is {lost[0]}"
             )
     return said
-
-
-def _is_spare(path: Path) -> bool:
-    """Whether something among the images is neither one nor a label."""
-    return not path.name.startswith(".") and _kind(path) not in (*SUFFIXES, *LABELS, JSON)
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else path.suffix.lower() or "without suffix"
 
 
 def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:

@@ -42,6 +42,7 @@ from trainers.text_data import Page, TextData
 from trainers.text_sizes import check_learnable
 from trainers.to_host import ToHost
 from trainers.views import mean_over_views
+from trainers.weighting import learned_weights
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -63,7 +64,7 @@ class BatchTarget:
 class TextDetectionLoss:
     """The DB loss as the training loop knows losses: an epoch's mix, stacked logits."""
 
-    def __init__(self, config: TextLossConfig) -> None:
+    def __init__(self, config: TextLossConfig, device: torch.device) -> None:
         self.config = config
         self.loss = DBLoss(
             config.pixel,
@@ -73,7 +74,15 @@ class TextDetectionLoss:
             dice_weight=config.dice_weight,
             negative_ratio=config.negative_ratio,
             focal_gamma=config.focal_gamma,
+            focal_alpha=config.focal_alpha,
+            label_smoothing=config.label_smoothing,
         )
+        start = {
+            "pixel": config.pixel_weight,
+            "threshold": config.threshold_weight,
+            "dice": config.dice_weight,
+        }
+        self.learned = learned_weights(config.weighting, start, config.gradnorm_alpha, device)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -89,19 +98,35 @@ class TextDetectionLoss:
             logits: (B, 2, H, W), probability and threshold.
             learn: without effect; the loss keeps no running means.
         """
+        terms, parts = self.terms(logits, target, learn=learn)
+        total = self.total(terms)
+        return total, parts | {"total": total.detach()}
+
+    def terms(
+        self, logits: Tensor, target: BatchTarget, *, learn: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return `pixel`, `threshold` and `dice` without weights; and the same, detached."""
         kernel, kernel_mask, share, threshold_mask = target.maps.unbind(dim=1)
         threshold = THRESHOLD_LOW + (THRESHOLD_HIGH - THRESHOLD_LOW) / 255 * share.float()
         maps = TargetMaps(kernel, kernel_mask, threshold, threshold_mask)
-        return self.loss(
-            logits[:, :1], logits[:, 1:], maps, aux_scale=self.share, negatives=target.negatives
-        )
+        terms = self.loss.terms(logits[:, :1], logits[:, 1:], maps, negatives=target.negatives)
+        return terms, {name: term.detach() for name, term in terms.items()}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the terms: in warm-up of the pixel term alone."""
+        if self.learned is None or self.share == 0:
+            return self.loss.total(terms, self.share)
+        weights = self.learned.weights()
+        ramps = {name: 1.0 if name == "pixel" else self.share for name in weights}
+        return torch.stack([ramps[n] * weights[n] * terms[n] for n in weights]).sum()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: the loss is a function of the epoch."""
-        return {}
+        """The learned weights; without them the loss is a function of the epoch."""
+        return {} if self.learned is None else self.learned.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert not state
+        if self.learned is not None:
+            self.learned.load_state_dict(state)
 
 
 @dataclass(frozen=True)
@@ -158,7 +183,7 @@ class TextDetectionTask:
         self.score_counts = score_of(config.metric, data.spec)
         if config.metric.name == "cleval":
             cleval_metric()  # not only when an epoch has been trained
-        self.loss = TextDetectionLoss(config.loss)
+        self.loss = TextDetectionLoss(config.loss, device)
         self.samples = len(data.split("train"))
         self._opened: dict[str, Pages] = {}
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
@@ -184,6 +209,11 @@ class TextDetectionTask:
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W), probability and threshold, under autocast."""
         return _stacked(model, images, self.device, self.precision)
+
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights that all terms of the loss share: the decoder's last convolutions."""
+        assert isinstance(model, DBNet)
+        return model.decoder.last_weights()
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split in image coordinates: one forward pass, every free setting swept.
@@ -599,8 +629,7 @@ class _Pages(Dataset[_Sample]):
         image, polygons = augment_page(
             page,
             [polygon / scale for polygon in truth.polygons],
-            self.config.data.resolution,
-            self.config.data.augment,
+            self.config.data,
             (self.config.train.seed, epoch, index),
         )
         height, width = image.shape[:2]

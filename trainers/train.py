@@ -264,13 +264,15 @@ class _Run:
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         ema = config.train.ema
         self.average = None if ema is None else WeightAverage(self.model, ema)
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(model, config.optim, self.task.loss.learned)
         self.scaler = grad_scaler(self.device, self.precision)
         self._resume()
         if config.train.compile:
+            learned = self.task.loss.learned
+            several = learned is not None and learned.by_gradients
             for network in {self.model, self.validated}:
                 usual = None if self.task.dynamic_shapes else partial(self._usual, network)
-                compile_model(network, usual)
+                compile_model(network, usual, several_gradients=several)
         return self
 
     @property
@@ -385,7 +387,8 @@ class _Run:
             val=loss,
             grad_norm=float(self.sums.norms.mean()),
             grad_norm_max=float(self.sums.norms.max()),
-            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            lr=self._largest_lr(),
+            loss_weights=self._loss_weights(),
             images_per_s=self.task.samples / self.train_seconds,
             peak_memory_mb=self.peak_memory_mb(),
             micro_batch=self.largest_micro_batch,
@@ -463,6 +466,17 @@ class _Run:
         """Images that are in memory at once; what is known to fit may be more than the batch."""
         return min(self.micro_batch, self.config.train.batch_size)
 
+    def _largest_lr(self) -> float:
+        """Of the network; the weights of the loss are the last group, with a rate of their own."""
+        groups = self.optimizer.param_groups
+        return max(group["lr"] for group in (groups[:-1] if self.task.loss.learned else groups))
+
+    def _loss_weights(self) -> dict[str, float] | None:
+        learned = self.task.loss.learned
+        if learned is None:
+            return None
+        return {name: float(weight) for name, weight in learned.weights().items()}
+
     def _gradient(self, batches: Generator[tuple[Tensor, Any]]) -> dict[str, Tensor] | None:
         """The next batch's gradient and loss parts; None where they did not fit into memory."""
         try:
@@ -477,6 +491,7 @@ class _Run:
                 self.micro_batch,
                 self.scaler.scale,
                 self.task.min_batch,
+                self.task.shared_weights,
             )
         except Exception as error:
             if not is_out_of_memory(error):

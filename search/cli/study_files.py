@@ -15,11 +15,16 @@ from spaces.errors import InputError
 def init(
     task: Annotated[str, typer.Argument(help="segmentation or text_detection")],
     folder: Annotated[Path, typer.Argument(help="Where to put study.yaml")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Begin with a recipe of the field, such as lanes or hrnet-fpn"),
+    ] = None,
 ) -> None:
     """Write a commented study file to start from."""
-    from search.templates import asset
+    from search.templates import study_file
 
     known_task(task)
+    text = study_file(task, recipe)
     path = folder / "study.yaml"
     if path.exists():
         raise InputError(f"{path} exists; choose another folder or remove it")
@@ -29,7 +34,7 @@ def init(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    path.write_text(asset(f"{task}.yaml"))
+    path.write_text(text)
     typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
 
 

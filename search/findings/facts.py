@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.findings.answer import Answer, read_answer
 from search.findings.importances import importances
 from search.findings.ranking import judged, ranked
+from search.findings.wording import first_settings
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import known, reason
@@ -28,7 +29,11 @@ TOP = 5  # trials whose every epoch is read
 
 @dataclass(frozen=True)
 class Comparison:
-    """A searched setting: its default, and its value in the best trial."""
+    """A searched setting: its default, and its value in the best trial.
+
+    Attributes:
+        default: None for a setting that does not count among the defaults.
+    """
 
     setting: str
     default: Any
@@ -173,7 +178,11 @@ class Facts:
             return []
         default, best = self.study.space.base.flat(), self.config(self.best).flat()
         rows = [
-            Comparison(name, default.get(name), best.get(name))
+            Comparison(
+                name,
+                default.get(name) if self._has_meaning(name, default) else None,
+                best.get(name),
+            )
             for name in self.searched
             if self._has_meaning(name, best)
         ]
@@ -192,8 +201,9 @@ class Facts:
 
     @cached_property
     def by_importance(self) -> list[str]:
-        """The searched settings, those first that explain most."""
-        return sorted(self.searched, key=lambda name: -self.importances.get(name, 0.0))
+        """The searched settings, those first that explain most, then as `first_settings`."""
+        names = first_settings(self.searched)
+        return sorted(names, key=lambda name: -self.importances.get(name, 0.0))
 
     @cached_property
     def histories(self) -> dict[int, list[EpochReport]]:

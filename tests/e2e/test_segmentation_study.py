@@ -49,7 +49,7 @@ def test_camvid_study_from_launch_to_evaluation(
     assert "camvid: best trials of the search" in out and "the best on fresh seeds" in out
     status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
     assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
-    assert status["trials"][0]["origin"] == "safe preset (field note A), adapted"
+    assert status["trials"][0]["origin"] == "safe preset, adapted"
     [(seed, value)] = status["answer"]["fresh_seeds"].items()
     assert (
         status["answer"]["value"] == value > 0.05

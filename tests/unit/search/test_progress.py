@@ -21,7 +21,8 @@ def make_view() -> tuple[ProgressView, io.StringIO]:
         full_epochs=SegmentationConfig().train.epochs,
         space=SimpleNamespace(base=SegmentationConfig()),
         slots=SimpleNamespace(
-            counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
+            counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1),
+            waiting=dict,
         ),
         trials=list,
         begun=lambda number: SimpleNamespace(

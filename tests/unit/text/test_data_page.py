@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import unicodedata
@@ -18,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from search.check_text import say_text
+from search.near_duplicates import near_duplicates
 from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
@@ -53,6 +55,11 @@ class Place:
 
     def image(self, name: str, size: tuple[int, int] = (80, 60), shade: int = 200) -> None:
         Image.new("RGB", size, (shade, shade, shade)).save(self.folder / name)
+
+    def picture(self, name: str, size: tuple[int, int] = (80, 60)) -> None:
+        """The same picture each time, of another size."""
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((80, 60)).resize(size).save(self.folder / name)
 
     def json(
         self, *names: str, name: str = "train.json", boxes: Sequence[dict[str, Any]] = ()
@@ -195,11 +202,43 @@ def sizes(place: Place) -> None:
     place.write(json.dumps(content), name="train.json")
 
 
+def twice(place: Place, name: str = "val", suffix: str = "jpg") -> None:
+    """p1 of train once more as p7."""
+    place.picture("train/images/p1.png")
+    place.write(LINE, name=f"{name}/labels/gt_p7.txt")
+    place.picture(f"{name}/images/p7.{suffix}", (64, 48) if suffix == "jpg" else (80, 60))
+
+
+def twice_in_train(place: Place) -> None:
+    twice(place, "train")
+    place.settings["val"] = {"fraction": 0.5, "seed": 1}
+
+
 def small(place: Place) -> None:
     for index in range(2):
         place.write("10,10,50,10,50,13,10,13,low", name=f"train/labels/gt_p{index}.txt")
 
 
+def remove(name: str) -> Make:
+    return lambda place: (place.folder / name).unlink()
+
+
+def link(name: str, target: str) -> Make:
+    return both(remove(name), lambda place: (place.folder / name).symlink_to(target))
+
+
+def pipe(name: str) -> Make:
+    return both(remove(name), lambda place: os.mkfifo(place.folder / name))
+
+
+def cut(place: Place) -> None:
+    """The first half of an image alone."""
+    content = (place.folder / PAGE).read_bytes()
+    (place.folder / PAGE).write_bytes(content[: len(content) // 2])
+
+
+PAGE = "train/images/p1.png"
+UNREADABLE = "/proc/self/mem"  # for root too: there is no memory at its beginning
 CROSSED = "10,10,50,10,10,20,50,20"
 FLAT = "10,10,50,10,50,10,10,10"
 SQUARE = (10, 10, 50, 10, 50, 20, 10, 20)
@@ -278,8 +317,32 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "a strip": (
         both(lambda place: place.image("train/images/p1.png", (1000, 20)),
             lines("10,2,50,2,50,18,10,18,word")), texts("word")),
+    "a file that is in": (lambda place: twice(place, suffix="png"), None),
+    "a picture of train": (twice, texts("word")),
+    "the same with `data.val": (twice_in_train, lambda data: len(data.split("val")) == 2),
+    "empty pages": (
+        lambda place: (place.image("train/images/p0.png"),
+            place.image("val/images/p0.png", (81, 60))), texts("word")),
     "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
     "text of which all": (small, None),
+
+    "other files alone": (
+        both(remove(PAGE), remove("train/images/p0.png"),
+            lambda place: place.write("x", name="train/images/p0.gif"),
+            lambda place: (place.folder / "train/images/more").mkdir()), None),
+    "labels of another kind": (
+        both(lambda place: place.rename(LABEL, "train/labels/p1.xml"),
+            lambda place: place.rename("train/labels/gt_p0.txt", "train/labels/p0.xml")), None),
+    "an empty image": (lambda place: place.write("", name=PAGE), None),
+    "half of an image": (cut, None),
+    "a link to nothing": (link(PAGE, "gone.png"), None),
+    "a link to nothing among the labels": (link(LABEL, "gone.txt"), None),
+    "a pipe": (pipe(PAGE), None),
+    "a pipe among the labels": (pipe(LABEL), None),
+    "a folder called": (
+        both(remove(LABEL), lambda place: (place.folder / LABEL).mkdir()), None),
+    "an image that cannot be read": (link(PAGE, UNREADABLE), None),
+    "labels that cannot be read": (link(LABEL, UNREADABLE), None),
 
     "12 bits": (pixels(DEEP), values_at(30, 40, 15, 15, 15)),
     "the same with `data.range: [0, 4095]`": (
@@ -352,7 +415,9 @@ def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -
         return
     data = place.load()
     check_learnable(space, data)
-    say_text(space, data, Console(file=said, width=200))
+    console = Console(file=said, width=200)
+    say_text(space, data, console)
+    console.print("\n".join(near_duplicates(data)), markup=False, soft_wrap=True)
     assert holds is not None and holds(data)
     lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
     spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]

@@ -233,6 +233,21 @@ def test_a_drawn_split_keeps_groups_together_and_follows_its_seed(tmp_path: Path
     assert any(drawn(seed) != splits for seed in range(1, 5))
 
 
+def test_a_group_with_a_slash_keeps_folders_together(tmp_path: Path) -> None:
+    write_streets(tmp_path, train=6, val=1, size=(32, 32))
+    for kind in ("images", "masks"):
+        for index, path in enumerate(sorted((tmp_path / "train" / kind).iterdir())):
+            city = path.parent / f"city{index % 3}"
+            city.mkdir(exist_ok=True)
+            path.rename(city / path.name)
+    whole = spec(tmp_path, val={"fraction": 0.3, "group": "([^/]+)/[^/]+$"})
+    train = whole.train.model_copy(update={"recursive": True})
+    splits = find_splits(whole.model_copy(update={"train": train}))
+    cities = {name: {Path(s.image).parent.name for s in found} for name, found in splits.items()}
+    assert len(splits["val"]) == 2 and len(cities["val"]) == 1
+    assert not cities["val"] & cities["train"]
+
+
 def test_the_preflight_is_remembered_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
+from torch import nn
 
 from spaces.config import ModelConfig
 from spaces.errors import InputError
+from spaces.text_detection import TextModelConfig
 from trainers import checkpoint
 from trainers.durable import Damaged, write_json
 from trainers.image_counts import FILE, ImageCounts
 from trainers.models import build_model, check_model, forward
+from trainers.text_detection import build_dbnet
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +53,53 @@ def test_pretrained_weights_offline_are_a_clear_error(monkeypatch: pytest.Monkey
     config = ModelConfig(arch="Unet", encoder="resnet18", encoder_weights="imagenet")
     with pytest.raises(InputError, match="encoder_weights: null"):
         build_model(config, 2)
+
+
+def test_an_export_is_loaded_where_its_first_weights_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older exports name the weights that training began with; new ones name none."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
+    folder = checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 3), COUNTS)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"encoder_weights": "imagenet"}))
+    assert len(list(checkpoint.load_model(folder).parameters())) > 0
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks whose weights were asked of timm, which gives random ones."""
+    names: list[str] = []
+    create = timm.create_model
+
+    def untrained(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        names.extend([name] * pretrained)
+        return create(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", untrained)
+    return names
+
+
+def test_timm_encoders_are_asked_for_as_smp_wants_it(fetched: list[str], tmp_path: Path) -> None:
+    """A name of weights would be a warning."""
+    config = ModelConfig(arch="FPN", encoder="tu-resnet18", encoder_weights="imagenet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = build_model(config, 2)
+        build_dbnet(TextModelConfig(encoder="tu-resnet18", inner=8, out=8))
+        assert fetched == ["resnet18", "resnet18"]
+        build_model(config.model_copy(update={"encoder_weights": None}), 2)
+        smp.from_pretrained(str(checkpoint.save_model(tmp_path, 1, model, COUNTS)))
+    assert len(fetched) == 2
+
+
+@pytest.mark.parametrize("build", [lambda config: build_model(config, 2), build_dbnet])
+def test_timm_encoders_have_one_set_of_weights(build: Any) -> None:
+    kind = TextModelConfig if build is build_dbnet else ModelConfig
+    expected = r"tu-resnet18 has no 'ssl' weights; known: imagenet.*tu-resnet18\.TAG"
+    with pytest.raises(InputError, match=expected):
+        build(kind(encoder="tu-resnet18", encoder_weights="ssl"))
 
 
 def test_a_pair_that_cannot_be_built_is_a_clear_error() -> None:

@@ -60,8 +60,15 @@ def curve(result: TrialResult) -> list[tuple[float, float, float]]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.augment": "strong"},
-        {"loss.normalize": "ema", "optim.name": "sgd", "optim.lr": 0.01, "train.ema": 0.2},
+        {"data.augment": "strong", "data.photometric": "strong", "loss.weighting": "uncertainty"},
+        {
+            "loss.normalize": "ema",
+            "loss.weighting": "gradnorm",
+            "optim.name": "sgd",
+            "optim.lr": 0.01,
+            "train.ema": 0.2,
+            "train.micro_batch": 3,
+        },
     ],
 )
 @pytest.mark.parametrize(("word", "steps"), [("preempted", 1), ("preempted", 4), ("paused", 2)])
@@ -94,6 +101,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     )
     assert reports == [1, 2, 3] and repeated == reports[: len(part.history)]
     assert curve(resumed) == curve(whole)
+    weights = [report.loss_weights for report in whole.history]
+    assert weights == [report.loss_weights for report in resumed.history]
+    assert weights[0] == pytest.approx({"pixel": 0.6, "region": 0.4})  # the warm-up's
+    assert weights[1] != weights[0] and weights[2] != weights[1]
     assert resumed.model is not None and whole.model is not None
     one, other = load_model(resumed.model).state_dict(), load_model(whole.model).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in other)
