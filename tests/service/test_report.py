@@ -293,6 +293,17 @@ def test_pictures_are_shrunk_to_fit_and_what_is_left_out_is_counted(tmp_path: Pa
     assert [p.caption for p in few] == ["curves"] and left_out == 4
 
 
+def test_the_few_red_lines_on_a_grey_page_stay_red(tmp_path: Path) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (400, 300, 1), dtype=np.uint8)
+    page = Image.fromarray(np.repeat(shades, 3, axis=2))
+    page.paste((220, 30, 30), (8, 8, 24, 24))
+    page.save(tmp_path / "worst-1-x.png")
+    [picture], _ = thumbnails(tmp_path, PICTURE_BYTES)
+    shown = Image.open(io.BytesIO(picture.content)).convert("RGB")
+    red, green, blue = shown.getpixel((16, 16))  # type: ignore[misc]
+    assert red > 180 and green < 80 and blue < 80
+
+
 def test_a_study_whose_trials_all_failed_is_reported(
     tmp_path: Path, scripted_study: Callable[..., Study]
 ) -> None:
