@@ -363,7 +363,7 @@ def _of_file(file: File, pixels: Pixels, seen: Seen) -> np.ndarray:
 def _check_channels(path: str, have: int, want: int, *, tiff: bool) -> None:
     if want not in (1, 3) and have != want:
         raise InputError(
-            f"{path}: has {have} channels, but data.channels is {want}; give each image {want}, or "
+            f"{path}: has {_count(have)}, but data.channels is {want}; give each image {want}, or "
             f"write data.channels: {3 if have == 2 else have}"
         )
     if have > 4 and (tiff or want == have):
@@ -371,6 +371,10 @@ def _check_channels(path: str, have: int, want: int, *, tiff: bool) -> None:
             f"{path}: has {have} channels, but of a TIFF at most 4 can be read; save it as an "
             f"array (height, width, channels) in a {NPY} file"
         )
+
+
+def _count(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"
 
 
 def _array(path: str, pixels: Pixels) -> np.ndarray:
@@ -381,7 +385,7 @@ def _array(path: str, pixels: Pixels) -> np.ndarray:
     want = pixels.channels
     if have != want and not (have in (1, 3) and want in (1, 3)):
         raise InputError(
-            f"{path}: has {have} channels, but data.channels is {want}; give each image {want}, or "
+            f"{path}: has {_count(have)}, but data.channels is {want}; give each image {want}, or "
             f"write data.channels: {have}"
         )
     return array

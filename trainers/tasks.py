@@ -23,6 +23,7 @@ from trainers import class_weights
 from trainers.batches import layout
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
+from trainers.cleval import cleval_metric
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.ensemble import (
     EnsembleTask,
@@ -267,6 +268,16 @@ def initial_weights(space: Space, data: Data) -> list[str]:
             if is_path(network.init):
                 build_model(network, logits, lines.append, channels=data.spec.channels)
     return lines
+
+
+def check_extras(metric: MetricConfig) -> None:
+    """Refuse a metric whose package is not installed, before any file of the data is read.
+
+    Raises:
+        InputError: with the command that installs it.
+    """
+    if metric.name == "cleval":
+        cleval_metric()
 
 
 def check_metric(metric: MetricConfig, data: Data) -> None:

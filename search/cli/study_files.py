@@ -15,14 +15,18 @@ from spaces.errors import InputError
 def init(
     task: Annotated[str | None, typer.Argument(help="segmentation or text_detection")] = None,
     folder: Annotated[Path | None, typer.Argument(help="Where to put study.yaml")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Begin with a recipe of the field, such as lanes or hrnet-fpn"),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option("--from", help="A data set, whose layout is looked at; tells the task too"),
     ] = None,
     to: Annotated[Path, typer.Option(help="The file that --from writes")] = Path("study.yaml"),
 ) -> None:
-    """Write a commented study file to start from, for a data set with --from."""
-    from search.templates import asset
+    """Write a commented study file to start from; with --from one for a data set."""
+    from search.templates import study_file
 
     if data is not None:
         if task is not None:
@@ -31,17 +35,17 @@ def init(
 
         _new_file(to)
         layout = recognise(data)
-        place = to.resolve().parent
-        name = data.resolve().name
-        _write(to, study_of(layout, asset(f"{layout.task}.yaml"), place, name))
+        template = study_file(layout.task, recipe)
+        _write(to, study_of(layout, template, to.resolve().parent, data.resolve().name))
         typer.echo(f"{data} looks like {layout.name}; wrote {to}. Next: segtune check {to}")
         return
     if task is None or folder is None:
         raise InputError("init needs a task and a folder, or --from with the folder of a data set")
     known_task(task)
+    text = study_file(task, recipe)
     path = folder / "study.yaml"
     _new_file(path)
-    _write(path, asset(f"{task}.yaml"))
+    _write(path, text)
     typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
 
 

@@ -75,10 +75,9 @@ class Leaderboard:
                 "ranks overlap cannot be told apart."
             )
         if self.stopped:
-            full = self.facts.study.full_epochs
             said.append(
-                f"{len(self.stopped)} of these were stopped, after as many of {full} epochs as "
-                "their row says: nobody knows what they would have come to."
+                f'Epochs as in "{self.epochs(self.stopped[0])}": the trial was stopped there, and '
+                "nobody knows what it would have come to."
             )
         if self.alike:
             said.append(f"All of these have {listed_settings(self.settings[0], self.alike)}.")

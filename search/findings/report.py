@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import bring
-from search.findings.facts import Facts, gather, seconds
+from search.findings.facts import Facts, gather
 from search.findings.leaderboard import MOST, listed_settings, read_leaderboard
 from search.findings.markup import (
     Block,
@@ -117,9 +117,7 @@ def leaderboard(facts: Facts, top: int) -> list[Block]:
             f"{trial.value:.4f}",
             *(_plain(settings.get(name)) for name in shown),
             board.epochs(trial),
-            known.best_epoch,
             reason(trial),
-            round(seconds(trial)),
             known.origin or facts.study.spec.sampler.name,
             literal(listed_settings(settings, listed)),
         )
@@ -137,9 +135,7 @@ def leaderboard(facts: Facts, top: int) -> list[Block]:
         f"{facts.study.metric}, one seed",
         *shown,
         "epochs",
-        "best at",
         "ended",
-        "seconds",
         "from",
     )
     said = f"{len(board.trials)} of {len(facts.ranking)} trials with a value, best first."

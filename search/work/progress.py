@@ -102,7 +102,7 @@ class ProgressView:
                 self.epochs_task, completed=0, total=self.study.full_epochs, note=""
             )
         if not self.seen.setdefault(number, 0):
-            self._say(f"trial {number} started{self.again}: {settings}")
+            self._say(f"trial {number} started{self.again}: {settings}".rstrip(": "))
 
     def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
         seen, self.seen[number] = self.seen[number], epoch

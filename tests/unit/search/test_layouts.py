@@ -271,6 +271,16 @@ def checked(folder: Path, name: str) -> tuple[StudySpec, SegmentationData | Text
     return spec, preflight(spec)
 
 
+def test_a_recipe_takes_the_data_of_a_folder(tmp_path: Path) -> None:
+    original_camvid(Drawn(tmp_path / "data"))
+    study = tmp_path / "study.yaml"
+    words = ["init", "--from", str(tmp_path / "data"), "--to", str(study), "--recipe", "lanes"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    spec = StudySpec.load(study)
+    assert (spec.name, spec.data.names) == ("data", ["Animal", "Car"])
+    assert "optim.lr" in spec.space
+
+
 def test_rectangles_are_seen(tmp_path: Path) -> None:
     drawn = Drawn(tmp_path / "data")
     for index in range(3):

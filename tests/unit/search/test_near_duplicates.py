@@ -13,7 +13,7 @@ from PIL import Image
 from search.near_duplicates import near_duplicates
 from search.samples.receipts import write_receipts
 from spaces.data import SegmentationDataSpec
-from trainers.data import decode_image, load_segmentation_data
+from trainers.data import load_segmentation_data
 from trainers.near_duplicates import (
     BYTES,
     COPY,
@@ -43,6 +43,11 @@ def encoded(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
 def distance(one: Image.Image, other: Image.Image) -> int:
     paths = {"one": one, "other": other}
     hashes = {name: picture_hash(np.asarray(image)) for name, image in paths.items()}
@@ -53,10 +58,7 @@ def distance(one: Image.Image, other: Image.Image) -> int:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Image.Image]:
     """Two scenes and two receipts."""
     folder = write_receipts(tmp_path_factory.mktemp("receipts"), train=2, val=1)
-    receipts = [
-        Image.fromarray(decode_image(str(path), 10**6))
-        for path in sorted((folder / "train/images").iterdir())
-    ]
+    receipts = [opened(path) for path in sorted((folder / "train/images").iterdir())]
     return [scene(0, (480, 360)), scene(1, (480, 360)), *receipts]
 
 
