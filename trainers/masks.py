@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from trainers.images import banded, opened
 from trainers.losses import IGNORE
-
-ORIENTATION = 0x112  # of EXIF
 
 
 def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
@@ -42,7 +40,7 @@ def _check_mask(path: str, image: Image.Image, *, colours: bool) -> None:
             f"{path}: a mask must not be a JPEG, which blurs the borders of classes into other "
             "values; save it as png"
         )
-    if image.getexif().get(ORIENTATION, 1) != 1:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         raise InputError(
             f"{path}: its EXIF says to turn it, and masks are read as they are stored; save it "
             "turned, without EXIF"

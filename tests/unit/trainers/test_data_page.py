@@ -154,32 +154,6 @@ def remove(name: str) -> Make:
     return lambda place: place.remove(name)
 
 
-TRAIN = ("train/images/a0", "train/images/a1")
-ALL = (*TRAIN, "val/images/b0")
-
-
-def pixels(
-    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
-) -> Make:
-    """These images are such ones, which differ in one pixel."""
-
-    def make(place: Place) -> None:
-        place.data.update(data)
-        for index, name in enumerate(images):
-            place.remove(f"{name}.png")
-            own = array.copy()
-            own[0, index] = own[20, 20] // 2
-            path = place.folder / f"{name}{suffix}"
-            if suffix == ".npy":
-                np.save(path, own)
-            elif suffix == ".tif":
-                write_tiff(path, own)
-            else:
-                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
-
-    return make
-
-
 def write(name: str, content: str | bytes) -> Make:
     return lambda place: place.write(name, content)
 
@@ -190,25 +164,6 @@ def cut(name: str) -> Make:
     def make(place: Place) -> None:
         content = (place.folder / name).read_bytes()
         place.write(name, content[: len(content) // 2])
-
-    return make
-
-
-def turned_16(place: Place) -> None:
-    """16 bits, stored on their side."""
-    place.image("train/images/a0.png")
-    exif = Image.Exif()
-    exif[0x112] = 6
-    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
-
-
-def paged(name: str) -> Make:
-    """A TIFF of two pages in place of a PNG."""
-
-    def make(place: Place) -> None:
-        place.remove(name)
-        one = Image.fromarray(STRIPES)
-        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
 
     return make
 
@@ -244,6 +199,63 @@ def turned(name: str, orientation: int) -> Make:
     return make
 
 
+def indexed(colours: Sequence[int]) -> Make:
+    """Each mask a PNG with a table of these colours."""
+
+    def make(place: Place) -> None:
+        for name in (*MASKS, "val/masks/b0.png"):
+            one = Image.fromarray(STRIPES, "P")
+            one.putpalette(colours)
+            place.save(name, one)
+
+    return make
+
+
+TRAIN = ("train/images/a0", "train/images/a1")
+ALL = (*TRAIN, "val/images/b0")
+
+
+def pixels(
+    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
+) -> Make:
+    """These images are such ones, which differ in one pixel."""
+
+    def make(place: Place) -> None:
+        place.data.update(data)
+        for index, name in enumerate(images):
+            place.remove(f"{name}.png")
+            own = array.copy()
+            own[0, index] = own[20, 20] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".npy":
+                np.save(path, own)
+            elif suffix == ".tif":
+                write_tiff(path, own)
+            else:
+                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
+
+    return make
+
+
+def deep_on_its_side(place: Place) -> None:
+    """16 bits, stored on their side."""
+    place.image("train/images/a0.png")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
+
+
+def paged(name: str) -> Make:
+    """A TIFF of two pages in place of a PNG."""
+
+    def make(place: Place) -> None:
+        place.remove(name)
+        one = Image.fromarray(STRIPES)
+        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
+
+    return make
+
+
 def in_lists(place: Place) -> None:
     for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
         lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
@@ -259,18 +271,6 @@ def values_at(*expected: int) -> Holds:
         return bool(found[20, 20].tolist() == list(expected))
 
     return holds
-
-
-def indexed(colours: Sequence[int]) -> Make:
-    """Each mask a PNG with a table of these colours."""
-
-    def make(place: Place) -> None:
-        for name in (*MASKS, "val/masks/b0.png"):
-            one = Image.fromarray(STRIPES, "P")
-            one.putpalette(colours)
-            place.save(name, one)
-
-    return make
 
 
 def is_mask(expected: Any = STRIPES) -> Holds:
@@ -373,6 +373,29 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         both(image((40, 48)), turned(IMAGE, 6)), is_mask()),
     "a mask whose EXIF": (turned(MASK, 3), None),
 
+    "colours of 12 bits": (pixels(DEEP), values_at(15, 15, 15)),
+    "the same with `data.range: [0, 4095]`": (
+        pixels(DEEP, images=ALL, range=(0, 4095)), values_at(255, 255, 255)),
+    "a TIFF of colours": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif"), values_at(1, 1, 1)),
+    "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
+    "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
+    "`data.range` from white": (given(range=(255, 0)), None),
+    "16 bits that EXIF": (deep_on_its_side, lambda data: decode_image(
+        data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
+    "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
+    "the same with `data.channels: 4`": (
+        pixels(CLEAR, images=ALL, channels=4), values_at(100, 50, 25, 0)),
+    "colours with `data.channels: 1`": (given(channels=1), values_at(20)),
+    "colours with `data.channels: 4`": (given(channels=4), None),
+    "a TIFF of five": (pixels(BANDS, ".tif"), values_at(10, 20, 30)),
+    "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
+    "`.npy` arrays": (
+        both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
+        values_at(10, 20, 30, 40, 250)),
+    "an image of two pages": (paged(IMAGE), None),
+    "a mask of two pages": (paged(MASK), None),
+
     "a list of names in `data.classes`": (given(classes=list(CLASSES)), classes(*CLASSES)),
     "a text file, one name": (
         both(write("classes.txt", "\ufeffroad\r\n\r\ncar\r\nsky\r\n"),
@@ -395,29 +418,6 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         both(write("classes.txt", ""), pipe("classes.txt"), given(classes="classes.txt")), None),
     "fewer names": (given(classes=["road", "car"]), None),
     "one name twice": (given(classes=["road", "car", "road"]), None),
-
-    "colours of 12 bits": (pixels(DEEP), values_at(15, 15, 15)),
-    "the same with `data.range: [0, 4095]`": (
-        pixels(DEEP, images=ALL, range=(0, 4095)), values_at(255, 255, 255)),
-    "a TIFF of colours": (
-        pixels(DEEP.astype(np.float32) / 4095, ".tif"), values_at(1, 1, 1)),
-    "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
-    "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
-    "`data.range` from white": (given(range=(255, 0)), None),
-    "16 bits that EXIF": (turned_16, lambda data: decode_image(
-        data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
-    "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
-    "the same with `data.channels: 4`": (
-        pixels(CLEAR, images=ALL, channels=4), values_at(100, 50, 25, 0)),
-    "colours with `data.channels: 1`": (given(channels=1), values_at(20)),
-    "colours with `data.channels: 4`": (given(channels=4), None),
-    "a TIFF of five": (pixels(BANDS, ".tif"), values_at(10, 20, 30)),
-    "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
-    "`.npy` arrays": (
-        both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
-        values_at(10, 20, 30, 40, 250)),
-    "an image of two pages": (paged(IMAGE), None),
-    "a mask of two pages": (paged(MASK), None),
 
     "an image without a mask": (remove(MASK), None),
     "a mask without an image": (remove(IMAGE), None),
