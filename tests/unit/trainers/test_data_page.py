@@ -19,9 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from search.check import say_masks
+from search.near_duplicates import near_duplicates
 from search.work.preflight import preflight
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from tests.scenes import scene
 from tests.tiffs import write_tiff
 from tests.unit.data_page import Row, each_has_its_case, parameters
 from trainers.data import SegmentationData
@@ -302,6 +304,32 @@ ROAD, CAR, SKY, BORDER = (128, 64, 128), (0, 0, 142), (70, 130, 180), (224, 224,
 COLOURS = np.array([ROAD, CAR, SKY], np.uint8)[STRIPES]  # (H, W, 3)
 PALETTE = given(palette=[ROAD, CAR, SKY], ignore_index=None)
 BOTH = names("a0.png", "a1.png")
+TWO: Holds = lambda data: len(data.split("val")) == 2  # noqa: E731
+
+
+def frame(name: str, video: int = 0, number: int = 0, kind: str = "png") -> Make:
+    """A frame of a video of 160x120, and its mask; the camera moves by two pixels at a time."""
+
+    def make(place: Place) -> None:
+        picture = scene(video, (220, 120)).crop((2 * number, 0, 160 + 2 * number, 120))
+        image, mask = name.format("images"), name.format("masks")
+        (place.folder / image).unlink(missing_ok=True)
+        place.save(str(Path(image).with_suffix(f".{kind}")), picture)
+        place.mask(mask, np.resize(STRIPES, (120, 160)))
+
+    return make
+
+
+def videos(other: str) -> Make:
+    """Two videos in place of all images; the second frame of each goes into `other`."""
+    old = ("train/{}/a0.png", "train/{}/a1.png", "val/{}/b0.png")
+    return both(
+        *(remove(name.format(kind)) for name in old for kind in ("images", "masks")),
+        *(frame(f"train/{{}}/clip{video}_0.png", video) for video in (1, 2)),
+        *(frame(f"{other}/{{}}/clip{video}_1.png", video, 1) for video in (1, 2)),
+    )
+
+
 HALF = np.arange(SIZE[0])[None] < 20 + np.zeros_like(STRIPES)
 HALF_VOID = np.where(HALF, STRIPES, 255).astype(np.uint8)
 NFC, NFD = (unicodedata.normalize(form, "\u00e9") for form in ("NFC", "NFD"))
@@ -451,6 +479,13 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         both(copy(IMAGE, "val/images/a1.png"), copy(MASK, "val/masks/a1.png")), None),
     "one folder as train": (
         lambda place: place.data.update(val=place.data["train"]), None),
+    "a picture of train": (
+        both(frame("train/{}/a1.png"), frame("val/{}/b0.png", kind="jpg")), BOTH),
+    "frames that follow": (videos("val"), names("clip1_0.png", "clip2_0.png")),
+    "the same in one folder, with `data.val: {f": (
+        both(videos("train"), given(val={"fraction": 0.5, "seed": 0})), TWO),
+    "the same with that `group`": (
+        both(videos("train"), given(val={"fraction": 0.5, "group": r"^(.+?)[_-]?\d+$"})), TWO),
 
     "masks called `a1_L.png`": (rename_all("train/images/{}.png", "train/masks/{}_L.png"), None),
     "the same with `mask_suffix: _L`": (
@@ -553,7 +588,9 @@ def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -
     spec = place.study()
     data = preflight(spec)
     assert isinstance(data, SegmentationData)
-    say_masks(spec.search_space(), data, Console(file=said, width=200))
+    console = Console(file=said, width=200)
+    say_masks(spec.search_space(), data, console)
+    console.print("\n".join(near_duplicates(data)), markup=False, soft_wrap=True)
     assert holds is not None and holds(data)
     lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
     spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]
