@@ -265,6 +265,11 @@ def in_lists(place: Place) -> None:
         place.data[split] = {"list": f"{split}.txt"}
 
 
+def arrays_in_folders(place: Place) -> None:
+    for split in ("train", "val"):
+        place.data[split]["image_suffix"] = ".npy"
+
+
 def values_at(*expected: int) -> Holds:
     """The second train image is read so at a pixel."""
 
@@ -420,6 +425,9 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
     "`.npy` arrays": (
         both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
+        values_at(10, 20, 30, 40, 250)),
+    "the same in folders": (
+        both(pixels(BANDS, ".npy", images=ALL, channels=5), arrays_in_folders),
         values_at(10, 20, 30, 40, 250)),
     "an image of two pages": (paged(IMAGE), None),
     "a mask of two pages": (paged(MASK), None),
