@@ -406,6 +406,29 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         both(image((40, 48)), turned(IMAGE, 6)), is_mask()),
     "a mask whose EXIF": (turned(MASK, 3), None),
 
+    "a list of names in `data.classes`": (given(classes=list(CLASSES)), classes(*CLASSES)),
+    "a text file, one name": (
+        both(write("classes.txt", "\ufeffroad\r\n\r\ncar\r\nsky\r\n"),
+             given(classes="classes.txt")), classes(*CLASSES)),
+    'a JSON, `["road",': (
+        both(write("classes.json", json.dumps(CLASSES)), given(classes="classes.json")),
+        classes(*CLASSES)),
+    'a JSON, `{"classes"': (
+        both(write("classes.json", json.dumps({"classes": CLASSES, "ignore_index": 9})),
+             lambda place: place.data.pop("ignore_index"), given(classes="classes.json")),
+        classes(*CLASSES, ignore=9)),
+    "a text file of colours and names": (
+        both(write("classes.txt", "64 128 64\troad\n"), given(classes="classes.txt")), None),
+    "a JSON of names by number": (
+        both(write("classes.json", '{"0": "road", "1": "car"}'), given(classes="classes.json")),
+        None),
+    "a class file that is not UTF-8": (
+        both(write("classes.txt", b"stra\xdfe\n"), given(classes="classes.txt")), None),
+    "a class file that is a pipe": (
+        both(write("classes.txt", ""), pipe("classes.txt"), given(classes="classes.txt")), None),
+    "fewer names": (given(classes=["road", "car"]), None),
+    "one name twice": (given(classes=["road", "car", "road"]), None),
+
     "colours of 12 bits": (pixels(DEEP), values_at(15, 15, 15)),
     "the same with `data.range: [0, 4095]`": (
         pixels(DEEP, images=ALL, range=(0, 4095)), values_at(255, 255, 255)),
@@ -431,29 +454,6 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         values_at(10, 20, 30, 40, 250)),
     "an image of two pages": (paged(IMAGE), None),
     "a mask of two pages": (paged(MASK), None),
-
-    "a list of names in `data.classes`": (given(classes=list(CLASSES)), classes(*CLASSES)),
-    "a text file, one name": (
-        both(write("classes.txt", "\ufeffroad\r\n\r\ncar\r\nsky\r\n"),
-             given(classes="classes.txt")), classes(*CLASSES)),
-    'a JSON, `["road",': (
-        both(write("classes.json", json.dumps(CLASSES)), given(classes="classes.json")),
-        classes(*CLASSES)),
-    'a JSON, `{"classes"': (
-        both(write("classes.json", json.dumps({"classes": CLASSES, "ignore_index": 9})),
-             lambda place: place.data.pop("ignore_index"), given(classes="classes.json")),
-        classes(*CLASSES, ignore=9)),
-    "a text file of colours and names": (
-        both(write("classes.txt", "64 128 64\troad\n"), given(classes="classes.txt")), None),
-    "a JSON of names by number": (
-        both(write("classes.json", '{"0": "road", "1": "car"}'), given(classes="classes.json")),
-        None),
-    "a class file that is not UTF-8": (
-        both(write("classes.txt", b"stra\xdfe\n"), given(classes="classes.txt")), None),
-    "a class file that is a pipe": (
-        both(write("classes.txt", ""), pipe("classes.txt"), given(classes="classes.txt")), None),
-    "fewer names": (given(classes=["road", "car"]), None),
-    "one name twice": (given(classes=["road", "car", "road"]), None),
 
     "an image without a mask": (remove(MASK), None),
     "a mask without an image": (remove(IMAGE), None),
