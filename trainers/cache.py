@@ -76,24 +76,26 @@ def load_arrays(data: SegmentationData, split: str, size: Sized) -> Arrays | Non
         InputError: $SEGTUNE_CACHE_BYTES is no size.
     """
     kept = data.kept(split)
-
-    def needed() -> int:
-        scored = [] if kept.name == "train" else kept.samples
-        originals = sum(pixels_of(sample.mask) for sample in scored)
-        return (data.spec.channels + 1) * sum(
-            map(math.prod, _sizes(kept.samples, size))
-        ) + originals
-
     at = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"scale {size:g}"
 
     found = entry(
         "arrays",
         split_key(kept.fingerprint, kept.name, size),
-        needed,
+        lambda: arrays_bytes(kept, size, data.spec.channels),
         lambda make: _build(kept, data.spec, size, make),
         f"the {split} split at {at}",
     )
     return None if found is None else _arrays(found, kept.rows, split != "train")
+
+
+def arrays_bytes(kept: Kept[Sample], size: Sized, channels: int) -> int:
+    """Bytes of a split's images and masks at (height, width) or at a scale, decoded.
+
+    Of a split that is scored with the masks at their own sizes.
+    """
+    scored = [] if kept.name == "train" else kept.samples
+    originals = sum(pixels_of(sample.mask) for sample in scored)
+    return (channels + 1) * sum(map(math.prod, _sizes(kept.samples, size))) + originals
 
 
 def decode(

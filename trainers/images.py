@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from spaces.errors import InputError
 from trainers.near_duplicates import picture_hash
-from trainers.pairs import plain_file
+from trainers.pairs import NPY, plain_file
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
@@ -30,7 +30,6 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong, we say
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
-NPY = ".npy"
 BITS, PHOTOMETRIC, PLANES, EXTRA = 258, 262, 284, 338
 """Tags of a TIFF; PHOTOMETRIC: 0 and 1 are grey, 2 is RGB; PLANES: 2 is channel by channel."""
 
@@ -363,7 +362,7 @@ def _of_file(file: File, pixels: Pixels, seen: Seen) -> np.ndarray:
 def _check_channels(path: str, have: int, want: int, *, tiff: bool) -> None:
     if want not in (1, 3) and have != want:
         raise InputError(
-            f"{path}: has {have} channels, but data.channels is {want}; give each image {want}, or "
+            f"{path}: has {_count(have)}, but data.channels is {want}; give each image {want}, or "
             f"write data.channels: {3 if have == 2 else have}"
         )
     if have > 4 and (tiff or want == have):
@@ -371,6 +370,10 @@ def _check_channels(path: str, have: int, want: int, *, tiff: bool) -> None:
             f"{path}: has {have} channels, but of a TIFF at most 4 can be read; save it as an "
             f"array (height, width, channels) in a {NPY} file"
         )
+
+
+def _count(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"
 
 
 def _array(path: str, pixels: Pixels) -> np.ndarray:
@@ -381,7 +384,7 @@ def _array(path: str, pixels: Pixels) -> np.ndarray:
     want = pixels.channels
     if have != want and not (have in (1, 3) and want in (1, 3)):
         raise InputError(
-            f"{path}: has {have} channels, but data.channels is {want}; give each image {want}, or "
+            f"{path}: has {_count(have)}, but data.channels is {want}; give each image {want}, or "
             f"write data.channels: {have}"
         )
     return array

@@ -62,7 +62,7 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
         longest: the longer side of a page in pixels; a larger page is shrunk to it.
     """
     kept = data.kept(split)
-    shapes = [_shape(data.sizes[page.image], longest) for page in kept.samples]
+    shapes = page_shapes(data, kept, longest)
     bytes_ = [height * width * data.spec.channels for height, width in shapes]
 
     def build(make: Make) -> None:
@@ -82,6 +82,11 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
     key = split_key(kept.fingerprint, kept.name, longest)
     what = f"the pages of the {split} split at {longest} px"
     return Pages(data, kept, longest, entry("pages", key, lambda: sum(bytes_), build, what))
+
+
+def page_shapes(data: TextData, kept: Kept[Page], longest: int) -> list[tuple[int, int]]:
+    """(height, width) of each page of a split, as the cache has it, with 3 bytes a pixel."""
+    return [_shape(data.sizes[page.image], longest) for page in kept.samples]
 
 
 def _shape(size: tuple[int, int], longest: int) -> tuple[int, int]:

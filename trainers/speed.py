@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from trainers.memory import free_memory
 from trainers.models import build_model
 from trainers.tasks import Data
 from trainers.text_detection import build_dbnet
-from trainers.train import _or_oom, _Run
+from trainers.train import _or_oom, _Run, few_of
 
 STEPS = 3  # that are timed, after one that warms up
 SECONDS = 3.0  # of a CPU; what would take longer is told from CPU_IMAGES, or from one step
@@ -65,12 +64,13 @@ def measure_speed(config: TrialConfig, data: Data) -> Speed | None:
     Returns:
         None where memory runs out with one image at a time.
     """
-    one: Any = data.folds[0] if data.folds else data
+    one = data.folds[0] if data.folds else data
     samples, images = len(one.split("train")), len(one.split("val"))
     batch = min(config.train.batch_size, samples)
     config = config.replace({**NO_WEIGHTS, "train.compile": False})
     cheap = batch if pick_device().type == "cuda" else min(batch, CPU_IMAGES)
     found = _timed(config, one, cheap)
+    free_memory()
     if found is None:
         return None
     if cheap < batch and found.step * batch / cheap * (1 + STEPS) < SECONDS:
@@ -80,18 +80,12 @@ def measure_speed(config: TrialConfig, data: Data) -> Speed | None:
     return replace(found, step=step, steps=steps, images=images)
 
 
-def _timed(config: TrialConfig, data: Any, batch: int) -> Speed | None:
+def _timed(config: TrialConfig, data: Data, batch: int) -> Speed | None:
     """Steps of so many images; the `Speed` of a data set that is as small."""
-    train = data.split("train")
+    train, val = data.split("train"), data.split("val")[:VAL_IMAGES]
     count = batch * (1 + STEPS)
-    few = replace(
-        data,
-        splits={
-            "train": (train * -(-count // len(train)))[:count],
-            "val": data.split("val")[:VAL_IMAGES],
-        },
-        fingerprint=f"{data.fingerprint}/{count} for speed",  # the cache knows splits by it
-    )
+    several = (list(train) * -(-count // len(train)))[:count]
+    few = few_of(data, several, val, f"{count} for speed")
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(config.replace({"train.batch_size": batch}), few, Path(folder), {})
         ends: list[float] = []
@@ -109,18 +103,15 @@ def _timed(config: TrialConfig, data: Any, batch: int) -> Speed | None:
                 return "oom"
             began = time.perf_counter()
             run.task.validate(run.validated)
-            return (time.perf_counter() - began) / len(few.splits["val"])
+            return (time.perf_counter() - began) / len(val)
 
         image = _or_oom(step_and_score)
         if isinstance(image, str):
             return None
         seconds = [b - a for a, b in zip([run.started, *ends], ends, strict=False)]
         step = median(seconds[1:] or seconds)
-        parameters = run.parameters
-        assert parameters is not None
-        del run
-    free_memory()
-    return Speed(step, image, len(seconds), len(few.splits["val"]), parameters)
+        assert run.parameters is not None
+        return Speed(step, image, len(seconds), len(val), run.parameters)
 
 
 def operations(config: TrialConfig, logits: int) -> int:

@@ -22,7 +22,12 @@ from spaces.errors import InputError
 from spaces.initial_weights import is_path, starts
 from spaces.metric import metric_name
 from spaces.space import Free, Space
-from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
+from spaces.text_detection import (
+    TextDataConfig,
+    TextDetectionConfig,
+    TextLossConfig,
+    TextModelConfig,
+)
 from trainers import schedules
 from trainers.batches import Reader, batch_sizes, epoch_batches, layout, normalise
 from trainers.cleval import cleval_metric, cleval_sweep
@@ -333,9 +338,7 @@ class TextDetectionTask:
     def _pages(self, split: str) -> Pages:
         """The pages of a split, large enough for the largest random scale of the train split."""
         if split not in self._opened:
-            data = self.config.data
-            scale = SCALES[data.augment][1] if split == "train" else 1.0
-            longest = round(data.resolution * scale)
+            longest = longest_side(split, self.config.data)
             self._opened[split] = load_pages(self.data, split, longest)
         return self._opened[split]
 
@@ -438,6 +441,11 @@ def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: 
     if threshold is None:  # of a model.onnx
         return probability
     return torch.cat([probability, threshold], dim=1)
+
+
+def longest_side(split: str, config: TextDataConfig) -> int:
+    """Pixels of the longer side of the pages that a split is kept with, none enlarged."""
+    return round(config.resolution * (SCALES[config.augment][1] if split == "train" else 1.0))
 
 
 def build_dbnet(

@@ -10,7 +10,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -187,15 +187,9 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
     Returns:
         (peak MiB of GPU memory, micro-batch that fits); None where memory ran out with one image.
     """
-    one: Any = data.folds[0] if data.folds else data
-    few = replace(
-        one,
-        splits={
-            "train": one.split("train")[: config.train.batch_size + 1],
-            "val": one.split("val")[:PROBED],
-        },
-        fingerprint=f"{one.fingerprint}/probe",  # the cache knows splits by it
-    )
+    one = data.folds[0] if data.folds else data
+    train, val = one.split("train")[: config.train.batch_size + 1], one.split("val")[:PROBED]
+    few = few_of(one, train, val, "probe")
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(config, few, Path(folder), {})
 
@@ -209,6 +203,18 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
         if _or_oom(step_and_score) == "oom":
             return None
         return run.peak_memory_mb(), run.largest_micro_batch
+
+
+def few_of(data: Data, train: Sequence[Any], val: Sequence[Any], name: str) -> Data:
+    """A data set, or a fold, of a few samples of another.
+
+    Args:
+        name: of these few; the cache knows splits by it.
+    """
+    one: Any = data  # a dataclass, of whichever task
+    splits = {"train": list(train), "val": list(val)}
+    few: Data = replace(one, splits=splits, fold=None, fingerprint=f"{one.fingerprint}/{name}")
+    return few
 
 
 def _or_oom(work: Callable[[], T]) -> T | str:

@@ -156,32 +156,6 @@ def remove(name: str) -> Make:
     return lambda place: place.remove(name)
 
 
-TRAIN = ("train/images/a0", "train/images/a1")
-ALL = (*TRAIN, "val/images/b0")
-
-
-def pixels(
-    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
-) -> Make:
-    """These images are such ones, which differ in one pixel."""
-
-    def make(place: Place) -> None:
-        place.data.update(data)
-        for index, name in enumerate(images):
-            place.remove(f"{name}.png")
-            own = array.copy()
-            own[0, index] = own[20, 20] // 2
-            path = place.folder / f"{name}{suffix}"
-            if suffix == ".npy":
-                np.save(path, own)
-            elif suffix == ".tif":
-                write_tiff(path, own)
-            else:
-                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
-
-    return make
-
-
 def write(name: str, content: str | bytes) -> Make:
     return lambda place: place.write(name, content)
 
@@ -192,25 +166,6 @@ def cut(name: str) -> Make:
     def make(place: Place) -> None:
         content = (place.folder / name).read_bytes()
         place.write(name, content[: len(content) // 2])
-
-    return make
-
-
-def turned_16(place: Place) -> None:
-    """16 bits, stored on their side."""
-    place.image("train/images/a0.png")
-    exif = Image.Exif()
-    exif[0x112] = 6
-    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
-
-
-def paged(name: str) -> Make:
-    """A TIFF of two pages in place of a PNG."""
-
-    def make(place: Place) -> None:
-        place.remove(name)
-        one = Image.fromarray(STRIPES)
-        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
 
     return make
 
@@ -246,23 +201,6 @@ def turned(name: str, orientation: int) -> Make:
     return make
 
 
-def in_lists(place: Place) -> None:
-    for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
-        lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
-        place.write(f"{split}.txt", "\n".join(lines))
-        place.data[split] = {"list": f"{split}.txt"}
-
-
-def values_at(*expected: int) -> Holds:
-    """The second train image is read so at a pixel."""
-
-    def holds(data: SegmentationData) -> bool:
-        found = decode_image(data.split("train")[1].image, data.spec)
-        return bool(found[20, 20].tolist() == list(expected))
-
-    return holds
-
-
 def indexed(colours: Sequence[int]) -> Make:
     """Each mask a PNG with a table of these colours."""
 
@@ -273,6 +211,73 @@ def indexed(colours: Sequence[int]) -> Make:
             place.save(name, one)
 
     return make
+
+
+TRAIN = ("train/images/a0", "train/images/a1")
+ALL = (*TRAIN, "val/images/b0")
+
+
+def pixels(
+    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
+) -> Make:
+    """These images are such ones, which differ in one pixel."""
+
+    def make(place: Place) -> None:
+        place.data.update(data)
+        for index, name in enumerate(images):
+            place.remove(f"{name}.png")
+            own = array.copy()
+            own[0, index] = own[20, 20] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".npy":
+                np.save(path, own)
+            elif suffix == ".tif":
+                write_tiff(path, own)
+            else:
+                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
+
+    return make
+
+
+def deep_on_its_side(place: Place) -> None:
+    """16 bits, stored on their side."""
+    place.image("train/images/a0.png")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
+
+
+def paged(name: str) -> Make:
+    """A TIFF of two pages in place of a PNG."""
+
+    def make(place: Place) -> None:
+        place.remove(name)
+        one = Image.fromarray(STRIPES)
+        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
+
+    return make
+
+
+def in_lists(place: Place) -> None:
+    for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
+        lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
+        place.write(f"{split}.txt", "\n".join(lines))
+        place.data[split] = {"list": f"{split}.txt"}
+
+
+def arrays_in_folders(place: Place) -> None:
+    for split in ("train", "val"):
+        place.data[split]["image_suffix"] = ".npy"
+
+
+def values_at(*expected: int) -> Holds:
+    """The second train image is read so at a pixel."""
+
+    def holds(data: SegmentationData) -> bool:
+        found = decode_image(data.split("train")[1].image, data.spec)
+        return bool(found[20, 20].tolist() == list(expected))
+
+    return holds
 
 
 def is_mask(expected: Any = STRIPES) -> Holds:
@@ -432,7 +437,7 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
     "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
     "`data.range` from white": (given(range=(255, 0)), None),
-    "16 bits that EXIF": (turned_16, lambda data: decode_image(
+    "16 bits that EXIF": (deep_on_its_side, lambda data: decode_image(
         data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
     "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
     "the same with `data.channels: 4`": (
@@ -443,6 +448,9 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
     "`.npy` arrays": (
         both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
+        values_at(10, 20, 30, 40, 250)),
+    "the same in folders": (
+        both(pixels(BANDS, ".npy", images=ALL, channels=5), arrays_in_folders),
         values_at(10, 20, 30, 40, 250)),
     "an image of two pages": (paged(IMAGE), None),
     "a mask of two pages": (paged(MASK), None),
