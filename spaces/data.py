@@ -228,10 +228,14 @@ class TextDetectionSplitSpec(Share):
     images: str | None = None
     labels: str | None = None
     """A folder of ICDAR files (`<stem>` or `gt_<stem>`, .txt or .csv), or one JSON."""
+    set: str | None = None
+    """Only the images whose `set` is this in the JSON, as in COCO-Text's."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TextDetectionSplitSpec:
         folders = self.images is not None or self.labels is not None
+        if self.set is not None and not folders:
+            raise ValueError("set: goes with images and labels only")
         if folders == (self.fraction is not None):
             raise ValueError("give images and labels, or (val only) fraction")
         if folders and (self.images is None or self.labels is None):

@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
-from trainers.images import banded, opened
+from trainers.images import BAND_ROWS, File, banded, opened
 from trainers.losses import IGNORE
-
-ORIENTATION = 0x112  # of EXIF
 
 
 def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
@@ -22,17 +20,48 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
         InputError: broken file, or a value or colour that is no class; with its first place.
     """
     with opened(path, spec.max_pixels) as file:
-        image = file.image
-        if image is None:
-            raise InputError(
-                f"{path}: a mask must hold one class index a pixel, or with data.palette one RGB "
-                f"colour of 8 bits, but has {file.channels} channels of {8 * file.item} bits"
-            )
-        image.load()
+        image = _loaded(path, file)
         _check_mask(path, image, colours=spec.palette is not None)
         if spec.palette is not None:
             return banded(image, lambda band, top: _map_colours(band, top, path, spec))
         return banded(image, lambda band, top: _map_indices(band, top, path, spec))
+
+
+def mask_values(path: str, max_pixels: int, *, colours: bool) -> set[int | tuple[int, int, int]]:
+    """Return the values that a mask file holds, or the RGB colours where it is read by colour.
+
+    Raises:
+        InputError: no mask that `decode_mask` could read.
+    """
+    with opened(path, max_pixels) as file:
+        image = _loaded(path, file)
+        _check_mask(path, image, colours=colours)
+        found: set[int | tuple[int, int, int]] = set()
+        for top in range(0, image.height, BAND_ROWS):
+            band = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+            if not colours:
+                found |= set(np.unique(np.asarray(band)).astype(int).tolist())
+                continue
+            packed = _packed(np.asarray(band.convert("RGB")))
+            for colour in np.unique(packed).astype(int).tolist():
+                found.add((colour >> 16, colour >> 8 & 255, colour & 255))
+        return found
+
+
+def _loaded(path: str, file: File) -> Image.Image:
+    if file.image is None:
+        raise InputError(
+            f"{path}: a mask must hold one class index a pixel, or with data.palette one RGB "
+            f"colour of 8 bits, but has {file.channels} channels of {8 * file.item} bits"
+        )
+    file.image.load()
+    return file.image
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) uint32, RGB in one number."""
+    packed: np.ndarray = colours.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)
+    return packed
 
 
 def _check_mask(path: str, image: Image.Image, *, colours: bool) -> None:
@@ -42,7 +71,7 @@ def _check_mask(path: str, image: Image.Image, *, colours: bool) -> None:
             f"{path}: a mask must not be a JPEG, which blurs the borders of classes into other "
             "values; save it as png"
         )
-    if image.getexif().get(ORIENTATION, 1) != 1:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         raise InputError(
             f"{path}: its EXIF says to turn it, and masks are read as they are stored; save it "
             "turned, without EXIF"
@@ -110,8 +139,7 @@ def _ignored(spec: SegmentationDataSpec) -> list[int]:
 
 def _map_colours(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
     values = np.asarray(band.convert("RGB"))
-    packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
-    mapped = _colour_table(spec.model_dump_json())[packed]
+    mapped = _colour_table(spec.model_dump_json())[_packed(values)]  # (H, W)
     if (mapped < 0).any():
         row, column = np.argwhere(mapped < 0)[0]
         colour = tuple(int(channel) for channel in values[row, column])

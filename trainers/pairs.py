@@ -97,7 +97,9 @@ def kinds(paths: Sequence[Path], suffix: str = "") -> str:
         if path.is_dir():
             return "folder"
         ending = path.suffix.lower()
-        return f"{ending} without {suffix}" if ending in SUFFIXES else ending or "without suffix"
+        if suffix and ending in SUFFIXES:
+            return f"{ending} without {suffix}"
+        return ending or "without suffix"
 
     counts = Counter(map(kind, paths)).most_common(5)
     plural = {"folder": "folders"}

@@ -143,7 +143,7 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
     facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
-    notes = *facts["notes"], *_unused_files(spec)
+    notes = *facts["notes"], *_unused_files(spec), *_in_no_set(spec, splits)
     hashes = hashes_of(splits, facts["hashes"])
     whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
@@ -212,6 +212,10 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
     if not found:
         raise InputError(f"data.{name}: {nothing_in(images, can_recurse=False)}")
     if labels.is_dir():
+        if split.set is not None:
+            raise InputError(
+                f"data.{name}.set: goes with a JSON of labels, but {labels} is a folder"
+            )
         return _with_files(found, labels, name)
     if labels.suffix.lower() != JSON:
         raise InputError(
@@ -219,6 +223,8 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
             f"({', '.join(LABELS)}), or one file of COCO-Text's form whose name ends in .json"
         )
     known = _read_json(str(labels))
+    if split.set is not None:
+        found = _in_set(found, known, split.set, f"data.{name}.set", labels)
     missing = [path for path in found.values() if known.entry_of(path) is None]
     if missing:
         raise InputError(
@@ -226,6 +232,22 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
             f"first is {missing[0].name}"
         )
     return [Page(str(path), str(labels)) for path in found.values()]
+
+
+def _in_set(
+    found: dict[str, Path], known: JsonLabels, wanted: str, key: str, labels: Path
+) -> dict[str, Path]:
+    """The images that a JSON puts in one set."""
+    entries = {stem: known.entry_of(path) for stem, path in found.items()}
+    sets = {stem: known.found[entry].set for stem, entry in entries.items() if entry is not None}
+    chosen = {stem: path for stem, path in found.items() if sets.get(stem) == wanted}
+    if not chosen:
+        there = sorted({str(one) for one in sets.values() if one is not None})
+        raise InputError(
+            f"{key}: none of the {len(found)} images is in set {wanted!r} of {labels}; those that "
+            f"have one are in: {', '.join(there) or 'none'}"
+        )
+    return chosen
 
 
 def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
@@ -293,6 +315,21 @@ def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
     return said
 
 
+def _in_no_set(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> list[str]:
+    """How many images are in no set that is named."""
+    given = [split for split in (spec.train, spec.val, spec.test) if split is not None]
+    used = {page.image for pages in splits.values() for page in pages}
+    said = []
+    for folder in sorted({str(split.images) for split in given if split.set is not None}):
+        lost = [path for path in by_stem(Path(folder)).values() if str(path) not in used]
+        if lost:
+            said.append(
+                f"not used: {len(lost)} images of {folder}, which are in no data.*.set; the first "
+                f"is {lost[0].name}"
+            )
+    return said
+
+
 def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
     """The images that a JSON has and no split, and how many boxes they have."""
     used: dict[str, set[str | None]] = {}
@@ -301,9 +338,12 @@ def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
             entry = data.json_labels(page.labels).entry_of(Path(page.image))
             used.setdefault(page.labels, set()).add(entry)
     said = []
+    given = data.spec.train, data.spec.val, data.spec.test
     for labels, entries in used.items():
         known = data.json_labels(labels).found
         lost = [entry for entry in known if entry not in entries]
+        if wanted := {split.set for split in given if split and split.labels == labels} - {None}:
+            lost = [entry for entry in lost if known[entry].set in wanted]
         if lost:
             boxes = sum(len(known[entry].polygons) for entry in lost)
             said.append(

@@ -89,7 +89,9 @@ def launch(
     else:
         warm_up()
     with closing_store(store, create=True) as opened:
-        raise typer.Exit(run_study(study_spec, opened, kept, console(), trials, order))
+        raise typer.Exit(
+            run_study(study_spec, opened, kept, console(), trials, order, measure=True)
+        )
 
 
 def confirm(

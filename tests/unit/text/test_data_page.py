@@ -77,14 +77,16 @@ class Place:
         self.labels = name
 
     def load(self) -> TextData:
+        settings = dict(self.settings)
         tree = {
             "train": {
                 "images": f"{self.folder}/train/images",
                 "labels": f"{self.folder}/{self.labels}",
+                "set": settings.pop("only", None),
             },
             "val": {"images": f"{self.folder}/val/images", "labels": f"{self.folder}/val/labels"},
         }
-        return load_text_data(TextDetectionDataSpec.model_validate({**tree, **self.settings}))
+        return load_text_data(TextDetectionDataSpec.model_validate({**tree, **settings}))
 
 
 Make = Callable[[Place], None]
@@ -212,6 +214,19 @@ def twice(place: Place, name: str = "val", suffix: str = "jpg") -> None:
 def twice_in_train(place: Place) -> None:
     twice(place, "train")
     place.settings["val"] = {"fraction": 0.5, "seed": 1}
+
+
+def sets(*names: str | None) -> Make:
+    """The images of the JSON are in these sets."""
+
+    def make(place: Place) -> None:
+        place.json()
+        content = json.loads((place.folder / "train.json").read_text())
+        for entry, name in zip(content["images"], names, strict=True):
+            entry |= {} if name is None else {"set": name}
+        place.write(json.dumps(content), name="train.json")
+
+    return make
 
 
 def small(place: Place) -> None:
@@ -380,6 +395,11 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "two of one name": (lambda place: place.json("a/p0.png", "b/p0.png", "p1.png"), None),
     "an image that the JSON lacks": (lambda place: place.json("p0.png"), None),
     "images of the JSON": (lambda place: place.json("p0.png", "p1.png", "p7.png"), counts()),
+    "`set`, as": (
+        both(sets("val", "train"), lambda place: place.settings.update(only="train")),
+        lambda data: len(data.split("train")) == 1 and counts()(data)),
+    "a `set` that": (
+        both(sets("val", None), lambda place: place.settings.update(only="train")), None),
     "`width` and": (sizes, None),
     '`"ignore": "0"`': (labels({**BBOX, "ignore": "0"}), counts()),
     '`"ignore": "1"`': (
