@@ -33,8 +33,8 @@ def clean(
         held = [] if opened is None else checkpoints_needed(kept, opened)
         if held:
             typer.echo(
-                f"{shown_bytes(sum(held)):>9}  checkpoints that stay: {len(held)}, of trials that go "
-                "on from them; segtune delete STUDY removes a study's"
+                f"{shown_bytes(sum(held)):>9}  checkpoints that stay: {len(held)}, of trials that "
+                "go on from them; segtune delete STUDY removes a study's"
             )
         if not found:
             typer.echo("nothing to remove")
