@@ -14,7 +14,7 @@ from search.check_text import say_text
 from search.database.store import Store
 from search.findings.wording import dimension_text, splits_named
 from search.near_duplicates import near_duplicates
-from search.work.estimate import estimate, workers_here
+from search.work.estimate import estimate
 from search.work.forkserver import warm_up
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
@@ -80,7 +80,7 @@ def check_study(path: Path, store: Store, console: Console) -> None:
     for line in initial_weights(space, data):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
-    for line in estimate(spec, data, workers_here(spec)).lines():
+    for line in estimate(spec, data, spec.budget.trials).lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("ok: segtune launch", str(path), highlight=False)
 

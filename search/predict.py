@@ -27,6 +27,7 @@ from trainers.data import each_decoded
 from trainers.dbnet.decode import Detections
 from trainers.images import as_rgb, decode_image, pixels_of
 from trainers.memory import is_out_of_memory
+from trainers.pairs import NPY, SUFFIXES
 from trainers.pictures import painted
 from trainers.predict import Found, Predictor, Prepared
 from trainers.text_evaluate import painted_boxes
@@ -211,7 +212,8 @@ def predict_files(
     Raises:
         InputError: no image is found, or `to` is not a folder for it.
     """
-    jobs = find_images(words, to)
+    own = () if predictor.data.channels in (1, 3) else (NPY,)
+    jobs = find_images(words, to, (*SUFFIXES, *own))
     output = Output(to, predictor, wanted)
     with output.taken():
         left = output.open(jobs, overwrite)

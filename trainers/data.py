@@ -131,7 +131,7 @@ class SegmentationData(Splits[Sample]):
             fold says behind a slash which images are its val.
         folds: a data set for each fold, where there are folds; every image is in one's val, and
             `val` of the whole has them all.
-        notes: what was assumed of the images' values, what of the folders is not used, and what val
+        notes: what was assumed of the images' values, what is not read, and which classes val
             lacks: a sentence each.
     """
 
@@ -171,32 +171,28 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_counts"],
         facts["val_images"],
         facts["fingerprint"],
-        notes=(*facts["notes"], *_unused(spec, splits, facts["val_counts"])),
+        notes=(*facts["notes"], *_unused(spec, splits), *_lacking(spec, facts["val_counts"])),
         hashes=hashes_of(splits, facts["hashes"]),
     )
 
 
-def _unused(
-    spec: SegmentationDataSpec, splits: dict[str, list[Sample]], val: Sequence[int]
-) -> tuple[str, ...]:
-    """What of the folders is not used, and which classes val lacks.
-
-    Args:
-        val: pixels of each class in val.
-    """
-    lacking = [
-        name
-        for name, pixels in zip(spec.class_names, val, strict=True)
-        if not pixels and name not in spec.ignore_classes
-    ]
-    absent = (
-        f"data.val: no mask has a pixel of {', '.join(lacking)}; what val lacks is left out of the "
-        "score, but counts as 0 where a model finds it"
-    )
+def _unused(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> list[str]:
+    """What of the folders is not used."""
     named = {"train": spec.train, "val": spec.val, "test": spec.test}
     own = {name: split for name, split in named.items() if split is not None}
-    used = {file for samples in splits.values() for s in samples for file in s.pixel_files}
-    return (*not_read(own, used), *([absent] if lacking else []))
+    return not_read(own, {f for samples in splits.values() for s in samples for f in s.pixel_files})
+
+
+def _lacking(spec: SegmentationDataSpec, pixels: Sequence[int]) -> list[str]:
+    """Which classes val lacks."""
+    counted = zip(spec.class_names, pixels, strict=True)
+    names = [name for name, count in counted if not count and name not in spec.ignore_classes]
+    if not names:
+        return []
+    return [
+        f"data.val: no mask has a pixel of {', '.join(names)}; what val lacks is left out of the "
+        "score, but counts as 0 where a model finds it"
+    ]
 
 
 def _load_folds(
@@ -223,12 +219,13 @@ def _load_folds(
             effective_images(sizes["val"]).tolist(),
             facts["fingerprint"] + fold_mark(of["val"], fold),
             fold,
+            notes=tuple(facts["notes"]),
             hashes=hashes,
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
     whole = part({**splits, "val": samples})
-    notes = (*facts["notes"], *_unused(spec, splits, whole.val_counts))
+    notes = *whole.notes, *_unused(spec, splits), *_lacking(spec, whole.val_counts)
     return replace(whole, folds=tuple(parts), notes=notes)
 
 
@@ -496,12 +493,11 @@ def _notes(
 
 def _fingerprint(spec: SegmentationDataSpec, facts: Mapping[str, Sequence[_Facts]]) -> str:
     meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
-    # without what is set, the fingerprint is that of older versions
-    if spec.ignore_classes:
+    if spec.ignore_classes:  # without them the fingerprint is that of older versions
         meaning.append(spec.ignore_classes)
-    meaning += spec.reading
     if spec.values is not None or spec.ignore_values:
         meaning.append({"values": spec.values, "ignore_values": spec.ignore_values})
+    meaning += spec.reading
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(facts):
         digest.update(name.encode())

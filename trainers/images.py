@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from spaces.errors import InputError
 from trainers.near_duplicates import picture_hash
-from trainers.pairs import plain_file
+from trainers.pairs import NPY, plain_file
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
 
@@ -30,7 +30,6 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong, we say
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
-NPY = ".npy"
 BITS, PHOTOMETRIC, PLANES, EXTRA = 258, 262, 284, 338
 """Tags of a TIFF; PHOTOMETRIC: 0 and 1 are grey, 2 is RGB; PLANES: 2 is channel by channel."""
 

@@ -16,6 +16,7 @@ from spaces.sources import short_start
 from spaces.textfile import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+NPY = ".npy"  # an image where image_suffix says so, a list names it, or channels are many
 LIST_BYTES = 50_000_000  # of a file of names, or of `image mask` lines
 SUFFIX_KEYS = ("image_suffix", "mask_suffix")
 SIGNS = "_-. "  # between the parts of a file's name
@@ -284,9 +285,10 @@ def _alike(one: str, other: str) -> int:
 
 def _key(path: Path, folder: Path, suffix: str) -> str | None:
     """What the names of an image and its mask have in common; None for what is no such file."""
-    ending = Path(f"x{suffix}").suffix if suffix.lower().endswith(SUFFIXES) else ""
+    ending = Path(f"x{suffix}").suffix if suffix.lower().endswith((*SUFFIXES, NPY)) else ""
     stem = suffix.removesuffix(ending)
-    if not _is_image(path) or ending.lower() not in ("", path.suffix.lower()):
+    wanted = (ending.lower(),) if ending else SUFFIXES
+    if path.suffix.lower() not in wanted:
         return None
     key = same_name(path.relative_to(folder).with_suffix("").as_posix())
     return key.removesuffix(same_name(stem)) if key.endswith(same_name(stem)) else None
@@ -336,7 +338,9 @@ def _chosen(
     pairs: dict[str, tuple[int, Pair]] = {}
     for number, line in _lines(path, name):
         given = same_name(line.strip())
-        bare = given[: -len(Path(given).suffix)] if given.lower().endswith(SUFFIXES) else given
+        bare = (
+            given[: -len(Path(given).suffix)] if given.lower().endswith((*SUFFIXES, NPY)) else given
+        )
         key = next(
             (k for k in (given, bare, bare.removesuffix(split.image_suffix)) if k in images), None
         )

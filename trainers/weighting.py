@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-LR = 0.025  # of the logarithms: a step of AdamW changes a weight by about 2.5 % at most
+LR = 0.025  # of the logarithms: a step of AdamW changes a weight by about 2.5 %
 
 
 class LearnedWeights:

@@ -37,6 +37,8 @@ def init(
         layout = recognise(data)
         template = study_file(layout.task, recipe)
         _write(to, study_of(layout, template, to.resolve().parent, data.resolve().name))
+        if recipe is not None:
+            _check_fits(recipe, to)
         typer.echo(f"{data} looks like {layout.name}; wrote {to}. Next: segtune check {to}")
         return
     if task is None or folder is None:
@@ -63,6 +65,17 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from None
     path.write_text(text, encoding="utf-8")
+
+
+def _check_fits(recipe: str, written: Path) -> None:
+    """Take back a study file whose recipe is for other data, such as one class alone."""
+    from spaces.spec import StudySpec
+
+    try:
+        StudySpec.load(written)
+    except InputError as error:
+        written.unlink()
+        raise InputError(f"--recipe {recipe} does not fit this data set: {error}") from None
 
 
 def spaces(

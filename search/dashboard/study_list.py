@@ -46,9 +46,9 @@ class StudyList:
 
 
 def how_far(found: Overview) -> str:
-    """`7 of 12 trials, best 0.5123`."""
+    """`7/12, best 0.5123`."""
     best = "" if found.best is None else f", best {found.best:.4f}"
-    return f"{found.ended} of {found.slots} trials{best}"
+    return f"{found.ended}/{found.slots}{best}"
 
 
 def _from_page(environ: dict[str, Any]) -> bool:

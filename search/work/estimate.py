@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from search.files.sizes import shown_bytes
-from search.findings.wording import clock
+from search.findings.wording import clock_span
 from search.work.forkserver import context
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import fold_count
@@ -62,11 +62,13 @@ class Estimate:
     """What a study will take.
 
     Attributes:
+        trials: that are still to begin.
         workers: among whom the time is divided.
         cache: bytes of all decoded images.
     """
 
     spec: StudySpec
+    trials: int
     device: str
     workers: int
     smallest: Extreme
@@ -100,7 +102,7 @@ class Estimate:
         )
 
     def _search(self, speed: Speed) -> float:
-        return speed.epoch * self._epochs * self.spec.budget.trials / self.workers
+        return speed.epoch * self._epochs * self.trials / self.workers
 
     @property
     def _epochs(self) -> int:
@@ -118,7 +120,7 @@ class Estimate:
         ]
         ends = f"; budget.{' and '.join(limits)} may end it before" if limits else ""
         return (
-            f"time: {clock(least)} to {clock(most)} on {whose}, if all {budget.trials} trials of "
+            f"time: {clock_span(least, most)} on {whose}, if all {self.trials} trials of "
             f"{self._epochs} epochs were as small or as large; what early stopping spares is not "
             f"counted{more}{ends}"
         )
@@ -129,7 +131,7 @@ class Estimate:
         if not rooms:
             return text
         waits = self.spec.pruner.name == "quantile" and self.spec.pruner.pause_below is not None
-        waiting = max(1, round(WAITING * self.spec.budget.trials)) if waits else 0
+        waiting = max(1, round(WAITING * self.trials)) if waits else 0
         each = [[weights for weights, _ in rooms], [state for _, state in rooms]]
         kept = self.spec.keep_models * fold_count(self.spec.data)
         wait = f", and of each that waits, {waiting} of them at most" if waiting else ""
@@ -157,22 +159,19 @@ def _span(found: Iterable[int]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def estimate(spec: StudySpec, data: Data, workers: int) -> Estimate:
-    """Measure what a study will take on this machine.
-
-    Args:
-        workers: among whom the time is divided.
-    """
+def estimate(spec: StudySpec, data: Data, trials: int) -> Estimate:
+    """Measure what so many trials of a study will take on this machine."""
     space = spec.search_space()
     small, large = (_measured(config, data) for config in _extremes(space, data))
     device = device_name(pick_device())
-    return Estimate(spec, device, workers, small, large, _cache_bytes(space, data))
+    workers = _workers_here(spec)
+    return Estimate(spec, trials, device, workers, small, large, _cache_bytes(space, data))
 
 
-def workers_here(spec: StudySpec) -> int:
-    """Workers of this machine that a launch would divide the time among: no more than GPUs.
+def _workers_here(spec: StudySpec) -> int:
+    """Workers that divide the time on this machine: as many as GPUs, where so many are started.
 
-    Those that share a GPU, or the cores of a machine without, share its speed.
+    Those that share a GPU, or the cores of a machine without one, share its speed.
     """
     gpus = len(visible_gpus())
     count = spec.workers.count if spec.workers.count is not None else gpus

@@ -104,9 +104,9 @@ def test_the_list_shows_progress_and_the_best_value(store: Store, tmp_path: Path
 
     page = {"HTTP_REFERER": "http://localhost:8080/dashboard"}
     assert names(**page) == [
-        "plain (3 of 4 trials, best 0.5000)",
-        "folds (2 of 2 trials, best 0.6000)",
-        "new (0 of 9 trials)",
+        "plain (3/4, best 0.5000)",
+        "folds (2/2, best 0.6000)",
+        "new (0/9)",
     ]
     assert names() == names(HTTP_REFERER="http://localhost:8080/notes") == ["plain", "folds", "new"]
     assert get(app, "/api/studies/999", **page)[0].startswith("404")

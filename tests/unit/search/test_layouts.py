@@ -281,7 +281,13 @@ def test_a_recipe_takes_the_data_of_a_folder(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, words).exit_code == 0
     spec = StudySpec.load(study)
     assert (spec.name, spec.data.names) == ("data", ["Animal", "Car"])
-    assert spec.search_space().base.model.arch == "Unet"  # type: ignore[union-attr]
+    assert "optim.lr" in spec.space
+    other = tmp_path / "other.yaml"
+    words = ["init", "--from", str(tmp_path / "data"), "--to", str(other), "--recipe", "lanes"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and not other.exists()
+    said = " ".join(refused.output.split())
+    assert "--recipe lanes does not fit this data set: decode.threshold: counts in" in said
 
 
 def test_rectangles_are_seen(tmp_path: Path) -> None:

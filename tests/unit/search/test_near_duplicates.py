@@ -13,6 +13,7 @@ from PIL import Image
 from search.near_duplicates import near_duplicates
 from search.samples.receipts import write_receipts
 from spaces.data import SegmentationDataSpec
+from tests.scenes import scene
 from trainers.data import load_segmentation_data
 from trainers.near_duplicates import (
     BYTES,
@@ -25,16 +26,6 @@ from trainers.near_duplicates import (
     picture_hash,
     to_text,
 )
-
-
-def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """(width, height) of noise at many scales, the coarse ones strongest, as in a photo."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((*size[::-1], 3))
-    for cell in (40, 20, 10, 5, 2):
-        rough = rng.integers(0, 256, (size[1] // cell, size[0] // cell, 3), dtype=np.uint8)
-        total += np.asarray(Image.fromarray(rough).resize(size)) * cell**0.5
-    return Image.fromarray((total / 18.7).astype(np.uint8))
 
 
 def encoded(picture: Image.Image, quality: int) -> Image.Image:

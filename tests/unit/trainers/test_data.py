@@ -17,9 +17,10 @@ from search.samples.streets import CLASSES, write_streets
 from spaces.config import SegmentationMetric
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
+from tests.tiffs import write_tiff
 from trainers import data as data_module
 from trainers.data import SegmentationData, _Room, find_splits
-from trainers.images import PIXEL_BYTES, decode_image
+from trainers.images import PIXEL_BYTES, bytes_of, decode_image
 from trainers.losses import IGNORE
 from trainers.masks import decode_mask
 from trainers.tasks import check_metric, load_data
@@ -181,6 +182,15 @@ def test_decoding_takes_the_memory_that_is_reckoned_with(tmp_path: Path) -> None
     ):
         decode()  # tables of classes and colours are kept
         assert _peak(decode) / side**2 < PIXEL_BYTES + 1
+
+
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_deep_colours_take_the_memory_that_is_reckoned_with(kind: str, tmp_path: Path) -> None:
+    side, path = 2000, str(tmp_path / "a.tif")
+    values = (np.arange(side)[:, None] + np.arange(side)).astype(kind)
+    write_tiff(Path(path), np.stack([values] * 3, axis=-1))
+    del values
+    assert _peak(lambda: decode_image(path, spec(tmp_path))) < bytes_of(path) + side**2
 
 
 def _peak(of: Any) -> int:

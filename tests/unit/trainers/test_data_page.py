@@ -19,9 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from search.check import say_masks
+from search.near_duplicates import near_duplicates
 from search.work.preflight import preflight
 from spaces.errors import InputError
 from spaces.spec import StudySpec
+from tests.scenes import scene
 from tests.tiffs import write_tiff
 from tests.unit.data_page import Row, each_has_its_case, parameters
 from trainers.data import SegmentationData
@@ -154,32 +156,6 @@ def remove(name: str) -> Make:
     return lambda place: place.remove(name)
 
 
-TRAIN = ("train/images/a0", "train/images/a1")
-ALL = (*TRAIN, "val/images/b0")
-
-
-def pixels(
-    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
-) -> Make:
-    """These images are such ones, which differ in one pixel."""
-
-    def make(place: Place) -> None:
-        place.data.update(data)
-        for index, name in enumerate(images):
-            place.remove(f"{name}.png")
-            own = array.copy()
-            own[0, index] = own[20, 20] // 2
-            path = place.folder / f"{name}{suffix}"
-            if suffix == ".npy":
-                np.save(path, own)
-            elif suffix == ".tif":
-                write_tiff(path, own)
-            else:
-                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
-
-    return make
-
-
 def write(name: str, content: str | bytes) -> Make:
     return lambda place: place.write(name, content)
 
@@ -190,25 +166,6 @@ def cut(name: str) -> Make:
     def make(place: Place) -> None:
         content = (place.folder / name).read_bytes()
         place.write(name, content[: len(content) // 2])
-
-    return make
-
-
-def turned_16(place: Place) -> None:
-    """16 bits, stored on their side."""
-    place.image("train/images/a0.png")
-    exif = Image.Exif()
-    exif[0x112] = 6
-    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
-
-
-def paged(name: str) -> Make:
-    """A TIFF of two pages in place of a PNG."""
-
-    def make(place: Place) -> None:
-        place.remove(name)
-        one = Image.fromarray(STRIPES)
-        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
 
     return make
 
@@ -244,23 +201,6 @@ def turned(name: str, orientation: int) -> Make:
     return make
 
 
-def in_lists(place: Place) -> None:
-    for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
-        lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
-        place.write(f"{split}.txt", "\n".join(lines))
-        place.data[split] = {"list": f"{split}.txt"}
-
-
-def values_at(*expected: int) -> Holds:
-    """The second train image is read so at a pixel."""
-
-    def holds(data: SegmentationData) -> bool:
-        found = decode_image(data.split("train")[1].image, data.spec)
-        return bool(found[20, 20].tolist() == list(expected))
-
-    return holds
-
-
 def indexed(colours: Sequence[int]) -> Make:
     """Each mask a PNG with a table of these colours."""
 
@@ -271,6 +211,73 @@ def indexed(colours: Sequence[int]) -> Make:
             place.save(name, one)
 
     return make
+
+
+TRAIN = ("train/images/a0", "train/images/a1")
+ALL = (*TRAIN, "val/images/b0")
+
+
+def pixels(
+    array: np.ndarray, suffix: str = ".png", images: Sequence[str] = TRAIN, **data: Any
+) -> Make:
+    """These images are such ones, which differ in one pixel."""
+
+    def make(place: Place) -> None:
+        place.data.update(data)
+        for index, name in enumerate(images):
+            place.remove(f"{name}.png")
+            own = array.copy()
+            own[0, index] = own[20, 20] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".npy":
+                np.save(path, own)
+            elif suffix == ".tif":
+                write_tiff(path, own)
+            else:
+                cv2.imwrite(str(path), own[..., [2, 1, 0, 3][: own.shape[2]]])
+
+    return make
+
+
+def deep_on_its_side(place: Place) -> None:
+    """16 bits, stored on their side."""
+    place.image("train/images/a0.png")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    place.save(IMAGE, Image.fromarray(DEEP[..., 0].T.copy() * 16), exif=exif)
+
+
+def paged(name: str) -> Make:
+    """A TIFF of two pages in place of a PNG."""
+
+    def make(place: Place) -> None:
+        place.remove(name)
+        one = Image.fromarray(STRIPES)
+        place.save(name.replace(".png", ".tif"), one, save_all=True, append_images=[one])
+
+    return make
+
+
+def in_lists(place: Place) -> None:
+    for split, names in (("train", ("a0", "a1")), ("val", ("b0",))):
+        lines = [f"{split}/images/{name}.npy {split}/masks/{name}.png" for name in names]
+        place.write(f"{split}.txt", "\n".join(lines))
+        place.data[split] = {"list": f"{split}.txt"}
+
+
+def arrays_in_folders(place: Place) -> None:
+    for split in ("train", "val"):
+        place.data[split]["image_suffix"] = ".npy"
+
+
+def values_at(*expected: int) -> Holds:
+    """The second train image is read so at a pixel."""
+
+    def holds(data: SegmentationData) -> bool:
+        found = decode_image(data.split("train")[1].image, data.spec)
+        return bool(found[20, 20].tolist() == list(expected))
+
+    return holds
 
 
 def is_mask(expected: Any = STRIPES) -> Holds:
@@ -302,6 +309,32 @@ ROAD, CAR, SKY, BORDER = (128, 64, 128), (0, 0, 142), (70, 130, 180), (224, 224,
 COLOURS = np.array([ROAD, CAR, SKY], np.uint8)[STRIPES]  # (H, W, 3)
 PALETTE = given(palette=[ROAD, CAR, SKY], ignore_index=None)
 BOTH = names("a0.png", "a1.png")
+TWO: Holds = lambda data: len(data.split("val")) == 2  # noqa: E731
+
+
+def frame(name: str, video: int = 0, number: int = 0, kind: str = "png") -> Make:
+    """A frame of a video of 160x120, and its mask; the camera moves by two pixels at a time."""
+
+    def make(place: Place) -> None:
+        picture = scene(video, (220, 120)).crop((2 * number, 0, 160 + 2 * number, 120))
+        image, mask = name.format("images"), name.format("masks")
+        (place.folder / image).unlink(missing_ok=True)
+        place.save(str(Path(image).with_suffix(f".{kind}")), picture)
+        place.mask(mask, np.resize(STRIPES, (120, 160)))
+
+    return make
+
+
+def videos(other: str) -> Make:
+    """Two videos in place of all images; the second frame of each goes into `other`."""
+    old = ("train/{}/a0.png", "train/{}/a1.png", "val/{}/b0.png")
+    return both(
+        *(remove(name.format(kind)) for name in old for kind in ("images", "masks")),
+        *(frame(f"train/{{}}/clip{video}_0.png", video) for video in (1, 2)),
+        *(frame(f"{other}/{{}}/clip{video}_1.png", video, 1) for video in (1, 2)),
+    )
+
+
 HALF = np.arange(SIZE[0])[None] < 20 + np.zeros_like(STRIPES)
 HALF_VOID = np.where(HALF, STRIPES, 255).astype(np.uint8)
 NFC, NFD = (unicodedata.normalize(form, "\u00e9") for form in ("NFC", "NFD"))
@@ -404,7 +437,8 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
     "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
     "`data.range` from white": (given(range=(255, 0)), None),
-    "16 bits that EXIF": (turned_16, lambda data: decode_image(
+    "`data.range` of one": (given(range=4095), None),
+    "16 bits that EXIF": (deep_on_its_side, lambda data: decode_image(
         data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
     "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
     "the same with `data.channels: 4`": (
@@ -415,6 +449,9 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "the same with `data.channels: 5`": (pixels(BANDS, ".tif", channels=5), None),
     "`.npy` arrays": (
         both(pixels(BANDS, ".npy", images=ALL, channels=5), in_lists),
+        values_at(10, 20, 30, 40, 250)),
+    "the same in folders": (
+        both(pixels(BANDS, ".npy", images=ALL, channels=5), arrays_in_folders),
         values_at(10, 20, 30, 40, 250)),
     "an image of two pages": (paged(IMAGE), None),
     "a mask of two pages": (paged(MASK), None),
@@ -451,6 +488,13 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
         both(copy(IMAGE, "val/images/a1.png"), copy(MASK, "val/masks/a1.png")), None),
     "one folder as train": (
         lambda place: place.data.update(val=place.data["train"]), None),
+    "a picture of train": (
+        both(frame("train/{}/a1.png"), frame("val/{}/b0.png", kind="jpg")), BOTH),
+    "frames that follow": (videos("val"), names("clip1_0.png", "clip2_0.png")),
+    "the same in one folder, with `data.val: {f": (
+        both(videos("train"), given(val={"fraction": 0.5, "seed": 0})), TWO),
+    "the same with that `group`": (
+        both(videos("train"), given(val={"fraction": 0.5, "group": r"^(.+?)[_-]?\d+$"})), TWO),
 
     "masks called `a1_L.png`": (rename_all("train/images/{}.png", "train/masks/{}_L.png"), None),
     "the same with `mask_suffix: _L`": (
@@ -553,7 +597,9 @@ def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -
     spec = place.study()
     data = preflight(spec)
     assert isinstance(data, SegmentationData)
-    say_masks(spec.search_space(), data, Console(file=said, width=200))
+    console = Console(file=said, width=200)
+    say_masks(spec.search_space(), data, console)
+    console.print("\n".join(near_duplicates(data)), markup=False, soft_wrap=True)
     assert holds is not None and holds(data)
     lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
     spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]

@@ -105,7 +105,7 @@ def test_timm_encoders_have_one_set_of_weights(build: Any) -> None:
 def test_a_pair_that_cannot_be_built_is_a_clear_error() -> None:
     config = ModelConfig(arch="DeepLabV3Plus", encoder="tu-hrnet_w18", encoder_weights=None)
     with pytest.raises(InputError, match=r"DeepLabV3Plus with model\.encoder tu-hrnet_w18"):
-        check_model(config, (64, 64), 2)
+        check_model(config, (64, 64), 2, 3)
 
 
 @pytest.mark.parametrize("arch", ["Unet", "FPN", "DeepLabV3Plus"])
