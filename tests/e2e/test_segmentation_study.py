@@ -177,7 +177,10 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     (tmp_path / "study.yaml").write_text(text)
     checked = segtune("check", "study.yaml", cwd=tmp_path)
     assert "images: train 8 in 2 folds, test 2: a trial trains 2 models" in checked
+    for said in ("smallest: Unet/mobilenet_v2", "if all 2 trials of 6 epochs", "disk: "):
+        assert said in checked, checked
     out = segtune("launch", "study.yaml", cwd=tmp_path)
+    assert "if all 2 trials of 6 epochs" in out and "left by the steps measured before" in out
     assert "trial 1 fold 2, epoch 3/3: IoU" in out and "the best on fresh seeds" in out
     status = json.loads(segtune("status", "few", "--json", cwd=tmp_path))
     best = status["best"]
