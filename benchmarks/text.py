@@ -94,7 +94,9 @@ def main() -> None:
     given.add_argument("--seeds", type=int, default=3)
     given.add_argument("--epochs", type=int, default=8)
     given.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other settings")
-    given.add_argument("--runs", type=Path, help="file of ended runs, to go on where it was")
+    given.add_argument(
+        "--runs", type=Path, help="file of ended runs of these settings, to go on where it was"
+    )
     options = given.parse_args()
     changes = {
         name: json.loads(value) for name, _, value in (s.partition("=") for s in options.set)

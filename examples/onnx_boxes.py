@@ -48,7 +48,7 @@ def main(model, to, *paths):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segtune"])
     plain = {"tta": "none", "output": "quad", "channels": 3, "range": None}
-    settings = plain | facts["images"] | facts["decode"]
+    settings = plain | facts.get("images", {}) | facts["decode"]
     if more := [f"{name} {settings[name]}" for name in plain if settings[name] != plain[name]]:
         sys.exit(
             f"{', '.join(more)}: segtune predict --runtime onnx does that, this script does not"

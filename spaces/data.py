@@ -114,6 +114,13 @@ class ImagesSpec(Section):
             return []
         return [{"range": self.range, "channels": self.channels}]
 
+    @field_validator("range", mode="before")
+    @classmethod
+    def _check_two(cls, given: Any) -> Any:
+        if given is not None and (not isinstance(given, list | tuple) or len(given) != 2):
+            raise ValueError(f"must be [black, white], but got {given!r}")
+        return given
+
     @field_validator("range")
     @classmethod
     def _check_range(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:

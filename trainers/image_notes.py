@@ -12,6 +12,7 @@ Images = Sequence[tuple[str, Seen]]
 DARK = {"8 bits": 16}
 """{depth: of nearly black images no value is above white divided by this}."""
 DARK_OTHERS = 4  # as 14 bits are in files of 16
+COMMON = (1, 15, 255, 1023, 4095, 16383, 65535)  # values of white
 
 
 def image_notes(name: str, images: Images, pixels: Pixels) -> Iterator[str]:
@@ -49,7 +50,7 @@ def _dark(name: str, images: Images, depth: str, pixels: Pixels) -> Iterator[str
         taken = f"data.range says that {_plain(white)} is white"
     else:
         taken = f"{_plain(white)} is taken for white, as {depth} have it"
-    likely = "1" if high <= 1 else str(2 ** int(high).bit_length() - 1)
+    likely = _plain(next((one for one in COMMON if one >= high), high))
     more = f"; if {likely} is white, write data.range: [{_plain(low)}, {likely}]"
     yield (
         f"warning: data.{name}: {len(images)} images are nearly black: their largest value is "

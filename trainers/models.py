@@ -68,7 +68,7 @@ def begun(
     return model
 
 
-def check_model(config: ModelConfig, size: tuple[int, int], logits: int, channels: int) -> None:
+def check_model(config: ModelConfig, size: tuple[int, int], logits: int, channels: int = 3) -> None:
     """Build a model and run it once at (height, width); raises InputError where it cannot.
 
     Pretrained weights are fetched, so that no trial has to.

@@ -53,6 +53,12 @@ def clock(seconds: float) -> str:
     return f"{whole} s"
 
 
+def clock_span(least: float, most: float) -> str:
+    """`12 s to 3 min 10 s`; one of them where both are said alike."""
+    shown = clock(least), clock(most)
+    return shown[0] if shown[0] == shown[1] else " to ".join(shown)
+
+
 def epoch_named(report: EpochReport, epochs: int) -> str:
     """`epoch 4/12`, or `fold 2, epoch 4/12`.
 

@@ -60,6 +60,7 @@ def icdar(folder: Path) -> Layout | None:
         names = [name for name in there if re.search(rf"(^|_){word}(ing)?_", name)]
         images = [there[name] for name in names if re.search(r"images?(_\w+)?$", name)]
         labels = [there[name] for name in names if re.search(r"(^|_)gt(_\w+)?$", name)]
+        labels = list(filter(_are_labels, labels))
         if len(images) == len(labels) == 1:
             data[split] = {"images": str(images[0]), "labels": str(labels[0])}
     if "train" not in data:
@@ -72,7 +73,7 @@ def pages(folder: Path) -> Layout | None:
     found = {
         split: {"images": str(images), "labels": str(labels)}
         for split, (images, labels) in paired_folders(folder).items()
-        if any(path.suffix.lower() in LABELS for path in listing(labels))
+        if _are_labels(labels)
     }
     there = folders_of(folder)
     for split, names in SPLITS.items() if "train" not in found else ():
@@ -135,13 +136,23 @@ def _checked(name: str, folder: Path, data: dict[str, Any]) -> Layout:
 
 
 def _points(labels: list[str]) -> int:
-    """Corners of a box: 2 where lines are no four corners, but rectangles."""
+    """Corners of a box: 4, or 2 where all lines are rectangles; else InputError, as of 4."""
     files = [Path(path) for path in dict.fromkeys(labels) if not path.lower().endswith(".json")]
-    for points in (4, 2):
-        try:
-            for path in files[:LOOKED_AT]:
-                read_icdar(path, points)
-            return points
-        except (OSError, ValueError):
-            continue
-    return 4
+    problems = [_problem(files[:LOOKED_AT], points) for points in (4, 2)]
+    if None not in problems:
+        raise InputError(str(problems[0]))
+    return 4 if problems[0] is None else 2
+
+
+def _problem(files: list[Path], points: int) -> Exception | None:
+    """What is wrong with label files whose boxes have so many corners."""
+    try:
+        for path in files:
+            read_icdar(path, points)
+    except (OSError, ValueError) as error:
+        return error
+    return None
+
+
+def _are_labels(folder: Path) -> bool:
+    return any(path.suffix.lower() in LABELS for path in listing(folder))

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from search.files.sizes import shown_bytes
-from search.findings.wording import clock
+from search.findings.wording import clock_span
 from search.work.forkserver import context
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import fold_count
@@ -120,7 +120,7 @@ class Estimate:
         ]
         ends = f"; budget.{' and '.join(limits)} may end it before" if limits else ""
         return (
-            f"time: {clock(least)} to {clock(most)} on {whose}, if all {self.trials} trials of "
+            f"time: {clock_span(least, most)} on {whose}, if all {self.trials} trials of "
             f"{self._epochs} epochs were as small or as large; what early stopping spares is not "
             f"counted{more}{ends}"
         )

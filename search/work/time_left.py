@@ -15,7 +15,7 @@ from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.findings.wording import clock
+from search.findings.wording import clock, clock_span
 from search.studies.trial_facts import TrialFacts
 
 KNOWN = 3  # trials with epochs that were timed; with fewer nothing is said but what was measured
@@ -97,6 +97,8 @@ class TimeLeft:
     paces: dict[int, Pace] = field(default_factory=dict)
     _busy: float = 0.0  # seconds of workers, in which the epochs after `Pace.before` were trained
     _said: Said | None = None
+    _first: int = 0  # trials that had not ended when this first looked
+    _unended: int = 0
 
     def take(self, trial: FrozenTrial, waiting: Mapping[int, str], *, first: bool = False) -> None:
         """Take over what the store has of a trial.
@@ -142,6 +144,7 @@ class TimeLeft:
             unended: trials that have not ended, those that have not begun included.
             workers: that train now, at least 1.
         """
+        self._first, self._unended = self._first or unended, unended
         basis = self._basis(unended, workers)
         if basis is None:
             return
@@ -160,8 +163,9 @@ class TimeLeft:
             return f"about {clock(said.left_at(now))} left{said.why}"
         if self.measured is None:
             return f"{clock(now)} gone"
-        least, most = (clock(max(seconds - now, 0.0)) for seconds in self.measured)
-        return f"{least} to {most} left by the steps measured before"
+        share = self._unended / max(self._first, 1)
+        left = clock_span(*(share * seconds for seconds in self.measured))
+        return f"{left} left by the steps measured before"
 
     def _basis(self, unended: int, workers: int) -> Basis | None:
         timed = [pace for pace in self.paces.values() if pace.timed]

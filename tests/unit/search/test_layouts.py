@@ -223,6 +223,9 @@ CASES: dict[str, tuple[Callable[[Drawn], None], str, Facts]] = {
         pairs("images/{index}.png", "masks/{index}.png", ((0, 0, 142), (128, 64, 128), (1, 2, 3))),
         "pairs of images and masks",
         {"classes": ["colour_00008e", "colour_010203", "colour_804080"], "images": (2, 1, 0)}),
+    "beside": (
+        pairs("{split}_images/{index}.png", "{split}_gt/{index}.png", (0, 1)),
+        "pairs of images and masks", {"images": (3, 3, 0)}),
     "one-folder": (
         pairs("{index}_sat.jpg", "{index}_mask.png", (0, 1)),
         "pairs of images and masks", {"images": (2, 1, 0)}),
@@ -345,9 +348,15 @@ def few_names(drawn: Drawn) -> None:
     pairs("images/{index}.png", "masks/{index}.png", range(5), ("classes.txt", "a\nb\n"))(drawn)
 
 
+def yolo(drawn: Drawn) -> None:
+    drawn.image("images/1.png")
+    drawn.write("labels/1.txt", "0 0.5 0.5 0.2 0.2\n")
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
+        (yolo, "pages and labels, but: DATA/labels/1.txt line 1: a line must start with 8 space"),
         (two, "it has 2 data sets: name one of them. Known are: Cityscapes (leftImg8bit, gtFine);"),
         (nothing, "no layout of a data set that is known; it is empty. Known are: Cityscapes"),
         (unknown, "it has 1 .png, 1 folder; the first is a.png. Known are: Cityscapes"),

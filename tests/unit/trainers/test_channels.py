@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segmentation_models_pytorch.encoders import get_encoder
 
 from spaces.config import ModelConfig, SegmentationConfig
 from spaces.data import SegmentationDataSpec, TextDetectionDataSpec
@@ -144,6 +145,18 @@ def test_encoders_take_any_number_of_channels(encoder: str, channels: int) -> No
     network = build_model(config, 2, channels=channels).eval()
     with torch.no_grad():
         assert network(torch.zeros(1, channels, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_smp_gives_pretrained_weights_to_channels_as_they_are_normalised() -> None:
+    encoder = get_encoder("resnet18", weights=None)
+    colours = encoder.conv1.weight.detach().clone()
+    encoder.set_in_channels(5, pretrained=True)
+    expected = torch.stack([colours[:, channel % 3] for channel in range(5)], dim=1) * 3 / 5
+    torch.testing.assert_close(encoder.conv1.weight, expected, check_stride=False)
+    encoder = get_encoder("resnet18", weights=None)
+    colours = encoder.conv1.weight.detach().clone()
+    encoder.set_in_channels(1, pretrained=True)
+    torch.testing.assert_close(encoder.conv1.weight, colours.sum(1, keepdim=True))
 
 
 def test_statistics_go_round() -> None:

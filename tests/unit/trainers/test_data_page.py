@@ -437,6 +437,7 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "values outside": (pixels(DEEP, range=(0, 300)), values_at(255, 255, 255)),
     "images of zeros": (pixels(np.zeros_like(DEEP)), values_at(0, 0, 0)),
     "`data.range` from white": (given(range=(255, 0)), None),
+    "`data.range` of one": (given(range=4095), None),
     "16 bits that EXIF": (deep_on_its_side, lambda data: decode_image(
         data.split("train")[1].image, data.spec).shape == (*SIZE[::-1], 3)),
     "transparent places": (pixels(CLEAR), values_at(100, 50, 25)),
