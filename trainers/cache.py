@@ -80,12 +80,19 @@ def load_arrays(data: SegmentationData, split: str, size: Sized) -> Arrays | Non
 
     found = entry(
         "arrays",
-        split_key(kept.fingerprint, kept.name, size),
+        split_key(kept.fingerprint + _unmarked(data.spec), kept.name, size),
         lambda: arrays_bytes(kept, size, data.spec.channels),
         lambda make: _build(kept, data.spec, size, make),
         f"the {split} split at {at}",
     )
     return None if found is None else _arrays(found, kept.rows, split != "train")
+
+
+def _unmarked(spec: SegmentationDataSpec) -> str:
+    """What decides the content of masks and is in no fingerprint: studies go on with theirs."""
+    if spec.palette is None or not spec.binary or not spec.palette_ignore:
+        return ""
+    return f"/ignored {spec.palette_ignore}"  # any other colour is background
 
 
 def arrays_bytes(kept: Kept[Sample], size: Sized, channels: int) -> int:
