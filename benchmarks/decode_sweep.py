@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.detector import load_export
 from benchmarks.report import heading, parser, publish, spread, table
-from benchmarks.text import load_export
 from benchmarks.turns import rotated
 from spaces.space import Free
 from trainers.dbnet.decode import candidates

@@ -22,12 +22,13 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def called(name: str) -> str:
-    """Return a benchmark's name with the options that it was called with, but for `--to`.
+    """Return a benchmark's name with the options that it was called with, but for files.
 
     A store's URL is nobody's business; it stands there as URL.
     """
     known = parser("")
     known.add_argument("--store")
+    known.add_argument("--runs")
     given, options = known.parse_known_args()
     server = [] if given.store is None else ["--store", "URL"]
     return shlex.join([name, *options, *server])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.detector import load_export
 from benchmarks.report import heading, parser, publish, spread, table
-from benchmarks.text import load_export
 from spaces.text_detection import TextDetectionConfig
 from trainers.dbnet.decode import Candidates, Detections
 from trainers.dbnet.score import Scores, sweep

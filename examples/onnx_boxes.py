@@ -47,15 +47,17 @@ def boxes_of(session, facts, image):
 def main(model, to, *paths):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segtune"])
-    plain = {"tta": "none", "output": "quad"}
-    settings = plain | facts["decode"]
+    plain = {"tta": "none", "output": "quad", "channels": 3, "range": None}
+    settings = plain | facts.get("images", {}) | facts["decode"]
     if more := [f"{name} {settings[name]}" for name in plain if settings[name] != plain[name]]:
         sys.exit(
             f"{', '.join(more)}: segtune predict --runtime onnx does that, this script does not"
         )
     Path(to).mkdir(parents=True, exist_ok=True)
     for path in paths:
-        image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        page = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+        white = Image.new("RGBA", page.size, "white")
+        image = np.asarray(Image.alpha_composite(white, page).convert("RGB"))
         corners = np.rint(boxes_of(session, facts, image)).astype(int).reshape(-1, 8)
         lines = "".join(",".join(map(str, box)) + "\n" for box in corners.tolist())
         Path(to, f"{Path(path).stem}.txt").write_text(lines)

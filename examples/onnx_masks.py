@@ -21,7 +21,8 @@ def load(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["segtune"])
     plain = {"mode": "resize", "tta": "none", "smallest_area": {}, "fill_holes": {}}
-    settings = plain | facts["data"] | facts["decode"]
+    plain |= {"channels": 3, "range": None}
+    settings = plain | facts.get("images", {}) | facts["data"] | facts["decode"]
     if more := [f"{name} {settings[name]}" for name in plain if settings[name] != plain[name]]:
         sys.exit(
             f"{', '.join(more)}: segtune predict --runtime onnx does that, this script does not"

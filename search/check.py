@@ -13,6 +13,9 @@ from rich.table import Table
 from search.check_text import say_text
 from search.database.store import Store
 from search.findings.wording import dimension_text, splits_named
+from search.near_duplicates import near_duplicates
+from search.work.estimate import estimate
+from search.work.forkserver import warm_up
 from search.work.preflight import preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
@@ -42,6 +45,7 @@ NO_WEIGHTS = {"model.init": None, "model.encoder_weights": None}  # memory needs
 def check_study(path: Path, store: Store, console: Console) -> None:
     """Print what a study would run on, and with what; raises InputError for what would fail."""
     spec = StudySpec.load(path)
+    warm_up()  # while the data are read
     data = preflight(spec)
     spec = settled(spec, data)
     space = spec.search_space()
@@ -59,12 +63,14 @@ def check_study(path: Path, store: Store, console: Console) -> None:
             soft_wrap=True,
         )
     _images(spec, data, console)
+    for line in near_duplicates(data):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if isinstance(data, TextData):
         say_text(space, data, console)
     else:
         say_masks(space, data, console)
     _score(spec, data, console)
-    console.print(_space(space))
+    console.print(_space(space) if space.dims else "searched: nothing; every setting has one value")
     for name, choices in spec.left_out.items():
         console.print(
             f"not drawn: {name} {', '.join(choices)}; on these data nearly the same as another one",
@@ -74,6 +80,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
     for line in initial_weights(space, data):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
+    for line in estimate(spec, data, spec.budget.trials).lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("ok: segtune launch", str(path), highlight=False)
 
 

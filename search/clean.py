@@ -84,6 +84,23 @@ def leftovers(artifacts: Artifacts, store: Store | None) -> list[Leftover]:
     return [one for one in found if one.kind == "cache" or _is_free(one.path)]
 
 
+def checkpoints_needed(artifacts: Artifacts, store: Store) -> list[int]:
+    """Bytes of the checkpoint of each trial that has not ended: it goes on from there."""
+    numbers = {uid[:8]: ended for uid, ended in ended_trials(store).items()}
+    found = []
+    for folder in _study_folders(artifacts):
+        ended = numbers.get(folder.name[-8:])
+        if ended is not None:
+            over = {trial_name(number) for number in ended}
+            trials = (path for path in folder.glob("trial-*") if path.name not in over)
+            found += [sum(map(bytes_under, _whole_checkpoint(trial))) for trial in trials]
+    return [size for size in found if size]
+
+
+def _whole_checkpoint(trial: Path) -> list[Path]:
+    return [*checkpoint.last_paths(trial), *trial.glob("model-*")]
+
+
 def _of_studies(folders: list[Path], store: Store) -> Iterator[Leftover]:
     numbers = {uid[:8]: ended for uid, ended in ended_trials(store).items()}
     here = store_here(store)  # a study of another store is not ours to judge

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
@@ -18,12 +18,14 @@ from search.findings.tables import show_answer
 from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
+from search.near_duplicates import near_duplicates
 from search.studies.confirmations import with_confirmation
 from search.studies.limits import stopped
 from search.studies.reasons import reason
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
 from search.work.confirming import advance, is_due
+from search.work.estimate import estimate
 from search.work.preflight import preflight, settled
 from search.work.progress import ProgressView
 from search.work.service import new_worker
@@ -35,6 +37,9 @@ from spaces.errors import DONE, FAILED, INTERRUPTED, InputError
 from spaces.spec import StudySpec
 from trainers.tasks import Data
 
+T = TypeVar("T")
+Measured = tuple[float, float] | None
+
 LOOK_SECONDS = 1.0
 
 
@@ -45,18 +50,22 @@ def launch(
     console: Console,
     trials: int | None = None,
     order: Order | None = None,
+    *,
+    measure: bool = False,
     **worker: Any,
 ) -> int:
     """Create or resume a study and run it to its budget; return the exit code.
 
     Args:
         trials: total budget, where it differs from the file's.
+        measure: say what it will take, where it trains here and no trial has ended yet.
         order: workers in processes of their own; None runs the trials from this process.
         worker: settings of the worker that does, as of `Worker`.
     """
     on = "here" if order is None else order.options.on
     starts_none = order is not None and order.options.count == 0
-    data = preflight(spec, trains_here=on in ("here", "local") and not starts_none)
+    trains_here = on in ("here", "local") and not starts_none
+    data = preflight(spec, trains_here=trains_here)
     engine = None
     if order is not None:
         _check_reach(order, store)
@@ -80,18 +89,37 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    for note in data.notes:
+    for note in (*data.notes, *near_duplicates(data)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
+    measured = None
+    if measure and trains_here and not ended:
+        measured = _say_what_it_takes(study, data, sum(counts.values()), console)
     if order is not None:
-        return run_crew(study, order, engine, console)
-    return run(study, data, artifacts, console, **worker)
+        return run_crew(study, order, engine, console, measured)
+    return run(study, data, artifacts, console, measured=measured, **worker)
 
 
-def run_crew(study: Study, order: Order, engine: Launcher | None, console: Console) -> int:
+def _say_what_it_takes(study: Study, data: Data, trials: int, console: Console) -> Measured:
+    """Measure a few steps, and say it; returns the range of seconds that it is."""
+    console.print("measuring a few steps of the smallest and the largest config")
+    found = estimate(study.spec, data, trials)
+    for line in found.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return found.seconds
+
+
+def run_crew(
+    study: Study,
+    order: Order,
+    engine: Launcher | None,
+    console: Console,
+    measured: Measured = None,
+) -> int:
     """Start workers for a study's open slots and watch them; return the exit code.
 
     Args:
         engine: None leaves the study to workers that others have started.
+        measured: as of `ProgressView`.
     """
     name, interrupt = study.spec.name, Interrupt()
     hints = f"watch: segtune status {name}\nstop:  segtune stop {name}"
@@ -110,7 +138,7 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
         console.print(hints, highlight=False)
         return DONE
     with interrupt.listen():
-        finished = follow(study, members, console, interrupt)
+        finished = follow(study, members, console, interrupt, measured)
     for member in members:
         if (failure := member.failure()) is not None:
             console.print(
@@ -129,11 +157,17 @@ def run_crew(study: Study, order: Order, engine: Launcher | None, console: Conso
     return DONE
 
 
-def follow(study: Study, members: Sequence[Member], console: Console, interrupt: Interrupt) -> bool:
+def follow(
+    study: Study,
+    members: Sequence[Member],
+    console: Console,
+    interrupt: Interrupt,
+    measured: Measured = None,
+) -> bool:
     """Show trials as they end, until the workers have; False where interrupted."""
     studies = with_confirmation(study)
     known = {id_of_trial(t) for one in studies for t in one.trials() if _ended(t)}
-    with ProgressView(study, console) as view:
+    with ProgressView(study, console, measured) as view:
 
         def watched() -> list[Study]:
             """The study, and its confirmation once there is one."""
@@ -141,17 +175,25 @@ def follow(study: Study, members: Sequence[Member], console: Console, interrupt:
                 studies[:] = with_confirmation(study)
             return studies
 
+        def patiently(call: Callable[[], T]) -> T:
+            return until_it_answers(
+                call, give_up=lambda: interrupt.count > 1, on_wait=view.store_away
+            )
+
         def look() -> bool:
             """Show what has ended since; False where nothing has."""
-            found = until_it_answers(
-                lambda: [(one, t) for one in watched() for t in one.trials()],
-                give_up=lambda: interrupt.count > 1,
-                on_wait=view.store_away,
-            )
+            found = patiently(lambda: [(one, t) for one in watched() for t in one.trials()])
             new = [(one, t) for one, t in found if _ended(t) and id_of_trial(t) not in known]
+            known.update(id_of_trial(trial) for _, trial in new)
+            ended = [trial for one, trial in new if one is study]
+            if ended:
+                alive = sum(member.runs() for member in members)
+                trials = [trial for one, trial in found if one is study]
+                waiting = patiently(study.slots.waiting)
+                view.trials_ended(trials, waiting, ended, alive)
             for one, trial in new:
-                known.add(id_of_trial(trial))
-                _show(one, trial, view, console)
+                if one is not study:
+                    _say_confirming(one, trial, console)
             return bool(new)
 
         told, withdrawn = 0, False
@@ -173,13 +215,10 @@ def _ended(trial: FrozenTrial) -> bool:
     return trial.state.is_finished()
 
 
-def _show(study: Study, trial: FrozenTrial, view: ProgressView, console: Console) -> None:
-    """Show a trial that has ended, of the search or of its confirmation."""
+def _say_confirming(study: Study, trial: FrozenTrial, console: Console) -> None:
+    """Say that a run of a confirmation has ended."""
     facts, why = TrialFacts.of(trial), reason(trial)
     state = "FAILED" if trial.state.name == "FAIL" else trial.state.name
-    if study.spec.confirms is None:
-        view.trial_ended(trial.number, state, why, trial.value, facts.epochs or 0)
-        return
     value = "no value" if trial.value is None else f"{study.metric} {trial.value:.4f}"
     console.print(
         f"trial {facts.confirms} on a fresh seed {state} ({why}): {value} in {facts.epochs} epochs",
@@ -202,16 +241,18 @@ def run(
     console: Console,
     *,
     forced: bool = False,
+    measured: Measured = None,
     **worker: Any,
 ) -> int:
     """Run a study's open slots and its confirmation here; return the exit code.
 
     Args:
         forced: confirm it also where its user has stopped it.
+        measured: as of `ProgressView`.
         worker: as of `launch`.
     """
     name = study.spec.name
-    code = _run_slots(study, data, artifacts, console, **worker)
+    code = _run_slots(study, data, artifacts, console, measured, **worker)
     while code == DONE and (confirmation := advance(study, forced=forced)) is not None:
         counts = confirmation.slots.counts()
         if not counts[OPEN]:
@@ -219,7 +260,7 @@ def run(
         console.print(
             f"confirming: {counts[OPEN]} runs of the best trials on a fresh seed", highlight=False
         )
-        code = _run_slots(confirmation, data, artifacts, console, **worker)
+        code = _run_slots(confirmation, data, artifacts, console, None, **worker)
     if code != DONE:
         return code
     show_answer(study, console)
@@ -239,7 +280,12 @@ def _say_next(study: Study, console: Console) -> None:
 
 
 def _run_slots(
-    study: Study, data: Data, artifacts: Artifacts, console: Console, **worker: Any
+    study: Study,
+    data: Data,
+    artifacts: Artifacts,
+    console: Console,
+    measured: Measured,
+    **worker: Any,
 ) -> int:
     """Run the slots that are open now."""
     name = study.spec.name
@@ -247,7 +293,7 @@ def _run_slots(
     try:
         with (
             interrupt.listen(),
-            ProgressView(study, console) as view,
+            ProgressView(study, console, measured) as view,
             Tracked(study, artifacts, view, console, interrupt) as watcher,
         ):
             finished = new_worker(study, data, artifacts, watcher, interrupt, **worker).run()

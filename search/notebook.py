@@ -130,7 +130,8 @@ class NotebookStudy:
         return frame.astype(kinds)
 
     def curves(self, trials: Iterable[int] | None = None) -> pd.DataFrame:
-        """One row a trial and epoch: the metrics, the rate, each part of both losses.
+        """One row a trial and epoch: the metrics, the rate, each part of both losses, and the
+        weights of those that are learned.
 
         Args:
             trials: numbers of the trials to read; all of them when left out.
@@ -147,6 +148,8 @@ class NotebookStudy:
                 for split, losses in (("train", report.train), ("val", report.val)):
                     for part, value in losses.parts().items():
                         row[f"{split}_{part}"] = value
+                weights = (report.loss_weights or {}).items()
+                row |= {f"weight_{part}": weight for part, weight in weights}
                 rows.append(row | {"lr": report.lr, "seconds": report.seconds})
         return pd.DataFrame(rows, columns=None if rows else ["trial", "epoch", self.metric])
 

@@ -23,9 +23,11 @@ from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import NO_LOCKS, unfinished
 from trainers.checkpoint import weights_digest
-from trainers.data import decode_image, each_decoded, pixels_of
+from trainers.data import each_decoded
 from trainers.dbnet.decode import Detections
+from trainers.images import as_rgb, decode_image, pixels_of
 from trainers.memory import is_out_of_memory
+from trainers.pairs import NPY, SUFFIXES
 from trainers.pictures import painted
 from trainers.predict import Found, Predictor, Prepared
 from trainers.text_evaluate import painted_boxes
@@ -181,7 +183,7 @@ class Output:
 
     def _overlay(self, job: Job, prediction: Any) -> Image.Image:
         data = self.predictor.data
-        image = decode_image(job.image, data.max_pixels)
+        image = as_rgb(decode_image(job.image, data))
         if isinstance(data, SegmentationDataSpec):
             return painted(image, prediction, data.class_names, Path(job.image).name, data.palette)
         return painted_boxes(image, prediction, Path(job.image).name)
@@ -210,7 +212,8 @@ def predict_files(
     Raises:
         InputError: no image is found, or `to` is not a folder for it.
     """
-    jobs = find_images(words, to)
+    own = () if predictor.data.channels in (1, 3) else (NPY,)
+    jobs = find_images(words, to, (*SUFFIXES, *own))
     output = Output(to, predictor, wanted)
     with output.taken():
         left = output.open(jobs, overwrite)

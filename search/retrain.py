@@ -24,7 +24,7 @@ from trainers.checkpoint import weights_digest
 from trainers.folds import train_trial
 from trainers.initial_weights import digest
 from trainers.report import EpochReport
-from trainers.tasks import check_metric, load_data
+from trainers.tasks import check_extras, check_metric, load_data
 from trainers.train import TrialResult, refit
 
 PREEMPTED = "preempted"  # why a run has ended that Ctrl-C has ended
@@ -34,6 +34,7 @@ RESUMES = "interrupted; the last epoch is saved. The same command resumes it"
 def retrain(spec: AnyDataSpec, config: TrialConfig, to: Path, console: Console) -> int:
     """Train a config and write config.yaml, model/, provenance.json, curves.png; exit code."""
     check_target(to)
+    check_extras(config.metric)
     data, metric = load_data(spec), metric_name(config.metric, spec)
     check_metric(config.metric, data)
     init = config.flat()[INIT]

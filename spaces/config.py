@@ -8,18 +8,12 @@ makes sense at all; what is worth searching stands in the default spaces.
 from __future__ import annotations
 
 import re
-import types
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, field_validator
+
+from spaces.loss import LossConfig
+from spaces.settings import Section
 
 MAX_SIDE = 8192  # pixels
 
@@ -57,31 +51,6 @@ def parse_resolution(value: Any) -> str:
 Resolution = Annotated[str, BeforeValidator(parse_resolution)]
 
 
-class Section(BaseModel):
-    """A group of settings: immutable, and unknown names are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` where a number is due would silently become 1."""
-        if isinstance(value, bool):
-            kinds = plain_types(cls.model_fields[str(info.field_name)].annotation)
-            if kinds & {int, float} and bool not in kinds:
-                raise ValueError("must be a number")
-        return value
-
-
-def plain_types(annotation: Any) -> set[Any]:
-    """Return the types of an annotation's members: `float | None` -> {float, NoneType}."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return set().union(*(plain_types(part) for part in get_args(annotation)))
-    if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return {annotation}
-
-
 class DataConfig(Section):
     """How images reach the network."""
 
@@ -96,6 +65,8 @@ class DataConfig(Section):
     """Where `mode: crop` trains: anywhere, or at a pixel of a class that is drawn first, each class
     of the image as often as any other."""
     augment: Literal["none", "light", "medium", "strong"] = "medium"
+    photometric: Literal["none", "light", "medium", "strong"] | None = None
+    """Colours, blur, noise, JPEG; null = the colours that `augment` has always changed."""
 
     @property
     def sized(self) -> tuple[int, int] | float:
@@ -118,54 +89,6 @@ class ModelConfig(Section):
     init: str | None = Field(None, min_length=1)
     """What the network begins with: the path of weights (an export, a folder of `save_pretrained`,
     a file with a state dict), or a name in place of `encoder_weights`; null = `encoder_weights`."""
-
-
-class ClassWeightsConfig(Section):
-    """Class weights of the pixel loss, from the pixels of the train split."""
-
-    method: Literal["none", "inverse_freq", "sqrt_inv_freq", "effective_number"] = "none"
-    max_ratio: float = Field(10.0, ge=1, le=1e6)
-    """Weights are clipped to [1 / max_ratio, max_ratio] around their mean of 1."""
-    stage_epochs: int = Field(0, ge=0)
-    """For this many first epochs the tighter `stage_max_ratio` holds (two-stage clipping)."""
-    stage_max_ratio: float = Field(2.0, ge=1, le=1e6)
-
-
-class LossConfig(Section):
-    """The loss mix: (1 - share) * pixel + share * region, share 0 in warm-up and then ramping."""
-
-    pixel: Literal["ce", "focal", "bce"] = "ce"
-    region: Literal["dice", "tversky", "jaccard", "lovasz"] = "dice"
-    region_share: float = Field(0.4, ge=0, le=1)
-    warmup_epochs: int = Field(5, ge=0)
-    """Epochs of pixel loss alone."""
-    ramp_epochs: int = Field(10, ge=0)
-    """Epochs in which the region share rises linearly to `region_share`."""
-    smooth: float | Literal["schedule"] = "schedule"
-    """Smoothing term of dice, tversky and jaccard; `schedule` is 10, from epoch 10 on 5, from
-    epoch 20 on 1."""
-    squared: bool = True
-    """Squared denominator, p^2 + t^2 (Milletari et al. 2016), of dice and jaccard."""
-    tversky_alpha: float = Field(0.3, ge=0, le=1)
-    """Weight of false positives (Salehi et al. 2017)."""
-    tversky_beta: float = Field(0.7, ge=0, le=1)
-    """Weight of false negatives."""
-    focal_gamma: float = Field(2.0, ge=0, le=10)
-    focal_alpha: float | None = Field(None, ge=0, le=1)
-    """Weight of the positive class of a binary focal loss (Lin et al. 2017); null = none."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    normalize: Literal["none", "ema"] = "none"
-    """`ema` divides each term by its running mean, so that the share is a share of effect."""
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    class_weights: ClassWeightsConfig = ClassWeightsConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
-        if isinstance(self.smooth, float) and not 0 <= self.smooth <= 1e6:
-            raise ValueError(f"smooth must be in 0..1e6 or 'schedule', but got {self.smooth}")
-        if self.tversky_alpha + self.tversky_beta <= 0:
-            raise ValueError("tversky_alpha + tversky_beta must be above 0")
-        return self
 
 
 class OptimConfig(Section):
@@ -337,7 +260,7 @@ class TrialConfig(Section):
 
 
 class SegmentationConfig(TrialConfig):
-    """The whole of one segmentation run. Field notes A to D name the source of each default."""
+    """The whole of one segmentation run. docs/decisions/0003 names the source of its recipes."""
 
     task: ClassVar[str] = "segmentation"
     free_names: ClassVar[tuple[str, ...]] = ("decode.threshold",)

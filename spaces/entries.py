@@ -9,9 +9,10 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from spaces.config import TrialConfig, parameter_types, plain_types
+from spaces.config import TrialConfig, parameter_types
 from spaces.errors import did_you_mean, pydantic_message, shown
 from spaces.models import incompatibility, unknown_model
+from spaces.settings import plain_types
 from spaces.space import Choice, Dimension, EntryError, Float, Free, Int, Scalar, Space
 
 

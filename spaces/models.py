@@ -40,6 +40,8 @@ mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4
 ENCODERS = tuple(_ENCODERS.split())
 """smp's own encoders; any timm model is one too, under `tu-` and its name."""
 
+TIMM = "tu-"
+
 _NO_DILATION = ("vgg", "densenet", "inceptionresnetv2", "inceptionv4", "xception", "tu-hrnet")
 
 _INCOMPATIBLE: dict[str, tuple[tuple[str, ...], str]] = {
@@ -52,6 +54,19 @@ _INCOMPATIBLE: dict[str, tuple[tuple[str, ...], str]] = {
 
 _MIN_BATCH = {"DeepLabV3": 2, "DeepLabV3Plus": 2, "PAN": 2, "UPerNet": 2}
 _MIN_SIDE = {"PAN": 128}
+
+
+def weights_argument(encoder: str, weights: str | None) -> str | bool | None:
+    """Return what smp wants as the weights of an encoder: of timm's own a yes or None, no name.
+
+    Raises:
+        KeyError: a timm encoder has one set of weights, which is called imagenet here.
+    """
+    if weights is None or not encoder.startswith(TIMM):
+        return weights
+    if weights != "imagenet":
+        raise KeyError(f"timm's {encoder} has no {weights!r} weights; known: imagenet")
+    return True
 
 
 def unknown_model(setting: str, name: str) -> str | None:

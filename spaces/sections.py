@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from spaces.config import Section
+from spaces.settings import Section
 
 
 class BudgetSpec(Section):

@@ -59,7 +59,7 @@ def default_space(epochs: int, *, binary: bool) -> Space:
 
 STARTING_POINTS = (
     StartingPoint(
-        "safe preset (field note A)",
+        "safe preset",
         50,
         {
             "loss.pixel": "ce",
@@ -79,7 +79,7 @@ STARTING_POINTS = (
         lr_factor=0.4,
     ),
     StartingPoint(
-        "optimised recipe (field note D)",
+        "optimised recipe",
         100,
         {
             "model.arch": "DeepLabV3Plus",

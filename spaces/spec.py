@@ -23,7 +23,6 @@ from pydantic.json_schema import SkipJsonSchema
 from spaces import sections, segmentation, text_detection
 from spaces.config import (
     MetricConfig,
-    Section,
     SegmentationConfig,
     SegmentationMetric,
     TrialConfig,
@@ -37,6 +36,7 @@ from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydant
 from spaces.initial_weights import INIT, absolute, resolve_entry, settle
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
+from spaces.settings import Section
 from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint

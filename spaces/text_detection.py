@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from spaces.config import MetricConfig, Section, TrialConfig, Tta
+from spaces.config import MetricConfig, TrialConfig, Tta
+from spaces.loss import Weighting
+from spaces.settings import Section
 from spaces.space import Choice, Float, Free, Int, Space
 from spaces.starting import StartingPoint
 
@@ -20,6 +22,10 @@ class TextDataConfig(Section):
     augment: Literal["none", "light", "medium", "strong"] = "medium"
     """light: flip; medium: + rotation of up to 10 degrees, scale 0.75-1.5; strong: scale 0.5-3, of
     which a window of at most `resolution` pixels a side is cut out."""
+    photometric: Literal["none", "light", "medium", "strong"] = "none"
+    """Colours, blur, noise, JPEG."""
+    quarter_turns: float = Field(0.0, ge=0, le=1)
+    """Probability that a page is turned by 90, 180 or 270 degrees, each as likely."""
 
 
 class TextModelConfig(Section):
@@ -38,7 +44,9 @@ class TextModelConfig(Section):
 
 
 class TextLossConfig(Section):
-    """pixel_weight * pixel + scale * (threshold_weight * threshold map + dice_weight * Dice)."""
+    """pixel_weight * pixel + scale * (threshold_weight * threshold map + dice_weight * Dice).
+
+    The three weights are where learned ones begin; a term of weight 0 is left out."""
 
     pixel: Literal["bce", "focal"] = "bce"
     """bce: over text pixels and the hardest others; focal: Lin et al. 2017."""
@@ -50,6 +58,13 @@ class TextLossConfig(Section):
     negative_ratio: float = Field(3.0, gt=0, le=100)
     """Hard negatives a text pixel."""
     focal_gamma: float = Field(2.0, ge=0, le=10)
+    focal_alpha: float | None = Field(None, ge=0, le=1)
+    """Weight of text pixels in `pixel: focal` (Lin et al. 2017); null = none."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of the pixel term: text is trained towards 1 minus half of this, the rest towards half."""
+    weighting: Weighting = "fixed"
+    gradnorm_alpha: float = Field(1.5, ge=0, le=10)
+    """gradnorm: how much more a term counts that is behind the others; 0 = no more."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs of the pixel term alone."""
     ramp_epochs: int = Field(0, ge=0)
@@ -140,7 +155,7 @@ _PUBLISHED_LOSS = {
 
 STARTING_POINTS = (
     StartingPoint(
-        "ResNet50 U-Net recipe (field note E)",
+        "ResNet50 U-Net recipe",
         6,
         {
             "model.encoder": "resnet50",
@@ -157,7 +172,7 @@ STARTING_POINTS = (
         lr_factor=1.0,
     ),
     StartingPoint(
-        "HRNet FPN recipe (field note E)",
+        "HRNet FPN recipe",
         18,
         {
             "model.encoder": "tu-hrnet_w44",

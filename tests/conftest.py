@@ -298,7 +298,9 @@ def _scripted_study(
 def _scripted_report(task: str, number: int, after: int, classes: Sequence[str]) -> EpochReport:
     """An epoch's report as `trainers.train` writes it; metrics and losses are formulas."""
     metric = (0.5 + 0.37 * number % 0.3) * (after + 1) / (after + 2)
-    loss = Losses(total=2 / (after + 1), pixel=1.2 / (after + 1), region=0.8 / (after + 1))
+    rest = {"region": 0.8} if task == "segmentation" else {"threshold": 0.6, "dice": 0.2}
+    parts = {"total": 2.0, "pixel": 1.2, **rest}
+    loss = Losses(**{name: value / (after + 1) for name, value in parts.items()})
     report = EpochReport(
         epoch=after + 1,
         metric=metric,

@@ -22,6 +22,8 @@ from trainers.disk import is_out_of_files
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which every pretrained encoder of smp expects
 STD = (0.229, 0.224, 0.225)
+
+Statistic = tuple[float, ...]
 GPU_WORKERS = 8  # loader processes for a GPU, at most, where nothing else is said
 
 
@@ -185,13 +187,24 @@ def _gpu_loaders() -> int:
     return min(GPU_WORKERS, max(1, cores))
 
 
+def statistics(channels: int) -> tuple[Statistic, Statistic]:
+    """Mean and deviation, in 0..1, that images of so many channels are normalised by.
+
+    As smp gives pretrained weights to channels: of grey the mean of ImageNet's three, as its
+    weights are their sum; else those of R, G, B, R, G, B, ..., as the weights are.
+    """
+    if channels == 1:
+        return (sum(MEAN) / 3,), (sum(STD) / 3,)
+    return tuple(MEAN[c % 3] for c in range(channels)), tuple(STD[c % 3] for c in range(channels))
+
+
 def normalise(images: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
-    """(B, 3, H, W) in 0..255 -> float of ImageNet's mean 0 and deviation 1, on the device.
+    """(B, C, H, W) in 0..255 -> float of ImageNet's mean 0 and deviation 1, on the device.
 
     Floats on the device are changed in place.
     """
     images = images.to(device, non_blocking=True).float().div_(255)
-    mean, std = _statistics(device)
+    mean, std = _statistics(images.shape[1], device)
     return images.sub_(mean).div_(std).contiguous(memory_format=layout)
 
 
@@ -201,7 +214,7 @@ def layout(config: TrainConfig) -> torch.memory_format:
 
 
 @lru_cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """MEAN and STD as (1, 3, 1, 1), copied once: each copy would wait for the device."""
-    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
-    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+def _statistics(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`statistics` as (1, C, 1, 1), copied once: each copy would wait for the device."""
+    mean, std = (torch.tensor(part, device=device) for part in statistics(channels))
+    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)

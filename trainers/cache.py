@@ -20,12 +20,10 @@ from trainers.data import (
     Kept,
     Sample,
     SegmentationData,
-    decode_image,
-    decode_mask,
     each_decoded,
-    pixels_of,
-    size_of,
 )
+from trainers.images import decode_image, pixels_of, size_of
+from trainers.masks import decode_mask
 from trainers.windows import scaled_size
 
 Sized = tuple[int, int] | float
@@ -37,8 +35,8 @@ class Arrays:
     """One split at one resolution, or at one scale.
 
     Shape:
-        images (M, H, W, 3) uint8; masks (M, H, W) uint8 at network size, of which the split has
-        `rows` (N,); at a scale lists of M arrays (H, W, 3) and (H, W) of their own sizes.
+        images (M, H, W, C) uint8; masks (M, H, W) uint8 at network size, of which the split has
+        `rows` (N,); at a scale lists of M arrays (H, W, C) and (H, W) of their own sizes.
         originals: N masks (h, w) uint8 at the images' own sizes; none of the train split, which is
         scored at network size only: they would double the cache for nothing.
     """
@@ -78,36 +76,51 @@ def load_arrays(data: SegmentationData, split: str, size: Sized) -> Arrays | Non
         InputError: $SEGTUNE_CACHE_BYTES is no size.
     """
     kept = data.kept(split)
-
-    def needed() -> int:
-        scored = [] if kept.name == "train" else kept.samples
-        originals = sum(pixels_of(sample.mask) for sample in scored)
-        return 4 * sum(map(math.prod, _sizes(kept.samples, size))) + originals
-
     at = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"scale {size:g}"
 
     found = entry(
         "arrays",
-        split_key(kept.fingerprint, kept.name, size),
-        needed,
+        split_key(kept.fingerprint + _unmarked(data.spec), kept.name, size),
+        lambda: arrays_bytes(kept, size, data.spec.channels),
         lambda make: _build(kept, data.spec, size, make),
         f"the {split} split at {at}",
     )
     return None if found is None else _arrays(found, kept.rows, split != "train")
 
 
+def _unmarked(spec: SegmentationDataSpec) -> str:
+    """What decides the content of masks and is in no fingerprint: studies go on with theirs."""
+    if spec.palette is None or not spec.binary or not spec.palette_ignore:
+        return ""
+    return f"/ignored {spec.palette_ignore}"  # any other colour is background
+
+
+def arrays_bytes(kept: Kept[Sample], size: Sized, channels: int) -> int:
+    """Bytes of a split's images and masks at (height, width) or at a scale, decoded.
+
+    Of a split that is scored with the masks at their own sizes.
+    """
+    scored = [] if kept.name == "train" else kept.samples
+    originals = sum(pixels_of(sample.mask) for sample in scored)
+    return (channels + 1) * sum(map(math.prod, _sizes(kept.samples, size))) + originals
+
+
 def decode(
     sample: Sample, spec: SegmentationDataSpec, size: Sized
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a sample's image (H, W, 3) and mask (H, W) resized, and its mask as it is."""
-    image = resize_image(decode_image(sample.image, spec.max_pixels), size)
+    """Return a sample's image (H, W, C) and mask (H, W) resized, and its mask as it is."""
+    image = resize_image(decode_image(sample.image, spec), size)
     mask = decode_mask(sample.mask, spec)
     return image, resize_mask(mask, size), mask
 
 
 def resize_image(image: np.ndarray, size: Sized) -> np.ndarray:
-    """Return (H, W, 3) uint8 at (height, width) or a scale, bilinear with antialiasing."""
-    return _resized(image, size, Image.Resampling.BILINEAR)
+    """Return (H, W, C) uint8 at (height, width) or a scale, bilinear with antialiasing."""
+    if image.shape[2] == 3:
+        return _resized(image, size, Image.Resampling.BILINEAR)
+    each = np.moveaxis(image, 2, 0)  # Pillow would take a fourth channel for opacity
+    resized = [_resized(np.ascontiguousarray(c), size, Image.Resampling.BILINEAR) for c in each]
+    return np.stack(resized, axis=-1)
 
 
 def resize_mask(mask: np.ndarray, size: Sized) -> np.ndarray:
@@ -136,13 +149,13 @@ def _build(kept: Kept[Sample], spec: SegmentationDataSpec, size: Sized, make: Ma
     images: np.ndarray | list[np.ndarray]
     masks: np.ndarray | list[np.ndarray]
     if isinstance(size, tuple):
-        images = make("images", (count, *size, 3), np.uint8)
+        images = make("images", (count, *size, spec.channels), np.uint8)
         masks = make("masks", (count, *size), np.uint8)
     else:
         sizes = make("sizes", (count, 2), np.int64)
         sizes[:] = _sizes(samples, size)
         pixels = int(sizes.prod(axis=1).sum())
-        images = _divided(make("images", (pixels, 3), np.uint8), sizes)
+        images = _divided(make("images", (pixels, spec.channels), np.uint8), sizes)
         masks = _divided(make("masks", (pixels,), np.uint8), sizes)
 
     def fill(index: int, sample: Sample) -> np.ndarray:

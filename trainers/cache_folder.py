@@ -34,6 +34,7 @@ FREE_SHARE = 0.5  # without it: this share of what the disk would have free with
 MANIFEST = "manifest.json"
 _RESERVED = "reserved.json"  # in a folder that is being built, locked by who builds it
 _LAYOUT = 2  # raise it when the files' layout changes
+_READING = 2  # raise it when trainers/images.py makes other pixels of a file
 _PROBES, _PROBE_BYTES = 16, 4096  # places of each file that are compared on opening
 
 Make = Callable[[str, tuple[int, ...], Any], np.ndarray]
@@ -124,8 +125,12 @@ def _entry(
 
 
 def split_key(fingerprint: str, split: str, size: object) -> str:
-    """The key of a split's entry: data, split and size decide its content."""
-    return hashlib.sha256(json.dumps([fingerprint, split, size]).encode()).hexdigest()[:32]
+    """The key of a split's entry: data, split and size decide its content.
+
+    A fingerprint knows `data.range` and `data.channels`.
+    """
+    facts = [fingerprint, split, size, _READING]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def most_bytes() -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainers.augment import Uniform
+from trainers.draws import Uniform
 from trainers.losses import IGNORE
 from trainers.windows import Place
 

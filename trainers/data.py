@@ -11,42 +11,30 @@ import json
 import os
 import random
 import re
-import stat
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Condition
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from spaces.config import Section
 from spaces.data import FoldsSpec, SegmentationDataSpec, SegmentationSplitSpec, Share
 from spaces.errors import InputError
 from spaces.paths import cache_dir, unfinished
-from spaces.sources import short_start
-from spaces.textfile import read_bytes
+from spaces.settings import Section
 from trainers.durable import file_digest
-from trainers.losses import IGNORE
+from trainers.image_notes import image_notes
+from trainers.images import Seen, bytes_of, see_image
+from trainers.masks import decode_mask
+from trainers.near_duplicates import from_text, to_text
+from trainers.pairs import find_pairs, not_read, plain_file
 
-Image.MAX_IMAGE_PIXELS = None  # our own limit, data.max_pixels, is checked before decoding
+HASHED = "-hashed"  # memos of a data set whose images have been hashed
 
-# freed blocks of 16 MB, Pillow's own, would stay with the thread; malloc gives larger ones back
-Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not EPS, which would run Ghostscript
-
-LIST_BYTES = 50_000_000  # of a file of `image mask` lines
-
-PIXEL_BYTES = 12  # at the peak of decoding and converting, the worst format: docs/decisions/0031
 POOL_BYTES = 2_000_000_000  # that all threads of a pool decode in, together
-BAND_ROWS = 256  # of an image that are converted at a time
 
 
 class Imaged:
@@ -90,12 +78,14 @@ class Splits(Generic[S]):
     Attributes:
         fold: which fold of its data set this is, from 1; None for a whole data set.
         notes: what was mended, and what is not used: a sentence each.
+        hashes: {image path: its `picture_hash`}.
     """
 
     splits: dict[str, list[S]]
     fingerprint: str
     fold: int | None
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes]
 
     def kept(self, split: str) -> Kept[S]:
         """Return how the cache keeps a split: all folds share one entry, whoever fills it."""
@@ -141,6 +131,8 @@ class SegmentationData(Splits[Sample]):
             fold says behind a slash which images are its val.
         folds: a data set for each fold, where there are folds; every image is in one's val, and
             `val` of the whole has them all.
+        notes: what was assumed of the images' values, what is not read, and which classes val
+            lacks: a sentence each.
     """
 
     spec: SegmentationDataSpec
@@ -151,6 +143,8 @@ class SegmentationData(Splits[Sample]):
     fingerprint: str
     fold: int | None = None
     folds: tuple[SegmentationData, ...] = ()
+    notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def classes(self) -> int:
@@ -169,7 +163,7 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
     splits = find_splits(spec)
     if spec.folds is not None:
         return _load_folds(spec, spec.folds, splits)
-    facts = recalled(spec, splits, lambda: _read_all(spec, splits))
+    facts = recalled(spec, splits, lambda: _read_all(spec, splits), kind=HASHED)
     return SegmentationData(
         spec,
         splits,
@@ -177,7 +171,28 @@ def load_segmentation_data(spec: SegmentationDataSpec) -> SegmentationData:
         facts["val_counts"],
         facts["val_images"],
         facts["fingerprint"],
+        notes=(*facts["notes"], *_unused(spec, splits), *_lacking(spec, facts["val_counts"])),
+        hashes=hashes_of(splits, facts["hashes"]),
     )
+
+
+def _unused(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> list[str]:
+    """What of the folders is not used."""
+    named = {"train": spec.train, "val": spec.val, "test": spec.test}
+    own = {name: split for name, split in named.items() if split is not None}
+    return not_read(own, {f for samples in splits.values() for s in samples for f in s.pixel_files})
+
+
+def _lacking(spec: SegmentationDataSpec, pixels: Sequence[int]) -> list[str]:
+    """Which classes val lacks."""
+    counted = zip(spec.class_names, pixels, strict=True)
+    names = [name for name, count in counted if not count and name not in spec.ignore_classes]
+    if not names:
+        return []
+    return [
+        f"data.val: no mask has a pixel of {', '.join(names)}; what val lacks is left out of the "
+        "score, but counts as 0 where a model finds it"
+    ]
 
 
 def _load_folds(
@@ -185,7 +200,8 @@ def _load_folds(
 ) -> SegmentationData:
     """Divide the train images; each file is read once for all ways to do so."""
     undivided = spec.model_copy(update={"folds": None})
-    facts = recalled(undivided, splits, lambda: _read_files(spec, splits))
+    facts = recalled(undivided, splits, lambda: _read_files(spec, splits), kind=HASHED)
+    hashes = hashes_of(splits, facts["hashes"])
     samples = splits["train"]
     pixels = {s.image: count for s, count in zip(samples, facts["pixels"], strict=True)}
     digests = {s.image: digest for s, digest in zip(samples, facts["digests"], strict=True)}
@@ -203,10 +219,14 @@ def _load_folds(
             effective_images(sizes["val"]).tolist(),
             facts["fingerprint"] + fold_mark(of["val"], fold),
             fold,
+            notes=tuple(facts["notes"]),
+            hashes=hashes,
         )
 
     parts = [part(of, fold) for fold, of in enumerate(fold_splits(splits, divided), 1)]
-    return replace(part({**splits, "val": samples}), folds=tuple(parts))
+    whole = part({**splits, "val": samples})
+    notes = *whole.notes, *_unused(spec, splits), *_lacking(spec, whole.val_counts)
+    return replace(whole, folds=tuple(parts), notes=notes)
 
 
 def recalled(
@@ -235,6 +255,15 @@ def recalled(
     return facts
 
 
+def hashes_of(splits: Mapping[str, Sequence[Imaged]], kept: Mapping[str, str]) -> dict[str, bytes]:
+    """{image path: hash}, of what a memo keeps: {split: `to_text` of its hashes}."""
+    return {
+        sample.image: found
+        for name, samples in splits.items()
+        for sample, found in zip(samples, from_text(kept[name]), strict=True)
+    }
+
+
 def find_splits(spec: SegmentationDataSpec) -> dict[str, list[Sample]]:
     """Return {split: samples sorted by path}; raises InputError for unpaired or empty splits."""
     return each_split(spec.train, spec.val, spec.test, find_samples)
@@ -258,58 +287,9 @@ def each_split(
 
 
 def find_samples(split: SegmentationSplitSpec, name: str) -> list[Sample]:
-    """Return the pairs of one split."""
-    if split.list is not None:
-        samples = _from_list(Path(split.list), name)
-    else:
-        assert split.images is not None and split.masks is not None
-        samples = _from_folders(Path(split.images), Path(split.masks), split.mask_suffix, name)
-    if not samples:
-        raise InputError(f"data.{name}: no images ({', '.join(SUFFIXES)}) found; check the paths")
-    return sorted(samples, key=lambda sample: sample.image)
-
-
-def decode_image(path: str, max_pixels: int) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 RGB; raises InputError for a broken or oversized file."""
-    with _decoded(path, max_pixels) as image:
-        return rgb(image)
-
-
-def rgb(image: Image.Image) -> np.ndarray:
-    """Return an image of any mode as (H, W, 3) uint8; it is turned itself as its EXIF says."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _by_bands(image, lambda band, _: _grey(band))
-    ImageOps.exif_transpose(image, in_place=True)
-    return _by_bands(image, lambda band, _: np.asarray(band.convert("RGB")))
-
-
-def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
-    """Return a mask as (H, W) uint8 class indices with IGNORE for void.
-
-    Raises:
-        InputError: broken file, or a value or colour that is no class; with its first place.
-    """
-    with _decoded(path, spec.max_pixels) as image:
-        if spec.palette is not None:
-            return _by_bands(image, lambda band, top: _map_colours(band, top, path, spec))
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-            raise InputError(
-                f"{path}: a mask must hold one class index a pixel, but its mode is {image.mode}; "
-                "for colour masks give data.palette"
-            )
-        return _by_bands(image, lambda band, top: _map_indices(band, top, path, spec))
-
-
-def pixels_of(path: str) -> int:
-    """Pixels of an image file, from its header; raises InputError where it is none."""
-    height, width = size_of(path)
-    return height * width
-
-
-def size_of(path: str) -> tuple[int, int]:
-    """(height, width) that an image file is stored with, from its header, else InputError."""
-    with _identified(path) as image:
-        return image.height, image.width
+    """Return the pairs of one split, sorted by image; raises InputError as `find_pairs` does."""
+    pairs = find_pairs(split, name)
+    return sorted((Sample(str(image), str(mask)) for image, mask in pairs), key=lambda s: s.image)
 
 
 def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
@@ -321,103 +301,18 @@ def each_decoded(samples: Sequence[S], one: Callable[[int, S], R]) -> list[R]:
     Args:
         one: decodes the sample's files, one after another.
     """
-    room = _Room(POOL_BYTES // PIXEL_BYTES)
+    room = _Room(POOL_BYTES)
 
     def decode(index: int) -> R:
         sample = samples[index]
-        with room.taken(max(map(pixels_of, sample.pixel_files))):
+        with room.taken(max(map(bytes_of, sample.pixel_files))):
             return one(index, sample)
 
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         return list(pool.map(decode, range(len(samples))))
 
 
-# ---------------------------------------------------------------- finding pairs
-
-
-def _from_folders(images: Path, masks: Path, suffix: str, name: str) -> list[Sample]:
-    for key, folder in (("images", images), ("masks", masks)):
-        if not folder.is_dir():
-            raise InputError(f"data.{name}.{key}: {folder} is not a folder")
-    stems = {key: by_stem(folder) for key, folder in (("image", images), ("mask", masks))}
-    samples = []
-    missing = [stem for stem in stems["image"] if stem + suffix not in stems["mask"]]
-    if missing:
-        first = stems["image"][missing[0]]
-        raise InputError(
-            f"data.{name}: {len(missing)} of {len(stems['image'])} images have no mask; the "
-            f"first is {first}, whose mask must be {masks / (missing[0] + suffix)}.png (or .tif); "
-            "masks pair by stem, see data.*.mask_suffix"
-        )
-    used = {stem + suffix for stem in stems["image"]}
-    spare = sorted(set(stems["mask"]) - used)
-    if spare and stems["image"]:
-        raise InputError(
-            f"data.{name}: {len(spare)} of {len(stems['mask'])} masks have no image; the first "
-            f"is {stems['mask'][spare[0]]}"
-        )
-    for stem, image in stems["image"].items():
-        samples.append(Sample(str(image), str(stems["mask"][stem + suffix])))
-    return samples
-
-
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Return {stem: path} of the images in a folder, sorted; two of one stem are an error.
-
-    The stem is as of `same_name`.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        stem = same_name(path.stem)
-        if stem in found:
-            raise InputError(f"{path}: the same stem as {found[stem].name}; keep one of them")
-        found[stem] = path
-    return found
-
-
-def same_name(name: str) -> str:
-    """A file's name in the form in which names are compared, NFC: macOS writes accents as NFD."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _from_list(path: Path, name: str) -> list[Sample]:
-    samples: list[Sample] = []
-    try:
-        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"data.{name}.list: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"data.{name}.list: {path} is not UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = line.split("\t") if "\t" in line else line.split()
-        if len(parts) != 2:
-            raise InputError(
-                f"{path} line {number}: must be `image mask`, but has {len(parts)} parts "
-                "(put a tab between paths that hold spaces)"
-            )
-        pair = [_listed(path, part.strip(), number) for part in parts]
-        samples.append(Sample(str(pair[0]), str(pair[1])))
-    return samples
-
-
-def _listed(path: Path, part: str, number: int) -> Path:
-    """A file that a list names; raises InputError where there is none."""
-    try:
-        file = (path.parent / part).resolve()
-        if file.is_file():
-            return file
-    except (OSError, RuntimeError, ValueError):
-        pass  # no name of a file: too long, or with a zero
-    if not part.lower().endswith(SUFFIXES):  # of a file that is no list not much is quoted
-        raise InputError(
-            f"{path} line {number}: {short_start(part)} must be an image file that exists "
-            f"({', '.join(SUFFIXES)})"
-        )
-    raise InputError(f"{path} line {number}: {path.parent / part} does not exist")
+# ---------------------------------------------------------------- dividing
 
 
 def divide(samples: list[S], val: Share) -> tuple[list[S], list[S]]:
@@ -493,176 +388,40 @@ def _grouped(samples: list[S], group: str | None, key: str) -> dict[str, list[S]
         if group is None:
             groups.setdefault(sample.image, []).append(sample)
             continue
-        match = re.search(group, sample.stem)
+        name = Path(sample.image).with_suffix("").as_posix() if "/" in group else sample.stem
+        match = re.search(group, name)
         if match is None:
             raise InputError(
-                f"{key}: {group!r} must match every stem, but does not match "
-                f"{sample.stem} ({sample.image})"
+                f"{key}: {group!r} must match every {'path' if '/' in group else 'stem'}, but does "
+                f"not match {name} ({sample.image})"
             )
         groups.setdefault(match[1] or "", []).append(sample)
     return groups
 
 
-# ---------------------------------------------------------------- decoding
-
-
-@contextmanager
-def _identified(path: str) -> Iterator[Image.Image]:
-    """An image file whose header alone has been read, with every failure named."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
-            raise InputError(f"{path}: not a plain file; remove it from the folder")
-        image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
-        kind = (
-            "an empty file" if empty else "not an image that can be read (png, jpg, tif, bmp, webp)"
-        )
-        raise InputError(f"{path}: {kind}") from None
-    except InputError:
-        raise
-    except Exception as error:
-        raise _undecodable(path, error) from None
-    with image:
-        yield image
-
-
-@contextmanager
-def _decoded(path: str, max_pixels: int) -> Iterator[Image.Image]:
-    """A decoded image; what fails in it, as in its decoder, is an InputError.
-
-    Pillow's decoders raise whatever Python does where a file is broken: struct.error, KeyError, ...
-    """
-    with _identified(path) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise InputError(
-                f"{path}: {width}x{height} is {width * height} pixels, but data.max_pixels is "
-                f"{max_pixels}; a decompression bomb? else raise data.max_pixels"
-            )
-        try:
-            image.load()
-            yield image
-        except InputError:
-            raise
-        except Exception as error:
-            raise _undecodable(path, error) from None
-
-
-def _undecodable(path: str, error: Exception) -> InputError:
-    words = str(error) or type(error).__name__
-    return InputError(f"{path}: cannot be decoded: {words}; is the file complete?")
-
-
-def _by_bands(image: Image.Image, of: Callable[[Image.Image, int], np.ndarray]) -> np.ndarray:
-    """Turn an image into an array, some rows at a time: conversions need several times its memory.
-
-    Args:
-        of: (a band of the image, its first row) -> (rows, W, ...) uint8.
-    """
-    found: np.ndarray | None = None
-    for top in range(0, image.height, BAND_ROWS):
-        bottom = min(top + BAND_ROWS, image.height)
-        band = of(image.crop((0, top, image.width, bottom)), top)
-        if found is None:
-            found = np.empty((image.height, *band.shape[1:]), np.uint8)
-        found[top:bottom] = band
-    assert found is not None
-    return found
-
-
-def _grey(band: Image.Image) -> np.ndarray:
-    """(H, W, 3) of a band with 16 bits."""
-    grey = (np.asarray(band, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-    return np.stack([grey] * 3, axis=-1)
+# ---------------------------------------------------------------- room for decoders
 
 
 class _Room:
-    """Pixels that threads may have in memory together."""
+    """Bytes that threads may have in memory together."""
 
-    def __init__(self, pixels: int) -> None:
-        self._whole = self._free = pixels
+    def __init__(self, size: int) -> None:
+        self._whole = self._free = size
         self._changed = Condition()
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
+    def taken(self, size: int) -> Iterator[None]:
         """Wait until there is room for so many, and hold it; for more than there is, all of it."""
-        pixels = min(pixels, self._whole)
+        size = min(size, self._whole)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
         try:
             yield
         finally:
             with self._changed:
-                self._free += pixels
+                self._free += size
                 self._changed.notify_all()
-
-
-def _map_indices(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
-    table = _index_table(spec.model_dump_json())
-    values = np.asarray(band).astype(np.int64)
-    mapped = table[values.clip(0, len(table) - 1)]
-    wrong = (mapped < 0) | (values < 0) | (values >= len(table))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        classes = "0 and 1 (or 255)" if spec.binary else f"0..{len(spec.names) - 1}"
-        ignore = "none" if spec.ignore_index is None else str(spec.ignore_index)
-        raise InputError(
-            f"{path}: mask value {values[row, column]} at row {top + row}, column {column} is no "
-            f"class; classes are {classes}, data.ignore_index is {ignore}"
-        )
-    return mapped.astype(np.uint8)
-
-
-@lru_cache(maxsize=8)
-def _index_table(spec_json: str) -> np.ndarray:
-    """Mask value -> class index, IGNORE, or -1 for an error; length 65536."""
-    spec = SegmentationDataSpec.model_validate_json(spec_json)
-    table = np.full(65536, -1, dtype=np.int16)
-    table[: len(spec.class_names)] = np.arange(len(spec.class_names))
-    if spec.binary:
-        table[255] = 1
-    if spec.ignore_index is not None:
-        table[spec.ignore_index] = IGNORE
-    table[_ignored(spec)] = IGNORE
-    return table
-
-
-def _ignored(spec: SegmentationDataSpec) -> list[int]:
-    """Indices of the classes whose pixels do not count."""
-    return [spec.names.index(name) for name in spec.ignore_classes]
-
-
-def _map_colours(band: Image.Image, top: int, path: str, spec: SegmentationDataSpec) -> np.ndarray:
-    values = np.asarray(band.convert("RGB"))
-    packed = values.astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)  # (H, W)
-    mapped = _colour_table(spec.model_dump_json())[packed]
-    if (mapped < 0).any():
-        row, column = np.argwhere(mapped < 0)[0]
-        colour = tuple(int(channel) for channel in values[row, column])
-        raise InputError(
-            f"{path}: colour {colour} at row {top + row}, column {column} is neither in "
-            "data.palette nor in data.palette_ignore"
-        )
-    return mapped.astype(np.uint8)
-
-
-@lru_cache(maxsize=2)
-def _colour_table(spec_json: str) -> np.ndarray:
-    """Packed RGB -> class index, IGNORE, or -1; a binary palette also has its background."""
-    spec = SegmentationDataSpec.model_validate_json(spec_json)
-    assert spec.palette is not None
-    table = np.full(1 << 24, -1, dtype=np.int16)
-    if spec.binary:
-        table[:] = 0
-    for red, green, blue in spec.palette_ignore:
-        table[red << 16 | green << 8 | blue] = IGNORE
-    ignored = _ignored(spec)
-    for index, (red, green, blue) in enumerate(spec.palette):
-        kept = IGNORE if index in ignored else index
-        table[red << 16 | green << 8 | blue] = 1 if spec.binary else kept
-    return table
 
 
 # ---------------------------------------------------------------- preflight
@@ -672,6 +431,7 @@ def _colour_table(spec_json: str) -> np.ndarray:
 class _Facts:
     digest: str
     counts: list[int]
+    seen: Seen
 
 
 def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> dict[str, Any]:
@@ -688,6 +448,8 @@ def _read_all(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> di
         "val_counts": totals["val"].tolist(),
         "val_images": effective_images(val).tolist(),
         "fingerprint": _fingerprint(spec, facts),
+        "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
 
 
@@ -698,7 +460,13 @@ def _read_files(spec: SegmentationDataSpec, splits: dict[str, list[Sample]]) -> 
         "pixels": [fact.counts for fact in facts["train"]],
         "digests": [fact.digest for fact in facts["train"]],
         "fingerprint": _fingerprint(spec, facts),
+        "notes": _notes(spec, splits, facts),
+        "hashes": _hashes(facts),
     }
+
+
+def _hashes(facts: Mapping[str, Sequence[_Facts]]) -> dict[str, str]:
+    return {name: to_text([fact.seen.picture for fact in found]) for name, found in facts.items()}
 
 
 def _decode_all(
@@ -711,10 +479,25 @@ def _decode_all(
     return facts
 
 
+def _notes(
+    spec: SegmentationDataSpec, splits: dict[str, list[Sample]], facts: Mapping[str, list[_Facts]]
+) -> list[str]:
+    return [
+        note
+        for name, found in facts.items()
+        for note in image_notes(
+            name, [(s.image, fact.seen) for s, fact in zip(splits[name], found, strict=True)], spec
+        )
+    ]
+
+
 def _fingerprint(spec: SegmentationDataSpec, facts: Mapping[str, Sequence[_Facts]]) -> str:
     meaning: list[Any] = [spec.classes, spec.palette, spec.ignore_index]
     if spec.ignore_classes:  # without them the fingerprint is that of older versions
         meaning.append(spec.ignore_classes)
+    if spec.values is not None or spec.ignore_values:
+        meaning.append({"values": spec.values, "ignore_values": spec.ignore_values})
+    meaning += spec.reading
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(facts):
         digest.update(name.encode())
@@ -749,7 +532,8 @@ def effective_images(sizes: np.ndarray) -> np.ndarray:
 
 
 def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
-    height, width = decode_image(sample.image, spec.max_pixels).shape[:2]  # it is not kept
+    seen = see_image(sample.image, spec)
+    height, width = seen.size
     mask = decode_mask(sample.mask, spec)
     if mask.shape != (height, width):
         raise InputError(
@@ -757,7 +541,7 @@ def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
             f"has {width}x{height}; both must be of one size"
         )
     counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
-    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist())
+    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist(), seen)
 
 
 def check_overlap(splits: Mapping[str, Sequence[Imaged]], digests: dict[str, list[str]]) -> None:
@@ -784,7 +568,7 @@ def _stat_key(spec: Section, splits: Mapping[str, Sequence[Any]]) -> str:
     for name in sorted(splits):
         digest.update(name.encode())
         for path in _paths(splits[name]):
-            found = os.stat(path)
+            found = plain_file(path)
             digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

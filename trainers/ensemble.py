@@ -75,7 +75,7 @@ class SegmentationEnsemble(SegmentationTask):
             assert isinstance(member.config, SegmentationConfig)
             precision = resolve_precision(member.config.train.precision, device)
             task = SegmentationTask(member.config, data, device, precision, {})
-            alike = member.config.data.model_dump_json(exclude={"augment"})
+            alike = member.config.data.model_dump_json(exclude={"augment", "photometric"})
             task._opened = opened.setdefault(alike, task)._opened
             self.tasks.append(task)
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from spaces.metric import metric_name
-from trainers.data import decode_image
 from trainers.image_counts import ImageCounts, score_of
+from trainers.images import as_rgb, decode_image
 from trainers.losses import IGNORE
 from trainers.pictures import best_and_worst, palette, picture_folder, sheet, shown_size
 from trainers.report import Scores
@@ -82,7 +82,7 @@ def _draw(
         if index not in names:
             continue
         sample = samples[index]
-        image = decode_image(sample.image, task.data.spec.max_pixels)
+        image = as_rgb(decode_image(sample.image, task.data.spec))
         path = to / f"{names[index]}-{sample.stem}.png"
         caption = f"{sample.stem}   {captions[index]}"
         overlay(image, truth, predicted, task.data.spec.class_names, caption).save(path)

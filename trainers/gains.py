@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import DecodeConfig, TrialConfig
-from trainers.data import pixels_of
+from trainers.ensemble import SegmentationEnsemble, TextEnsemble
 from trainers.image_counts import Counts
+from trainers.images import pixels_of
 from trainers.members import Ensemble
 from trainers.postprocess import KINDS, ClassMap, postprocess
 from trainers.segmentation import SegmentationTask
@@ -59,8 +60,9 @@ def try_views(parts: Sequence[Part], split: str, values: Sequence[str]) -> list[
     seconds = dict.fromkeys(values, 0.0)
     for part in parts:
         task, model = _opened(part)
+        members = task.tasks if isinstance(task, SegmentationEnsemble | TextEnsemble) else ()
         for value in values:
-            for one in (task, *getattr(task, "tasks", ())):  # of an ensemble each member's, too
+            for one in (task, *members):
                 one.config = one.config.replace({"decode.tta": value})
             _first_batch(task, model, split)
             began = time.perf_counter()

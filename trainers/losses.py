@@ -1,4 +1,5 @@
-"""Segmentation losses: pixel and region term, mixed as (1 - share) * pixel + share * region.
+"""Segmentation losses: pixel and region term, mixed as (1 - share) * pixel + share * region, or
+with weights that begin there and are learned.
 
 All of it in fp32 and from logits, whatever the autocast type. Ignored pixels leave numerators and
 denominators alike; region terms are pooled over the batch and averaged over the classes that the
@@ -7,15 +8,16 @@ batch holds, so that their value does not depend on how many classes are absent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaces.config import LossConfig
+from spaces.loss import LossConfig
 from trainers import schedules
 from trainers.class_weights import class_weights
+from trainers.weighting import learned_weights
 
 IGNORE = 255  # mask value of ignored pixels inside segtune, whatever the data set uses
 
@@ -39,6 +41,8 @@ class SegmentationLoss:
         self.device = device
         self.running = {"pixel": torch.zeros((), device=device)}
         self.running["region"] = torch.zeros((), device=device)
+        start = {"pixel": 1 - config.region_share, "region": config.region_share}
+        self.learned = learned_weights(config.weighting, start, config.gradnorm_alpha, device)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,18 +65,36 @@ class SegmentationLoss:
 
         A batch of ignored pixels only gives 0, with zero gradients.
         """
+        terms, parts = self.terms(logits, target, learn=learn)
+        total = self.total(terms)
+        return total, parts | {"total": total.detach()}
+
+    def terms(
+        self, logits: Tensor, target: Tensor, *, learn: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return `pixel` and `region` as they are weighted, normalised by `normalize`, and detached
+        as they are; arguments as of a call."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             pixel = self.pixel_sum(logits, target) / self.pixel_weight(target)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.share > 0):
                 region = self.region(logits, target)
-            parts = {"pixel": pixel.detach(), "region": region.detach()}
+            terms = {"pixel": pixel, "region": region}
+            parts = {name: term.detach() for name, term in terms.items()}
             if self.config.normalize == "ema":
-                pixel = pixel / self._scale("pixel", parts["pixel"], learn)
-                region = region / self._scale("region", parts["region"], learn)
-            total = pixel if self.share == 0 else (1 - self.share) * pixel + self.share * region
-        parts["total"] = total.detach()
-        return total, parts
+                scales = {name: self._scale(name, part, learn) for name, part in parts.items()}
+                terms = {name: term / scales[name] for name, term in terms.items()}
+        return terms, parts
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the terms: in warm-up of the pixel term alone."""
+        if self.share == 0:
+            return terms["pixel"]
+        if self.learned is None:
+            return (1 - self.share) * terms["pixel"] + self.share * terms["region"]
+        weights = self.learned.weights()
+        ramp = self.share / self.config.region_share
+        return weights["pixel"] * terms["pixel"] + ramp * weights["region"] * terms["region"]
 
     @property
     def separable(self) -> bool:
@@ -100,11 +122,13 @@ class SegmentationLoss:
         return (losses * present).sum() / present.sum().clamp(min=1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The running means of `normalize: ema`."""
-        return dict(self.running)
+        """The running means of `normalize: ema`, and the learned weights."""
+        return self.running | ({} if self.learned is None else self.learned.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.running = {name: value.to(self.device) for name, value in state.items()}
+        self.running = {name: state[name].to(self.device) for name in self.running}
+        if self.learned is not None:
+            self.learned.load_state_dict(state)
 
     def weights_of(self, target: Tensor) -> Tensor:
         """(B, H, W) weight of each pixel: its class's, 0 where ignored."""

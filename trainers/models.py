@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from spaces.config import ModelConfig
 from spaces.errors import InputError, did_you_mean
 from spaces.initial_weights import INIT
+from spaces.models import TIMM, weights_argument
 from trainers import initial_weights
 
 STRIDE = 32  # inputs are padded to a multiple of it
 
 
 def build_model(
-    config: ModelConfig, logits: int, say: Callable[[str], None] = lambda line: None
+    config: ModelConfig,
+    logits: int,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    channels: int = 3,
 ) -> nn.Module:
     """Return an smp model with `logits` output channels and the weights that it begins with.
 
     Args:
+        channels: of images. Pretrained weights of the first layer, which are of R, G and B, are
+            added up for one channel; more than three have them in turn, made smaller by the ratio.
         say: told what of `model.init` was taken, a line at a time.
 
     Raises:
@@ -35,15 +42,18 @@ def build_model(
             return smp.create_model(
                 config.arch,
                 encoder_name=config.encoder,
-                encoder_weights=weights,
-                in_channels=3,
+                encoder_weights=weights_argument(config.encoder, weights),
+                in_channels=channels,
                 classes=logits,
             )
         except Exception as error:
             what = f"model.arch {config.arch} with model.encoder {config.encoder}"
             raise explain(what, config.encoder, weights, error, config.init) from error
 
-    return begun(config, make, say)
+    model = begun(config, make, say)
+    # who loads what is saved needs no other weights, and may be offline
+    model.config["encoder_weights"] = None  # type: ignore[operator,index,assignment]
+    return model
 
 
 def begun(
@@ -58,16 +68,16 @@ def begun(
     return model
 
 
-def check_model(config: ModelConfig, size: tuple[int, int], logits: int) -> None:
+def check_model(config: ModelConfig, size: tuple[int, int], logits: int, channels: int = 3) -> None:
     """Build a model and run it once at (height, width); raises InputError where it cannot.
 
     Pretrained weights are fetched, so that no trial has to.
     """
     logging.getLogger("timm").setLevel(logging.WARNING)
-    model = build_model(config, logits).eval()
+    model = build_model(config, logits, channels=channels).eval()
     try:
         with torch.no_grad():
-            forward(model, torch.zeros(1, 3, *size))
+            forward(model, torch.zeros(1, channels, *size))
     except Exception as error:
         raise InputError(
             f"model.arch {config.arch} with model.encoder {config.encoder} does not run at "
@@ -79,7 +89,7 @@ def forward(model: nn.Module, images: Tensor) -> Tensor:
     """Run a model on any input size: pad to its stride, run, cut the padding off.
 
     Shape:
-        (B, 3, H, W) -> (B, C, H, W)
+        (B, channels, H, W) -> (B, C, H, W)
     """
     height, width = images.shape[-2:]
     bottom, right = -height % STRIDE, -width % STRIDE
@@ -107,6 +117,12 @@ def explain(
             f"{setting}: {encoder} has no {weights!r} weights"
             f"{did_you_mean(weights, known)}; known: {', '.join(known) or 'none'}, "
             f"and null to train from scratch{path}"
+        )
+    if isinstance(error, KeyError) and encoder.startswith(TIMM):
+        return InputError(
+            f"{setting}: {encoder} has no {weights!r} weights; known: imagenet, which are timm's "
+            "own, and null to train from scratch; other weights of timm are part of the encoder's "
+            f"name, as in {encoder}.TAG"
         )
     if isinstance(error, OSError | RuntimeError):
         return InputError(

@@ -1,9 +1,9 @@
 """A network as ONNX: written by torch, held against it on val, and run by onnxruntime.
 
 `model.onnx` lies beside the weights that it was made of. It takes any number of images at once, as
-bytes (B, H, W, 3) in RGB, and gives logits (B, C, H, W) in fp32. Normalisation is inside, resizing
-and decoding are not. Of segmentation it takes one size, and padding to the network's stride is
-inside; of text any size whose sides are multiples of the stride.
+bytes (B, H, W, 3) in RGB (or of `data.channels`), and gives logits (B, C, H, W) in fp32.
+Normalisation is inside, resizing and decoding are not. Of segmentation it takes one size, and
+padding to the network's stride is inside; of text any size whose sides are multiples of the stride.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spaces.config import MAX_SIDE, SegmentationConfig, TrialConfig
 from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.text_detection import TextDetectionConfig
-from trainers.batches import MEAN, STD
+from trainers.batches import statistics
 from trainers.checkpoint import load_model
 from trainers.models import STRIDE, forward
 from trainers.tasks import Data, make_task
@@ -79,13 +79,15 @@ def write_onnx(model: Path, config: TrialConfig, data: AnyDataSpec, to: Path) ->
         InputError: the weights are damaged, or a package is missing.
     """
     check_onnx_installed()
-    network = _WithInput(_load(model, config), isinstance(config, TextDetectionConfig)).eval()
+    text = isinstance(config, TextDetectionConfig)
+    network = _WithInput(_load(model, config), text, data.channels).eval()
     size = input_size(config)
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}
     if size is None:  # which a batch has in common
         for at, name in enumerate(("rows", "columns"), start=1):
             dims[at] = STRIDE * torch.export.Dim(name, min=1, max=MAX_SIDE // STRIDE)
-    images = torch.zeros(2, *(size or (2 * STRIDE, 3 * STRIDE)), 3, dtype=torch.uint8)
+    shape = (2, *(size or (2 * STRIDE, 3 * STRIDE)), data.channels)
+    images = torch.zeros(shape, dtype=torch.uint8)
     program = torch.onnx.export(
         network,
         (images,),
@@ -102,7 +104,8 @@ def write_onnx(model: Path, config: TrialConfig, data: AnyDataSpec, to: Path) ->
 
 def onnx_facts(config: TrialConfig, data: AnyDataSpec) -> dict[str, Any]:
     """What surrounds the network, for who has the file alone."""
-    facts = {"task": config.task, "classes": data.class_names}
+    facts: dict[str, Any] = {"task": config.task, "classes": data.class_names}
+    facts["images"] = {"channels": data.channels, "range": data.range}
     return {**facts, **{section: config.model_dump()[section] for section in ("data", "decode")}}
 
 
@@ -144,7 +147,7 @@ class OnnxNetwork(nn.Module):
         self.size: tuple[int, int] | None = None if self._text else (height, width)
 
     def forward(self, images: Tensor) -> Any:
-        """(B, 3, h, w), normalised and padded to the stride -> logits as of the network itself.
+        """(B, channels, h, w), normalised and padded to the stride -> logits as of the network.
 
         Raises:
             InputError: images of another size than that of masks.
@@ -160,7 +163,7 @@ class OnnxNetwork(nn.Module):
                 f"{self.path} takes images of {own[0]}x{own[1]} alone, but got "
                 f"{height}x{width}; leave --runtime onnx out, or decode.tta with scales"
             )
-        mean, std = (images.new_tensor(part).view(1, 3, 1, 1) for part in (MEAN, STD))
+        mean, std = (images.new_tensor(p).view(1, -1, 1, 1) for p in statistics(images.shape[1]))
         pixels = (images * std + mean).mul(255).round().to(torch.uint8)  # what they were made of
         pixels = pixels[..., : own[0], : own[1]]  # it pads by itself
         try:
@@ -209,13 +212,13 @@ def check_agreement(found: Agreement, metric: str) -> None:
 
 
 class _WithInput(nn.Module):
-    """A network with its normalisation and padding: bytes (B, H, W, 3) -> logits (B, C, H, W)."""
+    """A network, its normalisation and padding: bytes (B, H, W, channels) -> (B, C, H, W)."""
 
-    def __init__(self, network: nn.Module, text: bool) -> None:
+    def __init__(self, network: nn.Module, text: bool, channels: int) -> None:
         super().__init__()
         self.network, self.text = network, text
-        self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.std = nn.Buffer(torch.tensor(STD).view(1, 3, 1, 1))
+        mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in statistics(channels))
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 
     def forward(self, images: Tensor) -> Tensor:
         values = images.float()  # first of all: TensorRT knows no other use of bytes

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spaces.config import OptimConfig
+from trainers.weighting import LR, LearnedWeights
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, learned: LearnedWeights | None = None
+) -> torch.optim.Optimizer:
     """Return AdamW or SGD over encoder and rest, each split into decayed and undecayed weights.
+
+    What a loss learns of the weights of its terms is a group of its own, the last one, with a rate
+    of its own and without decay.
 
     Parameters under `encoder.` train at `lr * encoder_lr_ratio` (0 freezes them). Each group
     keeps its peak rate as `peak_lr`; `set_lr` moves `lr` from there.
@@ -25,10 +32,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
             continue
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
-    settings = [
+    settings: list[dict[str, Any]] = [
         {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()
     ]
+    if learned is not None:
+        logs = list(learned.logs.values())
+        settings.append({"params": logs, "lr": LR, "peak_lr": LR, "weight_decay": 0.0})
     if config.name == "sgd":
         sgd = torch.optim.SGD(
             settings,

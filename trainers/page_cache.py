@@ -34,14 +34,15 @@ class Pages:
     entry: Entry | None
 
     def page(self, index: int) -> tuple[np.ndarray, Scale]:
-        """Return a page (h, w, 3) uint8, and image pixels a pixel of it, (x, y)."""
+        """Return a page (h, w, C) uint8, and image pixels a pixel of it, (x, y)."""
         index = index if self.kept.rows is None else self.kept.rows[index]
         if self.entry is None:
             return self._decode(index)
         arrays = self.entry.arrays
         height, width = arrays["shapes"][index]
-        end = arrays["ends"][index]
-        page = arrays["pages"][end - height * width * 3 : end].reshape(height, width, 3)
+        end, channels = arrays["ends"][index], self.data.spec.channels
+        flat = arrays["pages"][end - height * width * channels : end]
+        page = flat.reshape(height, width, channels)
         return page, (float(arrays["scales"][index, 0]), float(arrays["scales"][index, 1]))
 
     def _decode(self, index: int) -> tuple[np.ndarray, Scale]:
@@ -61,8 +62,8 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
         longest: the longer side of a page in pixels; a larger page is shrunk to it.
     """
     kept = data.kept(split)
-    shapes = [_shape(data.sizes[page.image], longest) for page in kept.samples]
-    bytes_ = [height * width * 3 for height, width in shapes]
+    shapes = page_shapes(data, kept, longest)
+    bytes_ = [height * width * data.spec.channels for height, width in shapes]
 
     def build(make: Make) -> None:
         pages = make("pages", (sum(bytes_),), np.uint8)
@@ -81,6 +82,11 @@ def load_pages(data: TextData, split: str, longest: int) -> Pages:
     key = split_key(kept.fingerprint, kept.name, longest)
     what = f"the pages of the {split} split at {longest} px"
     return Pages(data, kept, longest, entry("pages", key, lambda: sum(bytes_), build, what))
+
+
+def page_shapes(data: TextData, kept: Kept[Page], longest: int) -> list[tuple[int, int]]:
+    """(height, width) of each page of a split, as the cache has it, with 3 bytes a pixel."""
+    return [_shape(data.sizes[page.image], longest) for page in kept.samples]
 
 
 def _shape(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What is done to a class map after the network: small areas and small holes (`decode`).
 
 It works on maps at the image's own size, the last thing before they are scored or written. Off by
-default: on thin structures it costs more than it gains (field note D), so that `segtune evaluate
+default: on thin structures it costs more than it gains, so that `segtune evaluate
 --postprocess` measures it.
 """
 

@@ -26,9 +26,9 @@ from spaces.text_detection import TextDetectionConfig
 from trainers.batches import layout
 from trainers.cache import resize_image
 from trainers.checkpoint import fold_models
-from trainers.data import decode_image, rgb
 from trainers.dbnet.decode import Detections, decode
 from trainers.ensemble import mean_map, mean_maps, mean_probabilities
+from trainers.images import as_bytes, decode_image
 from trainers.members import MEMBERS, is_ensemble, read_members, shares
 from trainers.memory import free_memory, is_out_of_memory
 from trainers.onnx_network import onnx_networks
@@ -57,8 +57,8 @@ class Prepared:
     """An image as the network takes it."""
 
     pixels: NDArray[np.uint8]
-    """(h, w, 3) RGB: of segmentation at network size, with data.mode crop at data.scale; of text no
-    side above data.resolution."""
+    """(h, w, C) of data.channels: of segmentation at network size, with data.mode crop at
+    data.scale; of text no side above data.resolution."""
     size: tuple[int, int]
     """(H, W) of the image itself."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -159,7 +159,8 @@ class Predictor:
         """Return a mask (H, W), or the boxes of text, of each image at its own size.
 
         Args:
-            images: paths, PIL images, or arrays (H, W, 3) uint8 of RGB.
+            images: paths, PIL images, or arrays (H, W, C) uint8 of `data.channels` (3 are RGB),
+                with black at 0 and white at 255.
 
         Raises:
             InputError: a file cannot be read.
@@ -171,16 +172,17 @@ class Predictor:
     def prepare(self, image: Picture) -> Prepared:
         """Read and resize an image; threads may do so side by side."""
         if isinstance(image, Image.Image):
-            pixels = rgb(image.copy())
+            pixels = as_bytes(image, self.data)
         elif isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            channels, three = self.data.channels, image.ndim == 3 and image.size > 0
+            if not three or image.shape[2] != channels or image.dtype != np.uint8:
                 raise ValueError(
-                    "an image must be (H, W, 3) uint8 in RGB, but this array is "
-                    f"{image.shape} {image.dtype}"
+                    f"an image must be (H, W, {channels}) uint8{' in RGB' * (channels == 3)}, but "
+                    f"this array is {image.shape} {image.dtype}"
                 )
             pixels = image
         else:
-            pixels = decode_image(str(image), self.data.max_pixels)
+            pixels = decode_image(str(image), self.data)
         size = (pixels.shape[0], pixels.shape[1])
         if self.members:
             members = tuple(member.prepare(pixels) for member, _ in self.members)
@@ -257,7 +259,7 @@ class Predictor:
         return Found(classes, found.half().cpu().numpy())
 
     def _logits(self, pixels: Tensor, config: SegmentationConfig) -> Tensor:
-        """(B, 3, h, w) in 0..255 -> (B, C, h, w): of all models together."""
+        """(B, channels, h, w) in 0..255 -> (B, C, h, w): of all models together."""
         logits = [
             network_logits(model, pixels, config, self.device, self.precision)
             for model in self.models

@@ -113,7 +113,8 @@ class EpochReport(Scores):
         epoch: from 1; with folds those of fold N are counted from (N - 1) * train.epochs + 1.
         fold: from 1; None where there are none.
         grad_norm: mean before clipping; 0 where no step has counted.
-        lr: the largest of the parameter groups, at the last step.
+        lr: the largest of the network's parameter groups, at the last step.
+        loss_weights: {term: its weight} after the epoch, where they are learned; without the ramp.
         images_per_s: in training.
         micro_batch: images that were in memory at once.
         seconds: of training and validation.
@@ -126,6 +127,7 @@ class EpochReport(Scores):
     grad_norm: float = math.nan
     grad_norm_max: float = math.nan
     lr: float = math.nan
+    loss_weights: dict[str, float] | None = None
     images_per_s: float = math.nan
     peak_memory_mb: float = math.nan
     micro_batch: int = 0

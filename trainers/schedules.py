@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from spaces.config import LossConfig, OptimConfig
+from spaces.config import OptimConfig
+from spaces.loss import LossConfig
 
 
 def lr_factor(step: int, steps_per_epoch: int, epochs: int, optim: OptimConfig) -> float:

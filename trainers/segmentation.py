@@ -22,8 +22,9 @@ from trainers.augment import augment, plan
 from trainers.batches import batch_sizes, epoch_batches, layout, normalise
 from trainers.boundary import BoundaryCounts, BoundaryCurve
 from trainers.crops import draw_crops
-from trainers.data import SegmentationData, size_of
+from trainers.data import SegmentationData
 from trainers.image_counts import Counts, ImageCounts, class_iou, score_of
+from trainers.images import size_of
 from trainers.losses import SegmentationLoss
 from trainers.memory import free_memory, is_out_of_memory
 from trainers.metrics import ClassCounts, Counter, ThresholdCurve, best_threshold, binary_parts
@@ -84,14 +85,17 @@ class SegmentationTask:
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
-        return build_model(self.config.model, self.logits, say=print)
+        return build_model(
+            self.config.model, self.logits, say=print, channels=self.data.spec.channels
+        )
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield the epoch's batches on the device: images (B, 3, H, W) float, masks (B, H, W)."""
+        """Yield the epoch's batches on the device: images (B, C, H, W) float, masks (B, H, W)."""
         batches = epoch_batches(self.samples, self.config.train, epoch)
         order = [index for batch in batches for index in batch]
         data, seed = self.config.data, self.config.train.seed
-        drawn = plan(data.augment, data.size, seed, epoch, order)
+        channels = self.data.spec.channels
+        drawn = plan(data.augment, data.photometric, data.size, seed, epoch, order, channels)
         start = sum(len(batch) for batch in batches[:first])
         keys: Sequence[Sequence[Key]] = batches[first:]
         if data.mode == "crop":
@@ -117,6 +121,14 @@ class SegmentationTask:
         """Return logits (B, C, H, W) at network size, under autocast."""
         with autocast(self.device, self.precision):
             return forward(model, images)
+
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights that all terms of the loss share: those of the head, which has the
+        logits of every term."""
+        head = model.segmentation_head
+        assert isinstance(head, nn.Module)
+        layers = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)]
+        return [layers[-1].weight]
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split at original image size; also the loss parts at network size, which are
@@ -326,7 +338,7 @@ class SegmentationTask:
     def _windows(
         self, image: Tensor, size: tuple[int, int], run: Run
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (top, logits (C, rows, W)) of an image (H, W, 3) at scale, at its own size."""
+        """Yield (top, logits (C, rows, W)) of an image (H, W, C) at scale, at its own size."""
         return windows_logits(image, size, self.config, run, self.val_batch, self.score_elements)
 
     def predicted(self, model: nn.Module, split: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -367,7 +379,7 @@ def network_logits(
     device: torch.device,
     precision: str,
 ) -> Tensor:
-    """Logits (B, C, H, W) fp32 of images (B, 3, H, W) in 0..255 at network size."""
+    """Logits (B, C, H, W) fp32 of images (B, channels, H, W) in 0..255 at network size."""
 
     def run(batch: Tensor) -> Tensor:
         with autocast(device, precision):
@@ -388,7 +400,7 @@ def windows_logits(
     """Yield (top, logits (C, rows, W) fp32) of an image from above, at its original size.
 
     Args:
-        image: (H, W, 3) uint8 at `data.scale`.
+        image: (H, W, channels) uint8 at `data.scale`.
         size: its original (height, width).
         run: calls the network on windows.
         batch: windows at once.
@@ -482,7 +494,7 @@ def check_segmentation_space(space: Space, data: SegmentationData) -> None:
     for model in networks(space):
         # smp's own pairs are known to run; weights and timm models must be tried
         if model.init or model.encoder_weights or model.encoder not in ENCODERS:
-            check_model(model, smallest_size(space), logits)
+            check_model(model, smallest_size(space), logits, data.spec.channels)
 
 
 def networks(space: Space) -> Iterator[ModelConfig]:

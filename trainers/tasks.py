@@ -23,6 +23,7 @@ from trainers import class_weights
 from trainers.batches import layout
 from trainers.cache_folder import asked_bytes
 from trainers.checkpoint import load_model
+from trainers.cleval import cleval_metric
 from trainers.data import SegmentationData, load_segmentation_data
 from trainers.ensemble import (
     EnsembleTask,
@@ -51,6 +52,7 @@ from trainers.text_detection import (
     load_dbnet,
 )
 from trainers.text_evaluate import evaluate_text
+from trainers.weighting import Loss
 
 
 def evaluate(
@@ -152,25 +154,6 @@ class Data(Protocol):
         ...
 
 
-class Loss(Protocol):
-    """A loss mix that changes with the epoch."""
-
-    share: float
-    """Of the terms that warm up, in this epoch."""
-
-    def __call__(
-        self, logits: Tensor, target: Any, *, learn: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and its detached parts, `total` and `pixel` among them."""
-        ...
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
-
-
 class Task(Protocol):
     """Data, network, loss and score of one run."""
 
@@ -200,7 +183,7 @@ class Task(Protocol):
         ...
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, Any]]:
-        """Images (B, 3, H, W) and what the loss calls their target, on the device.
+        """Images (B, C, H, W) and what the loss calls their target, on the device.
 
         Args:
             first: batches of the epoch that are left out.
@@ -213,6 +196,10 @@ class Task(Protocol):
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, C, H, W), under autocast."""
+        ...
+
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights through which every term of the loss reaches the rest of the network."""
         ...
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
@@ -270,16 +257,27 @@ def initial_weights(space: Space, data: Data) -> list[str]:
     """Say what each network of a space takes of each path of `model.init`."""
     lines: list[str] = []
     if isinstance(space.base, TextDetectionConfig):
+        assert isinstance(data, TextData)
         for dbnet in dbnets(space):
             if is_path(dbnet.init):
-                build_dbnet(dbnet, lines.append)
+                build_dbnet(dbnet, lines.append, channels=data.spec.channels)
     else:
         assert isinstance(data, SegmentationData)
         logits = 1 if data.spec.binary else data.classes
         for network in networks(space):
             if is_path(network.init):
-                build_model(network, logits, lines.append)
+                build_model(network, logits, lines.append, channels=data.spec.channels)
     return lines
+
+
+def check_extras(metric: MetricConfig) -> None:
+    """Refuse a metric whose package is not installed, before any file of the data is read.
+
+    Raises:
+        InputError: with the command that installs it.
+    """
+    if metric.name == "cleval":
+        cleval_metric()
 
 
 def check_metric(metric: MetricConfig, data: Data) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,23 +15,25 @@ import numpy as np
 from spaces.data import TextDetectionDataSpec, TextDetectionSplitSpec
 from spaces.errors import InputError
 from trainers.data import (
-    SUFFIXES,
+    HASHED,
     Imaged,
     Splits,
-    by_stem,
     check_overlap,
-    decode_image,
     divide_folds,
     each_decoded,
     each_split,
     fold_mark,
     fold_splits,
+    hashes_of,
     recalled,
-    same_name,
 )
 from trainers.dbnet.icdar import TextAnnotation, read_coco_text, read_icdar
 from trainers.dbnet.outlines import LEAST_AREA, area, clipped
 from trainers.durable import file_digest
+from trainers.image_notes import image_notes
+from trainers.images import Seen, decode_image, see_image
+from trainers.near_duplicates import to_text
+from trainers.pairs import SUFFIXES, by_stem, kinds, listing, nothing_in, same_name
 
 LABELS = (".txt", ".csv")  # of ICDAR files
 JSON = ".json"
@@ -104,12 +105,13 @@ class TextData(Splits[Page]):
     fold: int | None = None
     folds: tuple[TextData, ...] = ()
     notes: tuple[str, ...] = ()
+    hashes: dict[str, bytes] = field(default_factory=dict, repr=False)
     _json: dict[str, JsonLabels] = field(default_factory=dict, repr=False)
     _text: dict[str, TextAnnotation] = field(default_factory=dict, repr=False)
 
     def image(self, page: Page) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB."""
-        return decode_image(page.image, self.spec.max_pixels)
+        """Return (H, W, C) uint8 of `data.channels` channels."""
+        return decode_image(page.image, self.spec)
 
     def truth(self, page: Page) -> TextAnnotation:
         """Return the boxes of a page, in image pixels."""
@@ -139,10 +141,11 @@ def load_text_data(spec: TextDetectionDataSpec) -> TextData:
     """
     splits = each_split(spec.train, spec.val, spec.test, find_pages)
     undivided = spec.model_copy(update={"folds": None})  # one reading for all ways to divide
-    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind="-checked")
+    facts = recalled(undivided, splits, lambda: _read_all(spec, splits), kind=HASHED)
     sizes = {path: (height, width) for path, (height, width) in facts["sizes"].items()}
-    notes = *facts["notes"], *_unused_files(spec)
-    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes)
+    notes = *facts["notes"], *_unused_files(spec), *_in_no_set(spec, splits)
+    hashes = hashes_of(splits, facts["hashes"])
+    whole = TextData(spec, splits, sizes, facts["fingerprint"], notes=notes, hashes=hashes)
     if spec.folds is None:
         return whole
     whole = replace(whole, splits={**splits, "val": splits["train"]})
@@ -167,16 +170,19 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     data = TextData(spec, splits, {}, "")
     sizes: dict[str, tuple[int, int]] = {}
     digests: dict[str, list[str]] = {}
-    mended = []
+    hashes: dict[str, str] = {}
+    mended: list[str] = []
     for name, pages in splits.items():
         facts = each_decoded(pages, lambda _, page: _check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
-        for page, (_, size) in zip(pages, facts, strict=True):
-            sizes[page.image] = size
+        seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
+        hashes[name] = to_text([found.picture for _, found in seen])
+        sizes |= {path: found.size for path, found in seen}
+        mended += image_notes(name, seen, spec)
         mended += _mended(name, pages, data)
         _check_has_text(name, pages, data)
     check_overlap(splits, digests)
-    total = hashlib.sha256()
+    total = hashlib.sha256(json.dumps(spec.reading).encode() if spec.reading else b"")
     for name in sorted(digests):
         total.update(json.dumps([name, digests[name]]).encode())
         for labels in sorted({page.labels for page in splits[name]}):
@@ -186,6 +192,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
         "sizes": sizes,
         "digests": {page.image: digest for page, digest in images} if "val" not in splits else {},
         "fingerprint": total.hexdigest(),
+        "hashes": hashes,
         "notes": [*mended, *_unused_entries(splits, data)],
     }
 
@@ -203,10 +210,12 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
         raise InputError(f"data.{name}.images: {images} is not a folder")
     found = by_stem(images)
     if not found:
-        raise InputError(
-            f"data.{name}: no images ({', '.join(SUFFIXES)}) found in {images}; check the path"
-        )
+        raise InputError(f"data.{name}: {nothing_in(images, can_recurse=False)}")
     if labels.is_dir():
+        if split.set is not None:
+            raise InputError(
+                f"data.{name}.set: goes with a JSON of labels, but {labels} is a folder"
+            )
         return _with_files(found, labels, name)
     if labels.suffix.lower() != JSON:
         raise InputError(
@@ -214,6 +223,8 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
             f"({', '.join(LABELS)}), or one file of COCO-Text's form whose name ends in .json"
         )
     known = _read_json(str(labels))
+    if split.set is not None:
+        found = _in_set(found, known, split.set, f"data.{name}.set", labels)
     missing = [path for path in found.values() if known.entry_of(path) is None]
     if missing:
         raise InputError(
@@ -223,6 +234,22 @@ def find_pages(split: TextDetectionSplitSpec, name: str) -> list[Page]:
     return [Page(str(path), str(labels)) for path in found.values()]
 
 
+def _in_set(
+    found: dict[str, Path], known: JsonLabels, wanted: str, key: str, labels: Path
+) -> dict[str, Path]:
+    """The images that a JSON puts in one set."""
+    entries = {stem: known.entry_of(path) for stem, path in found.items()}
+    sets = {stem: known.found[entry].set for stem, entry in entries.items() if entry is not None}
+    chosen = {stem: path for stem, path in found.items() if sets.get(stem) == wanted}
+    if not chosen:
+        there = sorted({str(one) for one in sets.values() if one is not None})
+        raise InputError(
+            f"{key}: none of the {len(found)} images is in set {wanted!r} of {labels}; those that "
+            f"have one are in: {', '.join(there) or 'none'}"
+        )
+    return chosen
+
+
 def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
     """The pages of a folder of label files."""
     files = _label_files(labels)
@@ -230,9 +257,10 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
     for stem, path in found.items():
         own = [file for key in (f"gt_{stem}", stem) for file in files.get(key, [])]
         if not own:
+            there = listing(labels) if not files else []
             raise InputError(
                 f"data.{name}: {path} has no boxes; they must be in {labels / f'gt_{stem}.txt'} or "
-                f"{stem}.txt (or .csv)"
+                f"{stem}.txt (or .csv){f', but that folder has {kinds(there)}' if there else ''}"
             )
         if len(own) > 1:
             raise InputError(
@@ -246,8 +274,8 @@ def _with_files(found: dict[str, Path], labels: Path, name: str) -> list[Page]:
 def _label_files(folder: Path) -> dict[str, list[Path]]:
     """{stem: files} of a folder, sorted."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in LABELS and not path.name.startswith("."):
+    for path in listing(folder):
+        if path.suffix.lower() in LABELS:
             files.setdefault(same_name(path.stem), []).append(path)
     return files
 
@@ -266,11 +294,14 @@ def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
         used.setdefault(labels, set()).update(
             key for stem in by_stem(images) for key in (f"gt_{stem}", stem)
         )
-        spare = [path for path in sorted(images.iterdir()) if _is_spare(path) and path != labels]
+        known = (*SUFFIXES, *LABELS, JSON)
+        spare = [
+            path
+            for path in listing(images)
+            if path != labels and (path.is_dir() or path.suffix.lower() not in known)
+        ]
         if spare:
-            kinds = Counter(map(_kind, spare))
-            named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-            said.append(f"data.{name}: not read in {images}: {named}; the first is {spare[0].name}")
+            said.append(f"data.{name}: not read in {images}: {kinds(spare)}")
     for labels, keys in used.items():
         if not labels.is_dir():
             continue
@@ -284,6 +315,21 @@ def _unused_files(spec: TextDetectionDataSpec) -> list[str]:
     return said
 
 
+def _in_no_set(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> list[str]:
+    """How many images are in no set that is named."""
+    given = [split for split in (spec.train, spec.val, spec.test) if split is not None]
+    used = {page.image for pages in splits.values() for page in pages}
+    said = []
+    for folder in sorted({str(split.images) for split in given if split.set is not None}):
+        lost = [path for path in by_stem(Path(folder)).values() if str(path) not in used]
+        if lost:
+            said.append(
+                f"not used: {len(lost)} images of {folder}, which are in no data.*.set; the first "
+                f"is {lost[0].name}"
+            )
+    return said
+
+
 def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
     """The images that a JSON has and no split, and how many boxes they have."""
     used: dict[str, set[str | None]] = {}
@@ -292,9 +338,12 @@ def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
             entry = data.json_labels(page.labels).entry_of(Path(page.image))
             used.setdefault(page.labels, set()).add(entry)
     said = []
+    given = data.spec.train, data.spec.val, data.spec.test
     for labels, entries in used.items():
         known = data.json_labels(labels).found
         lost = [entry for entry in known if entry not in entries]
+        if wanted := {split.set for split in given if split and split.labels == labels} - {None}:
+            lost = [entry for entry in lost if known[entry].set in wanted]
         if lost:
             boxes = sum(len(known[entry].polygons) for entry in lost)
             said.append(
@@ -302,15 +351,6 @@ def _unused_entries(splits: dict[str, list[Page]], data: TextData) -> list[str]:
                 f"boxes, which are in no folder of images; the first is {lost[0]}"
             )
     return said
-
-
-def _is_spare(path: Path) -> bool:
-    """Whether something among the images is neither one nor a label."""
-    return not path.name.startswith(".") and _kind(path) not in (*SUFFIXES, *LABELS, JSON)
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else path.suffix.lower() or "without suffix"
 
 
 def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
@@ -325,9 +365,9 @@ def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
     ]
 
 
-def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
-    image = data.image(page)
-    height, width = image.shape[:2]
+def _check_page(page: Page, data: TextData) -> tuple[str, Seen]:
+    seen = see_image(page.image, data.spec)
+    height, width = seen.size
     truth = data.truth(page)
     if truth.size is not None and truth.size != (height, width):
         raise InputError(
@@ -341,7 +381,7 @@ def _check_page(page: Page, data: TextData) -> tuple[str, tuple[int, int]]:
                 f"{_place(page, index)}: the box lies wholly outside of {page.image} "
                 f"({width}x{height}): x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g}"
             )
-    return file_digest(page.image), (height, width)
+    return file_digest(page.image), seen
 
 
 def _place(page: Page, index: int) -> str:

@@ -22,7 +22,12 @@ from spaces.errors import InputError
 from spaces.initial_weights import is_path, starts
 from spaces.metric import metric_name
 from spaces.space import Free, Space
-from spaces.text_detection import TextDetectionConfig, TextLossConfig, TextModelConfig
+from spaces.text_detection import (
+    TextDataConfig,
+    TextDetectionConfig,
+    TextLossConfig,
+    TextModelConfig,
+)
 from trainers import schedules
 from trainers.batches import Reader, batch_sizes, epoch_batches, layout, normalise
 from trainers.cleval import cleval_metric, cleval_sweep
@@ -42,6 +47,7 @@ from trainers.text_data import Page, TextData
 from trainers.text_sizes import check_learnable
 from trainers.to_host import ToHost
 from trainers.views import mean_over_views
+from trainers.weighting import learned_weights
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -63,7 +69,7 @@ class BatchTarget:
 class TextDetectionLoss:
     """The DB loss as the training loop knows losses: an epoch's mix, stacked logits."""
 
-    def __init__(self, config: TextLossConfig) -> None:
+    def __init__(self, config: TextLossConfig, device: torch.device) -> None:
         self.config = config
         self.loss = DBLoss(
             config.pixel,
@@ -73,7 +79,15 @@ class TextDetectionLoss:
             dice_weight=config.dice_weight,
             negative_ratio=config.negative_ratio,
             focal_gamma=config.focal_gamma,
+            focal_alpha=config.focal_alpha,
+            label_smoothing=config.label_smoothing,
         )
+        start = {
+            "pixel": config.pixel_weight,
+            "threshold": config.threshold_weight,
+            "dice": config.dice_weight,
+        }
+        self.learned = learned_weights(config.weighting, start, config.gradnorm_alpha, device)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -89,19 +103,35 @@ class TextDetectionLoss:
             logits: (B, 2, H, W), probability and threshold.
             learn: without effect; the loss keeps no running means.
         """
+        terms, parts = self.terms(logits, target, learn=learn)
+        total = self.total(terms)
+        return total, parts | {"total": total.detach()}
+
+    def terms(
+        self, logits: Tensor, target: BatchTarget, *, learn: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return `pixel`, `threshold` and `dice` without weights; and the same, detached."""
         kernel, kernel_mask, share, threshold_mask = target.maps.unbind(dim=1)
         threshold = THRESHOLD_LOW + (THRESHOLD_HIGH - THRESHOLD_LOW) / 255 * share.float()
         maps = TargetMaps(kernel, kernel_mask, threshold, threshold_mask)
-        return self.loss(
-            logits[:, :1], logits[:, 1:], maps, aux_scale=self.share, negatives=target.negatives
-        )
+        terms = self.loss.terms(logits[:, :1], logits[:, 1:], maps, negatives=target.negatives)
+        return terms, {name: term.detach() for name, term in terms.items()}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the terms: in warm-up of the pixel term alone."""
+        if self.learned is None or self.share == 0:
+            return self.loss.total(terms, self.share)
+        weights = self.learned.weights()
+        ramps = {name: 1.0 if name == "pixel" else self.share for name in weights}
+        return torch.stack([ramps[n] * weights[n] * terms[n] for n in weights]).sum()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: the loss is a function of the epoch."""
-        return {}
+        """The learned weights; without them the loss is a function of the epoch."""
+        return {} if self.learned is None else self.learned.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert not state
+        if self.learned is not None:
+            self.learned.load_state_dict(state)
 
 
 @dataclass(frozen=True)
@@ -158,17 +188,17 @@ class TextDetectionTask:
         self.score_counts = score_of(config.metric, data.spec)
         if config.metric.name == "cleval":
             cleval_metric()  # not only when an epoch has been trained
-        self.loss = TextDetectionLoss(config.loss)
+        self.loss = TextDetectionLoss(config.loss, device)
         self.samples = len(data.split("train"))
         self._opened: dict[str, Pages] = {}
         self.steps_per_epoch = len(batch_sizes(self.samples, config.train.batch_size))
 
     def build_model(self) -> nn.Module:
         """Return the network of the config; raises InputError where it cannot be had."""
-        return build_dbnet(self.config.model, say=print)
+        return build_dbnet(self.config.model, say=print, channels=self.data.spec.channels)
 
     def batches(self, epoch: int, first: int = 0) -> Generator[tuple[Tensor, BatchTarget]]:
-        """Yield the epoch's batches on the device: images (B, 3, H, W) float, and targets."""
+        """Yield the epoch's batches on the device: images (B, C, H, W) float, and targets."""
         keys = [
             [(epoch, index) for index in batch]
             for batch in epoch_batches(self.samples, self.config.train, epoch)[first:]
@@ -184,6 +214,11 @@ class TextDetectionTask:
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W), probability and threshold, under autocast."""
         return _stacked(model, images, self.device, self.precision)
+
+    def shared_weights(self, model: nn.Module) -> list[Tensor]:
+        """The last weights that all terms of the loss share: the decoder's last convolutions."""
+        assert isinstance(model, DBNet)
+        return model.decoder.last_weights()
 
     def validate(self, model: nn.Module, split: str = "val") -> Validation:
         """Score a split in image coordinates: one forward pass, every free setting swept.
@@ -303,9 +338,7 @@ class TextDetectionTask:
     def _pages(self, split: str) -> Pages:
         """The pages of a split, large enough for the largest random scale of the train split."""
         if split not in self._opened:
-            data = self.config.data
-            scale = SCALES[data.augment][1] if split == "train" else 1.0
-            longest = round(data.resolution * scale)
+            longest = longest_side(split, self.config.data)
             self._opened[split] = load_pages(self.data, split, longest)
         return self._opened[split]
 
@@ -383,7 +416,7 @@ def page_logits(
     device: torch.device,
     precision: str,
 ) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
-    """Run the network on one image (H, W, 3) uint8.
+    """Run the network on one image (H, W, C) uint8.
 
     Returns:
         Logits (1, 2, h, w) fp32, of a model.onnx the first map alone; (h, w); image pixels a
@@ -410,10 +443,21 @@ def _stacked(model: nn.Module, images: Tensor, device: torch.device, precision: 
     return torch.cat([probability, threshold], dim=1)
 
 
+def longest_side(split: str, config: TextDataConfig) -> int:
+    """Pixels of the longer side of the pages that a split is kept with, none enlarged."""
+    return round(config.resolution * (SCALES[config.augment][1] if split == "train" else 1.0))
+
+
 def build_dbnet(
-    config: TextModelConfig, say: Callable[[str], None] = lambda line: None
+    config: TextModelConfig,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    channels: int = 3,
 ) -> nn.Module:
     """Return the network with the weights that it begins with; `say` is told of `model.init`.
+
+    Args:
+        channels: of images, as of `models.build_model`.
 
     Raises:
         InputError: the encoder or the weights cannot be had.
@@ -426,6 +470,7 @@ def build_dbnet(
                 config.decoder,
                 inner=config.inner,
                 out=config.out,
+                in_channels=channels,
                 encoder_weights=weights,
             )
         except Exception as error:
@@ -452,7 +497,7 @@ def check_text_space(space: Space, data: TextData) -> None:
     first = space.names("model.decoder")[0]
     for model in dbnets(space):
         if model.decoder == first or is_path(model.init):
-            _check_dbnet(model)
+            _check_dbnet(model, data.spec.channels)
 
 
 def dbnets(space: Space) -> Iterator[TextModelConfig]:
@@ -489,13 +534,13 @@ def load_dbnet(folder: Path) -> DBNet:
         raise InputError(f"{error}; export it again") from error
 
 
-def _check_dbnet(config: TextModelConfig) -> None:
+def _check_dbnet(config: TextModelConfig, channels: int) -> None:
     if not is_path(config.init):  # which fits one decoder, and not another
         config = config.model_copy(update={"inner": 8, "out": 8})
-    model = build_dbnet(config).eval()
+    model = build_dbnet(config, channels=channels).eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+            model(torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE))
     except Exception as error:
         raise InputError(
             f"model.encoder {config.encoder} does not run in a DBNet: {short_message(error)}"
@@ -509,16 +554,17 @@ def pad_together(samples: list[_Sample]) -> tuple[Tensor, Tensor, tuple[int, int
     """Stack pages of different sizes, black below and to the right, where no loss looks.
 
     Args:
-        samples: (page (3, h, w) uint8, packed maps (4, h, w) uint8, text pixels and valid ones).
+        samples: (page (C, h, w) uint8, packed maps (4, h, w) uint8, text pixels and valid ones).
 
     Returns:
-        (B, 3, H, W) and (B, 4, H, W), H and W multiples of the network's stride; text pixels and
+        (B, C, H, W) and (B, 4, H, W), H and W multiples of the network's stride; text pixels and
         valid ones of all pages.
     """
     height = max(page.shape[1] for page, _, _ in samples)
     width = max(page.shape[2] for page, _, _ in samples)
     height, width = height + -height % STRIDE, width + -width % STRIDE
-    pages = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    channels = samples[0][0].shape[0]
+    pages = torch.zeros(len(samples), channels, height, width, dtype=torch.uint8)
     maps = torch.zeros(len(samples), 4, height, width, dtype=torch.uint8)
     for i, (page, targets, _) in enumerate(samples):
         pages[i, :, : page.shape[1], : page.shape[2]] = page
@@ -591,8 +637,7 @@ class _Pages(Dataset[_Sample]):
         image, polygons = augment_page(
             page,
             [polygon / scale for polygon in truth.polygons],
-            self.config.data.resolution,
-            self.config.data.augment,
+            self.config.data,
             (self.config.train.seed, epoch, index),
         )
         height, width = image.shape[:2]

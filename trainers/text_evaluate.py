@@ -14,6 +14,7 @@ from trainers.dbnet.decode import Detections
 from trainers.dbnet.score import match
 from trainers.evaluate import PICTURES, Evaluation
 from trainers.image_counts import cleval_hmean, cleval_parts, score_of
+from trainers.images import as_rgb
 from trainers.pictures import MAX_SIDE, Colour, best_and_worst, picture_folder, sheet, shown_size
 from trainers.text_detection import DECODE, PageOutput, TextDetectionTask
 
@@ -48,7 +49,7 @@ def evaluate_text(
         found, output = pages[index]
         caption = f"{output.page.stem}   {metric} {values[index]:.3f}"
         path = to / f"{name}-{output.page.stem}.png"
-        overlay(data.image(output.page), output, found, caption).save(path)
+        overlay(as_rgb(data.image(output.page)), output, found, caption).save(path)
         written.append(path)
     return Evaluation(metric, scored.scores, scored.images, written, characters)
 

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.cache import Sized
-from trainers.data import Sample, SegmentationData, decode_mask, size_of
+from trainers.data import Sample, SegmentationData
+from trainers.images import size_of
 from trainers.losses import IGNORE
+from trainers.masks import decode_mask
 
 PIXELS, FEWEST = 40_000_000, 4  # pixels of all masks that are looked at, but at least so many masks
 SHARES = (0.5, 0.1)  # of a class's pixels: what is thinner than these is printed

@@ -10,7 +10,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -30,6 +30,7 @@ from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
 from trainers.compile import compile_model
 from trainers.devices import device_name, pick_device, set_up
+from trainers.disk import is_full
 from trainers.durable import Damaged
 from trainers.memory import free_memory, is_out_of_memory, keep_freed_memory
 from trainers.optim import build_optimizer, memory_order, set_lr
@@ -132,7 +133,18 @@ def train(
 
     reason = _or_oom(whole)
     undelivered = _or_oom(run.deliver)
+    if (undelivered or reason) == "paused":
+        _take_less_room(workdir)
     return run.result(undelivered or reason)
+
+
+def _take_less_room(workdir: Path) -> None:
+    """Make the checkpoint of a trial that waits smaller; where the disk is full it stays."""
+    try:
+        checkpoint.share_weights(workdir)
+    except Exception as error:
+        if not is_full(error):
+            raise
 
 
 def refit(
@@ -175,15 +187,9 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
     Returns:
         (peak MiB of GPU memory, micro-batch that fits); None where memory ran out with one image.
     """
-    one: Any = data.folds[0] if data.folds else data
-    few = replace(
-        one,
-        splits={
-            "train": one.split("train")[: config.train.batch_size + 1],
-            "val": one.split("val")[:PROBED],
-        },
-        fingerprint=f"{one.fingerprint}/probe",  # the cache knows splits by it
-    )
+    one = data.folds[0] if data.folds else data
+    train, val = one.split("train")[: config.train.batch_size + 1], one.split("val")[:PROBED]
+    few = few_of(one, train, val, "probe")
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(config, few, Path(folder), {})
 
@@ -197,6 +203,18 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
         if _or_oom(step_and_score) == "oom":
             return None
         return run.peak_memory_mb(), run.largest_micro_batch
+
+
+def few_of(data: Data, train: Sequence[Any], val: Sequence[Any], name: str) -> Data:
+    """A data set, or a fold, of a few samples of another.
+
+    Args:
+        name: of these few; the cache knows splits by it.
+    """
+    one: Any = data  # a dataclass, of whichever task
+    splits = {"train": list(train), "val": list(val)}
+    few: Data = replace(one, splits=splits, fold=None, fingerprint=f"{one.fingerprint}/{name}")
+    return few
 
 
 def _or_oom(work: Callable[[], T]) -> T | str:
@@ -252,13 +270,15 @@ class _Run:
         self.model: nn.Module = model.to(memory_format=self.task.memory_format)
         ema = config.train.ema
         self.average = None if ema is None else WeightAverage(self.model, ema)
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(model, config.optim, self.task.loss.learned)
         self.scaler = grad_scaler(self.device, self.precision)
         self._resume()
         if config.train.compile:
+            learned = self.task.loss.learned
+            several = learned is not None and learned.by_gradients
             for network in {self.model, self.validated}:
                 usual = None if self.task.dynamic_shapes else partial(self._usual, network)
-                compile_model(network, usual)
+                compile_model(network, usual, several_gradients=several)
         return self
 
     @property
@@ -373,7 +393,8 @@ class _Run:
             val=loss,
             grad_norm=float(self.sums.norms.mean()),
             grad_norm_max=float(self.sums.norms.max()),
-            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            lr=self._largest_lr(),
+            loss_weights=self._loss_weights(),
             images_per_s=self.task.samples / self.train_seconds,
             peak_memory_mb=self.peak_memory_mb(),
             micro_batch=self.largest_micro_batch,
@@ -451,6 +472,17 @@ class _Run:
         """Images that are in memory at once; what is known to fit may be more than the batch."""
         return min(self.micro_batch, self.config.train.batch_size)
 
+    def _largest_lr(self) -> float:
+        """Of the network; the weights of the loss are the last group, with a rate of their own."""
+        groups = self.optimizer.param_groups
+        return max(group["lr"] for group in (groups[:-1] if self.task.loss.learned else groups))
+
+    def _loss_weights(self) -> dict[str, float] | None:
+        learned = self.task.loss.learned
+        if learned is None:
+            return None
+        return {name: float(weight) for name, weight in learned.weights().items()}
+
     def _gradient(self, batches: Generator[tuple[Tensor, Any]]) -> dict[str, Tensor] | None:
         """The next batch's gradient and loss parts; None where they did not fit into memory."""
         try:
@@ -465,6 +497,7 @@ class _Run:
                 self.micro_batch,
                 self.scaler.scale,
                 self.task.min_batch,
+                self.task.shared_weights,
             )
         except Exception as error:
             if not is_out_of_memory(error):

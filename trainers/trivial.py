@@ -16,9 +16,10 @@ import torch
 
 from spaces.config import MetricConfig
 from trainers.boundary import near_outline, width
-from trainers.data import SegmentationData, decode_mask, recalled
+from trainers.data import SegmentationData, recalled
 from trainers.image_counts import Counts, score_of
 from trainers.losses import IGNORE
+from trainers.masks import decode_mask
 from trainers.text_data import TextData
 
 

@@ -15,24 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.batches import MEAN
+from trainers.batches import statistics
 from trainers.losses import IGNORE
 
 SIGMA = 1 / 8  # of a window's side
-FILL = tuple(round(255 * channel) for channel in MEAN)
-"""RGB of a window's pixels outside of its image: ImageNet's mean in whole numbers, so all but the 0
-that `models.forward` pads with."""
-
 Place = tuple[int, int]
 """(top, left) of a window, in pixels of the image at scale."""
 Run = Callable[[Tensor, Sequence[Place]], Tensor]
-"""Windows (B, 3, h, w) uint8 and their places -> logits (B, C, h, w) fp32."""
+"""Windows (B, C, h, w) uint8 and their places -> logits (B, C, h, w) fp32."""
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Return the (height, width) of an image at a scale, in pixels, at least 1 each."""
     height, width = size
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def fill(channels: int) -> tuple[int, ...]:
+    """Values of a window's pixels outside of its image: the mean of `statistics` in whole numbers,
+    so all but the 0 that `models.forward` pads with."""
+    return tuple(round(255 * mean) for mean in statistics(channels)[0])
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:
@@ -49,9 +51,9 @@ def starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def cut(pixels: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
-    """Return the window (h, w, 3) of an image (H, W, 3), or the one (h, w) of a mask (H, W).
+    """Return the window (h, w, C) of an image (H, W, C), or the one (h, w) of a mask (H, W).
 
-    What lies below the image or to its right is FILL, and IGNORE in a mask.
+    What lies below the image or to its right is `fill`, and IGNORE in a mask.
     """
     (top, left), (height, width) = place, size
     found = pixels[top : top + height, left : left + width]
@@ -61,7 +63,7 @@ def cut(pixels: Tensor, place: Place, size: tuple[int, int]) -> Tensor:
     pad = (0, right, 0, below)
     if found.ndim == 2:
         return F.pad(found, pad, value=IGNORE)
-    channels = zip(found.unbind(2), FILL, strict=True)
+    channels = zip(found.unbind(2), fill(found.shape[2]), strict=True)
     return torch.stack([F.pad(one, pad, value=value) for one, value in channels], dim=2)
 
 
@@ -71,7 +73,7 @@ def strips(
     """Yield (top, logits (C, rows, W) fp32) of an image from above, each row once.
 
     Args:
-        image: (H, W, 3) uint8, on the device that blends.
+        image: (H, W, C) uint8, on the device that blends.
         window: (h, w) of the network's input.
         run: calls the network; what it returns is on the image's device.
         overlap: least share of a window's sides that its neighbours have too.

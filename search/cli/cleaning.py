@@ -17,7 +17,7 @@ def clean(
 ) -> None:
     """Say what nothing needs any more on this machine, and remove it: cache, checkpoints of ended
     trials, files of studies that are gone, old logs. Models and what runs are left alone."""
-    from search.clean import leftovers
+    from search.clean import checkpoints_needed, leftovers
     from search.database.store import has_store, open_store
     from search.files.artifacts import open_artifacts
     from search.files.sizes import shown_bytes
@@ -30,6 +30,12 @@ def clean(
             of_kind = [one for one in found if one.kind == kind]
             size = shown_bytes(sum(one.size for one in of_kind))
             typer.echo(f"{size:>9}  {kind}: {len(of_kind)}, as {of_kind[0].path}")
+        held = [] if opened is None else checkpoints_needed(kept, opened)
+        if held:
+            typer.echo(
+                f"{shown_bytes(sum(held)):>9}  checkpoints that stay: {len(held)}, of trials that "
+                "go on from them; segtune delete STUDY removes a study's"
+            )
         if not found:
             typer.echo("nothing to remove")
             return

@@ -86,10 +86,12 @@ def launch(
     order = None
     if elsewhere or len(visible_gpus()) * options.per_gpu > 1:
         order = Order(study_spec.name, kept, store, options, detach)
-    else:
-        warm_up()
+    if options.on == "local" and options.count != 0:
+        warm_up()  # trains here, or measures a few steps
     with closing_store(store, create=True) as opened:
-        raise typer.Exit(run_study(study_spec, opened, kept, console(), trials, order))
+        raise typer.Exit(
+            run_study(study_spec, opened, kept, console(), trials, order, measure=True)
+        )
 
 
 def confirm(

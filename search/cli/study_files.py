@@ -13,24 +13,69 @@ from spaces.errors import InputError
 
 
 def init(
-    task: Annotated[str, typer.Argument(help="segmentation or text_detection")],
-    folder: Annotated[Path, typer.Argument(help="Where to put study.yaml")],
+    task: Annotated[str | None, typer.Argument(help="segmentation or text_detection")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Where to put study.yaml")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Begin with a recipe of the field, such as lanes or hrnet-fpn"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--from", help="A data set, whose layout is looked at; tells the task too"),
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The file that --from writes")] = Path("study.yaml"),
 ) -> None:
-    """Write a commented study file to start from."""
-    from search.templates import asset
+    """Write a commented study file to start from; with --from one for a data set."""
+    from search.templates import study_file
 
+    if data is not None:
+        if task is not None:
+            raise InputError(f"--from finds the task and writes to --to; leave {task} out")
+        from search.layouts import recognise, study_of
+
+        _new_file(to)
+        layout = recognise(data)
+        template = study_file(layout.task, recipe)
+        _write(to, study_of(layout, template, to.resolve().parent, data.resolve().name))
+        if recipe is not None:
+            _check_fits(recipe, to)
+        typer.echo(f"{data} looks like {layout.name}; wrote {to}. Next: segtune check {to}")
+        return
+    if task is None or folder is None:
+        raise InputError("init needs a task and a folder, or --from with the folder of a data set")
     known_task(task)
+    text = study_file(task, recipe)
     path = folder / "study.yaml"
+    _new_file(path)
+    _write(path, text)
+    typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
+
+
+def _new_file(path: Path) -> None:
+    """Refuse a file that exists, and a folder that is none."""
     if path.exists():
         raise InputError(f"{path} exists; choose another folder or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise InputError(f"{path.parent} is a file; name a folder")
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    path.write_text(asset(f"{task}.yaml"))
-    typer.echo(f"wrote {path}; fill in its data section, then: segtune check {path}")
+        raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from None
+    path.write_text(text, encoding="utf-8")
+
+
+def _check_fits(recipe: str, written: Path) -> None:
+    """Take back a study file whose recipe is for other data, such as one class alone."""
+    from spaces.spec import StudySpec
+
+    try:
+        StudySpec.load(written)
+    except InputError as error:
+        written.unlink()
+        raise InputError(f"--recipe {recipe} does not fit this data set: {error}") from None
 
 
 def spaces(

@@ -25,6 +25,7 @@ from search.dashboard.connections import Server
 from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Clock, Login
+from search.dashboard.study_list import StudyList
 from search.dashboard.study_page import StudyData
 from search.database.store import Store
 from search.files.artifacts import Artifacts
@@ -107,7 +108,9 @@ def make_app(
         clock: seconds; measures sessions and failed sign-ins.
     """
     files = artifacts.shown
-    shown = inner or StudyData(ImportanceCard(dashboard_app(store, files), store), store)
+    shown = inner or StudyList(
+        StudyData(ImportanceCard(dashboard_app(store, files), store), store), store
+    )
     app = guards.adapted(shown)
     app = with_artifacts(app, store.storage, files)
     app = guards.studies_stay(app)

@@ -21,7 +21,7 @@ from search.findings.evidence import CONFIDENCE
 from search.findings.graph_style import COLOURS, label, plain, titled
 from search.findings.markup import Block, Heading, Items, Table, Text, cell, literal
 from search.findings.page import graph
-from search.findings.wording import clock, dimension_text
+from search.findings.wording import clock, dimension_text, first_settings
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -151,16 +151,27 @@ def _difference(one: Side, other: Side) -> list[str]:
     a, b = one.answer, other.answer
     if a is None or b is None:
         return []
+    lengths = one.study.full_epochs, other.study.full_epochs
+    mixed = (
+        f"{one.name} trains {lengths[0]} epochs a trial, {other.name} {lengths[1]}: part of the "
+        "difference may be that"
+    )
+    return [_gain((one, a), (other, b)), *([mixed] if lengths[0] != lengths[1] else [])]
+
+
+def _gain(*pair: tuple[Side, Answer]) -> str:
+    """The difference of two answers, and whether it is more than noise."""
+    (one, a), (other, b) = pair
     said = f"{other.name} less {one.name}: {b.value - a.value:+.4f}"
     unsure = [side.name for side in (one, other) if not _noise(side)[1]]
     if unsure:
-        return [
+        return (
             f"{said}. Nobody knows yet whether that is more than noise: confirm the best ones on "
             f"fresh seeds, {', '.join(f'segtune confirm {name}' for name in unsure)}"
-        ]
+        )
     half = _half(_noise(one), _noise(other))
     what = "a difference" if abs(b.value - a.value) > half else "no more than noise"
-    return [f"{said} +- {half:.4f} ({CONFIDENCE:.0%} interval over seeds): {what}"]
+    return f"{said} +- {half:.4f} ({CONFIDENCE:.0%} interval over seeds): {what}"
 
 
 def _noise(side: Side) -> tuple[float, int]:
@@ -211,7 +222,11 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _settings(side: Side) -> Mapping[str, Any]:
-    return {} if side.config is None else side.config.flat()
+    """The settings of its best trial that count there, those first that matter most."""
+    if side.config is None:
+        return {}
+    flat, space = side.config.flat(), side.study.space
+    return {name: flat[name] for name in first_settings(flat) if space.active(name, flat)}
 
 
 def _space(space: Space) -> dict[str, str]:

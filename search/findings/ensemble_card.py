@@ -79,7 +79,7 @@ def member_card(folder: Path, data: AnyDataSpec, config: TrialConfig, study: str
     parts = [title_and(title, lines), *model_sections(names, data, config)]
     if all((folder / name / FILE).is_file() for name in names):
         said = [f"{above} says how it compares with torch on val"]
-        parts.append(onnx_section(names, config, said))
+        parts.append(onnx_section(names, data, config, said))
     return joined([*parts, limits_section(data)])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.findings.answer import Answer, read_answer
 from search.findings.importances import importances
 from search.findings.ranking import judged, ranked
+from search.findings.wording import first_settings
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
 from search.studies.reasons import known, reason
@@ -27,7 +29,11 @@ TOP = 5  # trials whose every epoch is read
 
 @dataclass(frozen=True)
 class Comparison:
-    """A searched setting: its default, and its value in the best trial."""
+    """A searched setting: its default, and its value in the best trial.
+
+    Attributes:
+        default: None for a setting that does not count among the defaults.
+    """
 
     setting: str
     default: Any
@@ -41,6 +47,25 @@ class Alarm:
     trial: int
     reason: str
     epochs: int
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """How far a trial has come that has not ended.
+
+    Attributes:
+        epoch: that has ended; of its fold, where there are folds.
+        of: epochs that it trains at most, in a fold.
+        fold: that it trains on; None without folds.
+        best: highest metric of these epochs; None where there is none yet.
+        best_epoch: that had it.
+    """
+
+    epoch: int
+    of: int
+    fold: int | None
+    best: float | None
+    best_epoch: int | None
 
 
 @dataclass(frozen=True)
@@ -153,7 +178,11 @@ class Facts:
             return []
         default, best = self.study.space.base.flat(), self.config(self.best).flat()
         rows = [
-            Comparison(name, default.get(name), best.get(name))
+            Comparison(
+                name,
+                default.get(name) if self._has_meaning(name, default) else None,
+                best.get(name),
+            )
             for name in self.searched
             if self._has_meaning(name, best)
         ]
@@ -172,8 +201,9 @@ class Facts:
 
     @cached_property
     def by_importance(self) -> list[str]:
-        """The searched settings, those first that explain most."""
-        return sorted(self.searched, key=lambda name: -self.importances.get(name, 0.0))
+        """The searched settings, those first that explain most, then as `first_settings`."""
+        names = first_settings(self.searched)
+        return sorted(names, key=lambda name: -self.importances.get(name, 0.0))
 
     @cached_property
     def histories(self) -> dict[int, list[EpochReport]]:
@@ -227,17 +257,32 @@ def summary(study: Study) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(seconds(trial) for trial in trials),
-        "best": None if answer is None else _row(answer.trial, waiting),
+        "best": None if answer is None else _row(study, answer.trial, waiting),
         "answer": None if answer is None else answer.to_json(),
         "test_looks": []
         if answer is None
         else [look.model_dump(mode="json") for look in answer.looks],
         "says": [] if answer is None else answer.lines,
-        "trials": [_row(trial, waiting) for trial in trials],
+        "trials": [_row(study, trial, waiting) for trial in trials],
     }
 
 
-def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+def so_far(study: Study, trial: FrozenTrial) -> SoFar:
+    """How far a trial has come, by the epochs that it has reported."""
+    of, reported = study.space.base.train.epochs, trial.intermediate_values
+    last = max(reported, default=0)
+    begins = max(last - 1, 0) // of * of  # epochs of the folds before this one
+    known = {
+        epoch - begins: value
+        for epoch, value in reported.items()
+        if epoch > begins and not math.isnan(value)
+    }
+    best = max(known, key=lambda epoch: (known[epoch], -epoch), default=None)
+    fold = begins // of + 1 if study.full_epochs > of else None
+    return SoFar(last - begins, of, fold, None if best is None else known[best], best)
+
+
+def _row(study: Study, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
     facts = TrialFacts.of(trial)
     return {
         "number": trial.number,
@@ -250,6 +295,7 @@ def _row(trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
         "best_epoch": facts.best_epoch,
         "folds": facts.folds,
         "seconds": facts.seconds,
+        "so_far": None if trial.state.is_finished() else asdict(so_far(study, trial)),
         "hardware": facts.hardware,
         "params": {**trial.params, **facts.decode},
     }

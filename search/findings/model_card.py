@@ -20,6 +20,7 @@ from search.findings.model_steps import (
     masks_section,
     pages_example,
     pages_section,
+    plain_images,
     steps_before,
 )
 from search.findings.onnx_models import agreement_lines
@@ -67,7 +68,7 @@ def model_card(
     parts = [title_and(title, lines), *model_sections(names, data, config)]
     if facts.get("onnx"):
         said = agreement_lines(facts["onnx"], facts["metric"])
-        parts.append(onnx_section(names, config, said))
+        parts.append(onnx_section(names, data, config, said))
     return joined([*parts, limits_section(data)])
 
 
@@ -89,12 +90,14 @@ def joined(sections: Sequence[str]) -> str:
 
 def model_sections(names: Sequence[str], data: AnyDataSpec, config: TrialConfig) -> list[str]:
     """Classes, steps and examples of a model, or of the models of folds."""
+    plain = plain_images(data)
     if isinstance(config, SegmentationConfig):
         assert isinstance(data, SegmentationDataSpec)
-        example = masks_example(names, data, config)
+        example = masks_example(names, data, config) if plain else ""
         return [classes_section(data), masks_section(names, data, config), load_section(example)]
     assert isinstance(config, TextDetectionConfig)
-    return [pages_section(names, config), load_section(pages_example(names, config))]
+    example = pages_example(names, config) if plain else ""
+    return [pages_section(names, data, config), load_section(example)]
 
 
 def network_lines(names: Sequence[str], config: TrialConfig) -> list[str]:
@@ -197,7 +200,9 @@ def classes_section(data: SegmentationDataSpec) -> str:
     return "\n".join([head, *rows]) + note
 
 
-def onnx_section(names: Sequence[str], config: TrialConfig, agreements: Sequence[str]) -> str:
+def onnx_section(
+    names: Sequence[str], data: AnyDataSpec, config: TrialConfig, agreements: Sequence[str]
+) -> str:
     """What goes into model.onnx and comes out of it.
 
     Args:
@@ -208,7 +213,7 @@ def onnx_section(names: Sequence[str], config: TrialConfig, agreements: Sequence
     files = ", ".join(f"`{name}/{FILE}`" for name in names)
     said = "\n".join(f"- {line}." for line in agreements)
     if isinstance(config, SegmentationConfig):
-        before = len(steps_before(config))
+        before = len(steps_before(config, data))
         logits = "logits of each class (of a binary task of the foreground alone)"
         what = "windows of" if config.data.mode == "crop" else "resized to"
         fits = (
@@ -221,12 +226,13 @@ def onnx_section(names: Sequence[str], config: TrialConfig, agreements: Sequence
             "both sides multiples of 32, after steps 1 to 3 above; steps 4 and 5 are inside, up to "
             "the logits"
         )
+    colours = " in RGB" if data.channels == 3 else ""
     return f"""\
 ## ONNX
 
 {files}:
 
-- Input `{INPUT}`: bytes (batch, {height}, {width}, 3) in RGB, {fits}.
+- Input `{INPUT}`: bytes (batch, {height}, {width}, {data.channels}){colours}, {fits}.
 - Output `{OUTPUT}`: fp32 (batch, C, {height}, {width}), {logits}.
 - The metadata `{FACTS}` has the classes and decode settings as JSON.
 - `segtune predict . IMAGES --to OUT --runtime onnx` runs it.

@@ -7,19 +7,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from spaces.config import SegmentationConfig, TrialConfig
-from spaces.data import SegmentationDataSpec
+from spaces.data import ImagesSpec, SegmentationDataSpec
 from spaces.text_detection import TextDetectionConfig
-from trainers.batches import MEAN, STD
+from trainers.batches import MEAN, STD, statistics
 from trainers.dbnet.decode import MIN_SIDE, MIN_UNCLIPPED_SIDE
 from trainers.dbnet.polygons import COARSENESS, ROUNDING
 from trainers.models import STRIDE
-from trainers.windows import FILL, SIGMA
+from trainers.windows import SIGMA, fill
 
-READ = (
-    "Read the image as 8-bit RGB, in any mode that Pillow reads, and turn it as its EXIF tag says. "
-    "Of 16-bit grey the upper byte counts."
-)
-NORMALISE = f"Divide by 255, subtract {list(MEAN)} (R, G, B) and divide by {list(STD)}."
 FOLDS = "The models of the folds have the mean of their probabilities, after step {step}."
 
 
@@ -31,13 +26,13 @@ def masks_section(
     Args:
         names: of the folders of the models.
     """
-    before = steps_before(config)
+    before = steps_before(config, data)
     height, width = config.data.size
     bottom, right = -height % STRIDE, -width % STRIDE
     here = f"here {bottom} rows and {right} columns" if bottom or right else "here none"
     one = "the logit" if data.binary else "the logits, one for each class"
     network = [
-        NORMALISE,
+        _normalise(data),
         f"Pad it with zeros, below and to the right, to multiples of {STRIDE}: {here}.",
         f"Run the network, and cut the padding off {one}.",
     ]
@@ -59,15 +54,49 @@ def masks_section(
     return _section("an image", steps, mean if len(names) > 1 else "", _views(config))
 
 
-def steps_before(config: SegmentationConfig) -> list[str]:
+def plain_images(data: ImagesSpec) -> bool:
+    """Whether images are RGB of usual depth, which a few lines of Pillow read."""
+    return data.channels == 3 and data.range is None
+
+
+def _read(data: ImagesSpec) -> str:
+    what = {1: "8-bit grey", 3: "8-bit RGB"}.get(
+        data.channels, f"its {data.channels} channels, 8 bits each"
+    )
+    said = f"Read the image as {what}, and turn it as its EXIF tag says. "
+    if data.range is None:
+        said += "Of 16 bits the upper byte counts."
+    else:
+        low, high = data.range
+        said += (
+            f"Values from {low:g} to {high:g} (`data.range`) become 0 to 255, rounded; others are "
+            "cut there."
+        )
+    if data.channels in (1, 3):
+        clear = (
+            "Lay it on white where it is transparent." if data.on_white else "Leave opacity out."
+        )
+        said += f" {clear}"
+    return said
+
+
+def _normalise(data: ImagesSpec) -> str:
+    mean, std = (list(part) for part in statistics(data.channels))
+    of = {1: "", 3: " (R, G, B)"}.get(data.channels, " (channel by channel)")
+    return f"Divide by 255, subtract {mean}{of} and divide by {std}."
+
+
+def steps_before(config: SegmentationConfig, data: ImagesSpec) -> list[str]:
     """What a model.onnx takes, from the file on."""
     height, width = config.data.size
     if config.data.mode == "resize":
         resize = f"Resize it to {height} x {width}, whatever its shape: Pillow's `BILINEAR`, which "
-        return [READ, f"{resize}is antialiased."]
+        return [_read(data), f"{resize}is antialiased."]
     scale = config.data.scale
+    filled = fill(data.channels)
+    values = f"RGB {filled}" if data.channels == 3 else f"{filled}"
     return [
-        READ,
+        _read(data),
         "Leave it at its size (`data.scale` is 1)."
         if scale == 1
         else f"Resize it to {scale} of its height and width (`data.scale`), in whole pixels: "
@@ -75,7 +104,7 @@ def steps_before(config: SegmentationConfig) -> list[str]:
         f"Lay windows of {height} x {width} over it at even distances, from its first row and "
         "column to its last: the fewest of which neighbours share at least "
         f"{config.decode.overlap} of their height or width (`decode.overlap`). A smaller image is "
-        f"filled up with RGB {FILL}, below and to the right. Each window then is the network's "
+        f"filled up with {values}, below and to the right. Each window then is the network's "
         "image.",
     ]
 
@@ -114,7 +143,7 @@ def _views(config: TrialConfig) -> str:
 def masks_example(
     names: Sequence[str], data: SegmentationDataSpec, config: SegmentationConfig
 ) -> str:
-    """Python that makes a mask with segmentation_models_pytorch alone."""
+    """Python that makes a mask with segmentation_models_pytorch alone, of plain images."""
     if len(names) == 1:
         load = f'model = smp.from_pretrained("{names[0]}").eval()'
         run = ["logits = model(padded)"]
@@ -182,7 +211,7 @@ def _windows_code(config: SegmentationConfig, run: Sequence[str], channels: int)
     height, width = config.data.size
     head = f"""\
 HEIGHT, WIDTH, STRIDE = {height}, {width}, {STRIDE}
-SCALE, OVERLAP, FILL = {config.data.scale}, {config.decode.overlap}, {FILL}
+SCALE, OVERLAP, FILL = {config.data.scale}, {config.decode.overlap}, {fill(3)}
 
 
 def starts(length, window):  # of the windows along a side
@@ -218,7 +247,7 @@ logits = (total / weights)[..., :height, :width]"""
     return head, body
 
 
-def pages_section(names: Sequence[str], config: TextDetectionConfig) -> str:
+def pages_section(names: Sequence[str], data: ImagesSpec, config: TextDetectionConfig) -> str:
     """The steps of text detection."""
     decode, resolution = config.decode, config.data.resolution
     polygon = decode.output == "polygon"
@@ -240,11 +269,11 @@ def pages_section(names: Sequence[str], config: TextDetectionConfig) -> str:
         out, round_ = "Move its sides out", ""
         small = f"{least} is below {MIN_UNCLIPPED_SIDE:g} pixels"
     steps = [
-        READ,
+        _read(data),
         f"Resize it so that its longer side has {resolution} pixels, the other one rounded: "
         "OpenCV's `INTER_AREA` where it shrinks, else `INTER_LINEAR`.",
         f"Pad it with black, below and to the right, to multiples of {STRIDE}.",
-        NORMALISE,
+        _normalise(data),
         "Run the network, take the sigmoid of its probability logits, and cut the padding off.",
         found,
         f"Keep {shape} whose mean probability is at least {decode.box_thresh} (`box_thresh`). "
@@ -257,7 +286,7 @@ def pages_section(names: Sequence[str], config: TextDetectionConfig) -> str:
 
 
 def pages_example(names: Sequence[str], config: TextDetectionConfig) -> str:
-    """Python from a page to its boxes, step by step."""
+    """Python from a page to its boxes, step by step, of plain images."""
     decode = ", ".join(f"{name}={value!r}" for name, value in config.decode if name != "tta")
     what = "boxes  # (M, 4, 2): x, y"
     if config.decode.output == "polygon":
@@ -279,7 +308,9 @@ from trainers.text_augment import resize_page
 MEAN, STD = torch.tensor({list(MEAN)}), torch.tensor({list(STD)})
 
 models = [DBNet.from_pretrained(name) for name in {json.dumps(names)}]
-image = np.array(ImageOps.exif_transpose(Image.open("image.png")).convert("RGB"))
+page = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")
+white = Image.new("RGBA", page.size, "white")
+image = np.array(Image.alpha_composite(white, page).convert("RGB"))
 resized, scale = resize_page(image, {config.data.resolution})  # scale: image pixels a pixel (x, y)
 height, width = resized.shape[:2]
 padded = F.pad(torch.from_numpy(resized), (0, 0, 0, -width % {STRIDE}, 0, -height % {STRIDE}))

@@ -32,8 +32,10 @@ def plot_curves(
     values = [report.metric for report in history]
     best = max(range(len(values)), key=lambda i: (values[i], -i))
     detection = history[best].detection
-    figure = Figure(figsize=(16 if detection else 11, 4.2), layout="constrained")
-    losses, scores, *rest = figure.subplots(1, 3 if detection else 2)
+    learned = [report.loss_weights or {} for report in history]
+    panels = 2 + bool(detection) + any(learned)
+    figure = Figure(figsize=(5.5 * panels - 0.5 * (panels > 2), 4.2), layout="constrained")
+    losses, scores, *rest = figure.subplots(1, panels)
     train = [report.train.parts() for report in history]
     val = [report.val.parts() for report in history]
     for index, part in enumerate(sorted(val[0], key=lambda name: name != "total")):
@@ -49,6 +51,10 @@ def plot_curves(
     scores.set(xlabel="epoch", ylabel=metric, title=f"validation {metric}, at original image size")
     scores.set_ylim(bottom=0)
     warmup = min(config.loss_warmup[0], epochs[-1])
+    if any(learned):
+        for name in learned[0]:
+            rest[-1].plot(epochs, [weights.get(name) for weights in learned], label=name)
+        rest[-1].set(xlabel="epoch", yscale="log", title="learned weights of the loss's terms")
     for axes in (losses, scores):
         if warmup:
             axes.axvspan(0.5, warmup + 0.5, color="0.9", zorder=0, label="pixel loss alone")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
 
 from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import bring
-from search.findings.answer import rank_bands
-from search.findings.facts import Facts, gather, seconds
+from search.findings.facts import Facts, gather
+from search.findings.leaderboard import MOST, listed_settings, read_leaderboard
 from search.findings.markup import (
     Block,
     Code,
@@ -42,8 +43,9 @@ from spaces.yamlfile import dump_yaml
 
 TOP = {"html": 20, "md": 10}  # rows of the leaderboard, and of the alarms
 SLICE_HEIGHT = 280  # pixels
-MOST_SETTINGS = 8  # that a row of the leaderboard lists
+COLUMNS = 4  # of the leaderboard that are settings; it lists the others
 PICTURE_BYTES = 300_000  # of all pictures; a page must stay below 6 MB with Plotly's 4.8
+DRAWN = datetime.timedelta(minutes=10)  # after a trial's end its pictures are there
 PICTURES = "pictures"  # folder of a trial's pictures, in its own
 
 
@@ -103,56 +105,44 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
 
 def leaderboard(facts: Facts, top: int) -> list[Block]:
     """The best trials and how their settings differ."""
-    trials = facts.ranking[:top]
-    if not trials:
+    board = read_leaderboard(facts, top)
+    if board is None:
         return []
-    names = facts.by_importance
-    values = {trial.number: facts.searched_settings(trial) for trial in trials}
-    alike = [name for name in names if len(trials) > 1 and _alike(name, list(values.values()))]
-    differing = [name for name in names if name not in alike]
-    bands = [""] * len(trials)
-    if facts.answer is not None:
-        bands = rank_bands([t.value or 0.0 for t in facts.ranking], facts.answer.evidence)
+    shown, listed = board.differing[:COLUMNS], board.differing[COLUMNS:MOST]
+    ranks = any(board.bands)
     rows = [
         (
-            band,
+            *([band] if ranks else []),
             trial.number,
             f"{trial.value:.4f}",
-            known.best_epoch,
-            known.epochs,
+            *(_plain(settings.get(name)) for name in shown),
+            board.epochs(trial),
             reason(trial),
-            round(seconds(trial)),
             known.origin or facts.study.spec.sampler.name,
-            _listed(values[trial.number], differing[:MOST_SETTINGS]),
+            literal(listed_settings(settings, listed)),
         )
-        for band, trial, known in (
-            (band, trial, TrialFacts.of(trial)) for band, trial in zip(bands, trials, strict=False)
+        for band, trial, settings, known in zip(
+            board.bands,
+            board.trials,
+            board.settings,
+            map(TrialFacts.of, board.trials),
+            strict=True,
         )
     ]
     columns = (
-        "rank",
+        *(["rank"] if ranks else []),
         "trial",
         f"{facts.study.metric}, one seed",
-        "best at",
+        *shown,
         "epochs",
         "ended",
-        "seconds",
         "from",
     )
-    notes = [f"{len(trials)} of {len(facts.ranking)} trials with a value, best first."]
-    if any(bands):
-        notes.append(
-            "Rank: all that a trial may have, as two seeds of one config differ; trials whose "
-            "ranks overlap cannot be told apart."
-        )
-    if alike:
-        notes.append(f"All of these have {_listed(values[trials[0].number], alike)}.")
-    if rest := differing[MOST_SETTINGS:]:
-        notes.append(f"Not shown{_less(facts)}: {', '.join(rest)}.")
+    said = f"{len(board.trials)} of {len(facts.ranking)} trials with a value, best first."
     return [
         Heading("Leaderboard", 3),
-        Table((*columns, "settings that differ"), rows),
-        Text(" ".join(notes)),
+        Table((*columns, "other settings that differ"), rows),
+        Text(" ".join([said, *map(literal, board.notes)])),
     ]
 
 
@@ -175,7 +165,8 @@ def search_graphs(facts: Facts, figures: Mapping[str, go.Figure]) -> list[Block]
             Text(
                 f"{facts.study.metric} against {len(graphs)} of the {len(facts.searched)} searched "
                 f"settings{_most(facts)}. A darker point is a later trial, a hollow one was "
-                "stopped, the diamond is the best."
+                "stopped, the diamond is the best. A trial in which a setting does not count is "
+                "not in its graph."
             ),
             Row(graphs),
         ]
@@ -240,12 +231,15 @@ def best_trials(
     if left_out:
         blocks.append(Text(f"{left_out} pictures are left out: no room, or not readable."))
     if not pictures and not left_out:
-        blocks.append(
-            Text(
-                f"There are no pictures of trial {facts.best.number} in the artifacts folder of "
-                "the machine that wrote this report."
-            )
+        number = facts.best.number
+        missing = (
+            f"Pictures of trial {number} are pending: a worker draws them beside its next trial. "
+            "They are in a report that is written later."
+            if _pending(facts, facts.best)
+            else f"There are no pictures of trial {number} in the artifacts folder of the machine "
+            "that wrote this report."
         )
+        blocks.append(Text(missing))
     return blocks
 
 
@@ -254,8 +248,9 @@ def reproduce(facts: Facts) -> list[Block]:
     study, name = facts.study, facts.study.spec.name
     found = {"left_out", "init_sha256"}  # in no study file
     spec = dump_yaml(study.spec.model_dump(mode="json", exclude=found), width=90)
+    of = "file, split and class" if study.spec.data.class_names else "file and split"
     lines = [
-        f"data fingerprint `{study.fingerprint}`: SHA-256 over every file, split and class; "
+        f"data fingerprint `{study.fingerprint}`: SHA-256 over every {of}; "
         "launching on other data under this name is refused",
         f"study uid `{study.uid}`, seed {study.spec.seed}",
     ]
@@ -280,21 +275,22 @@ def _versions() -> Table:
     return Table(("package", "version"), list(versions().items()))
 
 
-def _less(facts: Facts) -> str:
-    return ", as they matter less" if facts.importances else ""
-
-
 def _most(facts: Facts) -> str:
     return ", those that matter most" if facts.importances else ""
 
 
-def _alike(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a setting counts in all rows and is the same in them."""
-    return all(name in row and row[name] == rows[0][name] for row in rows)
+def _pending(facts: Facts, trial: FrozenTrial) -> bool:
+    """Whether pictures of a trial may still be drawn: those of the best whose weights are kept."""
+    if trial.number not in facts.kept or TrialFacts.of(trial).model_sha256 is None:
+        return False
+    ended = trial.datetime_complete
+    fresh = ended is not None and datetime.datetime.now() - ended < DRAWN
+    return fresh or facts.slots["RUNNING"] > 0
 
 
-def _listed(values: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{n} {literal(cell(values[n]))}" for n in names if n in values)
+def _plain(value: Any) -> Any:
+    """A cell's value; `-` of a setting that does not count in the trial."""
+    return value if isinstance(value, int | float) else literal(cell(value))
 
 
 def _now() -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 
 import optuna
 from rich.console import Console
@@ -17,8 +19,10 @@ from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule,
 from search.stopping.rules import OURS, optuna_pruner, our_rule, warmup_end
 from search.studies.reasons import known, reason
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
 from spaces.sections import PrunerSpec
+from trainers.health import trivial_below
 
 LOST = 0.01  # a search whose best is this far below the study's has lost something
 MIN_RUNS = 10  # fewer say nothing about a rule that waits for five
@@ -30,10 +34,22 @@ class Curves:
 
     Attributes:
         cut: runs that the study itself stopped, of which nobody knows how they would have gone on.
+        floor: scores up to here are those of constant answers, and equal to our rules.
     """
 
     runs: list[Recorded]
     cut: int
+    floor: float = -math.inf
+
+    @property
+    def floored(self) -> list[Recorded]:
+        """The runs as our rules see them; NaN stays."""
+        if self.floor == -math.inf:
+            return self.runs
+        return [
+            changed(run, metric=tuple(self.floor if v <= self.floor else v for v in run.metric))
+            for run in self.runs
+        ]
 
     @property
     def best(self) -> float:
@@ -92,7 +108,9 @@ def read_curves(study: Study) -> Curves:
             f"study {study.spec.name} has {len(runs)} ended trials with an epoch, but a replay "
             f"needs {MIN_RUNS}; raise its budget: segtune launch FILE --trials N"
         )
-    return Curves(runs, cut)
+    scores = (TrialFacts.of(trial).trivial_score for trial in ended)
+    constant = max((score for score in scores if score is not None), default=-math.inf)
+    return Curves(runs, cut, trivial_below(constant, study.space.base.health.trivial))
 
 
 def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int = 0) -> list[Row]:
@@ -103,24 +121,30 @@ def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int =
         workers: that train at once, in simulated time.
     """
     epochs = study.space.base.train.epochs
-    shuffled = [list(curves.runs) for _ in range(orders)]
-    for number, runs in enumerate(shuffled):
-        random.Random(f"{seed}/{number}").shuffle(runs)
+    places = [[*range(len(curves.runs))] for _ in range(orders)]
+    for number, order in enumerate(places):
+        random.Random(f"{seed}/{number}").shuffle(order)
     target = curves.best - LOST
     rows = []
     for name, make, pruner in _rules(study.spec.pruner, epochs, len(curves.runs)):
-        as_it_was = replay(InOrder(curves.runs), make(), epochs, workers=workers, pruner=pruner())
-        whole = [
-            replay(InOrder(runs), make(), epochs, workers=workers, pruner=pruner())
-            for runs in shuffled
-        ]
+        runs = curves.floored if isinstance(make(), OurRule) else curves.runs
+        as_it_was, *whole = (
+            replay(
+                InOrder(runs[place] for place in order),
+                make(),
+                epochs,
+                workers=workers,
+                pruner=pruner(),
+            )
+            for order in ([*range(len(runs))], *places)
+        )
         arrivals = (outcome.epochs_to(target) for outcome in whole)
         arrived = [epochs_ for epochs_ in arrivals if epochs_ is not None]
         rows.append(
             Row(
                 name,
                 as_it_was.epochs,
-                as_it_was.best,
+                min(as_it_was.best, curves.best),  # where nothing was learned it is the floor
                 statistics.mean(outcome.epochs for outcome in whole),
                 statistics.mean(arrived) if arrived else None,
                 1 - len(arrived) / orders,

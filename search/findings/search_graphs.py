@@ -137,14 +137,16 @@ def _slice(setting: str, facts: Facts) -> go.Figure | None:
         hovertemplate="trial %{marker.color}: %{y:.4f}<extra></extra>",
         showlegend=False,
     )
-    figure.add_scatter(  # the ranking's first
-        x=places[:1],
-        y=[_short(trials[0].value)],
-        mode="markers",
-        marker={"color": COLOURS[1], "symbol": "diamond", "size": 12, "line": {"width": 1}},
-        hovertemplate=f"the best, trial {trials[0].number}: %{{y:.4f}}<extra></extra>",
-        showlegend=False,
-    )
+    for place, trial in zip(places, trials, strict=True):
+        if facts.best is not None and trial.number == facts.best.number:
+            figure.add_scatter(
+                x=[place],
+                y=[_short(trial.value)],
+                mode="markers",
+                marker={"color": COLOURS[1], "symbol": "diamond", "size": 12, "line": {"width": 1}},
+                hovertemplate=f"the best, trial {trial.number}: %{{y:.4f}}<extra></extra>",
+                showlegend=False,
+            )
     titled(figure, "", setting, facts.study.metric).update_xaxes(**axis)
     if isinstance(dim, Int) and not dim.log:
         whole_steps(figure, dim.high - dim.low)

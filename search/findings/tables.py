@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from search.findings.answer import Answer, confirmation_rows, rank_bands, read_answer
+from search.findings.answer import confirmation_rows
 from search.findings.evidence import CONFIDENCE, difference_on
+from search.findings.facts import gather
+from search.findings.leaderboard import MOST, Leaderboard, listed_settings, read_leaderboard
 from search.findings.wording import clock, describe, dimension_text, listed
 from search.studies.reasons import reason
 from search.studies.study import Study
@@ -21,6 +23,8 @@ from spaces.data import AnyDataSpec
 from spaces.space import Space
 from trainers.image_counts import score_of
 from trainers.report import Detection
+
+ROWS = 5  # of the leaderboard
 
 if TYPE_CHECKING:  # it brings torch
     from trainers.evaluate import Evaluation
@@ -79,17 +83,27 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     for column in (*columns, "best at", "epochs", "config"):
         table.add_column(column, no_wrap=column not in ("config", "reason", "folds"))
     for row in summary["trials"]:
+        value, best_epoch, epochs = _how_far(row)
         table.add_row(
             str(row["number"]),
             row["state"],
             row["error"] or row["reason"] or "",
-            "-" if row["value"] is None else f"{row['value']:.4f}",
+            "-" if value is None else f"{value:.4f}",
             *([listed(row["folds"] or ())] if folds else []),
-            str(row["best_epoch"] or "-"),
-            str(row["epochs"] or "-"),
+            str(best_epoch or "-"),
+            epochs,
             describe(row["params"]),
         )
     console.print(table)
+
+
+def _how_far(row: dict[str, Any]) -> tuple[float | None, int | None, str]:
+    """(value, its epoch, epochs) of a trial; of one that has not ended those so far."""
+    found = row["so_far"]
+    if found is None:
+        return row["value"], row["best_epoch"], str(row["epochs"] or "-")
+    fold = "" if found["fold"] is None else f"fold {found['fold']}, "
+    return found["best"], found["best_epoch"], f"{fold}{found['epoch']}/{found['of']}"
 
 
 def _devices(rows: list[dict[str, Any]]) -> list[str]:
@@ -247,12 +261,15 @@ def _show_detection(found: Evaluation, detection: Detection, split: str, console
 
 def show_answer(study: Study, console: Console) -> None:
     """The best trials of a study, its confirmation, and what may be said."""
-    answer = read_answer(study, study.trials())
-    if answer is None:
+    facts = gather(study)
+    answer, board = facts.answer, read_leaderboard(facts, ROWS)
+    if answer is None or board is None:
         return
     if answer.warning is not None:
         console.print(answer.warning, highlight=False, markup=False, soft_wrap=True)
-    console.print(leaderboard(answer))
+    console.print(leaderboard(board))
+    for note in board.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if answer.evidence.ranking:
         columns, rows = confirmation_rows(answer)
         table = Table(title="the best on fresh seeds", title_justify="left")
@@ -265,9 +282,9 @@ def show_answer(study: Study, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def leaderboard(answer: Answer, rows: int = 5) -> Table:
+def leaderboard(board: Leaderboard) -> Table:
     """The best trials by their value in the search; its column of ranks needs known noise."""
-    study, best = answer.study, answer.ranking[:rows]
+    study = board.facts.study
     table = Table(title=f"{study.spec.name}: best trials of the search", title_justify="left")
     for column, justify in (
         ("rank", "right"),
@@ -275,19 +292,19 @@ def leaderboard(answer: Answer, rows: int = 5) -> Table:
         (f"{study.metric}, one seed", "right"),
         ("ended", "left"),
         ("epochs", "right"),
-        ("config", "left"),
+        ("settings that differ", "left"),
     ):
-        table.add_column(column, justify=justify, no_wrap=column != "config")  # type: ignore[arg-type]
-    bands = rank_bands([trial.value or 0.0 for trial in answer.ranking], answer.evidence)
-    for trial, band in zip(best, bands, strict=False):
-        facts = TrialFacts.of(trial)
-        settings = describe({**trial.params, **facts.decode})
+        wraps = column == "settings that differ"
+        table.add_column(column, justify=justify, no_wrap=not wraps)  # type: ignore[arg-type]
+    for trial, band, settings in zip(board.trials, board.bands, board.settings, strict=True):
+        origin = TrialFacts.of(trial).origin
+        listed = listed_settings(settings, board.differing[:MOST])
         table.add_row(
             band,
             str(trial.number),
             f"{trial.value:.4f}",
             reason(trial),
-            str(facts.epochs),
-            f"{settings} ({facts.origin})" if facts.origin else settings,
+            str(board.epochs(trial)),
+            f"{listed} ({origin})" if origin else listed,
         )
     return table

@@ -52,7 +52,12 @@ def thumbnails(folder: Path, most_bytes: int) -> tuple[list[Picture], int]:
 
 
 def _order(path: Path) -> tuple[bool, str]:
-    return path.stem.startswith(("best-", "worst-")), path.name
+    return _is_overlay(path), path.name
+
+
+def _is_overlay(path: Path) -> bool:
+    """Whether a picture is of an image of the data set."""
+    return path.stem.startswith(("best-", "worst-"))
 
 
 def _read(path: Path) -> _Source | None:
@@ -65,7 +70,9 @@ def _read(path: Path) -> _Source | None:
     except Exception:  # whatever a broken file makes of its decoder
         return None  # counted among those left out
     whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return _Source(path.stem, whole, whole.getcolors(CHART_COLOURS) is not None)
+    # a grey page has few colours too, but a palette of them would lose the few red lines on it
+    chart = not _is_overlay(path) and whole.getcolors(CHART_COLOURS) is not None
+    return _Source(path.stem, whole, chart)
 
 
 def _encoded(source: _Source, width: int) -> Picture:

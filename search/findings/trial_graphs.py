@@ -10,15 +10,23 @@ from optuna.trial import FrozenTrial
 
 from search.findings.facts import TOP, Facts, seconds
 from search.findings.graph_style import COLOURS, label, noted, plain, styles, titled, whole_steps
+from search.findings.wording import first_settings, short
 from search.studies.reasons import reason
 from search.studies.trial_facts import TrialFacts
+from spaces.space import parameter_path
 
 T = TypeVar("T")
 
 MOST_TRIALS = 200  # in a graph with a line or several points a trial: the best and the latest
 MOST_POINTS = 60  # of a line
 MOST_BOX_POINTS = 6000  # beside all boxes together
-DASHES = {"total": "solid", "pixel": "dot", "region": "dash"}
+LINES = {  # of each part: its dashes, and what it is
+    "total": ("solid", "full line total"),
+    "pixel": ("dot", "dots pixel loss"),
+    "region": ("dash", "dashes region loss"),
+    "threshold": ("dash", "dashes threshold map"),
+    "dice": ("dashdot", "dash and dot Dice loss"),
+}
 FEW_CLASSES = 8  # whose names may stand upright
 
 
@@ -118,10 +126,11 @@ def per_class(facts: Facts) -> go.Figure | None:
             hovertemplate="%{text}: %{y:.4f}<extra></extra>",
             showlegend=False,
         )
-    best = trials[0]
+    chosen = trials.index(facts.best) if facts.best in trials else 0
+    best = trials[chosen]
     figure.add_scatter(
         x=places,
-        y=ious[0],
+        y=ious[chosen],
         mode="markers",
         marker={"color": COLOURS[1], "symbol": "diamond", "size": 11, "line": {"width": 1}},
         name=f"best trial ({best.number})",
@@ -143,13 +152,13 @@ def loss_parts(facts: Facts) -> go.Figure | None:
         history = _every(reports)
         train = [report.train.parts() for report in history]
         val = [report.val.parts() for report in history]
-        for part in [name for name in val[0] if name in DASHES] if history else []:
+        for part in [name for name in val[0] if name in LINES] if history else []:
             for split, losses, opacity in (("train", train, 0.4), ("val", val, 1.0)):
                 figure.add_scatter(
                     x=[report.epoch for report in history],
                     y=[_rounded(parts.get(part)) for parts in losses],
                     mode="lines",
-                    line={"color": COLOURS[rank], "dash": DASHES[part], "width": 2},
+                    line={"color": COLOURS[rank], "dash": LINES[part][0], "width": 2},
                     opacity=opacity,
                     name=f"trial {number}",
                     legendgroup=str(number),
@@ -160,10 +169,11 @@ def loss_parts(facts: Facts) -> go.Figure | None:
     if not figure.data:
         return None
     whole_steps(figure, max(len(history) for history in facts.histories.values()))
+    parts = {part for reports in facts.histories.values() for part in reports[0].val.parts()}
+    legend = ", ".join(words for part, (_, words) in LINES.items() if part in parts)
     return titled(
         figure,
-        "Loss parts of the best trials<br>"
-        "<sub>full line total, dots pixel loss, dashes region loss; pale = training</sub>",
+        f"Loss parts of the best trials<br><sub>{legend}; pale = training</sub>",
         "epoch",
         "loss",
     )
@@ -245,10 +255,9 @@ def _legend(figure: go.Figure, style: dict[str, tuple[str, str]]) -> None:
 def _settings(trial: FrozenTrial) -> str:
     """A trial's parameters as lines of a hover text."""
     lines = [f"trial {trial.number}"]
-    for name, value in trial.params.items():
-        lines.append(
-            f"{name} {value:.3g}" if isinstance(value, float) else plain(f"{name} {value}")
-        )
+    named = {parameter_path(name): value for name, value in trial.params.items()}
+    for name in first_settings(named):
+        lines.append(plain(f"{name} {short(named[name])}"))
     return "<br>".join(lines)
 
 

@@ -5,13 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-from spaces.space import Choice, Float, Free, Int
+from spaces.space import Choice, Float, Free, Int, parameter_path
 from trainers.report import EpochReport
+
+FIRST = (
+    "optim.lr",
+    "data.resolution",
+    "model.arch",
+    "model.encoder",
+    "model.decoder",
+    "train.batch_size",
+    "data.mode",
+    "data.augment",
+    "optim.encoder_lr_ratio",
+    "optim.schedule",
+    "loss.pixel",
+    "loss.region",
+    "loss.region_share",
+    "loss.class_weights.method",
+)
+"""Settings that matter most in most studies; the order where nothing has been measured."""
 
 
 def describe(params: Mapping[str, Any]) -> str:
-    """`optim.lr=0.00123 loss.region=dice ...`, in the order of the sections."""
-    return " ".join(f"{name}={short(value)}" for name, value in params.items())
+    """`optim.lr=0.00123 data.resolution=384x384 ...`, those of FIRST first."""
+    named = {parameter_path(name): value for name, value in params.items()}
+    return " ".join(f"{name}={short(named[name])}" for name in first_settings(named))
+
+
+def first_settings(names: Iterable[str]) -> list[str]:
+    """Dotted names, those of FIRST first; else in the order in which they are given."""
+    return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def short(value: Any) -> str:
@@ -27,6 +51,12 @@ def clock(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole} s"
+
+
+def clock_span(least: float, most: float) -> str:
+    """`12 s to 3 min 10 s`; one of them where both are said alike."""
+    shown = clock(least), clock(most)
+    return shown[0] if shown[0] == shown[1] else " to ".join(shown)
 
 
 def epoch_named(report: EpochReport, epochs: int) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from spaces.errors import InputError, did_you_mean
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("search"),
     autoescape=True,
@@ -19,6 +21,29 @@ _ENVIRONMENT = Environment(
 def asset(name: str) -> str:
     """Return a file of this folder as it is."""
     return (files("search") / "templates" / name).read_text(encoding="utf-8")
+
+
+def recipes(task: str) -> list[str]:
+    """Return the names of the study files of a task that have settings of the field."""
+    folder = files("search") / "templates" / "recipes" / task
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+
+
+def study_file(task: str, recipe: str | None = None) -> str:
+    """Return a commented study file of a task, with the settings of a recipe.
+
+    Raises:
+        InputError: the task has no recipe of this name.
+    """
+    if recipe is None:
+        return asset(f"{task}.yaml")
+    known = recipes(task)
+    if recipe not in known:
+        raise InputError(
+            f"--recipe: {task} has no recipe {recipe!r}; known: {', '.join(known)}"
+            f"{did_you_mean(recipe, known)}"
+        )
+    return asset(f"recipes/{task}/{recipe}.yaml")
 
 
 def render(template: str, /, **values: Any) -> str:

@@ -11,7 +11,7 @@ from trainers.data import SegmentationData
 from trainers.devices import pick_device
 from trainers.initial_weights import digest
 from trainers.precision import resolve_precision
-from trainers.tasks import check_space, load_data, near_twins
+from trainers.tasks import check_extras, check_space, load_data, near_twins
 from trainers.text_data import TextData
 
 
@@ -29,6 +29,7 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
         check_trackers(spec.trackers)
         for precision in space.values("train.precision"):
             resolve_precision(precision, pick_device())
+    check_extras(spec.metric)
     data = load_data(spec.data)
     check_space(space, data)
     for path, sha256 in spec.init_sha256.items():

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from search.database.tables import ENDED
+from search.database.retry import is_away
+from search.database.tables import ENDED, OPEN, RUNNING
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe, epoch_named
 from search.studies.confirmations import SEED
+from search.studies.reasons import reason as reason_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
+from search.work.time_left import TimeLeft
 from spaces.config import TrialConfig
 from spaces.data import fold_count
 from trainers.report import EpochReport
@@ -24,16 +29,26 @@ from trainers.report import EpochReport
 class ProgressView:
     """Follows a worker; use it as a context manager."""
 
-    def __init__(self, study: Study, console: Console) -> None:
+    def __init__(
+        self, study: Study, console: Console, measured: tuple[float, float] | None = None
+    ) -> None:
+        """
+        Args:
+            measured: (least, most) seconds of the study, by steps that were measured before.
+        """
         self.study = study
         self.console = console
         self.epochs = study.full_epochs
         self.counts = study.slots.counts()
         self.total = sum(self.counts.values())
-        self.began = time.monotonic()
-        self.ended_here = 0
+        self.began = self.counted = time.monotonic()
+        self.left = TimeLeft(self.epochs, measured)
         self.best: tuple[int, float, str] | None = None
-        ranking = ranked(study.trials())
+        trials, waiting = study.trials(), study.slots.waiting()
+        for trial in trials:
+            self.left.take(trial, waiting, first=True)
+        self.left.estimate(0.0, self._unended(), 1)
+        ranking = ranked(trials)
         if ranking:
             best = ranking[0]
             assert best.value is not None
@@ -74,6 +89,7 @@ class ProgressView:
 
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.running = {number: config}
+        self.counted = time.monotonic()
         if self.study.spec.confirms is not None:  # its rounds are planned one after another
             self.counts = self.study.slots.counts()
             self.total = sum(self.counts.values())
@@ -86,7 +102,7 @@ class ProgressView:
                 self.epochs_task, completed=0, total=self.study.full_epochs, note=""
             )
         if not self.seen.setdefault(number, 0):
-            self._say(f"trial {number} started{self.again}: {settings}")
+            self._say(f"trial {number} started{self.again}: {settings}".rstrip(": "))
 
     def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
         seen, self.seen[number] = self.seen[number], epoch
@@ -106,6 +122,7 @@ class ProgressView:
             self._say(f"trial {number} begins anew{self.again}")
 
     def epoch_ended(self, number: int, report: EpochReport) -> None:
+        self.left.epoch_ended(number, report.epoch, report.seconds)
         value, speed = report.metric, report.images_per_s
         note = f"{self.study.metric} {value:.4f}   {speed:.0f} images/s"
         if self.live:
@@ -121,9 +138,62 @@ class ProgressView:
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int
     ) -> None:
-        if state in self.counts:
-            self.counts[state] += 1
-            self.ended_here += 1
+        self.left.trial_ended(number, state)
+        self._count(state)
+        self._estimate(1 + self.counts[RUNNING], watched=1)
+        self._show_end(number, state, reason, value, epochs)
+
+    def trials_ended(
+        self,
+        trials: Sequence[FrozenTrial],
+        waiting: Mapping[int, str],
+        ended: Sequence[FrozenTrial],
+        workers: int,
+    ) -> None:
+        """Show trials that have ended elsewhere.
+
+        Args:
+            trials: all of the study, `ended` among them.
+            waiting: as of `Slots.waiting`.
+            workers: that may train now.
+        """
+        for trial in trials:
+            self.left.take(trial, waiting)
+        self._count(*(_state(trial) for trial in ended))
+        workers = max(1, min(workers, self.counts[RUNNING] + len(ended)))
+        self._estimate(workers, watched=workers)
+        for trial in ended:
+            epochs = TrialFacts.of(trial).epochs or 0
+            self._show_end(trial.number, _state(trial), reason_of(trial), trial.value, epochs)
+
+    def _count(self, *states: str) -> None:
+        """Count the slots anew; where the store is away, those that are known to have ended."""
+        for state in states:
+            if state in self.counts:
+                self.counts[state] += 1
+        try:
+            self.counts = self.study.slots.counts()
+        except Exception as error:
+            if not is_away(error):
+                raise
+
+    def _estimate(self, workers: int, watched: int) -> None:
+        """Say anew how long the study will take.
+
+        Args:
+            watched: workers of the trials whose epochs are heard of here.
+        """
+        now = time.monotonic()
+        self.left.worked((now - self.counted) * watched)
+        self.counted = now
+        self.left.estimate(now - self.began, self._unended(), workers)
+
+    def _unended(self) -> int:
+        return self.counts[OPEN] + self.counts[RUNNING]
+
+    def _show_end(
+        self, number: int, state: str, reason: str, value: float | None, epochs: int
+    ) -> None:
         ranks = state == "COMPLETE" or fold_count(self.study.spec.data) == 1
         if value is not None and ranks and (self.best is None or value > self.best[1]):
             self.best = (number, value, self._settings(number))
@@ -173,11 +243,8 @@ class ProgressView:
         )
 
     def _time_left(self) -> str:
-        done = sum(self.counts[state] for state in ENDED)
-        if not self.ended_here or done >= self.total:
-            return f"{clock(time.monotonic() - self.began)} gone"
-        left = (time.monotonic() - self.began) / self.ended_here * (self.total - done)
-        return f"about {clock(left)} left"
+        gone = time.monotonic() - self.began
+        return self.left.text(gone) if self._unended() else f"{clock(gone)} gone"
 
     def _render(self) -> Group:
         """What the terminal shows; called twice a second, so it asks the store nothing."""
@@ -190,3 +257,7 @@ class ProgressView:
                 Text(f"best: trial {number}, {self.study.metric} {value:.4f}: {params}", "green")
             )
         return Group(*parts)
+
+
+def _state(trial: FrozenTrial) -> str:
+    return "FAILED" if trial.state.name == "FAIL" else trial.state.name

@@ -7,6 +7,7 @@ is one. No trial begins, no study appears in the store, and no file is written, 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -228,6 +229,14 @@ def write(path: str, content: str | bytes) -> Change:
 
 def remove(path: str) -> Change:
     return lambda place: (place.folder / path).unlink()
+
+
+def link(path: str, target: str) -> Change:
+    return both(remove(path), lambda place: (place.folder / path).symlink_to(target))
+
+
+def pipe(path: str) -> Change:
+    return both(remove(path), lambda place: os.mkfifo(place.folder / path))
 
 
 def empty(path: str) -> Change:
@@ -620,6 +629,12 @@ CASES = [
         "data.val: must hold `key: value` lines, but got 'data/val'; known keys: images, masks"),
     Bad("split-no-masks", line("val: {images: data/val/images}"),
         "data.val: masks is missing; images and masks go together (study.yaml line 5)"),
+    Bad("suffix-unknown",
+        line("val: {images: data/val/images, masks: data/val/masks, mask_suffix: _L}"),
+        "data.val: 2 of 2 images have no mask; the first is"),
+    Bad("init-from-what-is-none", nothing,
+        "data/train/images: no layout of a data set that is known; it has 4 .png; the first is",
+        "init --from data/train/images --to new.yaml"),
     Bad("split-empty", both(empty("data/val/images"), empty("data/val/masks")),
         "data.val: no images (.png, .jpg, .jpeg, .tif, .tiff, .bmp, .webp) found"),
     Bad("image-unpaired", remove(MASK), "data.train: 1 of 4 images have no mask; the first is"),
@@ -672,6 +687,9 @@ CASES = [
         "masks/street_0001.png: cannot be decoded: image file is truncated; is the file complete?"),
     Bad("jpeg-cut", both(to_jpeg, halve("data/train/images/street_0001.jpg")),
         "street_0001.jpg: cannot be decoded: "),
+    Bad("link-to-nothing", link(MASK, "gone.png"),
+        "masks/street_0001.png: a link to gone.png, which does not exist; remove it, or put that"),
+    Bad("pipe", pipe(IMAGE), "images/street_0001.png: not a plain file, but a pipe; move it else"),
     Bad("png-of-text", write(IMAGE, "hello"), "street_0001.png: not an image that can be read"),
     Bad("png-of-0-bytes", write(IMAGE, ""), "images/street_0001.png: an empty file"),
     Bad("bomb", claim_side(50_000), "50000x50000 is 2500000000 pixels, but data.max_pixels is"),
@@ -682,7 +700,7 @@ CASES = [
     Bad("mask-value", draw(MASK, [[0, 9] * 24] * 40),
         "street_0001.png: mask value 9 at row 0, column 1 is no class; classes are 0..7"),
     Bad("mask-rgb", draw(MASK, np.zeros((40, 48, 3))),
-        "a mask must hold one class index a pixel, but its mode is RGB; for colour masks give"),
+        "a mask must hold one class index a pixel, but its mode is RGB; its three channels are"),
     Bad("mask-colour", both(data("palette: [[0, 0, 0], [9, 9, 9]]"), line("classes: [road, car]")),
         "street_0000.png: colour (255, 255, 255) at row 0, column 0 is neither in data.palette"),
     Bad("mask-size", draw(MASK, np.zeros((40, 40))),

@@ -17,8 +17,9 @@ from PIL import Image
 from spaces.config import SegmentationConfig
 from spaces.spec import load_run_config
 from tests.blobs import write_blobs
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
 from trainers.image_counts import score_of
+from trainers.masks import decode_mask
 from trainers.metrics import ClassCounts
 from trainers.tasks import load_data
 
@@ -48,7 +49,7 @@ def test_camvid_study_from_launch_to_evaluation(
     assert "camvid: best trials of the search" in out and "the best on fresh seeds" in out
     status = json.loads(segtune("status", "camvid", "--json", cwd=tmp_path))
     assert status["slots"] == {"OPEN": 0, "RUNNING": 0, "COMPLETE": 2, "PRUNED": 0, "FAILED": 0}
-    assert status["trials"][0]["origin"] == "safe preset (field note A), adapted"
+    assert status["trials"][0]["origin"] == "safe preset, adapted"
     [(seed, value)] = status["answer"]["fresh_seeds"].items()
     assert (
         status["answer"]["value"] == value > 0.05
@@ -176,7 +177,10 @@ def test_folds_study_from_check_to_refit(segtune: Segtune, tmp_path: Path) -> No
     (tmp_path / "study.yaml").write_text(text)
     checked = segtune("check", "study.yaml", cwd=tmp_path)
     assert "images: train 8 in 2 folds, test 2: a trial trains 2 models" in checked
+    for said in ("smallest: Unet/mobilenet_v2", "if all 2 trials of 6 epochs", "disk: "):
+        assert said in checked, checked
     out = segtune("launch", "study.yaml", cwd=tmp_path)
+    assert "if all 2 trials of 6 epochs" in out and "left by the steps measured before" in out
     assert "trial 1 fold 2, epoch 3/3: IoU" in out and "the best on fresh seeds" in out
     status = json.loads(segtune("status", "few", "--json", cwd=tmp_path))
     best = status["best"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.clean import LOCK
+from search.clean import LOCK, checkpoints_needed
 from search.cli import app
 from search.database.store import open_store
 from search.files.artifacts import OF_STORE, Artifacts, store_here
@@ -119,7 +119,10 @@ def test_what_nothing_needs_goes_and_the_rest_stays(study: Study, tmp_path: Path
         assert code == 0 and "removed" in said, said
         assert [path for path in goes if path.exists()] == []
         assert [path for path in stays if not path.exists()] == []
-        assert clean(study) == (0, "nothing to remove\n")
+        code, said = clean(study)
+        assert code == 0 and said.splitlines()[1:] == ["nothing to remove"]
+        assert checkpoints_needed(Artifacts(kept), study.store) == [3 * 1000]
+        assert said.startswith("     0 MB  checkpoints that stay: 1, of trials that go"), said
 
 
 def test_what_is_used_by_the_time_it_is_removed_stays(

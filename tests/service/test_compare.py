@@ -138,6 +138,14 @@ def test_values_of_other_data_or_another_metric_are_not_compared(
     assert "less one" not in said(one, data) + said(one, other)
 
 
+def test_studies_of_trials_of_another_length_are_marked(store: Store, tmp_path: Path) -> None:
+    one = searched(store, tmp_path, "one", [0.3])
+    two = searched(store, tmp_path, "two", [0.4], space={**one.spec.space, "train.epochs": 60})
+    text = said(one, two)
+    assert "one trains 30 epochs a trial, two 60: part of the difference may be that" in text
+    assert "epochs a trial, two" not in said(one, searched(store, tmp_path, "three", [0.4]))
+
+
 def test_studies_without_a_value_are_compared_too(store: Store, tmp_path: Path) -> None:
     one, two = (searched(store, tmp_path, name, [], more=2) for name in ("one", "two"))
     text = said(one, two)

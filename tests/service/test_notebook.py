@@ -80,8 +80,9 @@ def test_curves_are_tidy(hostile_stores: dict[str, str]) -> None:
         curves = study.curves()
         none = study.curves(trials=[])
     assert list(curves.columns) == [
-        "trial", "epoch", "Hmean", "train_pixel", "train_region", "train_total", "train_share",
-        "val_pixel", "val_region", "val_total", "lr", "seconds",
+        "trial", "epoch", "Hmean",
+        "train_pixel", "train_threshold", "train_dice", "train_total", "train_share",
+        "val_pixel", "val_threshold", "val_dice", "val_total", "lr", "seconds",
     ]  # fmt: skip
     assert not curves.duplicated(["trial", "epoch"]).any()
     assert curves.groupby("trial")["epoch"].max().max() == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html.parser
 import io
 import os
@@ -26,9 +27,17 @@ from search.cli import app
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
 from search.findings.facts import Facts, gather
-from search.findings.markup import to_html
+from search.findings.markup import Table, to_html
 from search.findings.ranking import judged, ranked
-from search.findings.report import PICTURE_BYTES, report_blocks, report_text, write_report
+from search.findings.report import (
+    PICTURE_BYTES,
+    best_trials,
+    leaderboard,
+    report_blocks,
+    report_text,
+    write_report,
+)
+from search.findings.search_graphs import slices
 from search.findings.thumbnails import thumbnails
 from search.studies.study import Study, open_study
 from search.templates import asset
@@ -64,7 +73,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self.open.append(tag)
             self.words.setdefault(tag, []).append("")
 
@@ -150,6 +159,65 @@ def test_the_leaderboard_and_the_savings_are_right(study: Study, page: tuple[str
     assert "There are no pictures of trial" in text
 
 
+def test_a_report_speaks_of_its_task_and_begins_with_what_matters(
+    study: Study, page: tuple[str, Page]
+) -> None:
+    text = report_text(study, "md", Artifacts(Path("nowhere"))).replace("\\", "")
+    head, _, *rows = text.split("## Leaderboard\n\n")[1].split("\n\n")[0].splitlines()
+    masks = study.spec.task == "segmentation"
+    second = "model.arch" if masks else "model.encoder"
+    assert f"one seed | optim.lr | data.resolution | {second} |" in head
+    assert [row for row in rows if " 2 of 4 | median |" in row]  # stopped, and so marked
+    assert not [row for row in rows if " 2 of 4 | completed |" in row]
+    assert 'Epochs as in "2 of 4": the trial was stopped there' in text
+    best = text.split("## Best config")[1].splitlines()[4:6]
+    assert [re.findall(r"[a-z]+[.]\w+", row)[0] for row in best] == ["optim.lr", "data.resolution"]
+    captions = " ".join(page[1].words["figcaption"])
+    assert ("dashes region loss" in captions) == masks
+    assert ("dashes threshold map" in captions) != masks
+    assert ("split and class" in text) == masks
+    assert "field note" not in text.lower() + page[0].lower()
+
+
+def test_a_setting_that_does_not_count_is_neither_drawn_nor_listed(
+    tmp_path: Path, scripted_study: Callable[..., Study]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    study = scripted_study(url, "segmentation", endings=["completed"] * 12)
+    facts = gather(study)
+    of_tversky = {
+        trial.number for trial in facts.ranking if facts.settings(trial)["loss.region"] == "tversky"
+    }
+    facts.__dict__["importances"] = {"loss.tversky_alpha": 0.5, "optim.lr": 0.2}
+    assert 1 < len(of_tversky) < 12 and facts.by_importance[:2] == [*facts.importances]
+    graph, *_ = slices(facts).values()
+    assert set(graph.data[0].marker.color) == of_tversky
+    assert (len(graph.data) == 2) == (facts.ranking[0].number in of_tversky)  # the best's diamond
+    _, table, _ = leaderboard(facts, 12)
+    assert isinstance(table, Table) and table.columns[2] == "loss.tversky_alpha"
+    shown = {row[0]: row[2] for row in table.rows}
+    assert {number for number, value in shown.items() if value != "-"} == of_tversky
+    study.store.close()
+
+
+def test_pictures_that_a_worker_still_draws_are_pending(
+    tmp_path: Path, scripted_study: Callable[..., Study]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    study = scripted_study(url, "segmentation", endings=["completed"])
+    facts = gather(study)
+    [trial] = facts.trials
+    for ended, weights, expected in (
+        (0, "ab" * 32, "Pictures of trial 0 are pending"),
+        (0, None, "There are no pictures of trial 0"),  # no weights to draw them with
+        (3600, "ab" * 32, "There are no pictures of trial 0"),
+    ):
+        trial.set_user_attr("model_sha256", weights)
+        trial.datetime_complete = datetime.datetime.now() - datetime.timedelta(seconds=ended)
+        assert expected in str(best_trials(facts, {}, Artifacts(tmp_path))[-1])
+    study.store.close()
+
+
 def test_markdown_is_what_github_renders(study: Study) -> None:
     text = report_text(study, "md", Artifacts(Path("nowhere")))
     assert len(text) < 20_000
@@ -223,6 +291,17 @@ def test_pictures_are_shrunk_to_fit_and_what_is_left_out_is_counted(tmp_path: Pa
     assert len(narrow) == 3 and left_out == 2
     few, left_out = thumbnails(tmp_path, len(wide[0].content))
     assert [p.caption for p in few] == ["curves"] and left_out == 4
+
+
+def test_the_few_red_lines_on_a_grey_page_stay_red(tmp_path: Path) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (400, 300, 1), dtype=np.uint8)
+    page = Image.fromarray(np.repeat(shades, 3, axis=2))
+    page.paste((220, 30, 30), (8, 8, 24, 24))
+    page.save(tmp_path / "worst-1-x.png")
+    [picture], _ = thumbnails(tmp_path, PICTURE_BYTES)
+    shown = Image.open(io.BytesIO(picture.content)).convert("RGB")
+    red, green, blue = shown.getpixel((16, 16))  # type: ignore[misc]
+    assert red > 180 and green < 80 and blue < 80
 
 
 def test_a_study_whose_trials_all_failed_is_reported(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -13,6 +15,7 @@ from search.cli import app
 from search.database.store import open_store
 from search.findings.savings import LOST, compare, read_curves
 from search.studies.study import open_study
+from spaces.sections import PrunerSpec
 
 NAME = "scripted-segmentation"
 
@@ -53,6 +56,26 @@ def test_every_rule_is_replayed_on_every_ended_trial(hostile_stores: dict[str, s
         assert row.mean_epochs <= curves.epochs and row.best <= curves.best
         assert (row.to_best is None) == (row.lost == 1)
     assert min(row.epochs for row in rows.values()) < curves.epochs
+
+
+def test_our_rules_see_no_differences_below_what_needs_no_learning(
+    hostile_stores: dict[str, str],
+) -> None:
+    """As in the study: a rule cannot tell runs apart that are no better than a constant answer."""
+    with closing(open_store(hostile_stores["segmentation"], create=False)) as store:
+        study = open_study(store, NAME)
+        curves = replace(read_curves(study), cut=0)
+        low = replace(curves, floor=curves.best + 0.1)
+        values = {value for run in low.floored for value in run.metric if value == value}
+        assert values == {low.floor} and low.runs == curves.runs
+        rows, floored = (
+            {row.rule: row for row in compare(study, of, orders=2, workers=1)}
+            for of in (curves, low)
+        )
+    rule = PrunerSpec().name
+    assert rows[rule].epochs < floored[rule].epochs == curves.epochs
+    assert rows["stock_median"] == floored["stock_median"]  # Optuna's sees them as they are
+    assert floored[rule].best == curves.best
 
 
 def test_the_command_prints_a_table_and_json(hostile_stores: dict[str, str]) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from trainers.batches import MEAN, STD
+from spaces.models import weights_argument
+from trainers.batches import statistics
 
 STRIDE = 32  # inputs are padded to a multiple of it
 PRIOR = 0.1  # share of kernel pixels that an untrained network expects
@@ -140,6 +141,10 @@ class FPN(nn.Module):
         smooth = [layer(m) for layer, m in zip(self.smooth, merged, strict=True)]
         return torch.cat([_resize(s, smooth[0]) for s in smooth], dim=1)
 
+    def last_weights(self) -> list[Tensor]:
+        """Of the convolutions whose outputs the head takes."""
+        return _convolutions(self.smooth)
+
 
 class UNet(nn.Module):
     """The first three steps of a U-Net's way up, from 1/32 to 1/4, narrowing to `out`."""
@@ -162,6 +167,10 @@ class UNet(nn.Module):
             x = step(torch.cat([_resize(x, skip), skip], dim=1))
         return x
 
+    def last_weights(self) -> list[Tensor]:
+        """Of the convolution whose output the head takes."""
+        return _convolutions(self.steps)[-1:]
+
 
 DECODERS: dict[str, type[FPN] | type[UNet]] = {"fpn": FPN, "unet": UNet}
 
@@ -169,7 +178,8 @@ DECODERS: dict[str, type[FPN] | type[UNet]] = {"fpn": FPN, "unet": UNet}
 def _encoder(name: str, in_channels: int, weights: str | None) -> tuple[nn.Module, list[int]]:
     """The encoder and the channels of its features at 1/4, 1/8, 1/16 and 1/32."""
     try:
-        encoder = get_encoder(name, in_channels=in_channels, depth=5, weights=weights)
+        own = weights_argument(name, weights)
+        encoder = get_encoder(name, in_channels=in_channels, depth=5, weights=own)
     except KeyError as error:
         raise ValueError(f"encoder {name!r} with weights {weights!r}: {error.args[0]}") from error
     channels = list(encoder.out_channels)
@@ -201,13 +211,17 @@ def _conv_bn_relu(channels: int, out: int) -> nn.Sequential:
 
 
 def _pad_black(images: Tensor, bottom: int, right: int) -> Tensor:
-    """Add what the pages of a batch have below and to the right; to other than RGB zeros."""
+    """Add what the pages of a batch have below and to the right."""
     padded = F.pad(images, (0, right, 0, bottom))
-    if images.shape[1] == len(MEAN):
-        height, width = images.shape[-2:]
-        black = images.new_tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)])
-        padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
+    height, width = images.shape[-2:]
+    pairs = zip(*statistics(images.shape[1]), strict=True)
+    black = images.new_tensor([-mean / std for mean, std in pairs])
+    padded[..., height:, :] = padded[..., width:] = black.view(-1, 1, 1)
     return padded
+
+
+def _convolutions(part: nn.Module) -> list[Tensor]:
+    return [layer.weight for layer in part.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

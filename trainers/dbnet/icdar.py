@@ -52,6 +52,8 @@ class TextAnnotation:
     """Indices of boxes whose corners crossed and were put in order."""
     size: tuple[int, int] | None = None
     """(H, W) that the file says its image has."""
+    set: str | None = None
+    """The split that the file puts its image in."""
 
     def __post_init__(self) -> None:
         assert len(self.polygons) == len(self.ignore) == len(self.texts)
@@ -120,6 +122,7 @@ def read_coco_text(path: Path) -> dict[str, TextAnnotation]:
     images = _entries(path, content, "images", "imgs")
     names = {str(_field(path, name, i, "id")): _file_name(path, name, i) for name, i in images}
     sizes = {_file_name(path, name, entry): _size(path, name, entry) for name, entry in images}
+    sets = {_file_name(path, name, entry): entry.get("set") for name, entry in images}
     found: dict[str, list[tuple[NDArray[np.float64], bool, bool, str]]]
     found = {name: [] for name in names.values()}
     if len(found) != len(images):
@@ -140,6 +143,7 @@ def read_coco_text(path: Path) -> dict[str, TextAnnotation]:
             [row[3] for row in rows],
             [row[2] for row in rows],
             sizes[image],
+            None if sets[image] is None else str(sets[image]),
         )
         for image, rows in found.items()
     }
@@ -151,9 +155,10 @@ def _annotation(
     texts: list[str],
     ignore: Sequence[bool],
     size: tuple[int, int] | None = None,
+    set: str | None = None,
 ) -> TextAnnotation:
     reordered = tuple(index for index, one in enumerate(crossed) if one)
-    return TextAnnotation(polygons, np.array(ignore, bool), texts, reordered, size)
+    return TextAnnotation(polygons, np.array(ignore, bool), texts, reordered, size, set)
 
 
 # ---------------------------------------------------------------- ICDAR lines

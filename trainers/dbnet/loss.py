@@ -6,7 +6,7 @@ sigmoids of the two logit maps and B = sigmoid(k (P - T)) is the differentiable 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -38,10 +38,12 @@ class DBLoss:
         negative_ratio: hard negatives a text pixel (Shrivastava et al. 2016), of `bce`.
         focal_gamma: focusing exponent, >= 0, of `focal`.
         focal_alpha: weight of text pixels, in 0..1, of `focal`; None for no weighting.
+        label_smoothing: e in 0..1 of the pixel term: kernels are trained towards 1 - e / 2, the
+            rest towards e / 2 (Szegedy et al. 2016).
         huber_delta: where `huber` turns from square to linear, in units of the threshold map.
 
     Raises:
-        ValueError: an unknown name, or a negative weight.
+        ValueError: an unknown name, or a number out of range.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DBLoss:
         negative_ratio: float = 3.0,
         focal_gamma: float = 2.0,
         focal_alpha: float | None = None,
+        label_smoothing: float = 0.0,
         huber_delta: float = 0.1,
     ) -> None:
         if pixel not in PIXEL_LOSSES:
@@ -71,12 +74,15 @@ class DBLoss:
                 "negative_ratio and huber_delta must be above 0 and focal_gamma at least 0, but "
                 f"got {negative_ratio}, {huber_delta} and {focal_gamma}"
             )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in 0..1, but got {label_smoothing}")
         self.pixel = PIXEL_LOSSES[pixel]
         self.regression = REGRESSIONS[regression]
         self.pixel_weight, self.threshold_weight, self.dice_weight = weights
         self.negative_ratio = negative_ratio
         self.focal_gamma = focal_gamma
         self.focal_alpha = focal_alpha
+        self.label_smoothing = label_smoothing
         self.huber_delta = huber_delta
 
     def __call__(
@@ -90,21 +96,35 @@ class DBLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and its parts: `pixel`, `threshold`, `dice`, `total`, detached.
 
-        The first three are without their weights.
+        The first three are without their weights; arguments as of `terms` and `total`.
+        """
+        terms = self.terms(probability, threshold, maps, negatives=negatives)
+        parts = {**terms, "total": self.total(terms, aux_scale)}
+        return parts["total"], {name: value.detach() for name, value in parts.items()}
+
+    def terms(
+        self,
+        probability: Tensor,
+        threshold: Tensor,
+        maps: TargetMaps,
+        *,
+        negatives: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Return `pixel`, `threshold` and `dice` without their weights, () each.
+
         A batch without text gives 0 for `bce`, `threshold` and `dice`, with zero gradients.
 
         Args:
             probability: (B, 1, H, W) logits of P, any float type.
             threshold: (B, 1, H, W) logits of T, any float type.
             maps: the targets, (B, H, W) each, on the same device.
-            aux_scale: factor 0..1 of the threshold and Dice terms, for warm-up.
             negatives: what `hard_negatives` counts for these maps; None counts here, which on a
                 GPU waits for the device.
 
         Raises:
-            ValueError: shapes that do not fit, or aux_scale out of range.
+            ValueError: shapes that do not fit.
         """
-        _check(probability, threshold, maps, aux_scale)
+        _check(probability, threshold, maps)
         with torch.autocast(probability.device.type, enabled=False):
             p_logits = probability.float().squeeze(1)  # (B, H, W)
             t = threshold.float().squeeze(1).sigmoid()
@@ -115,10 +135,21 @@ class DBLoss:
             error = self.regression(t - maps.threshold.float(), self)
             border = _masked_mean(error, maps.threshold_mask.float())
             dice = _dice(torch.sigmoid(K * (p_logits.sigmoid() - t)), kernel, mask)
-            auxiliary = self.threshold_weight * border + self.dice_weight * dice
-            total = self.pixel_weight * pixel + aux_scale * auxiliary
-        parts = {"pixel": pixel, "threshold": border, "dice": dice, "total": total}
-        return total, {name: value.detach() for name, value in parts.items()}
+        return {"pixel": pixel, "threshold": border, "dice": dice}
+
+    def total(self, terms: Mapping[str, Tensor], aux_scale: float = 1.0) -> Tensor:
+        """Return the weighted sum.
+
+        Args:
+            aux_scale: factor 0..1 of the threshold and Dice terms, for warm-up.
+
+        Raises:
+            ValueError: aux_scale out of range.
+        """
+        if not 0 <= aux_scale <= 1:
+            raise ValueError(f"aux_scale must be in 0..1, but got {aux_scale}")
+        border, dice = self.threshold_weight * terms["threshold"], self.dice_weight * terms["dice"]
+        return self.pixel_weight * terms["pixel"] + aux_scale * (border + dice)
 
 
 def hard_negatives(kernel: Tensor, mask: Tensor, ratio: float = 3.0) -> int:
@@ -145,7 +176,8 @@ def _hard_negative_bce(
     logits: Tensor, kernel: Tensor, mask: Tensor, negatives: int, loss: DBLoss
 ) -> Tensor:
     """The logistic loss, mean over text pixels and the `negatives` costliest others."""
-    values = F.binary_cross_entropy_with_logits(logits, kernel, reduction="none") * mask
+    soft = _smoothed(kernel, loss)
+    values = F.binary_cross_entropy_with_logits(logits, soft, reduction="none") * mask
     positive = (values * kernel).sum()
     negative = (values * (1 - kernel)).flatten().topk(negatives, sorted=False).values.sum()
     count = (kernel * mask).sum() + negatives
@@ -154,13 +186,19 @@ def _hard_negative_bce(
 
 def _focal(logits: Tensor, kernel: Tensor, mask: Tensor, negatives: int, loss: DBLoss) -> Tensor:
     """(1 - p_t)^gamma * cross-entropy (Lin et al. 2017, eq. 5), summed, a text pixel."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, kernel, reduction="none")
+    soft = _smoothed(kernel, loss)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
     wrong = torch.where(kernel > 0, -logits, logits).sigmoid()  # 1 - p_t, exact near 0
     values = wrong.clamp(min=1e-12) ** loss.focal_gamma * cross_entropy
     if loss.focal_alpha is not None:
         values = values * torch.where(kernel > 0, loss.focal_alpha, 1 - loss.focal_alpha)
     count = torch.maximum((kernel * mask).sum(), FOCAL_FLOOR * mask.sum())
     return (values * mask).sum() / count.clamp(min=1)
+
+
+def _smoothed(kernel: Tensor, loss: DBLoss) -> Tensor:
+    smoothing = loss.label_smoothing
+    return kernel * (1 - smoothing) + smoothing / 2 if smoothing else kernel
 
 
 # ---------------------------------------------------------------- threshold terms, of errors
@@ -196,7 +234,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def _check(probability: Tensor, threshold: Tensor, maps: TargetMaps, aux_scale: float) -> None:
+def _check(probability: Tensor, threshold: Tensor, maps: TargetMaps) -> None:
     batch, height, width = maps.kernel.shape
     for name, logits in (("probability", probability), ("threshold", threshold)):
         if logits.shape != (batch, 1, height, width):
@@ -204,8 +242,6 @@ def _check(probability: Tensor, threshold: Tensor, maps: TargetMaps, aux_scale: 
                 f"{name} logits must be {(batch, 1, height, width)} to fit the targets, but are "
                 f"{tuple(logits.shape)}"
             )
-    if not 0 <= aux_scale <= 1:
-        raise ValueError(f"aux_scale must be in 0..1, but got {aux_scale}")
 
 
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, int, DBLoss], Tensor]] = {

@@ -58,7 +58,7 @@ def _places() -> dict[str, tuple[object, str, Mapping[str, Any]]]:
         "augmentation": (segmentation, "augment", {}),
         "normalisation": (segmentation, "normalise", {}),
         "forward": (segmentation, "forward", {}),
-        "training loss": (segmentation.SegmentationLoss, "__call__", {}),
+        "training loss": (segmentation.SegmentationLoss, "terms", {}),
         "backward": (torch.Tensor, "backward", {}),
         "unscaling": (torch.amp.GradScaler, "unscale_", {}),
         "clipping": (torch.nn.utils, "clip_grad_norm_", {}),
@@ -69,7 +69,7 @@ def _places() -> dict[str, tuple[object, str, Mapping[str, Any]]]:
         "scoring of windows": (segmentation, "windows_logits", crop),
         "checkpoint": (checkpoint, "save_state", {}),
         "text forward": (text_detection.TextDetectionTask, "run", text),
-        "text loss": (text_detection.TextDetectionLoss, "__call__", text),
+        "text loss": (text_detection.TextDetectionLoss, "terms", text),
         "text batch": (text_detection, "normalise", text),
         "text validation": (text_detection.TextDetectionTask, "outputs", text),
     }

@@ -79,6 +79,7 @@ def _waits() -> dict[str, dict[str, dict[str, int]]]:
         "loss.region": "lovasz",
         "loss.region_share": 0.5,
         "data.augment": "strong",
+        "data.photometric": "strong",
         "train.ema": 0.1,
     }
     kinds = {

@@ -161,7 +161,10 @@ def test_augmentation_is_the_cpus(strength: str, data: SegmentationData) -> None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("changes", [{}, {"train.micro_batch": 4}, {"data.augment": "strong"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train.micro_batch": 4}, {"data.augment": "strong", "data.photometric": "strong"}],
+)
 def test_no_step_waits_for_the_gpu(
     precision: str, changes: dict[str, Any], data: SegmentationData, tmp_path: Path
 ) -> None:

@@ -13,8 +13,9 @@ from benchmarks.plain import Confusion, Files, PlainLoss, Setup, all_of, loaders
 from trainers import schedules
 from trainers.batches import normalise
 from trainers.cache import resize_image
-from trainers.data import decode_image, decode_mask
+from trainers.images import decode_image
 from trainers.losses import IGNORE, SegmentationLoss
+from trainers.masks import decode_mask
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 8])
@@ -78,7 +79,7 @@ def test_files_are_read_as_ours_are(setup: Setup) -> None:
         files = Files(setup, split, augment=False)
         sample = setup.data.split(split)[3]
         image, mask = files[3]
-        pixels = torch.tensor(resize_image(decode_image(sample.image, spec.max_pixels), size))
+        pixels = torch.tensor(resize_image(decode_image(sample.image, spec), size))
         expected = normalise(
             pixels.permute(2, 0, 1)[None], torch.device("cpu"), torch.contiguous_format
         )

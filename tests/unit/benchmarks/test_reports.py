@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import decode_sweep, text_detection
+from benchmarks import decode_sweep, text, text_detection
 from benchmarks.report import heading, publish, spread, table
 from trainers.dbnet.icdar import TextAnnotation
 from trainers.dbnet.score import Scores
@@ -80,3 +80,34 @@ def test_every_benchmark_is_in_the_table() -> None:
         if '__name__ == "__main__"' in path.read_text()
     }
     assert listed == commands
+
+
+def test_a_page_does_not_choose_for_itself() -> None:
+    """Each half of the pages is best at another setting; crossed, both lose."""
+    counts = np.zeros((4, 1, 1, 2, 3), np.int64)
+    counts[..., 1:] = 10  # truths and detections
+    counts[::2, ..., 0, 0], counts[1::2, ..., 1, 0] = 10, 8
+    best, place, crossed = text.chosen_and_crossed(counts)
+    assert (best, place, crossed) == (0.5, (0, 0, 0), 0.0)
+
+
+def test_the_text_report_pairs_seeds() -> None:
+    runs = [
+        text.Trained(
+            photometric,
+            seed,
+            {way: [0.5, hmean + seed / 10] for way in text.WAYS},
+            {way: [0.4, hmean - 0.2] for way in text.WAYS},
+            {way: {"thresh": 0.3} for way in text.WAYS},
+            [1.0, 2.0],
+            {way: [0.1] for way in text.WAYS},
+        )
+        for photometric, hmean in (("none", 0.7), ("strong", 0.75))
+        for seed in (0, 1)
+    ]
+    report = text.report(runs, {"as they are taught": [0.5] * len(text.RATIOS)}, "text")
+    assert "| none | 0.7500 (0.7000 to 0.8000) |" in report
+    assert "| strong | 0.5500 (0.5500 to 0.5500) |" in report
+    assert (
+        "| strong | unclip from 1.5 | +0.0500 | +0.0500 | +0.0500 (+0.0500 to +0.0500) |" in report
+    )

@@ -58,6 +58,23 @@ def test_all_negatives_are_taken_where_there_are_few() -> None:
     assert part(DBLoss("bce", negative_ratio=1e3), "pixel") == pytest.approx(float(every), rel=1e-5)
 
 
+@pytest.mark.parametrize("pixel", ["bce", "focal"])
+def test_label_smoothing_is_the_loss_of_softer_kernels(pixel: str) -> None:
+    target = maps()
+    valid = target.kernel_mask == 1
+    x, kernel = logits(1)[:, 0][valid], target.kernel[valid].float()
+    soft = torch.where(kernel > 0, 0.9, 0.1)
+    values = torch.nn.functional.binary_cross_entropy_with_logits(x, soft, reduction="none")
+    count = valid.sum()
+    if pixel == "focal":
+        values = values * torch.where(kernel > 0, -x, x).sigmoid() ** 2
+        count = kernel.sum()
+    loss = DBLoss(pixel, negative_ratio=1e3, label_smoothing=0.2)
+    assert part(loss, "pixel") == pytest.approx(float(values.sum() / count), rel=1e-5)
+    with pytest.raises(ValueError, match="label_smoothing must be in"):
+        DBLoss(label_smoothing=1.0)
+
+
 @pytest.mark.parametrize("alpha", [None, 0.25])
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 def test_focal_equals_torchvision(gamma: float, alpha: float | None) -> None:

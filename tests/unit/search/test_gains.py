@@ -73,7 +73,7 @@ def tried_on(pages: list[tuple[ClassMap, ClassMap]]) -> Gains:
 
 
 def test_thin_structures_are_left_alone() -> None:
-    """Field note D: what was done to the masks of lanes made them worse, 0.658 -> 0.628."""
+    """What was done to the masks of lanes in the field made them worse, 0.658 -> 0.628."""
     pages = [lanes(seed) for seed in range(8)]
     gains = tried_on(pages)
     before = gains.value(gains.base.counts)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search.work.progress import ProgressView
@@ -21,7 +22,8 @@ def make_view() -> tuple[ProgressView, io.StringIO]:
         full_epochs=SegmentationConfig().train.epochs,
         space=SimpleNamespace(base=SegmentationConfig()),
         slots=SimpleNamespace(
-            counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1)
+            counts=lambda: dict.fromkeys(("OPEN", "RUNNING", "COMPLETE", "PRUNED", "FAILED"), 1),
+            waiting=dict,
         ),
         trials=list,
         begun=lambda number: SimpleNamespace(
@@ -66,3 +68,20 @@ def test_the_epochs_of_a_trial_are_counted_in_words(epochs: int, said: str) -> N
     view.trial_started(0, SegmentationConfig(), 1)
     view.trial_ended(0, "PRUNED", "oom", None, epochs)
     assert f"trial 0 PRUNED (oom): no value in {said}" in out.getvalue()
+
+
+def test_trials_that_end_elsewhere_are_shown_with_what_is_left() -> None:
+    view, out = make_view()
+    trials = []
+    for number in range(3):
+        attrs = {"epochs": 5, "seconds": 10.0, "reason": "completed"}
+        trials.append(create_trial(value=0.1 * number, user_attrs=attrs))
+        trials[-1].number = number
+    failed = create_trial(state=TrialState.FAIL, user_attrs={"error": "gone"})
+    failed.number = 3
+    view.trials_ended([*trials, failed], {}, [trials[2], failed], workers=2)
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("trial 2 COMPLETE (completed): mIoU 0.2000 in 5 epochs; 1 complete, ")
+    assert second.startswith("trial 3 FAILED (crashed): no value in 0 epochs; ")
+    assert ", before " not in first and first.endswith(" left") and second.endswith(" left")
+    assert view.best is not None and view.best[0] == 2

@@ -34,5 +34,7 @@ def test_only_our_own_texts_are_not_escaped() -> None:
         ("report.html", "plotly"),
         ("report.html", "body"),  # blocks.html has made it
         ("report.html", "printing"),
+        ("blocks.html", '".<wbr>"'),  # where a long name may be broken
+        ("blocks.html", '"_<wbr>"'),
         ("blocks.html", "block.drawing()"),  # Plotly escapes what would end its script
     }

@@ -94,6 +94,7 @@ def test_text_detection_has_precision_and_recall() -> None:
         REPORT,
         detection=detection,
         decode={"decode.box_thresh": 0.6},
+        loss_weights={"pixel": 4.0},
         per_class=None,
         pixel_accuracy=None,
     )
@@ -103,6 +104,7 @@ def test_text_detection_has_precision_and_recall() -> None:
         "detection/recall": 0.4,
         "detection/images_over_max_candidates": 0.0,
         "decode.box_thresh": 0.6,
+        "loss_weights/pixel": 4.0,
     }
 
 

@@ -33,7 +33,13 @@ def test_a_link_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("last.json", "state-12.pt", "model-7/config.json", "model-7/model.safetensors"),
+        *(
+            "last.json",
+            "state-12.pt",
+            "state-12-shared.pt",
+            "model-7/config.json",
+            "model-7/model.safetensors",
+        ),
         *("fold-2/last.json", "fold-2/state-1.pt", "fold-2/model-1/images.npz"),
         *("fold-1/result.json", "model-folds/images.npz", "model-folds/fold-1/README.md"),
     ],

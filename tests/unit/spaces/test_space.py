@@ -145,6 +145,11 @@ def test_the_default_space_holds_what_it_promises() -> None:
             Float(0.0, 0.2),
         ),
         ({"loss.region": "dice"}, "loss.tversky_alpha", None),
+        (
+            {"loss.weighting": ["fixed", "gradnorm"]},
+            "loss.weighting",
+            Choice(("fixed", "gradnorm")),
+        ),
     ],
 )
 def test_entries_of_a_study_file(entries: dict[str, Any], name: str, expected: Any) -> None:

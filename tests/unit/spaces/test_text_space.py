@@ -73,7 +73,7 @@ def test_a_narrowed_space_pulls_the_recipes_in(tmp_path: Path) -> None:
     ).search_space()
     one, two = (starting_params(narrowed, point) for point in STARTING_POINTS)
     assert one["data.resolution"] == two["data.resolution"] == 640
-    assert origin(narrowed, STARTING_POINTS[0], one).endswith("(field note E), adapted")
+    assert origin(narrowed, STARTING_POINTS[0], one).endswith("recipe, adapted")
     assert one["optim.lr"] == pytest.approx(10**-1.5)
     assert two["optim.lr"] == pytest.approx(max(10**-1.5 / 2, 1e-2))
     assert one["decode.box_thresh"] == 0.45 and two["decode.box_thresh"] == 0.5

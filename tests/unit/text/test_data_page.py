@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import unicodedata
@@ -12,15 +13,18 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from search.check_text import say_text
+from search.near_duplicates import near_duplicates
 from spaces.data import TextDetectionDataSpec
 from spaces.errors import InputError
 from spaces.space import Space
 from spaces.text_detection import TextDetectionConfig
+from tests.tiffs import write_tiff
 from tests.unit.data_page import Row, each_has_its_case, parameters
 from tests.unit.text.pages import write_pages
 from trainers.text_data import TextData, load_text_data
@@ -52,6 +56,11 @@ class Place:
     def image(self, name: str, size: tuple[int, int] = (80, 60), shade: int = 200) -> None:
         Image.new("RGB", size, (shade, shade, shade)).save(self.folder / name)
 
+    def picture(self, name: str, size: tuple[int, int] = (80, 60)) -> None:
+        """The same picture each time, of another size."""
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((80, 60)).resize(size).save(self.folder / name)
+
     def json(
         self, *names: str, name: str = "train.json", boxes: Sequence[dict[str, Any]] = ()
     ) -> None:
@@ -68,18 +77,62 @@ class Place:
         self.labels = name
 
     def load(self) -> TextData:
+        settings = dict(self.settings)
         tree = {
             "train": {
                 "images": f"{self.folder}/train/images",
                 "labels": f"{self.folder}/{self.labels}",
+                "set": settings.pop("only", None),
             },
             "val": {"images": f"{self.folder}/val/images", "labels": f"{self.folder}/val/labels"},
         }
-        return load_text_data(TextDetectionDataSpec.model_validate({**tree, **self.settings}))
+        return load_text_data(TextDetectionDataSpec.model_validate({**tree, **settings}))
 
 
 Make = Callable[[Place], None]
 Holds = Callable[[TextData], bool]
+
+
+TRAIN = ("train/images/p0", "train/images/p1")
+ALL = (*TRAIN, "val/images/p0")
+
+
+def pixels(
+    values: np.ndarray,
+    suffix: str = ".png",
+    exif: int = 1,
+    pages: Sequence[str] = TRAIN,
+    **settings: Any,
+) -> Make:
+    """These pages are such images, which differ in one pixel."""
+    tags = Image.Exif()
+    tags[0x112] = exif
+
+    def make(place: Place) -> None:
+        place.settings |= settings
+        for index, name in enumerate(pages):
+            (place.folder / f"{name}.png").unlink()
+            page = values.copy()
+            page[0, index] = page[30, 40] // 2
+            path = place.folder / f"{name}{suffix}"
+            if suffix == ".tif" and values.ndim == 3:
+                write_tiff(path, page)
+            else:
+                Image.fromarray(page).save(path, exif=tags)
+
+    return make
+
+
+def pages_of(place: Place) -> None:
+    """A TIFF of two pages."""
+    (place.folder / "train/images/p1.png").unlink()
+    one = Image.new("RGB", (80, 60), (9, 9, 9))
+    one.save(place.folder / "train/images/p1.tif", save_all=True, append_images=[one])
+
+
+def values_at(row: int, column: int, *expected: int) -> Holds:
+    """The second train page is read so at a pixel."""
+    return lambda data: data.image(data.split("train")[1])[row, column].tolist() == list(expected)
 
 
 def lines(*texts: str, **settings: Any) -> Make:
@@ -151,14 +204,64 @@ def sizes(place: Place) -> None:
     place.write(json.dumps(content), name="train.json")
 
 
+def twice(place: Place, name: str = "val", suffix: str = "jpg") -> None:
+    """p1 of train once more as p7."""
+    place.picture("train/images/p1.png")
+    place.write(LINE, name=f"{name}/labels/gt_p7.txt")
+    place.picture(f"{name}/images/p7.{suffix}", (64, 48) if suffix == "jpg" else (80, 60))
+
+
+def twice_in_train(place: Place) -> None:
+    twice(place, "train")
+    place.settings["val"] = {"fraction": 0.5, "seed": 1}
+
+
+def sets(*names: str | None) -> Make:
+    """The images of the JSON are in these sets."""
+
+    def make(place: Place) -> None:
+        place.json()
+        content = json.loads((place.folder / "train.json").read_text())
+        for entry, name in zip(content["images"], names, strict=True):
+            entry |= {} if name is None else {"set": name}
+        place.write(json.dumps(content), name="train.json")
+
+    return make
+
+
 def small(place: Place) -> None:
     for index in range(2):
         place.write("10,10,50,10,50,13,10,13,low", name=f"train/labels/gt_p{index}.txt")
 
 
+def remove(name: str) -> Make:
+    return lambda place: (place.folder / name).unlink()
+
+
+def link(name: str, target: str) -> Make:
+    return both(remove(name), lambda place: (place.folder / name).symlink_to(target))
+
+
+def pipe(name: str) -> Make:
+    return both(remove(name), lambda place: os.mkfifo(place.folder / name))
+
+
+def cut(place: Place) -> None:
+    """The first half of an image alone."""
+    content = (place.folder / PAGE).read_bytes()
+    (place.folder / PAGE).write_bytes(content[: len(content) // 2])
+
+
+PAGE = "train/images/p1.png"
+UNREADABLE = "/proc/self/mem"  # for root too: there is no memory at its beginning
 CROSSED = "10,10,50,10,10,20,50,20"
 FLAT = "10,10,50,10,50,10,10,10"
 SQUARE = (10, 10, 50, 10, 50, 20, 10, 20)
+
+DEEP = np.full((60, 80), 16, np.uint16)  # a page of 12 bits: dark on light
+DEEP[20:40, 20:60] = 4095
+CLEAR = np.zeros((60, 80, 4), np.uint8)  # black on nothing, opaque in the middle
+CLEAR[20:40, 20:60, 3] = 255
 
 # {a row of docs/data.md, as it begins: (what is done to the data set, what holds where it works)}
 CASES: dict[str, tuple[Make, Holds | None]] = {
@@ -229,8 +332,58 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "a strip": (
         both(lambda place: place.image("train/images/p1.png", (1000, 20)),
             lines("10,2,50,2,50,18,10,18,word")), texts("word")),
+    "a file that is in": (lambda place: twice(place, suffix="png"), None),
+    "a picture of train": (twice, texts("word")),
+    "the same with `data.val": (twice_in_train, lambda data: len(data.split("val")) == 2),
+    "empty pages": (
+        lambda place: (place.image("train/images/p0.png"),
+            place.image("val/images/p0.png", (81, 60))), texts("word")),
     "text that is lower": (lines(LINE, "10,30,50,30,50,33,10,33,low"), texts("word", "low")),
     "text of which all": (small, None),
+
+    "other files alone": (
+        both(remove(PAGE), remove("train/images/p0.png"),
+            lambda place: place.write("x", name="train/images/p0.gif"),
+            lambda place: (place.folder / "train/images/more").mkdir()), None),
+    "labels of another kind": (
+        both(lambda place: place.rename(LABEL, "train/labels/p1.xml"),
+            lambda place: place.rename("train/labels/gt_p0.txt", "train/labels/p0.xml")), None),
+    "an empty image": (lambda place: place.write("", name=PAGE), None),
+    "half of an image": (cut, None),
+    "a link to nothing": (link(PAGE, "gone.png"), None),
+    "a link to nothing among the labels": (link(LABEL, "gone.txt"), None),
+    "a pipe": (pipe(PAGE), None),
+    "a pipe among the labels": (pipe(LABEL), None),
+    "a folder called": (
+        both(remove(LABEL), lambda place: (place.folder / LABEL).mkdir()), None),
+    "an image that cannot be read": (link(PAGE, UNREADABLE), None),
+    "labels that cannot be read": (link(LABEL, UNREADABLE), None),
+
+    "12 bits": (pixels(DEEP), values_at(30, 40, 15, 15, 15)),
+    "the same with `data.range: [0, 4095]`": (
+        pixels(DEEP, pages=ALL, range=(0, 4095)), values_at(30, 40, 255, 255, 255)),
+    "a TIFF of floating point": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif"), values_at(30, 40, 1, 1, 1)),
+    "the same with `data.range: [0, 1]`": (
+        pixels(DEEP.astype(np.float32) / 4095, ".tif", pages=ALL, range=(0, 1)),
+        values_at(30, 40, 255, 255, 255)),
+    "values outside": (pixels(DEEP, range=(16, 300)), values_at(30, 40, 255, 255, 255)),
+    "a value that is not finite": (
+        pixels(np.where(DEEP > 16, np.nan, 9).astype(np.float32), ".tif"), None),
+    "16 bits that EXIF": (
+        both(pixels(DEEP.T.copy() * 16, exif=6), lines(LINE)),
+        lambda data: data.sizes[data.split("train")[1].image] == (60, 80)),
+    "black on transparent": (pixels(CLEAR), lambda data: (
+        values_at(5, 5, 255, 255, 255)(data) and values_at(30, 40, 0, 0, 0)(data))),
+    "the same with `data.channels: 4`": (
+        pixels(CLEAR, pages=ALL, channels=4), values_at(30, 40, 0, 0, 0, 255)),
+    "colours with `data.channels: 1`": (
+        pixels(np.full((60, 80, 3), (255, 0, 0), np.uint8), channels=1), values_at(30, 40, 76)),
+    "colours with `data.channels: 4`": (lambda place: place.settings.update(channels=4), None),
+    "a TIFF of four": (
+        pixels(np.full((60, 80, 4), (200, 100, 50, 25), np.uint8), ".tif"),
+        values_at(30, 40, 200, 100, 50)),
+    "a TIFF of two pages": (pages_of, None),
 
     "`TRAIN.JSON`": (lambda place: place.json(name="TRAIN.JSON"), counts()),
     "`file_name` with folders: `train": (
@@ -242,6 +395,11 @@ CASES: dict[str, tuple[Make, Holds | None]] = {
     "two of one name": (lambda place: place.json("a/p0.png", "b/p0.png", "p1.png"), None),
     "an image that the JSON lacks": (lambda place: place.json("p0.png"), None),
     "images of the JSON": (lambda place: place.json("p0.png", "p1.png", "p7.png"), counts()),
+    "`set`, as": (
+        both(sets("val", "train"), lambda place: place.settings.update(only="train")),
+        lambda data: len(data.split("train")) == 1 and counts()(data)),
+    "a `set` that": (
+        both(sets("val", None), lambda place: place.settings.update(only="train")), None),
     "`width` and": (sizes, None),
     '`"ignore": "0"`': (labels({**BBOX, "ignore": "0"}), counts()),
     '`"ignore": "1"`': (
@@ -277,7 +435,9 @@ def test_what_happens(row: Row, case: tuple[Make, Holds | None], place: Place) -
         return
     data = place.load()
     check_learnable(space, data)
-    say_text(space, data, Console(file=said, width=200))
+    console = Console(file=said, width=200)
+    say_text(space, data, console)
+    console.print("\n".join(near_duplicates(data)), markup=False, soft_wrap=True)
     assert holds is not None and holds(data)
     lines = said.getvalue().replace(f"{place.folder}/", "").splitlines()
     spoken = [line for line in lines if re.match(r"data\.|not used|warning", line)]

@@ -59,7 +59,9 @@ def test_a_split_without_room_streams_the_same_batches(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = config_of(**{"data.augment": strength, "train.workers": workers})
+    config = config_of(
+        **{"data.augment": strength, "data.photometric": strength, "train.workers": workers}
+    )
     cached = list(task_of(config, receipts).batches(1))
     assert (cache_dir() / "pages").is_dir() and not caplog.text
     shutil.rmtree(cache_dir() / "pages")

@@ -148,7 +148,10 @@ def test_thresh_and_max_candidates_are_swept_where_asked(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"data.augment": "strong"}, {"loss.warmup_epochs": 1, "loss.ramp_epochs": 2}],
+    [
+        {"data.augment": "strong", "data.photometric": "strong", "data.quarter_turns": 0.5},
+        {"loss.warmup_epochs": 1, "loss.ramp_epochs": 2},
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     changes: dict[str, Any], receipts: TextData, tmp_path: Path
@@ -167,11 +170,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert curve(second) == curve(whole) and second.decode == whole.decode
 
 
-def test_micro_batches_have_the_gradient_of_the_whole_batch(receipts: TextData) -> None:
+@pytest.mark.parametrize("weighting", ["fixed", "gradnorm"])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(
+    weighting: str, receipts: TextData
+) -> None:
     """Hard negatives and Dice are pooled over the batch, however it is cut."""
     from trainers import accumulate
 
-    config = small(**{"train.batch_size": 4})
+    config = small(**{"train.batch_size": 4, "loss.weighting": weighting})
     task = make_task(config, receipts, torch.device("cpu"), "fp32", {})
     images, target = next(iter(task.batches(0)))
     gradients = []
@@ -186,6 +192,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(receipts: TextData) 
             task.loss,
             micro_batch,
             lambda loss: loss,
+            shared=task.shared_weights,
         )
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         assert float(parts["total"]) > 0
@@ -193,7 +200,9 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(receipts: TextData) 
 
 
 def test_warm_up_has_the_pixel_term_alone() -> None:
-    loss = TextDetectionLoss(small(**{"loss.warmup_epochs": 2, "loss.ramp_epochs": 4}).loss)
+    loss = TextDetectionLoss(
+        small(**{"loss.warmup_epochs": 2, "loss.ramp_epochs": 4}).loss, torch.device("cpu")
+    )
     shares = []
     for epoch in range(8):
         loss.set_epoch(epoch)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spaces.config import LossConfig
+from spaces.loss import LossConfig
 from trainers.accumulate import backward, split_sizes
 from trainers.losses import IGNORE, PIXEL_LOSSES, REGION_LOSSES, SegmentationLoss
 

@@ -108,13 +108,21 @@ def test_a_step_that_overflows_leaves_nothing_behind(
 ) -> None:
     """Not in the epoch's losses, the batch-norm statistics, or the running means of the loss."""
     in_precision("fp16")
-    config = small(**{"loss.normalize": "ema", "train.ema": 0.1})
+    config = small(
+        **{
+            "loss.normalize": "ema",
+            "loss.weighting": "gradnorm",
+            "loss.warmup_epochs": 0,
+            "train.ema": 0.1,
+        }
+    )
     run = _Run(config, data, tmp_path, {}).build()
     overflow(run, monkeypatch, {2})
     assert run.train_epoch(lambda: None) is None
     report = run.finish_epoch()
     values = [report.train.total, report.train.pixel, report.train.region, report.grad_norm_max]
     assert all(0 < value < 1000 for value in values)
+    assert report.loss_weights is not None and report.loss_weights["pixel"] != 0.6  # it learns
     kept = [*run.model.state_dict().values(), *run.task.loss.state_dict().values()]
     assert run.average is not None
     kept += run.average.model.state_dict().values()

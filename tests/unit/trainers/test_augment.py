@@ -1,4 +1,7 @@
-"""Augmentation in batches: a function of its key, and equal to torchvision's of one sample."""
+"""Images and masks in batches: a function of their key, and moved as torchvision moves one.
+
+Colours: test_photometric.py.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from trainers import augment as module
 from trainers.augment import STRENGTHS, Plan, Strength, augment, plan
+from trainers.draws import Uniform
 from trainers.losses import IGNORE
 
 CPU = torch.device("cpu")
@@ -39,7 +43,7 @@ def smooth_images(count: int) -> Tensor:
 
 def drawn(strength: Strength, count: int, monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setitem(STRENGTHS, "tried", strength)
-    return plan("tried", SIZE, 1, 2, range(count)).part(0, count, CPU)
+    return plan("tried", None, SIZE, 1, 2, range(count)).part(0, count, CPU)
 
 
 @pytest.mark.parametrize("strength", ["light", "medium", "strong"])
@@ -47,15 +51,17 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(strength: str) -> None:
     """Whatever its place in the epoch and its neighbours in the batch."""
     images, masks = scene(7)
     before = torch.get_rng_state()
-    together = augment(images, masks, plan(strength, SIZE, 3, 1, range(7)).part(0, 7, CPU))
+    together = augment(images, masks, plan(strength, None, SIZE, 3, 1, range(7)).part(0, 7, CPU))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(123)  # whatever else has drawn numbers meanwhile
-    epoch = plan(strength, SIZE, 3, 1, [9, 4, 8, 2])
+    epoch = plan(strength, None, SIZE, 3, 1, [9, 4, 8, 2])
     pair = augment(images[:2], masks[:2], epoch.part(2, 4, CPU))
     assert torch.allclose(pair[0][1], together[0][2], atol=1e-3)  # the 2 that was drawn last
     assert torch.equal(pair[1][1], together[1][2])
     others = [
-        augment(images[:1], masks[:1], plan(strength, SIZE, seed, turn, [index]).part(0, 1, CPU))
+        augment(
+            images[:1], masks[:1], plan(strength, None, SIZE, seed, turn, [index]).part(0, 1, CPU)
+        )
         for seed, turn, index in ((4, 1, 4), (3, 2, 4), (3, 1, 5))
     ]
     assert all(not torch.equal(other[0][0], together[0][4]) for other in others)
@@ -65,7 +71,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(strength: str) -> None:
 def test_image_and_mask_move_together(strength: str) -> None:
     """The image is bright where the mask is 1; so it is after any augmentation."""
     images, masks = scene(200)
-    moved, truths = augment(images, masks, plan(strength, SIZE, 0, 0, range(200)).part(0, 200, CPU))
+    moved, truths = augment(
+        images, masks, plan(strength, None, SIZE, 0, 0, range(200)).part(0, 200, CPU)
+    )
     assert moved.shape == images.shape and moved.dtype == torch.float32
     assert float(moved.min()) >= 0 and float(moved.max()) <= 255
     assert truths.shape == masks.shape and truths.dtype == torch.int64
@@ -81,7 +89,7 @@ def test_image_and_mask_move_together(strength: str) -> None:
 
 def test_no_augmentation_is_no_change() -> None:
     images, masks = scene(3)
-    same = augment(images, masks, plan("none", SIZE, 0, 0, range(3)).part(0, 3, CPU))
+    same = augment(images, masks, plan("none", "none", SIZE, 0, 0, range(3)).part(0, 3, CPU))
     assert torch.equal(same[0], images.float()) and torch.equal(same[1], masks.long())
 
 
@@ -92,117 +100,6 @@ def test_half_of_the_samples_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(moved[flipped], images.flip(3)[flipped].float())
     assert torch.equal(moved[~flipped], images[~flipped].float())
     assert 150 < int(flipped.sum()) < 250
-
-
-@pytest.mark.parametrize(
-    ("strength", "tolerance"),
-    [
-        (Strength(brightness=0.2), 0.01),
-        (Strength(contrast=0.2), 0.6),  # torchvision rounds the mean of a uint8 image
-        (Strength(saturation=0.3), 0.01),
-        (Strength(hue=0.05), 8.0),  # turned in YIQ here, in HSV there
-        (Strength(grey=1.0), 0.1),
-    ],
-)
-def test_colours_are_torchvisions(
-    strength: Strength, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One change alone, with its factor read from the plan; nothing is clipped."""
-    images = smooth_images(20)
-    seen: list[tuple[float, float, np.ndarray]] = []
-    original = module.Uniform.between
-
-    def spy(self: module.Uniform, low: float, high: float) -> np.ndarray:
-        values = original(self, low, high)
-        seen.append((low, high, values))
-        return values
-
-    monkeypatch.setattr(module.Uniform, "between", spy)
-    chosen = drawn(strength, 20, monkeypatch)
-    moved, _ = augment(images, torch.zeros(20, *SIZE, dtype=torch.uint8), chosen)
-    width = strength.brightness or strength.contrast or strength.saturation
-    if strength.grey:
-        factors = [0.0] * 20
-    elif strength.hue:
-        [factors] = [v for low, high, v in seen if (low, high) == (-strength.hue, strength.hue)]
-    else:
-        [factors] = [v for low, high, v in seen if (low, high) == (1 - width, 1 + width)]
-    for index, factor in enumerate(factors):
-        image = images[index].float() / 255
-        if bool(chosen.flip[index]):
-            image = image.flip(2)
-        if strength.grey:
-            expected = tv.rgb_to_grayscale(image, num_output_channels=3)
-        elif strength.hue:
-            expected = tv.adjust_hue(image, factor)
-        elif strength.brightness:
-            expected = tv.adjust_brightness(image, factor)
-        elif strength.contrast:
-            expected = tv.adjust_contrast(image, factor)
-        else:
-            expected = tv.adjust_saturation(image, factor)
-        assert float((moved[index] - 255 * expected).abs().max()) <= tolerance
-    assert strength.grey or np.ptp(factors) > width + strength.hue
-
-
-def test_changes_of_colour_follow_each_other_in_any_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each sample is one of the orders of torchvision's three functions; several orders occur."""
-    from itertools import permutations
-
-    strength, count = Strength(brightness=0.1, contrast=0.3, saturation=0.3), 30
-    seen: list[np.ndarray] = []
-    original = module.Uniform.between
-
-    def spy(self: module.Uniform, low: float, high: float) -> np.ndarray:
-        seen.append(original(self, low, high))
-        return seen[-1]
-
-    monkeypatch.setattr(module.Uniform, "between", spy)
-    chosen = drawn(strength, count, monkeypatch)
-    images = smooth_images(count)
-    moved, _ = augment(images, torch.zeros(count, *SIZE, dtype=torch.uint8), chosen)
-    factors = seen[-5:-1]  # the last one is sigma
-    assert factors[0].min() >= 0.9
-    functions = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)
-    orders = set()
-    for index in range(count):
-        start = images[index].float() / 255
-        start = start.flip(2) if bool(chosen.flip[index]) else start
-        errors = {}
-        for order in permutations(range(3)):
-            image = start
-            for kind in order:
-                image = functions[kind](image, float(factors[kind][index]))
-            errors[order] = float((moved[index] - 255 * image).abs().max())
-        best = min(errors, key=lambda order: errors[order])
-        assert errors[best] < 0.05
-        orders.add(best)
-    assert len(orders) > 2
-
-
-def test_blur_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, masks = scene(12)
-    chosen = drawn(Strength(blur=1.0, sigma=(0.3, 1.5)), 12, monkeypatch)
-    moved, truths = augment(images, masks, chosen)
-    assert chosen.blurred.all()
-    for index, kernel in enumerate(chosen.kernels.double()):
-        sigma = math.sqrt(-0.5 / float((kernel[3] / kernel[2]).log()))
-        image = images[index].flip(2) if bool(chosen.flip[index]) else images[index]
-        expected = tv.gaussian_blur(image.float(), [5, 5], [sigma, sigma])
-        assert torch.allclose(moved[index], expected, atol=0.02)
-    assert torch.equal(truths[~chosen.flip], masks[~chosen.flip].long())
-
-
-def test_only_a_share_is_blurred_and_only_those_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, masks = scene(100)
-    chosen = drawn(Strength(blur=0.2), 100, monkeypatch)
-    moved, _ = augment(images, masks, chosen)
-    flipped = torch.where(chosen.flip.view(-1, 1, 1, 1), images.flip(3), images).float()
-    same = (moved == flipped).flatten(1).all(dim=1).numpy()
-    assert 8 < chosen.blurred.sum() < 35
-    assert same[~chosen.blurred].all()
 
 
 def test_rotation_is_torchvisions_and_its_border_is_ignored(
@@ -236,7 +133,7 @@ def test_rotation_is_torchvisions_and_its_border_is_ignored(
 def test_crops_are_torchvisions() -> None:
     """The same distributions of area, aspect ratio and place (two-sample Kolmogorov-Smirnov)."""
     count = 3000
-    crop = module._crops(module.Uniform(0, 0, range(count)), 0.25, SIZE)
+    crop = module._crops(Uniform(0, 0, range(count)), 0.25, SIZE)
     aspect = SIZE[1] / SIZE[0]
     transform = v2.RandomResizedCrop(
         SIZE, scale=(0.25, 1.0), ratio=(aspect * 0.9, aspect * 1.1), antialias=True
@@ -268,15 +165,3 @@ def test_a_crop_shows_its_part_of_the_image(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.allclose(moved[:, :, 2:-2, 2:-2], expected[:, :, 2:-2, 2:-2], atol=0.05)
     nearest = tv.resized_crop(masks, 4, 6, 16, 24, list(SIZE), v2.InterpolationMode.NEAREST)
     assert torch.equal(truths, nearest.long())
-
-
-def test_draws_are_uniform_and_independent() -> None:
-    uniform = module.Uniform(7, 3, range(20_000))
-    columns = np.stack([uniform.next() for _ in range(6)])
-    assert columns.min() >= 0 and columns.max() < 1
-    for column in columns:
-        counts = np.histogram(column, bins=20, range=(0, 1))[0]
-        assert ((counts - 1000) ** 2 / 1000).sum() < 43.8  # chi-square, 19 degrees, p = 0.001
-    off = np.corrcoef(columns) - np.eye(6)
-    neighbours = [np.corrcoef(column[:-1], column[1:])[0, 1] for column in columns]
-    assert np.abs(off).max() < 0.03 and np.abs(neighbours).max() < 0.03

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,10 @@ from spaces.paths import cache_dir, check_locks
 from trainers import cache, cache_folder, samples
 from trainers.cache import load_arrays
 from trainers.cache_folder import asked_bytes, held_bytes, most_bytes
-from trainers.data import SegmentationData, decode_image, decode_mask
+from trainers.data import Sample, SegmentationData
+from trainers.images import decode_image
+from trainers.losses import IGNORE
+from trainers.masks import decode_mask
 from trainers.samples import Loaded, Resident
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
@@ -52,12 +56,41 @@ def test_arrays_are_built_once_and_equal_the_files(
     arrays = [load_arrays(data, "val", (24, 32)) for _ in range(2)][1]
     assert built == ["val"] and arrays is not None
     for index, sample in enumerate(data.split("val")):
-        image = decode_image(sample.image, 10**6)
+        image = decode_image(sample.image, data.spec)
         assert np.array_equal(arrays.images[index], cache.resize_image(image, (24, 32)))
         mask = decode_mask(sample.mask, data.spec)
         assert np.array_equal(arrays.masks[index], cache.resize_mask(mask, (24, 32)))
         assert np.array_equal(arrays.originals[index], mask)
     assert isinstance(arrays.images, np.memmap)  # shared through the page cache, not copied
+
+
+def test_ignored_colours_of_a_binary_task_have_their_own_entry(
+    data: SegmentationData, tmp_path: Path, built: list[str]
+) -> None:
+    """Without them the same colour is background; other tasks refuse it."""
+    red, grey = (255, 0, 0), (9, 9, 9)
+    for name, images in (("image", grey), ("mask", red)):
+        pixels = np.full((24, 32, 3), images, np.uint8)
+        pixels[:, :8] = grey
+        pixels[0] = len(name)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    sample = Sample(str(tmp_path / "image.png"), str(tmp_path / "mask.png"))
+    found = []
+    for ignored in ([], [grey]):
+        spec = data.spec.model_copy(
+            update={
+                "classes": ["red"],
+                "palette": [red],
+                "palette_ignore": [*ignored, (4, 4, 4)],
+                "ignore_index": None,
+            }
+        )
+        arrays = load_arrays(
+            replace(data, spec=spec, splits={"train": [sample]}), "train", (24, 32)
+        )
+        assert arrays is not None
+        found.append(arrays.masks[0][5, 5])
+    assert built == ["train", "train"] and found == [0, IGNORE]
 
 
 def test_an_opened_entry_costs_no_image_file(

@@ -21,7 +21,8 @@ from tests.blobs import write_blobs
 from trainers import cache, predict, segmentation
 from trainers.cache import load_arrays
 from trainers.crops import Cropper, draw_crops
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
+from trainers.masks import decode_mask
 from trainers.metrics import ClassCounts
 from trainers.predict import Predictor
 from trainers.samples import Loaded, ResidentImages, open_samples

@@ -17,16 +17,12 @@ from search.samples.streets import CLASSES, write_streets
 from spaces.config import SegmentationMetric
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
+from tests.tiffs import write_tiff
 from trainers import data as data_module
-from trainers.data import (
-    PIXEL_BYTES,
-    SegmentationData,
-    _Room,
-    decode_image,
-    decode_mask,
-    find_splits,
-)
+from trainers.data import SegmentationData, _Room, find_splits
+from trainers.images import PIXEL_BYTES, bytes_of, decode_image
 from trainers.losses import IGNORE
+from trainers.masks import decode_mask
 from trainers.tasks import check_metric, load_data
 
 
@@ -106,7 +102,7 @@ def test_images_of_every_kind_become_rgb(kind: str, tmp_path: Path) -> None:
         "jpeg": np.full((4, 6, 3), 100, np.uint8),
     }[kind]
     path = save(tmp_path / ("a.jpg" if kind == "jpeg" else "a.png"), values)
-    image = decode_image(str(path), 1000)
+    image = decode_image(str(path), spec(tmp_path))
     assert image.shape == (4, 6, 3) and image.dtype == np.uint8
     assert abs(image.astype(int) - 100).max() <= 1
 
@@ -125,7 +121,10 @@ def test_a_file_of_another_format_meets_no_decoder(
     ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "a.png").write_bytes(content)
-    for decode in (lambda: decode_image(str(tmp_path / "a.png"), 1000), _mask_of(tmp_path)):
+    for decode in (
+        lambda: decode_image(str(tmp_path / "a.png"), spec(tmp_path)),
+        _mask_of(tmp_path),
+    ):
         with pytest.raises(InputError, match=r"not an image that can be read \(png, jpg, tif, bmp"):
             decode()
     assert not (tmp_path / "ran").exists()
@@ -138,7 +137,7 @@ def _mask_of(folder: Path) -> Any:
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png: not a plain file"):
-        decode_image(str(tmp_path / "a.png"), 1000)
+        decode_image(str(tmp_path / "a.png"), spec(tmp_path))
 
 
 def test_threads_wait_for_room_and_a_giant_runs_alone() -> None:
@@ -176,13 +175,22 @@ def test_decoding_takes_the_memory_that_is_reckoned_with(tmp_path: Path) -> None
     palette = spec(tmp_path, classes=["a", "b"], palette=[(0, 0, 0), (255, 255, 255)])
     del image, values
     for decode in (
-        lambda: decode_image(str(tmp_path / "a.jpg"), side * side),
-        lambda: decode_image(str(tmp_path / "b.png"), side * side),
+        lambda: decode_image(str(tmp_path / "a.jpg"), spec(tmp_path)),
+        lambda: decode_image(str(tmp_path / "b.png"), spec(tmp_path)),
         lambda: decode_mask(str(tmp_path / "mask.png"), spec(tmp_path)),
         lambda: decode_mask(str(tmp_path / "colours.png"), palette),
     ):
         decode()  # tables of classes and colours are kept
         assert _peak(decode) / side**2 < PIXEL_BYTES + 1
+
+
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_deep_colours_take_the_memory_that_is_reckoned_with(kind: str, tmp_path: Path) -> None:
+    side, path = 2000, str(tmp_path / "a.tif")
+    values = (np.arange(side)[:, None] + np.arange(side)).astype(kind)
+    write_tiff(Path(path), np.stack([values] * 3, axis=-1))
+    del values
+    assert _peak(lambda: decode_image(path, spec(tmp_path))) < bytes_of(path) + side**2
 
 
 def _peak(of: Any) -> int:
@@ -233,6 +241,21 @@ def test_a_drawn_split_keeps_groups_together_and_follows_its_seed(tmp_path: Path
     assert not groups["train"] & groups["val"]
     assert drawn(0) == splits
     assert any(drawn(seed) != splits for seed in range(1, 5))
+
+
+def test_a_group_with_a_slash_keeps_folders_together(tmp_path: Path) -> None:
+    write_streets(tmp_path, train=6, val=1, size=(32, 32))
+    for kind in ("images", "masks"):
+        for index, path in enumerate(sorted((tmp_path / "train" / kind).iterdir())):
+            city = path.parent / f"city{index % 3}"
+            city.mkdir(exist_ok=True)
+            path.rename(city / path.name)
+    whole = spec(tmp_path, val={"fraction": 0.3, "group": "([^/]+)/[^/]+$"})
+    train = whole.train.model_copy(update={"recursive": True})
+    splits = find_splits(whole.model_copy(update={"train": train}))
+    cities = {name: {Path(s.image).parent.name for s in found} for name, found in splits.items()}
+    assert len(splits["val"]) == 2 and len(cities["val"]) == 1
+    assert not cities["val"] & cities["train"]
 
 
 def test_the_preflight_is_remembered_until_a_file_changes(

@@ -26,11 +26,12 @@ from spaces.space import Free
 from spaces.spec import dump_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.checkpoint import save_model
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
 from trainers.dbnet.decode import Detections
 from trainers.dbnet.score import match, pool
 from trainers.ensemble import EnsembleTask, Shares, greedy, mean_maps, mean_probabilities
 from trainers.image_counts import ImageCounts
+from trainers.masks import decode_mask
 from trainers.members import LIST, MEMBERS, Member, read_members, write_list
 from trainers.metrics import ClassCounts
 from trainers.predict import Predictor

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaces.config import LossConfig
+from spaces.loss import LossConfig
 from trainers.losses import IGNORE, PIXEL_LOSSES, REGION_LOSSES, SegmentationLoss
 
 with warnings.catch_warnings():

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
+from torch import nn
 
 from spaces.config import ModelConfig
 from spaces.errors import InputError
+from spaces.text_detection import TextModelConfig
 from trainers import checkpoint
 from trainers.durable import Damaged, write_json
 from trainers.image_counts import FILE, ImageCounts
 from trainers.models import build_model, check_model, forward
+from trainers.text_detection import build_dbnet
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +55,57 @@ def test_pretrained_weights_offline_are_a_clear_error(monkeypatch: pytest.Monkey
         build_model(config, 2)
 
 
+def test_an_export_is_loaded_where_its_first_weights_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older exports name the weights that training began with; new ones name none."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
+    folder = checkpoint.save_model(tmp_path, 1, build_model(PLAIN, 3), COUNTS)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"encoder_weights": "imagenet"}))
+    assert len(list(checkpoint.load_model(folder).parameters())) > 0
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks whose weights were asked of timm, which gives random ones."""
+    names: list[str] = []
+    create = timm.create_model
+
+    def untrained(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        names.extend([name] * pretrained)
+        return create(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", untrained)
+    return names
+
+
+def test_timm_encoders_are_asked_for_as_smp_wants_it(fetched: list[str], tmp_path: Path) -> None:
+    """A name of weights would be a warning."""
+    config = ModelConfig(arch="FPN", encoder="tu-resnet18", encoder_weights="imagenet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = build_model(config, 2)
+        build_dbnet(TextModelConfig(encoder="tu-resnet18", inner=8, out=8))
+        assert fetched == ["resnet18", "resnet18"]
+        build_model(config.model_copy(update={"encoder_weights": None}), 2)
+        smp.from_pretrained(str(checkpoint.save_model(tmp_path, 1, model, COUNTS)))
+    assert len(fetched) == 2
+
+
+@pytest.mark.parametrize("build", [lambda config: build_model(config, 2), build_dbnet])
+def test_timm_encoders_have_one_set_of_weights(build: Any) -> None:
+    kind = TextModelConfig if build is build_dbnet else ModelConfig
+    expected = r"tu-resnet18 has no 'ssl' weights; known: imagenet.*tu-resnet18\.TAG"
+    with pytest.raises(InputError, match=expected):
+        build(kind(encoder="tu-resnet18", encoder_weights="ssl"))
+
+
 def test_a_pair_that_cannot_be_built_is_a_clear_error() -> None:
     config = ModelConfig(arch="DeepLabV3Plus", encoder="tu-hrnet_w18", encoder_weights=None)
     with pytest.raises(InputError, match=r"DeepLabV3Plus with model\.encoder tu-hrnet_w18"):
-        check_model(config, (64, 64), 2)
+        check_model(config, (64, 64), 2, 3)
 
 
 @pytest.mark.parametrize("arch", ["Unet", "FPN", "DeepLabV3Plus"])
@@ -98,6 +151,41 @@ def test_what_a_kill_left_half_written_does_no_harm(tmp_path: Path) -> None:
     assert again is not None and checkpoint.load_state(tmp_path, again) == {"step": 30}
     checkpoint.remove_last(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model-2"]
+
+
+def test_a_paused_trial_has_its_best_weights_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(PLAIN, 2)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpoint.save_model(tmp_path, 2, model, COUNTS)
+    weights[next(name for name in weights if "running_mean" in name)][0] = -0.0  # not 0.0
+    state = {"model": weights, "average": None, "optimizer": torch.ones(3)}
+    digest = checkpoint.save_state(tmp_path, 2, state)
+    checkpoint.commit(tmp_path, 2, 2, digest, {"history": [0.5]})
+    whole = (tmp_path / "state-2.pt").stat().st_size
+
+    def same() -> bool:
+        facts = checkpoint.load_facts(tmp_path)
+        assert facts is not None and checkpoint.files(tmp_path, facts, check=True)
+        found = checkpoint.load_state(tmp_path, facts)
+        bits = [{k: v.numpy().tobytes() for k, v in one["model"].items()} for one in (found, state)]
+        return bits[0] == bits[1] and found.keys() == state.keys()
+
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "write_json", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoint.share_weights(tmp_path)
+    assert same() and (tmp_path / "state-2-shared.pt").exists()  # not committed
+    for _ in range(2):  # paused again before it has trained
+        checkpoint.share_weights(tmp_path)
+        assert [path.name for path in tmp_path.glob("state-*")] == ["state-2-shared.pt"] and same()
+    shared = (tmp_path / "state-2-shared.pt").stat().st_size
+    assert shared < whole - 0.9 * (tmp_path / "model-2" / "model.safetensors").stat().st_size
+    digest = checkpoint.save_state(tmp_path, 3, state)
+    checkpoint.commit(tmp_path, 3, 2, digest, {"history": [0.5, 0.4]})
+    checkpoint.share_weights(tmp_path)  # epoch 2 is the best one: nothing is there twice
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-3.pt"] and same()
 
 
 def test_links_planted_in_a_trials_folder_are_not_written_through(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from spaces.paths import MODEL, MODELS
 from spaces.spec import dump_run_config
 from trainers import predict
 from trainers.checkpoint import save_model
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
 from trainers.image_counts import ImageCounts
+from trainers.masks import decode_mask
 from trainers.metrics import ClassCounts
 from trainers.predict import Predictor
 from trainers.tasks import make_task, score_model

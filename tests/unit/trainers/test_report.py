@@ -27,6 +27,7 @@ common: dict[str, st.SearchStrategy[Any]] = {
     "grad_norm": numbers,
     "grad_norm_max": numbers,
     "lr": numbers,
+    "loss_weights": st.none() | st.dictionaries(st.sampled_from(["pixel", "dice"]), numbers),
     "images_per_s": numbers,
     "peak_memory_mb": numbers,
     "micro_batch": st.integers(1, 64),

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from spaces.config import HealthConfig, LossConfig, OptimConfig, SegmentationConfig
+from spaces.config import HealthConfig, OptimConfig, SegmentationConfig
 from spaces.errors import InputError
+from spaces.loss import LossConfig
 from trainers.health import ALARMS, Vitals, alarm, out_of_patience, patience
 from trainers.optim import build_optimizer, memory_order, set_lr
 from trainers.precision import resolve_precision

@@ -60,26 +60,36 @@ def curve(result: TrialResult) -> list[tuple[float, float, float]]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.augment": "strong"},
-        {"loss.normalize": "ema", "optim.name": "sgd", "optim.lr": 0.01, "train.ema": 0.2},
+        {"data.augment": "strong", "data.photometric": "strong", "loss.weighting": "uncertainty"},
+        {
+            "loss.normalize": "ema",
+            "loss.weighting": "gradnorm",
+            "optim.name": "sgd",
+            "optim.lr": 0.01,
+            "train.ema": 0.2,
+            "train.micro_batch": 3,
+        },
     ],
 )
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(("word", "steps"), [("preempted", 1), ("preempted", 4), ("paused", 2)])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    changes: dict[str, Any], steps: int, data: SegmentationData, tmp_path: Path
+    word: str, changes: dict[str, Any], steps: int, data: SegmentationData, tmp_path: Path
 ) -> None:
-    """Stopped after some steps: in the first epoch (nothing saved yet) and in the third."""
+    """Stopped in the first epoch (nothing saved yet), in the third, and where the last epoch is
+    the best one: then the weights of a paused trial are there once."""
     whole = run(data, tmp_path / "whole", **changes)
     taken = 0
 
     def stop() -> str | None:
         nonlocal taken
         taken += 1
-        return "preempted" if taken > steps else None
+        return word if taken > steps else None
 
     part = train(small(**changes), data, tmp_path / "part", lambda report: None, stop)
-    assert part.reason == "preempted"
+    assert part.reason == word
     assert len(part.history) == steps // 2  # two steps an epoch: 4, and 4 with the odd one
+    states = [path.name for path in (tmp_path / "part").glob("state-*")]
+    assert states == (["state-1-shared.pt"] if word == "paused" else ["state-2.pt"][: steps // 2])
     reports: list[int] = []
     repeated: list[int] = []
     resumed = train(
@@ -91,6 +101,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     )
     assert reports == [1, 2, 3] and repeated == reports[: len(part.history)]
     assert curve(resumed) == curve(whole)
+    weights = [report.loss_weights for report in whole.history]
+    assert weights == [report.loss_weights for report in resumed.history]
+    assert weights[0] == pytest.approx({"pixel": 0.6, "region": 0.4})  # the warm-up's
+    assert weights[1] != weights[0] and weights[2] != weights[1]
     assert resumed.model is not None and whole.model is not None
     one, other = load_model(resumed.model).state_dict(), load_model(whole.model).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in other)

@@ -16,9 +16,10 @@ from PIL import Image
 from spaces.config import SegmentationMetric
 from spaces.data import SegmentationDataSpec
 from trainers.boundary import BoundaryCounts
-from trainers.data import SegmentationData, decode_mask
+from trainers.data import SegmentationData
 from trainers.health import trivial_below
 from trainers.image_counts import score_of
+from trainers.masks import decode_mask
 from trainers.metrics import ClassCounts
 from trainers.tasks import load_data
 from trainers.trivial import best_constant, constants

@@ -15,7 +15,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from trainers.losses import IGNORE
-from trainers.windows import FILL, Place, _gaussian, at_size, cut, starts, strips
+from trainers.windows import Place, _gaussian, at_size, cut, fill, starts, strips
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_a_window_beyond_its_image_is_filled() -> None:
     inside, filled = cut(image, (2, 4), (3, 3)), cut(image, (2, 4), (4, 5))
     assert inside.shape == (3, 3, 3) and inside.sum() == 0
     assert filled.shape == (4, 5, 3) and torch.equal(filled[:3, :3], inside)
-    assert filled[3, 0].tolist() == filled[0, 4].tolist() == list(FILL)
+    assert filled[3, 0].tolist() == filled[0, 4].tolist() == list(fill(3))
     assert cut(mask, (2, 4), (4, 5))[3].tolist() == [IGNORE] * 5
 
 
