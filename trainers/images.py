@@ -240,11 +240,7 @@ def _described(path: str, image: Image.Image) -> File:
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
         item = max(item, max(tags.get(BITS, (1,))) // 8)
-        if tags.get(PHOTOMETRIC) in (
-            0,
-            1,
-            2,
-        ):  # grey or RGB: Pillow leaves out what it has no mode for
+        if tags.get(PHOTOMETRIC) in (0, 1, 2):  # grey, RGB: Pillow may leave channels out
             channels = max(channels, tags.get(277, 1))
         pages, planes = _pages(image), tags.get(PLANES) == 2
     return File(path, image.height, image.width, image, channels, alpha, item, pages, planes)

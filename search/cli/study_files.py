@@ -14,7 +14,7 @@ from spaces.errors import InputError
 
 def init(
     task: Annotated[str | None, typer.Argument(help="segmentation or text_detection")] = None,
-    folder: Annotated[Path | None, typer.Argument(help="Where to put study.yaml")] = None,
+    folder: Annotated[Path, typer.Argument(help="Where to put study.yaml")] = Path(),
     recipe: Annotated[
         str | None,
         typer.Option(help="Begin with a recipe of the field, such as lanes or hrnet-fpn"),
@@ -41,8 +41,8 @@ def init(
             _check_fits(recipe, to)
         typer.echo(f"{data} looks like {layout.name}; wrote {to}. Next: segtune check {to}")
         return
-    if task is None or folder is None:
-        raise InputError("init needs a task and a folder, or --from with the folder of a data set")
+    if task is None:
+        raise InputError("init needs a task, or --from with the folder of a data set")
     known_task(task)
     text = study_file(task, recipe)
     path = folder / "study.yaml"

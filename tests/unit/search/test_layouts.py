@@ -388,7 +388,7 @@ def test_each_layout_is_documented() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("init", "init needs a task and a folder, or --from with the folder of a data set"),
+        ("init", "init needs a task, or --from with the folder of a data set"),
         ("init --from gone", "--from gone: is not a folder"),
         ("init segmentation x --from .", "--from finds the task and writes to --to; leave segm"),
         ("init --from . --to there.yaml", "there.yaml exists; choose another folder or remove it"),

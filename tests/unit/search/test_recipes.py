@@ -111,6 +111,15 @@ def test_a_recipe_passes_the_check_with_data_of_its_layout(
     preflight(StudySpec.load(tmp_path / "study.yaml"))
 
 
+def test_the_file_is_written_here_where_no_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["init", "text_detection", "--recipe", "hrnet-fpn"])
+    assert answer.exit_code == 0 and "wrote study.yaml;" in answer.output
+    assert "name: hrnet-fpn" in (tmp_path / "study.yaml").read_text()
+
+
 def test_an_unknown_recipe_lists_those_known(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["init", "segmentation", str(tmp_path), "--recipe", "lane"])
     said = answer.output.strip()
