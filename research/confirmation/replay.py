@@ -24,7 +24,7 @@ from search.findings.evidence import Candidate, Evidence, Run, next_round
 from spaces.sections import ConfirmSpec
 from trainers.image_counts import hmean
 
-CURVES = Path(__file__).parent.parent / "early-stopping" / "curves.jsonl"
+CURVES = Path(__file__).parent.parent / "early-stopping" / "camvid.jsonl"
 NOISE = (0.012, 0.019, 0.024)  # sd between seeds, as measured (benchmarks/trust.md)
 SIZES = (16, 30)  # configs of a search
 BASELINES = (0.5, 0.8, 0.95, 1.0)  # quantiles of the search's own configs; 1: its best

@@ -4,7 +4,7 @@
     python research/early-stopping/compare.py --halves       # a random half of the runs each
     python research/early-stopping/compare.py --variants     # ours with other settings
 
-Replays the recorded curves of curves.jsonl (record.py), see search/stopping/replay.py. Each row is
+Replays the recorded curves of camvid.jsonl (record.py), see search/stopping/replay.py. Each row is
 many searches that differ in their seed alone; row by row the seeds are the same. Ray Tune's and
 Syne Tune's rules are left out where those are not installed, and the report says so (peers.py).
 """
@@ -47,7 +47,7 @@ from search.stopping.replay import (
     Unpruned,
     replay,
 )
-from search.stopping.rules import QuantileRule, Verdict, our_rule
+from search.stopping.rules import MEDIAN, QuantileRule, Verdict, our_rule
 from search.studies.samplers import build_sampler
 from spaces.sections import PrunerSpec, SamplerSpec
 from table import Nearest, Table
@@ -55,7 +55,7 @@ from table import Nearest, Table
 NEAR = 0.01  # of the table's best: a search that has come so near has arrived
 SAMPLERS = ("random", "tpe")
 WORKERS = (1, 8)
-OURS, STOCK, NONE = "segtune quantile (default)", "Optuna MedianPruner", "unpruned"
+OURS, STOCK, NONE = "segtune median (default)", "Optuna MedianPruner", "unpruned"
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def entries(runs: Table) -> dict[str, Entry]:
     return {
         NONE: Entry(lambda seed: Unpruned()),
         OURS: ours(),
-        "segtune quantile, pause_below: null": ours(pause_below=None),
-        "segtune quantile, align: warmup": ours(align="warmup"),
-        "segtune median": ours(name="median"),
-        "segtune median, align: warmup": ours(name="median", align="warmup"),
+        "segtune median, pause_below: null": ours(pause_below=None),
+        "segtune median, align: warmup": ours(align="warmup"),
+        "segtune thrifty": ours(name="thrifty"),
+        "segtune quantile": ours(name="quantile"),
+        "segtune ended_median": ours(name="ended_median"),
         STOCK: of_optuna(MedianPruner),
         "Optuna MedianPruner(n_warmup_steps=5)": of_optuna(lambda: MedianPruner(5, 5)),
         "Optuna PatientPruner(MedianPruner(), 3)": of_optuna(
@@ -109,7 +110,7 @@ def entries(runs: Table) -> dict[str, Entry]:
         "Syne Tune PASHA": syne_tune("PASHA"),
         "(clairvoyant, after 1)": clairvoyant(1),
         "(clairvoyant, after 2)": clairvoyant(2),
-        "(segtune quantile on forecasts with hindsight)": Entry(
+        "(segtune median on forecasts with hindsight)": Entry(
             lambda seed: OnForecasts(our_rule(PrunerSpec(), epochs, len(runs.runs)), runs)
         ),
         "one epoch, best 4 of 16": Entry(lambda seed: TopK(16, 4)),
@@ -122,35 +123,42 @@ def variants(runs: Table) -> dict[str, Entry]:
     known = entries(runs)
     found = {name: known[name] for name in (NONE, OURS, STOCK)}
     default = our_rule(PrunerSpec(), runs.epochs, len(runs.runs))
+    [(stop_from, _)] = default.bars
     never = replace(default, pause_below=None, pause_early=None)
     for pause_below in (0.7, 0.75, 0.8, 0.85, 0.95):
         found |= _variant(replace(default, pause_below=pause_below))
-    for first in (1, 2, 3):
-        found |= _variant(replace(never, min_epochs=first))
-        found |= {} if first == 2 else _variant(replace(default, min_epochs=first))
+    for pause_from in (1, 3, 4):
+        found |= _variant(replace(default, pause_from=pause_from))
+    for first in (1, 2, 3, 6):
+        found |= _variant(replace(never, bars=((first, MEDIAN),)))
+        found |= _variant(replace(default, bars=((first, MEDIAN),)))
     for early in (0.35, 0.65, 0.8, None):
         found |= _variant(replace(default, pause_early=early))
-    for quantile in (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9):
-        found |= _variant(replace(default, quantile=quantile))
+    for quantile in (0.3, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9):
+        found |= _variant(replace(default, bars=((stop_from, quantile),)))
     for margin in (0.01, 0.02, 0.04):
         found |= _variant(replace(default, margin=margin))
     for startup in (1, 2, 3, 10):
         found |= _variant(replace(default, startup_trials=startup))
     for first in (1, 3):
-        found |= _variant(replace(never, min_epochs=first, align_warmup=True, running=False))
+        bars = ((first, MEDIAN),)
+        found |= _variant(replace(never, bars=bars, align_warmup=True, running=False))
     found |= _variant(replace(never, running=False))
     for rungs in ((1, 4), (1, 3, 9), (1, 2, 4, 8), (3, 9)):
-        found |= _variant(replace(never, min_epochs=1), rungs)
+        found |= _variant(replace(never, bars=((1, MEDIAN),)), rungs)
     return found
 
 
 def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
-    judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {rule.min_epochs}"
-    pauses = "never paused" if rule.pause_below is None else f"paused below {rule.pause_below}"
-    if rule.pause_early is not None and rule.min_epochs > 1:
-        pauses += f" and before {rule.min_epochs} below {rule.pause_early}"
+    [(first, quantile)] = rule.bars
+    judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {first}"
+    pauses = "never paused"
+    if rule.pause_below is not None:
+        pauses = f"paused below {rule.pause_below} from {rule.pause_from}"
+        if rule.pause_early is not None and rule.pause_from > 1:
+            pauses += f" and before below {rule.pause_early}"
     name = (
-        f"quantile {rule.quantile}, {pauses}, margin {rule.margin}, {judged}, "
+        f"quantile {quantile} {judged}, {pauses}, margin {rule.margin}, "
         f"after {rule.startup_trials} trials{'' if rule.running else ', ended ones only'}"
         f"{', aligned at warm-up' if rule.align_warmup else ''}"
     )

@@ -1,12 +1,13 @@
 """Record real learning curves: random configs of the default space, trained in full by our trainer.
 
-    python research/early-stopping/record.py --configs 100 --workers 2    # 90 minutes on two cores
+    python research/early-stopping/record.py --table camvid    # 90 minutes on two cores
 
-Each line of the table (curves.jsonl) is one config: its drawn parameters, the
-epoch at which its warm-up ended, and for every epoch the validation mIoU at original image size and
-the CPU seconds that it took in a process of one thread (so that what else the machine did does not
-count). Config i is the draw of seed i, and its weights and batches have seed i too. A run that is
-ended goes on where it was: configs that the table holds are not trained again.
+There are three tables: of streets that drive (CamVid), of drawn streets, and of receipts (SROIE,
+text detection). Each line of a table is one config: its drawn parameters, the epoch at which its
+warm-up ended, and for every epoch the validation metric at original image size and the CPU seconds
+that it took in a process of one thread (so that what else the machine did does not count). Config i
+is the draw of seed i, and its weights and batches have seed i too. A run that is ended goes on
+where it was: configs that the table holds are not trained again.
 """
 
 from __future__ import annotations
@@ -22,37 +23,45 @@ import math
 import multiprocessing
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
 
+from search.samples.streets import write_streets
 from spaces.space import Space
 from spaces.spec import StudySpec
 from trainers.report import EpochReport
 
 HERE = Path(__file__).resolve().parent
-SPEC, TABLE = HERE / "curves.yaml", HERE / "curves.jsonl"
+TABLES = {"camvid": 100, "streets": 100, "receipts": 60}
+"""{table: its configs}; NAME.yaml says what is trained, NAME.jsonl is the table."""
+DRAWN = HERE / "drawn-streets"  # images of `streets`, made here
 
 
 def main() -> None:
     """Train what the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--configs", type=int, default=100)
+    parser.add_argument("--table", choices=TABLES, default="camvid")
+    parser.add_argument("--configs", type=int, help="of the table; by default as many as it has")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    missing = sorted(set(range(args.configs)) - {row["config"] for row in read_table()})
+    if args.table == "streets" and not DRAWN.exists():
+        write_streets(DRAWN)
+    wanted = range(args.configs or TABLES[args.table])
+    missing = sorted(set(wanted) - {row["config"] for row in read_table(args.table)})
     context = multiprocessing.get_context("spawn")
     with context.Pool(args.workers, maxtasksperchild=4) as pool:
-        for row in pool.imap_unordered(record, missing):
+        for row in pool.imap_unordered(partial(record, args.table), missing):
             best = max((value for value in row["metric"] if value is not None), default=math.nan)
-            print(f"config {row['config']}: best mIoU {best:.4f}", flush=True)
+            print(f"config {row['config']}: best {best:.4f}", flush=True)
 
 
-def record(number: int) -> dict[str, Any]:
-    """Train config `number` and append its row to the table."""
+def record(table: str, number: int) -> dict[str, Any]:
+    """Train config `number` and append its row to a table."""
     import torch
 
     from search.stopping.rules import warmup_end
@@ -60,11 +69,13 @@ def record(number: int) -> dict[str, Any]:
     from trainers.train import train
 
     torch.set_num_threads(1)
-    spec = StudySpec.load(SPEC)
-    params, config = draw(spec.search_space(), number)
+    spec = StudySpec.load(HERE / f"{table}.yaml")
+    space = spec.search_space()
+    params, config = draw(space, number)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, load_data(spec.data), Path(folder), clock.epoch)
+        data = load_data(spec.data)
+        result = train(config, data, Path(folder), clock.epoch, free=space.free())
     row = {
         "config": number,
         "params": params,
@@ -73,7 +84,7 @@ def record(number: int) -> dict[str, Any]:
         "metric": [_finite(report.metric) for report in result.history],
         "cpu_seconds": clock.seconds,
     }
-    with open(TABLE, "a") as file:
+    with open(HERE / f"{table}.jsonl", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
     return row
@@ -87,16 +98,17 @@ def draw(space: Space, number: int) -> tuple[dict[str, Any], Any]:
     return dict(trial.params), config.replace({"train.seed": number})
 
 
-def space() -> Space:
-    """Return what the configs are drawn from; it asks for no images, so a replay needs none."""
-    return StudySpec.of(yaml.safe_load(SPEC.read_text())).search_space()
+def space(table: str = "camvid") -> Space:
+    """Return what a table's configs are drawn from; it asks for no images, as no replay does."""
+    return StudySpec.of(yaml.safe_load((HERE / f"{table}.yaml").read_text())).search_space()
 
 
-def read_table() -> list[dict[str, Any]]:
+def read_table(table: str = "camvid") -> list[dict[str, Any]]:
     """The rows that have been recorded, by config."""
-    if not TABLE.exists():
+    path = HERE / f"{table}.jsonl"
+    if not path.exists():
         return []
-    rows = [json.loads(line) for line in TABLE.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
     return sorted(rows, key=lambda row: int(row["config"]))
 
 

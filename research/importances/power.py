@@ -2,7 +2,7 @@
 
 python research/importances/power.py [--studies 200] [--ped-anova 0] [--to FILE]
 
-A study is a draw of the recorded configs (research/early-stopping/curves.jsonl), each with the best
+A study is a draw of the recorded configs (research/early-stopping/camvid.jsonl), each with the best
 value of its run. It is asked what matters, then asked again with its values dealt out anew, when
 whatever is named is chance. PED-ANOVA, on Optuna's own defaults, is held against shuffled values in
 the same way; it takes some 4 s a study, and so has studies of its own number.
@@ -25,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from benchmarks.report import called, heading, parser, publish, table
 from search.findings.importances import CONFIDENCE, SHUFFLES, importances
 
-CURVES = Path(__file__).parent.parent / "early-stopping" / "curves.jsonl"
+CURVES = Path(__file__).parent.parent / "early-stopping" / "camvid.jsonl"
 SIZES = (12, 16, 30, 60)
 LOG_FROM = 20  # largest by smallest value of a setting that is searched on a log scale
 
