@@ -89,7 +89,7 @@ def run_demo(
         f"score it:     segtune evaluate {to / 'best'} --data val\n"
         f"use it:       segtune predict {to / 'best'} {images} --to {to / 'out'}\n"
         f"train it:     segtune train {to / 'best' / 'config.yaml'} --to {to / 'again'}\n"
-        f"your data:    segtune init {task} my-study",
+        "your data:    segtune init --from FOLDER",
         highlight=False,
     )
     return DONE
