@@ -146,9 +146,9 @@ def _splits(folder: Path, truth: str) -> dict[str, Any]:
 def _times(name: str, config: Any, spec: Any, channels: int) -> dict[str, float]:
     """Milliseconds a step."""
     from trainers.tasks import load_data
-    from trainers.train import _Run
+    from trainers.train import TrainingRun
 
-    run: Any = _Run(config, load_data(spec), Path(tempfile.mkdtemp()), {})
+    run: Any = TrainingRun(config, load_data(spec), Path(tempfile.mkdtemp()), {})
     if hasattr(run, "build"):  # an older tree does it at once
         run.build()
     weight = next(value for value in run.model.parameters() if value.ndim == 1)

@@ -43,7 +43,7 @@ from trainers.losses import IGNORE, SegmentationLoss
 from trainers.memory import keep_freed_memory
 from trainers.precision import autocast, grad_scaler, resolve_precision
 from trainers.report import EpochReport
-from trainers.train import _Run, train
+from trainers.train import TrainingRun, train
 
 
 def run(loop: str, setup: Setup, turns: Turns) -> None:
@@ -74,14 +74,14 @@ def ours(setup: Setup, turns: Turns) -> None:
         if report.epoch < setup.epochs:
             turns.wait()
 
-    finish_epoch = _Run.finish_epoch
+    finish_epoch = TrainingRun.finish_epoch
 
-    def finish_in_turn(self: _Run) -> EpochReport:
+    def finish_in_turn(self: TrainingRun) -> EpochReport:
         report = finish_epoch(self)
         self.deliver()
         return report
 
-    _Run.finish_epoch = finish_in_turn  # type: ignore[method-assign]
+    TrainingRun.finish_epoch = finish_in_turn  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         turns.wait()
         result = train(our_config(setup), setup.data, Path(folder), on_epoch, should_stop)

@@ -25,7 +25,7 @@ from benchmarks.report import called, heading, parser, publish, table
 from spaces.spec import StudySpec
 from trainers.average import WeightAverage
 from trainers.tasks import load_data
-from trainers.train import _Run
+from trainers.train import TrainingRun
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRATCH = {
@@ -126,13 +126,13 @@ def measure(
     for seed in seeds:
         config = type(space.base)().replace({**settings, "train.seed": seed})
         with tempfile.TemporaryDirectory() as folder:
-            run = _Run(config, data, Path(folder), space.free()).build()
+            run = TrainingRun(config, data, Path(folder), space.free()).build()
             found.curves[seed] = train_and_score(run, shares, found)
         print(json.dumps({"setup": name, "seed": seed, **found.curves[seed]}), flush=True)
     return found
 
 
-def train_and_score(run: _Run, shares: Sequence[float], found: Measured) -> Curves:
+def train_and_score(run: TrainingRun, shares: Sequence[float], found: Measured) -> Curves:
     """Train to the end; add to the times of `found`."""
     averages = {label(share): WeightAverage(run.model, share) for share in shares}
     curves: Curves = {name: [] for name in (LAST, *averages)}

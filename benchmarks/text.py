@@ -30,7 +30,7 @@ from trainers.dbnet.perfect import perfect_scores
 from trainers.tasks import load_data
 from trainers.text_data import TextData
 from trainers.text_detection import PageOutput, TextDetectionTask
-from trainers.train import _Run
+from trainers.train import TrainingRun
 
 SROIE = Path(__file__).resolve().parents[1] / "examples" / "sroie.yaml"
 SETTINGS = {
@@ -74,7 +74,6 @@ class Trained:
     hmeans: dict[str, list[float]]
     crossed: dict[str, list[float]]
     chosen: dict[str, dict[str, float]]
-    epoch_seconds: list[float]
     decode_seconds: dict[str, list[float]]
 
     def best(self, way: str) -> float:
@@ -128,16 +127,14 @@ def trained(config: TextDetectionConfig, data: TextData) -> Trained:
     names = list(WAYS)
     made = Trained(
         config.data.photometric, config.train.seed, {n: [] for n in names}, {n: [] for n in names},
-        {}, [], {n: [] for n in names},
+        {}, {n: [] for n in names},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(config, data, Path(folder), {}).build()
+        run = TrainingRun(config, data, Path(folder), {}).build()
         assert isinstance(run.task, TextDetectionTask)
         for _ in range(config.train.epochs):
-            began = time.perf_counter()
             reason = run.train_epoch(lambda: None)
             assert reason is None, reason
-            made.epoch_seconds.append(time.perf_counter() - began)
             run.finish_epoch()
             outputs = list(run.task.outputs(run.validated, "val"))
             for name, free in WAYS.items():
@@ -229,10 +226,6 @@ def report(found: Sequence[Trained], perfect: dict[str, list[float]], command: s
                 at = ", ".join(f"{name} {value:g}" for name, value in run.chosen[way].items())
                 curve = " ".join(f"{value:.3f}" for value in run.hmeans[way])
                 every.append([strength, str(run.seed), way, curve, at])
-    seconds = [
-        [strength, spread([s for seed in seeds for s in by[strength, seed].epoch_seconds], 1)]
-        for strength in strengths
-    ]
     cost = ", ".join(
         f"{spread([s for run in found for s in run.decode_seconds[way]], 1)} s ({way})"
         for way in WAYS
@@ -263,11 +256,7 @@ Seed by seed, less {first} with {plain}; mean (lowest to highest):
 
 ## What it costs
 
-Seconds of training in an epoch, median (lowest to highest), other work beside it:
-
-{table(["data.photometric", "s"], seconds)}
-
-Decoding the 25 pages of val after an epoch: {cost}.
+Of an image: benchmarks/augment.md. Decoding the 25 pages of val after an epoch: {cost}.
 
 ## Perfect targets
 

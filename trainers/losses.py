@@ -17,12 +17,12 @@ from torch import Tensor
 from spaces.loss import LossConfig
 from trainers import schedules
 from trainers.class_weights import class_weights
-from trainers.weighting import learned_weights
+from trainers.weighting import Loss, learned_weights
 
 IGNORE = 255  # mask value of ignored pixels inside segtune, whatever the data set uses
 
 
-class SegmentationLoss:
+class SegmentationLoss(Loss):
     """The loss mix of one run.
 
     Args:
@@ -53,10 +53,11 @@ class SegmentationLoss:
         weights = class_weights(self.counts, self.config.class_weights.method, ratio)
         self.weights = None if weights is None else weights.to(self.device)
 
-    def __call__(
+    def terms(
         self, logits: Tensor, target: Tensor, *, learn: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mixed loss and its detached parts `pixel`, `region`, `total`.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return `pixel` and `region` as they are weighted, normalised by `normalize`, and detached
+        as they are.
 
         Args:
             logits: (B, C, H, W), or (B, 1, H, W) for a binary task; any float type.
@@ -65,15 +66,6 @@ class SegmentationLoss:
 
         A batch of ignored pixels only gives 0, with zero gradients.
         """
-        terms, parts = self.terms(logits, target, learn=learn)
-        total = self.total(terms)
-        return total, parts | {"total": total.detach()}
-
-    def terms(
-        self, logits: Tensor, target: Tensor, *, learn: bool = True
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return `pixel` and `region` as they are weighted, normalised by `normalize`, and detached
-        as they are; arguments as of a call."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             pixel = self.pixel_sum(logits, target) / self.pixel_weight(target)

@@ -20,7 +20,7 @@ from trainers.memory import free_memory
 from trainers.models import build_model
 from trainers.tasks import Data
 from trainers.text_detection import build_dbnet
-from trainers.train import _or_oom, _Run, few_of
+from trainers.train import TrainingRun, few_of, or_oom
 
 STEPS = 3  # that are timed, after one that warms up
 SECONDS = 3.0  # of a CPU; what would take longer is told from CPU_IMAGES, or from one step
@@ -87,7 +87,7 @@ def _timed(config: TrialConfig, data: Data, batch: int) -> Speed | None:
     several = (list(train) * -(-count // len(train)))[:count]
     few = few_of(data, several, val, f"{count} for speed")
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(config.replace({"train.batch_size": batch}), few, Path(folder), {})
+        run = TrainingRun(config.replace({"train.batch_size": batch}), few, Path(folder), {})
         ends: list[float] = []
 
         def stepped() -> str | None:
@@ -105,7 +105,7 @@ def _timed(config: TrialConfig, data: Data, batch: int) -> Speed | None:
             run.task.validate(run.validated)
             return (time.perf_counter() - began) / len(val)
 
-        image = _or_oom(step_and_score)
+        image = or_oom(step_and_score)
         if isinstance(image, str):
             return None
         seconds = [b - a for a, b in zip([run.started, *ends], ends, strict=False)]

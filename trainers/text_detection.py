@@ -47,7 +47,7 @@ from trainers.text_data import Page, TextData
 from trainers.text_sizes import check_learnable
 from trainers.to_host import ToHost
 from trainers.views import mean_over_views
-from trainers.weighting import learned_weights
+from trainers.weighting import Loss, learned_weights
 
 AHEAD = 4  # pages that a GPU may be ahead of the host in validation
 PROBE_SIDE = 64  # px, of the input that the preflight runs
@@ -66,7 +66,7 @@ class BatchTarget:
     negatives: int
 
 
-class TextDetectionLoss:
+class TextDetectionLoss(Loss):
     """The DB loss as the training loop knows losses: an epoch's mix, stacked logits."""
 
     def __init__(self, config: TextLossConfig, device: torch.device) -> None:
@@ -94,23 +94,15 @@ class TextDetectionLoss:
         """Fix the share of the threshold and Dice weights: 0 in warm-up, then a ramp to 1."""
         self.share = schedules.ramp(epoch, self.config.warmup_epochs, self.config.ramp_epochs)
 
-    def __call__(
+    def terms(
         self, logits: Tensor, target: BatchTarget, *, learn: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and its detached parts.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return `pixel`, `threshold` and `dice` without weights; and the same, detached.
 
         Args:
             logits: (B, 2, H, W), probability and threshold.
             learn: without effect; the loss keeps no running means.
         """
-        terms, parts = self.terms(logits, target, learn=learn)
-        total = self.total(terms)
-        return total, parts | {"total": total.detach()}
-
-    def terms(
-        self, logits: Tensor, target: BatchTarget, *, learn: bool = True
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return `pixel`, `threshold` and `dice` without weights; and the same, detached."""
         kernel, kernel_mask, share, threshold_mask = target.maps.unbind(dim=1)
         threshold = THRESHOLD_LOW + (THRESHOLD_HIGH - THRESHOLD_LOW) / 255 * share.float()
         maps = TargetMaps(kernel, kernel_mask, threshold, threshold_mask)

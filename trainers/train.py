@@ -116,7 +116,7 @@ def train(
     Raises:
         InputError: the config cannot run here, or the checkpoint is of another config.
     """
-    run = _Run(config, data, workdir, free or {}, on_epoch)
+    run = TrainingRun(config, data, workdir, free or {}, on_epoch)
     for report in run.history:
         on_epoch(report)
     on_resumed()
@@ -131,8 +131,8 @@ def train(
                 reason = run.ended
         return reason
 
-    reason = _or_oom(whole)
-    undelivered = _or_oom(run.deliver)
+    reason = or_oom(whole)
+    undelivered = or_oom(run.deliver)
     if (undelivered or reason) == "paused":
         _take_less_room(workdir)
     return run.result(undelivered or reason)
@@ -164,7 +164,7 @@ def refit(
     Returns:
         The folder of the weights; or the reason why they could not be had.
     """
-    run = _Run(config, data, workdir, {}, on_epoch)
+    run = TrainingRun(config, data, workdir, {}, on_epoch)
 
     def whole() -> Path | str:
         run.build()
@@ -176,8 +176,8 @@ def refit(
         images = run.task.validate(run.validated).images
         return checkpoint.save_model(workdir / "refit", epochs, run.validated, images)
 
-    found = _or_oom(whole)
-    undelivered = _or_oom(run.deliver)
+    found = or_oom(whole)
+    undelivered = or_oom(run.deliver)
     return undelivered or found
 
 
@@ -191,7 +191,7 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
     train, val = one.split("train")[: config.train.batch_size + 1], one.split("val")[:PROBED]
     few = few_of(one, train, val, "probe")
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(config, few, Path(folder), {})
+        run = TrainingRun(config, few, Path(folder), {})
 
         def step_and_score() -> str | None:
             run.build()
@@ -200,7 +200,7 @@ def probe_memory(config: TrialConfig, data: Data) -> tuple[float, int] | None:
                 run.task.validate(run.validated)
             return reason
 
-        if _or_oom(step_and_score) == "oom":
+        if or_oom(step_and_score) == "oom":
             return None
         return run.peak_memory_mb(), run.largest_micro_batch
 
@@ -217,7 +217,7 @@ def few_of(data: Data, train: Sequence[Any], val: Sequence[Any], name: str) -> D
     return few
 
 
-def _or_oom(work: Callable[[], T]) -> T | str:
+def or_oom(work: Callable[[], T]) -> T | str:
     """What the work returns, or `oom` where memory has run out."""
     try:
         return work()
@@ -228,7 +228,7 @@ def _or_oom(work: Callable[[], T]) -> T | str:
         return "oom"
 
 
-class _Run:
+class TrainingRun:
     """The state of one run between epochs."""
 
     def __init__(
@@ -259,7 +259,7 @@ class _Run:
         self.parameters: int | None = None
         self.step = 0
 
-    def build(self) -> _Run:
+    def build(self) -> TrainingRun:
         """Put everything on the device that training needs there, as the last checkpoint says."""
         config = self.config
         model = self.task.build_model()

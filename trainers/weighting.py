@@ -8,8 +8,9 @@ term is alone. A term of weight 0 is left out for good.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,35 +126,45 @@ def learned_weights(
     return LearnedWeights(method, start, alpha, device)
 
 
-class Loss(Protocol):
-    """A loss mix that changes with the epoch."""
+class Loss(ABC):
+    """A loss mix that changes with the epoch.
+
+    Attributes:
+        share: of the terms that warm up, in this epoch.
+        learned: the weights that are learned, if any.
+    """
 
     share: float
-    """Of the terms that warm up, in this epoch."""
-
-    @property
-    def learned(self) -> LearnedWeights | None:
-        """The weights that are learned, if any."""
-        ...
+    learned: LearnedWeights | None
 
     def __call__(
         self, logits: Tensor, target: Any, *, learn: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and its detached parts, `total` and `pixel` among them."""
-        ...
+        """Return the total and its detached parts, `total` and `pixel` among them.
 
+        Args:
+            learn: update what the loss keeps of its batches (not in validation).
+        """
+        terms, parts = self.terms(logits, target, learn=learn)
+        total = self.total(terms)
+        return total, parts | {"total": total.detach()}
+
+    @abstractmethod
     def terms(
         self, logits: Tensor, target: Any, *, learn: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the terms as they are weighted, and their detached values as they are shown."""
-        ...
 
+    @abstractmethod
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the terms in this epoch."""
-        ...
 
-    def set_epoch(self, epoch: int) -> None: ...
+    @abstractmethod
+    def set_epoch(self, epoch: int) -> None:
+        """Fix the mix of an epoch (from 0)."""
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Tensor]: ...
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...

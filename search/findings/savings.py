@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.stopping.curves import raised
 from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
 from search.stopping.rules import OURS, optuna_pruner, our_rule, warmup_end
 from search.studies.reasons import known, reason
@@ -44,12 +45,7 @@ class Curves:
     @property
     def floored(self) -> list[Recorded]:
         """The runs as our rules see them; NaN stays."""
-        if self.floor == -math.inf:
-            return self.runs
-        return [
-            changed(run, metric=tuple(self.floor if v <= self.floor else v for v in run.metric))
-            for run in self.runs
-        ]
+        return [changed(run, metric=raised(run.metric, self.floor)) for run in self.runs]
 
     @property
     def best(self) -> float:

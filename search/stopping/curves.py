@@ -95,3 +95,8 @@ class Curve:
     def _running_best(self) -> tuple[float, ...]:
         numbers = (-math.inf if math.isnan(value) else value for value in self.values)
         return tuple(accumulate(numbers, max))
+
+
+def raised(values: tuple[float, ...], floor: float) -> tuple[float, ...]:
+    """Metrics as our rules see them: those up to `floor` say nothing, and are equal; NaN stays."""
+    return tuple(floor if value <= floor else value for value in values)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from search.files.sizes import shown_bytes
 from search.findings.wording import clock_span
+from search.stopping.rules import rule_pauses
 from search.work.forkserver import context
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import fold_count
@@ -130,8 +131,7 @@ class Estimate:
         rooms = [room for one in (self.smallest, self.largest) if (room := _room(one)) is not None]
         if not rooms:
             return text
-        waits = self.spec.pruner.name == "quantile" and self.spec.pruner.pause_below is not None
-        waiting = max(1, round(WAITING * self.trials)) if waits else 0
+        waiting = max(1, round(WAITING * self.trials)) if rule_pauses(self.spec.pruner) else 0
         each = [[weights for weights, _ in rooms], [state for _, state in rooms]]
         kept = self.spec.keep_models * fold_count(self.spec.data)
         wait = f", and of each that waits, {waiting} of them at most" if waiting else ""

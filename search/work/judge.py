@@ -9,7 +9,7 @@ from statistics import fmean
 
 import optuna
 
-from search.stopping.curves import Curve, EndedCurves
+from search.stopping.curves import Curve, EndedCurves, raised
 from search.stopping.folds import is_hopeless
 from search.stopping.rules import (
     OURS,
@@ -133,7 +133,4 @@ class Judge:
 
     def _floored(self, curve: Curve) -> Curve:
         """The curve as the rule sees it; NaN stays."""
-        if self.floor == -math.inf:
-            return curve
-        raised = (self.floor if value <= self.floor else value for value in curve.values)
-        return replace(curve, values=tuple(raised))
+        return replace(curve, values=raised(curve.values, self.floor))

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ from spaces.config import TrialConfig
 from spaces.errors import DONE, InputError
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
+from tests.waiting import until
 from trainers.report import EpochReport
 from trainers.tasks import load_data
 
@@ -125,10 +127,16 @@ def in_wandb(artifacts: Path, number: int) -> tuple[list[Any], list[dict[str, An
     """The run records of a trial's attempts, and the rows of its history."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    def records(path: Path) -> list[Any]:
+        return [Record.FromString(data) for data in wandb_records(path.read_bytes())]
+
+    def is_written(path: Path) -> bool:
+        return any(record.HasField("exit") for record in records(path))
+
     runs, rows = [], []
     for path in sorted((artifacts / "wandb").glob(f"offline-run-*/*-{number:04d}.wandb")):
-        for data in wandb_records(path.read_bytes()):
-            record = Record.FromString(data)
+        until(partial(is_written, path))  # a process of W&B's own writes it
+        for record in records(path):
             if record.HasField("run"):
                 runs.append(record.run)
             if record.HasField("history"):

@@ -17,7 +17,7 @@ from tests.gpu.nop.conftest import Nop
 from tests.gpu.nop.runs import as_if_computed, blobs, receipts, run, small, small_text
 from trainers import checkpoint, samples
 from trainers.to_host import Snapshot
-from trainers.train import _Run
+from trainers.train import TrainingRun
 
 ENDS = {"completed", "patience", "health:trivial"}
 
@@ -88,7 +88,7 @@ def _waits() -> dict[str, dict[str, dict[str, int]]]:
         "text": (small_text(**{"train.precision": "fp16"}), receipts()),
     }
     for name, (config, data) in kinds.items():
-        one = _Run(config, data, Path(tempfile.mkdtemp()), {}).build()
+        one = TrainingRun(config, data, Path(tempfile.mkdtemp()), {}).build()
         one.train_epoch(lambda: None)  # what is copied once a run
         one.finish_epoch()
         one.deliver()
@@ -123,19 +123,19 @@ def test_the_host_waits_for_the_device_once_an_epoch(nop: Nop) -> None:
 def _order() -> list[str]:
     """What happens when, in a run whose checkpoints take longer than a step."""
     said: list[str] = []
-    commit, update = checkpoint.commit, _Run._update
+    commit, update = checkpoint.commit, TrainingRun._update
 
     def slow_commit(workdir: Path, epoch: int, *given: Any) -> None:
         time.sleep(0.3)
         commit(workdir, epoch, *given)
         said.append(f"durable {epoch}")
 
-    def told_update(self: _Run) -> torch.Tensor:
+    def told_update(self: TrainingRun) -> torch.Tensor:
         said.append(f"step of {self.epoch + 1}")
         return update(self)
 
     checkpoint.commit = slow_commit
-    _Run._update = told_update  # type: ignore[method-assign]
+    TrainingRun._update = told_update  # type: ignore[method-assign]
     config = small(**{"train.epochs": 3})
     run(config, on_epoch=lambda report: said.append(f"told {report.epoch}"))
     return said
@@ -155,7 +155,7 @@ def test_the_next_epoch_trains_while_a_checkpoint_is_written(nop: Nop) -> None:
 def _written() -> bool:
     """Whether a checkpoint and the best weights hold what was there when they were copied."""
     workdir = Path(tempfile.mkdtemp())
-    one = _Run(small(**{"train.ema": 0.1}), blobs(), workdir, {}).build()
+    one = TrainingRun(small(**{"train.ema": 0.1}), blobs(), workdir, {}).build()
     one.train_epoch(lambda: None)
     with torch.no_grad():
         # of one dimension: a copy of it is a copy of memory, which this device has

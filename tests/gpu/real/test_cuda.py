@@ -18,7 +18,7 @@ from trainers.samples import Loaded, Resident, open_samples
 from trainers.segmentation import SegmentationTask
 from trainers.tasks import load_data
 from trainers.to_host import FiniteWatch
-from trainers.train import TrialResult, _Run, probe_memory, train
+from trainers.train import TrainingRun, TrialResult, probe_memory, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -170,7 +170,7 @@ def test_no_step_waits_for_the_gpu(
 ) -> None:
     """torch raises at every wait between the first step and the last."""
     config = make_config(**{"train.precision": precision, **changes})
-    run = _Run(config, data, tmp_path, {}).build()
+    run = TrainingRun(config, data, tmp_path, {}).build()
     steps = 0
 
     def after_step() -> None:

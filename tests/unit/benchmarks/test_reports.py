@@ -99,7 +99,6 @@ def test_the_text_report_pairs_seeds() -> None:
             {way: [0.5, hmean + seed / 10] for way in text.WAYS},
             {way: [0.4, hmean - 0.2] for way in text.WAYS},
             {way: {"thresh": 0.3} for way in text.WAYS},
-            [1.0, 2.0],
             {way: [0.1] for way in text.WAYS},
         )
         for photometric, hmean in (("none", 0.7), ("strong", 0.75))

@@ -13,7 +13,7 @@ from spaces.config import SegmentationConfig
 from spaces.errors import InputError
 from trainers import train as loop
 from trainers.data import SegmentationData
-from trainers.train import _Run, train
+from trainers.train import TrainingRun, train
 
 
 def small(**changes: Any) -> SegmentationConfig:
@@ -45,7 +45,7 @@ def in_precision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return choose
 
 
-def overflow(run: _Run, monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
+def overflow(run: TrainingRun, monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
     """Let the network's output overflow in these steps (from 1), and with it every activation."""
     forward, count = run.task.run, 0
 
@@ -73,7 +73,7 @@ def test_a_scaler_may_skip_the_first_step_of_sgd(
     config = small(**{"optim.name": "sgd", "optim.lr": 0.01, "optim.momentum": momentum})
     torch.use_deterministic_algorithms(True, warn_only=True)  # memory is made with NaN in it
     try:
-        run = _Run(config, data, tmp_path, {}).build()
+        run = TrainingRun(config, data, tmp_path, {}).build()
         overflow(run, monkeypatch, {1})
         assert run.train_epoch(lambda: None) is None
     finally:
@@ -116,7 +116,7 @@ def test_a_step_that_overflows_leaves_nothing_behind(
             "train.ema": 0.1,
         }
     )
-    run = _Run(config, data, tmp_path, {}).build()
+    run = TrainingRun(config, data, tmp_path, {}).build()
     overflow(run, monkeypatch, {2})
     assert run.train_epoch(lambda: None) is None
     report = run.finish_epoch()
@@ -138,7 +138,7 @@ def test_a_run_whose_every_step_overflows_ends(
 ) -> None:
     in_precision("fp16")
     monkeypatch.setattr(loop, "FINITE_CHECK_STEPS", 2)
-    run = _Run(small(), data, tmp_path, {}).build()
+    run = TrainingRun(small(), data, tmp_path, {}).build()
     overflow(run, monkeypatch, range(1, 100))
     asked = 0
 
@@ -154,7 +154,7 @@ def test_a_scale_at_its_floor_ends_the_run(
     data: SegmentationData, tmp_path: Path, in_precision: Callable[[str], None]
 ) -> None:
     in_precision("fp16")
-    run = _Run(small(), data, tmp_path, {}).build()
+    run = TrainingRun(small(), data, tmp_path, {}).build()
     run.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
     assert run.train_epoch(lambda: None) == "nonfinite"
 

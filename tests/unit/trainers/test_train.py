@@ -205,14 +205,14 @@ def test_validation_survives_out_of_memory(
 def test_a_loss_that_turns_nan_ends_the_run_and_keeps_the_best(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = train_module._Run.train_epoch
+    original = train_module.TrainingRun.train_epoch
 
     def poisoned(self: Any, should_stop: Any) -> Any:
         if self.epoch == 1:
             next(self.model.parameters()).data.fill_(float("nan"))
         return original(self, should_stop)
 
-    monkeypatch.setattr(train_module._Run, "train_epoch", poisoned)
+    monkeypatch.setattr(train_module.TrainingRun, "train_epoch", poisoned)
     result = run(data, tmp_path)
     assert (result.reason, result.best_epoch, len(result.history)) == ("nonfinite", 1, 1)
     assert result.model is not None and result.model.is_dir()
@@ -313,10 +313,10 @@ def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(
     ]
     for number, (name, damage) in enumerate(damages):
         workdir = shutil.copytree(whole, tmp_path / str(number))
-        assert train_module._Run(config, data, workdir, {}).epoch == 1
+        assert train_module.TrainingRun(config, data, workdir, {}).epoch == 1
         assert "begins anew" not in capsys.readouterr().out
         damage(workdir / name)
-        assert train_module._Run(config, data, workdir, {}).epoch == 0
+        assert train_module.TrainingRun(config, data, workdir, {}).epoch == 0
         said = capsys.readouterr().out
         assert f"{workdir / name} " in said and "; this run begins anew" in said, said
         assert not list(workdir.glob("state-*")) and not (workdir / LAST).exists()

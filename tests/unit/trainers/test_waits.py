@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spaces.config import SegmentationConfig
 from trainers import train as module
 from trainers.data import SegmentationData
-from trainers.train import _Run, train
+from trainers.train import TrainingRun, train
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_no_step_of_an_epoch_reads_from_the_device(
 ) -> None:
     """Two epochs: batches, augmentation, steps, schedule; before them class weights are counted
     out on the host, after them the sums are read."""
-    run = _Run(small(**changes), data, tmp_path, {}).build()
+    run = TrainingRun(small(**changes), data, tmp_path, {}).build()
     set_epoch = run.task.loss.set_epoch
     for _ in range(2):
         seen: list[int] = []
@@ -116,7 +116,7 @@ def test_the_finite_check_reads_seldom_and_ends_the_epoch(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FINITE_CHECK_STEPS", 2)
-    run = _Run(small(), data, tmp_path / "fine", {}).build()
+    run = TrainingRun(small(), data, tmp_path / "fine", {}).build()
     with Reads() as reads:
         assert run.train_epoch(lambda: None) is None
     assert len(reads.found) == 3  # twice in four steps, and at the end
@@ -126,7 +126,7 @@ def test_the_finite_check_reads_seldom_and_ends_the_epoch(
         nonlocal steps
         steps += 1
 
-    run = _Run(small(), data, tmp_path / "sick", {}).build()
+    run = TrainingRun(small(), data, tmp_path / "sick", {}).build()
     next(run.model.parameters()).data.fill_(float("nan"))
     assert run.train_epoch(stop) == "nonfinite" and steps == 1
 
@@ -135,7 +135,7 @@ def test_a_skipped_step_does_not_move_the_schedule(
     data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss scaler that overflows once: the norm of that step is infinite, and not counted."""
-    run = _Run(small(**{"train.ema": 0.1}), data, tmp_path, {}).build()
+    run = TrainingRun(small(**{"train.ema": 0.1}), data, tmp_path, {}).build()
     assert run.average is not None
     averages: list[torch.Tensor] = []
     monkeypatch.setattr(run.scaler, "is_enabled", lambda: True)
