@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.dbnet.head import DBNet
 from trainers.devices import pick_device

@@ -39,7 +39,8 @@ def run_example(name: str, folder: Path) -> Outcome:
     from search.findings.facts import summary
     from search.launch import launch
     from search.studies.study import open_study
-    from spaces.spec import StudySpec, load_run_config
+    from spaces.run_config import load_run_config
+    from spaces.spec import StudySpec
     from trainers.tasks import evaluate, load_data
 
     spec = StudySpec.load(EXAMPLES / f"{name}.yaml")

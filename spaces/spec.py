@@ -27,13 +27,12 @@ from spaces.config import (
     SegmentationMetric,
     TrialConfig,
     parameter_types,
-    unflatten,
 )
 from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
 from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
-from spaces.initial_weights import INIT, absolute, resolve_entry, settle
+from spaces.initial_weights import resolve_entry, settle
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.settings import Section
@@ -41,7 +40,7 @@ from spaces.sources import resolve_paths
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
 from spaces.text_detection import TextDetectionConfig, TextMetric
-from spaces.yamlfile import Document, Key, dump_yaml, read_yaml
+from spaces.yamlfile import Document, Key, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONFIRM = ":confirm"  # what the name of a study's confirmation has behind the study's own
@@ -270,58 +269,10 @@ def check_study_name(name: str) -> None:
         )
 
 
-def load_run_config(path: Path, *, splits: bool = True) -> tuple[AnyDataSpec, TrialConfig]:
-    """Read an exported `config.yaml`: sections `task`, `data` (the data set) and `trial`.
-
-    Args:
-        splits: whether the images that it was trained on will be read; else they may be gone.
-
-    Raises:
-        InputError: with file and line.
-    """
-    document = read_yaml(path)
-    data = _mapping(document)
-    if "trial" not in data and ("name" in data or "space" in data):
-        raise InputError(f"{document.source} is a study file; give it to `segtune launch`")
-    for key in data:
-        if key not in ("task", "data", "trial"):
-            hint = did_you_mean(key, ("task", "data", "trial"))
-            raise InputError(f"{key}: unknown key{hint} ({document.where((key,))})")
-    for key in ("task", "data", "trial"):
-        if key not in data:
-            raise InputError(f"{document.source}: {key} is missing; it must be an exported config")
-    task = TASKS[_task(data, document)]
-    resolve_paths(data, document, path.resolve().parent, splits=splits)
-    try:
-        data_spec = task.data.model_validate(data["data"])
-    except ValidationError as error:
-        raise _input_error(error, document, ("data",), task.data) from None
-    try:
-        config = task.config.model_validate(data["trial"])
-    except ValidationError as error:
-        raise _input_error(error, document, ("trial",), task.config) from None
-    try:
-        check_metric(config.metric, data_spec)
-    except ValueError as error:
-        raise InputError(f"trial.{error} ({document.where(('trial', 'metric'))})") from None
-    init = config.flat()[INIT]
-    return data_spec, config.replace({INIT: absolute(init, path.resolve().parent)})
-
-
-def dump_run_config(data: AnyDataSpec, config: TrialConfig) -> str:
-    """Return the text of an exported `config.yaml`."""
-    tree = {
-        "task": config.task,
-        "data": data.model_dump(mode="json", exclude_none=True),
-        "trial": unflatten(config.flat()),
-    }
-    return dump_yaml(tree)
-
-
 # ---------------------------------------------------------------- from YAML to a checked spec
 
 
-def _mapping(document: Document) -> dict[str, Any]:
+def mapping(document: Document) -> dict[str, Any]:
     if not isinstance(document.data, dict):
         kind = "is empty" if document.data is None else "is not a mapping"
         raise InputError(f"{document.source}: the file {kind}; it must have `key: value` lines")
@@ -329,18 +280,18 @@ def _mapping(document: Document) -> dict[str, Any]:
 
 
 def _from_document(document: Document, folder: Path) -> StudySpec:
-    data = _mapping(document)
+    data = mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
     for key in {"left_out", "init_sha256"} & data.keys():
         raise InputError(f"{key}: unknown key ({document.where((key,))})")
     resolve_paths(data, document, folder)
     resolve_entry(data.get("space"), document, folder)
-    study = TASKS[_task(data, document)].study if "task" in data else SegmentationStudySpec
+    study = TASKS[task_of(data, document)].study if "task" in data else SegmentationStudySpec
     try:
         spec = study.model_validate(data)
     except ValidationError as error:
-        raise _input_error(error, document, (), study) from None
+        raise input_error(error, document, (), study) from None
     if spec.confirms is not None:
         raise InputError(
             f"name: {CONFIRM} is for segtune's own studies; leave it out "
@@ -353,7 +304,7 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
     return spec
 
 
-def _task(data: dict[str, Any], document: Document) -> str:
+def task_of(data: dict[str, Any], document: Document) -> str:
     """The task's name; raises InputError, with the line, for an unknown one."""
     name = data["task"]
     if not isinstance(name, str) or name not in TASKS:
@@ -364,7 +315,7 @@ def _task(data: dict[str, Any], document: Document) -> str:
     return name
 
 
-def _input_error(
+def input_error(
     error: ValidationError, document: Document, prefix: Key, root: type[BaseModel]
 ) -> InputError:
     """Say the first thing that pydantic found, in our words, with the line."""

@@ -15,7 +15,7 @@ from typing import Any
 from spaces.config import TrialConfig
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS, inside
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from trainers.checkpoint import WEIGHTS, fold_models
 from trainers.durable import Damaged, read_json, write_json
 

@@ -21,7 +21,7 @@ from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.batches import layout
 from trainers.cache import resize_image

@@ -40,7 +40,7 @@ def train(
     ] = None,
 ) -> None:
     """Train an exported config in full. Ctrl-C saves; the same line resumes."""
-    from spaces.spec import load_run_config
+    from spaces.run_config import load_run_config
 
     data_spec, trial_config = load_run_config(config)
     given = {"train.seed": seed, "train.epochs": epochs}
@@ -102,7 +102,7 @@ def evaluate(
     store: StoreOption = None,
 ) -> None:
     """Score an exported model on a split; draw its five best and five worst images."""
-    from spaces.spec import load_run_config
+    from spaces.run_config import load_run_config
 
     data_spec, trial_config = load_run_config(folder / "config.yaml")
     trial_config = with_settings(trial_config, settings or [])
@@ -211,7 +211,7 @@ def _comparable(
     against: Path, data_spec: AnyDataSpec, config: TrialConfig, split: str
 ) -> TrialConfig:
     """The config of another export that can be scored on the same images by the same metric."""
-    from spaces.spec import load_run_config
+    from spaces.run_config import load_run_config
 
     other_spec, other = load_run_config(against / "config.yaml", splits=False)
     if type(other) is not type(config):
@@ -251,7 +251,7 @@ def predict(
     settings: DecodeOption = None,
 ) -> None:
     """Predict masks or text boxes of new images. The same line goes on where it was."""
-    from spaces.spec import load_run_config
+    from spaces.run_config import load_run_config
 
     _, config = load_run_config(folder / "config.yaml", splits=False)
     config = with_settings(config, settings or [])

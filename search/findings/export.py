@@ -33,7 +33,7 @@ from spaces.data import AnyDataSpec
 from spaces.errors import InputError
 from spaces.initial_weights import INIT
 from spaces.paths import MODEL, MODELS, unfinished
-from spaces.spec import dump_run_config, load_run_config
+from spaces.run_config import dump_run_config, load_run_config
 from trainers.checkpoint import fold_models, weights_digest
 from trainers.members import MEMBERS, Member, is_ensemble, write_list
 from trainers.onnx_network import FILE, Agreement, check_onnx_installed

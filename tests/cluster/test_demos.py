@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from search.samples.streets import write_streets
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from tests.stores import small_study
 
 Segtune = Callable[..., str]

@@ -37,7 +37,8 @@ from search.samples.streets import write_streets
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.config import SegmentationConfig
-from spaces.spec import StudySpec, dump_run_config
+from spaces.run_config import dump_run_config
+from spaces.spec import StudySpec
 from spaces.text_detection import TextDetectionConfig
 from trainers.tasks import load_data
 

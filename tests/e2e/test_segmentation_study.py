@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from spaces.config import SegmentationConfig
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from tests.blobs import write_blobs
 from trainers.data import SegmentationData
 from trainers.image_counts import score_of

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from search.samples.receipts import write_receipts
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from trainers.dbnet.decode import Candidates
 from trainers.dbnet.head import DBNet
 from trainers.dbnet.score import sweep

@@ -29,7 +29,8 @@ from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study
 from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError
-from spaces.spec import StudySpec, load_run_config
+from spaces.run_config import load_run_config
+from spaces.spec import StudySpec
 from tests.fake_child import report
 from tests.stores import small_study, sqlite_too, worker_too
 from trainers.checkpoint import save_model

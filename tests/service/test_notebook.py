@@ -19,7 +19,7 @@ from search.database.store import open_store
 from search.studies.study import Study
 from search.studies.study import open_study as open_in_store
 from spaces.errors import InputError
-from spaces.spec import load_run_config
+from spaces.run_config import load_run_config
 from spaces.text_detection import default_space
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"

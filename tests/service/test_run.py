@@ -37,7 +37,8 @@ from search.work.watchers import Interrupt
 from search.work.worker import DeviceLost
 from spaces.config import SegmentationConfig
 from spaces.errors import DONE, InputError
-from spaces.spec import StudySpec, load_run_config
+from spaces.run_config import load_run_config
+from spaces.spec import StudySpec
 from tests.fake_child import FakeChild, whole
 from tests.waiting import Running, until
 from trainers.report import EpochReport

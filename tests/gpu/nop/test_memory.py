@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spaces.paths import MODEL
-from spaces.spec import dump_run_config
+from spaces.run_config import dump_run_config
 from tests.gpu.nop.conftest import Nop
 from tests.gpu.nop.runs import blobs, receipts, run, small, small_text
 from trainers import checkpoint, predict, samples, segmentation, text_detection

@@ -24,7 +24,7 @@ from search.samples.streets import CLASSES, write_streets
 from spaces.config import DecodeConfig, SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.paths import MODEL, MODELS
-from spaces.spec import dump_run_config, load_run_config
+from spaces.run_config import dump_run_config, load_run_config
 from trainers.checkpoint import save_model
 from trainers.gains import Part, Tried, swept, together, try_postprocessing
 from trainers.image_counts import Counts, ImageCounts, class_iou

@@ -18,7 +18,8 @@ from search.work.preflight import preflight, settled
 from spaces.config import ModelConfig
 from spaces.difference import spec_difference
 from spaces.errors import InputError
-from spaces.spec import StudySpec, dump_run_config
+from spaces.run_config import dump_run_config
+from spaces.spec import StudySpec
 from tests.stores import small_study
 from trainers.checkpoint import save_model, weights_digest
 from trainers.image_counts import ImageCounts

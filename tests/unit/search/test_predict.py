@@ -26,7 +26,7 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL
-from spaces.spec import dump_run_config, load_run_config
+from spaces.run_config import dump_run_config, load_run_config
 from tests.waiting import Running, until
 from trainers.checkpoint import save_model
 from trainers.image_counts import ImageCounts

@@ -10,8 +10,9 @@ from spaces.config import ModelConfig
 from spaces.defaults import SCRATCH_ENCODER_RATIO
 from spaces.errors import InputError
 from spaces.initial_weights import encoder_weights, is_path, starts
+from spaces.run_config import dump_run_config, load_run_config
 from spaces.space import Choice, EntryError, Float, Space
-from spaces.spec import StudySpec, dump_run_config, load_run_config
+from spaces.spec import StudySpec
 from tests.unit.spaces.test_defaults import spec
 
 INIT, WEIGHTS = "model.init", "model.encoder_weights"

@@ -18,8 +18,9 @@ from spaces.config import SegmentationConfig
 from spaces.difference import spec_difference
 from spaces.errors import InputError
 from spaces.metric import class_shares
+from spaces.run_config import dump_run_config, load_run_config
 from spaces.schema import study_schema
-from spaces.spec import StudySpec, dump_run_config, load_run_config
+from spaces.spec import StudySpec
 from spaces.yamlfile import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]

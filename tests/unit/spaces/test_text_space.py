@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from spaces.errors import InputError
+from spaces.run_config import dump_run_config, load_run_config
 from spaces.space import Float, Free
-from spaces.spec import StudySpec, TextDetectionStudySpec, dump_run_config, load_run_config
+from spaces.spec import StudySpec, TextDetectionStudySpec
 from spaces.starting import origin, starting_params
 from spaces.text_detection import STARTING_POINTS, TextDetectionConfig, default_space
 

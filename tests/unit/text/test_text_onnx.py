@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from spaces.paths import MODEL
-from spaces.spec import dump_run_config
+from spaces.run_config import dump_run_config
 from spaces.text_detection import TextDetectionConfig
 from tests.without_torch import run_example, why_refused, with_setting
 from trainers.dbnet.decode import Detections

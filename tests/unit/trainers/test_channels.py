@@ -14,7 +14,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from spaces.config import ModelConfig, SegmentationConfig
 from spaces.data import SegmentationDataSpec, TextDetectionDataSpec
 from spaces.paths import MODEL
-from spaces.spec import dump_run_config
+from spaces.run_config import dump_run_config
 from spaces.text_detection import TextDetectionConfig, TextModelConfig
 from tests.tiffs import write_tiff
 from tests.unit.text.pages import write_pages

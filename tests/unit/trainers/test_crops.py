@@ -15,8 +15,8 @@ from PIL import Image
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.paths import MODEL
+from spaces.run_config import dump_run_config
 from spaces.space import Free
-from spaces.spec import dump_run_config
 from tests.blobs import write_blobs
 from trainers import cache, predict, segmentation
 from trainers.cache import load_arrays

@@ -22,8 +22,8 @@ from search.samples.receipts import write_receipts
 from spaces.config import SegmentationConfig, TrialConfig
 from spaces.data import SegmentationDataSpec, TextDetectionDataSpec
 from spaces.errors import InputError
+from spaces.run_config import dump_run_config
 from spaces.space import Free
-from spaces.spec import dump_run_config
 from spaces.text_detection import TextDetectionConfig
 from trainers.checkpoint import save_model
 from trainers.data import SegmentationData

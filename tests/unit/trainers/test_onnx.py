@@ -19,8 +19,8 @@ from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
+from spaces.run_config import dump_run_config
 from spaces.segmentation import default_space
-from spaces.spec import dump_run_config
 from tests.without_torch import run_example, why_refused, with_setting
 from trainers.batches import normalise
 from trainers.checkpoint import load_model, save_model

@@ -16,7 +16,7 @@ from PIL import Image
 from spaces.config import SegmentationConfig
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
-from spaces.spec import dump_run_config
+from spaces.run_config import dump_run_config
 from trainers import predict
 from trainers.checkpoint import save_model
 from trainers.data import SegmentationData
