@@ -104,7 +104,7 @@ def count_parameters(config: TrialConfig, data: Data) -> int:
         InputError: the network cannot be built.
     """
     one = data.folds[0] if data.folds else data
-    return _counted(_network_of(config), *_shape_of(one))
+    return parameters_of(_network_of(config), *_shape_of(one))
 
 
 def measure_latency(config: TrialConfig, data: Data) -> float | None:
@@ -201,7 +201,9 @@ def _shape_of(data: Data) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _counted(network: AnyModelConfig, logits: int, channels: int) -> int:
+def parameters_of(network: AnyModelConfig, logits: int, channels: int) -> int:
+    """Count the parameters of a network with so many output channels (segmentation) and input
+    channels."""
     try:
         with torch.device("meta"):
             model = _build(network, logits, channels)
