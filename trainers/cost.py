@@ -25,7 +25,7 @@ from trainers.data import SegmentationData
 from trainers.devices import pick_device, set_up
 from trainers.images import decode_image
 from trainers.initial_weights import AnyModelConfig
-from trainers.memory import free_memory, is_out_of_memory
+from trainers.memory import free_memory
 from trainers.models import build_model
 from trainers.precision import resolve_precision
 from trainers.segmentation import VAL_BATCH, network_logits, windows_logits
@@ -34,7 +34,7 @@ from trainers.tasks import Data
 from trainers.text_data import TextData
 from trainers.text_detection import build_dbnet, page_logits
 from trainers.text_sizes import network_size
-from trainers.train import TrialResult, probe_memory
+from trainers.train import TrialResult, or_oom, probe_memory
 
 WARM_UP, RUNS = 2, 15  # forwards
 SECONDS = 1.0  # of timed forwards, after which no further one begins
@@ -120,18 +120,16 @@ def measure_latency(config: TrialConfig, data: Data) -> float | None:
     device = pick_device()
     precision = resolve_precision(config.train.precision, device)
     set_up(device, precision, fixed_shapes=False)
-    network = _build(_network_of(config), *_shape_of(data)).eval().to(device)
-    network = network.to(memory_format=layout(config.train))
-    try:
-        forward = _forward(network, config, data, device, precision)
-        return round(_timed(forward, device), 3)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
-    finally:
-        del network
-        free_memory()
+    network = _build(_network_of(config), *_shape_of(data)).eval()
+
+    def measured() -> float:
+        there = network.to(device).to(memory_format=layout(config.train))
+        return round(_timed(_forward(there, config, data, device, precision), device), 3)
+
+    found = or_oom(measured)
+    network.to("meta")  # whoever still holds it
+    free_memory()
+    return None if isinstance(found, str) else found
 
 
 def _timed(forward: Callable[[], None], device: torch.device) -> float:
