@@ -16,7 +16,7 @@ from search.findings.wording import dimension_text, splits_named
 from search.near_duplicates import near_duplicates
 from search.work.estimate import estimate
 from search.work.forkserver import warm_up
-from search.work.preflight import preflight, settled
+from search.work.preflight import limit_lines, preflight, settled
 from spaces.config import TrialConfig
 from spaces.data import fold_count
 from spaces.sources import files_elsewhere
@@ -80,6 +80,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
     for line in initial_weights(space, data):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
+    for line in limit_lines(spec, data):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in estimate(spec, data, spec.budget.trials).lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("ok: segtune launch", str(path), highlight=False)

@@ -26,7 +26,7 @@ from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
 from search.work.confirming import advance, is_due
 from search.work.estimate import estimate
-from search.work.preflight import preflight, settled
+from search.work.preflight import limit_lines, preflight, settled
 from search.work.progress import ProgressView
 from search.work.service import new_worker
 from search.work.tracker_feed import Tracked
@@ -89,7 +89,8 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    for note in (*data.notes, *near_duplicates(data)):
+    limited = limit_lines(study.spec, data) if trains_here else []
+    for note in (*data.notes, *near_duplicates(data), *limited):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     measured = None
     if measure and trains_here and not ended:

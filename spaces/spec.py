@@ -33,6 +33,7 @@ from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
 from spaces.initial_weights import resolve_entry, settle
+from spaces.limits import LimitsSpec
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.settings import Section
@@ -79,6 +80,8 @@ class StudySpec(Section):
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = PrunerSpec()
     confirm: Annotated[ConfirmSpec | None, BeforeValidator(_none)] = ConfirmSpec()
     """none: the best value of one seed is all that is known. Changes no trial of the search."""
+    limits: LimitsSpec = LimitsSpec()
+    """What a config may cost; one outside is not trained."""
     seed: int = Field(0, ge=0, lt=2**32)
     ensemble: sections.EnsembleSpec | None = None
     """Made with `segtune ensemble`, of the best trials; null = none is planned."""

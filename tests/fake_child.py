@@ -137,7 +137,7 @@ class FakeChild:
     def join(self) -> None: ...
 
 
-def whole(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+def whole(config: Any, data: Any, workdir: Path, free: Any, probe: Any = None) -> FakeChild:
     """Of a segmentation study: all epochs that the config asks for; later trials are better."""
     number, epochs = int(workdir.name.removeprefix("trial-")), config.train.epochs
     metrics = [(0.5 + 0.01 * number) * epoch / epochs for epoch in range(1, epochs + 1)]

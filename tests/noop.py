@@ -164,7 +164,7 @@ def _serve(url: str | None, artifacts: Path, study: str, epochs: int, seconds: f
     """Serve a study (or all) until idle; the exit code."""
     metrics = [epoch / 100 for epoch in range(1, epochs + 1)]
 
-    def child(config: Any, data: Any, workdir: Path, free: Any) -> Child:
+    def child(config: Any, data: Any, workdir: Path, free: Any, probe: Any = None) -> Child:
         crashes = 1 if POINT.endswith("give-back") else None
         return Child(metrics, workdir, seconds=seconds, classes=8, crashes_after=crashes)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from spaces.config import TrialConfig
 from spaces.errors import InputError
+from spaces.limits import Cost
 from spaces.space import Free
 from trainers import accumulate, checkpoint, health, schedules
 from trainers.average import WeightAverage
@@ -60,6 +61,7 @@ class TrialResult:
         hardware: device name, precision and micro-batch that the run ended with, and the most
             memory that an epoch took.
         parameters: of the network.
+        cost: what was measured before it began (trainers/cost.py).
         folds: the results of the folds that have ended, where there are folds; then `value` is
             their mean, and `best_epoch` and `decode` are their medians (trainers/folds.py).
     """
@@ -73,6 +75,7 @@ class TrialResult:
     hardware: dict[str, Any] = field(default_factory=dict)
     trivial_score: float | None = None
     parameters: int | None = None
+    cost: Cost = field(default_factory=Cost)
     folds: tuple[TrialResult, ...] = ()
 
     @property

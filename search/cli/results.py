@@ -162,6 +162,15 @@ def export(
     study: StudyArgument,
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
     trial: Annotated[int | None, typer.Option(help="This trial instead of the best one")] = None,
+    fastest_within: Annotated[
+        float | None,
+        typer.Option(
+            "--fastest-within",
+            min=0,
+            help="Instead the trial of the lowest latency, so far below the best at most: 0.01",
+            show_default=False,
+        ),
+    ] = None,
     no_test: Annotated[
         bool, typer.Option("--no-test", help="Leave the test split of the study unread")
     ] = False,
@@ -199,9 +208,15 @@ def export(
         given.append("--onnx")
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; leave one of them out")
+    if trial is not None and fastest_within is not None:
+        raise InputError("--trial and --fastest-within exclude each other; leave one of them out")
+    if refit and fastest_within is not None:
+        raise InputError("--refit takes a trial: leave --fastest-within out, and name --trial N")
     if all_configs:
-        if trial is not None:
-            raise InputError("--all-configs writes every trial; leave --trial out")
+        if trial is not None or fastest_within is not None:
+            raise InputError(
+                "--all-configs writes every trial; leave --trial and --fastest-within out"
+            )
         with closing_store(store) as opened:
             count = export_configs(open_study(opened, study), to)
         typer.echo(f"wrote {to}: {count} configs; next: segtune train {to}/trial-N.yaml --to DIR")
@@ -221,8 +236,14 @@ def export(
             test=not no_test,
             config_only=config_only,
             onnx=onnx,
+            within=fastest_within,
         )
     facts = json.loads((to / "provenance.json").read_text())
+    if fastest_within is not None:
+        typer.echo(
+            f"trial {facts['trial']} is the fastest within {fastest_within:g} of the best: "
+            f"{facts['latency_ms']:.3g} ms an image on {facts['hardware'].get('device', '?')}"
+        )
     if facts["model_sha256"] is None:
         why = "" if config_only else "; its weights are not here (keep_models, --artifacts)"
         typer.echo(

@@ -36,6 +36,8 @@ from search.database.optuna_private import (
     value_row,
 )
 
+CONSTRAINT = "constraints:"  # before a constraint's name, in the system attributes
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -99,11 +101,13 @@ def end(
     state: TrialState,
     value: float | None,
     user_attrs: Mapping[str, Any],
+    constraints: Mapping[str, float] | None = None,
 ) -> bool:
     """End a trial; False, and nothing is stored, where it has ended already.
 
     Args:
         value: NaN is none, as it is to Optuna.
+        constraints: as of `optuna.Trial.set_constraint`; above 0 is infeasible.
     """
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     trial_id = connection.execute(
@@ -122,6 +126,8 @@ def end(
         connection.execute(sa.insert(TRIAL_VALUES).values(value_row(trial_id, value)))
     rows = [attr_row(trial_id, key, value) for key, value in user_attrs.items()]
     _put_attrs(connection, TRIAL_USER_ATTRS, rows)
+    shares = [attr_row(trial_id, CONSTRAINT + k, v) for k, v in (constraints or {}).items()]
+    _put_attrs(connection, TRIAL_SYSTEM_ATTRS, shares)
     return True
 
 

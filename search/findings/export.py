@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from search.files.artifacts import Artifacts
 from search.findings.answer import Answer, answer_of
 from search.findings.ensemble_card import ensemble_card, member_card
+from search.findings.fronts import fastest_within
 from search.findings.manifest import as_exported, replace_files, write_manifest
 from search.findings.model_card import README, model_card
 from search.findings.onnx_models import make_onnx
@@ -49,8 +50,9 @@ def export_study(
     test: bool = True,
     config_only: bool = False,
     onnx: bool = False,
+    within: float | None = None,
 ) -> Path:
-    """Write the best trial (or trial `number`) of a study into the folder `to`.
+    """Write the best trial (or trial `number`, or the fastest) of a study into the folder `to`.
 
     The weights are those of its median fresh seed, where it was confirmed; with folds there are
     those of each. A trial that was named is written without them where they are not here.
@@ -58,6 +60,7 @@ def export_study(
     Args:
         test: score the best trial and the baseline on the test split, where the study has one.
         config_only: leave the weights out in any case, and the test split unread.
+        within: the fastest trial whose value is at most so far below the best one's.
         onnx: also each network as model.onnx beside its weights, where both score alike on val.
 
     Raises:
@@ -66,6 +69,8 @@ def export_study(
     """
     if onnx:
         check_onnx_installed()
+    if within is not None:
+        number = fastest_within(answer_of(study).ranking, within, study.spec.name).number
     chosen = choose(study, number)
     weights = None
     if not config_only:
@@ -177,6 +182,8 @@ class Chosen:
             "origin": origin or self.study.spec.sampler.name,
             "metric": self.study.metric,
             "value": self.run.value,
+            "parameters": facts.parameters,
+            "latency_ms": facts.latency_ms,
             "trivial_score": facts.trivial_score,
             "reason": facts.reason,
             "epochs": facts.epochs,

@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.answer import Answer, read_answer
+from search.findings.fronts import near_front
 from search.findings.importances import importances
 from search.findings.ranking import judged, ranked
 from search.findings.wording import first_settings
@@ -110,8 +111,10 @@ class Facts:
 
     @property
     def kept(self) -> list[int]:
-        """Numbers of the best trials, best first, whose weights and pictures are kept."""
-        return [trial.number for trial in self.ranking[: self.study.spec.keep_models]]
+        """Numbers of the trials whose weights and pictures are kept: the best, best first, then
+        those that are nearly as good, and faster than every better one."""
+        best = self.ranking[: self.study.spec.keep_models]
+        return [*dict.fromkeys(trial.number for trial in (*best, *near_front(self.ranking)))]
 
     @property
     def slot_count(self) -> int:
@@ -289,13 +292,16 @@ def _row(study: Study, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[s
         "state": waiting.get(trial.number, trial.state.name),
         "value": trial.value,
         "reason": facts.reason,
-        "error": facts.error,
+        "error": facts.error or facts.outside,
         "origin": facts.origin,
         "epochs": facts.epochs,
         "best_epoch": facts.best_epoch,
         "folds": facts.folds,
         "seconds": facts.seconds,
         "so_far": None if trial.state.is_finished() else asdict(so_far(study, trial)),
+        "parameters": facts.parameters,
+        "latency_ms": facts.latency_ms,
+        "memory_mb": facts.memory_mb,
         "hardware": facts.hardware,
         "params": {**trial.params, **facts.decode},
     }

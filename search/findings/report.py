@@ -15,6 +15,7 @@ from search.database.optuna_private import id_of_trial
 from search.files.artifacts import Artifacts
 from search.files.shown import bring
 from search.findings.facts import Facts, gather
+from search.findings.front_section import fronts
 from search.findings.leaderboard import MOST, listed_settings, read_leaderboard
 from search.findings.markup import (
     Block,
@@ -93,6 +94,7 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
         *(graph("importances", importances_graph(facts)) if graphs else []),
         *ended(facts),
         *leaderboard(facts, top),
+        *fronts(facts.ranking, facts.study.metric, facts.study.spec.name, graphs=graphs),
         *(search_graphs(facts, figures) if graphs else []),
         *early_stopping(facts),
         *graph("early-stopping", figures.get("early-stopping")),

@@ -264,6 +264,13 @@ def show_answer(study: Study, console: Console) -> None:
     facts = gather(study)
     answer, board = facts.answer, read_leaderboard(facts, ROWS)
     if answer is None or board is None:
+        if refused := facts.reasons.get("limit"):
+            console.print(
+                f"{refused} trials were outside of the study's limits, and none within has a "
+                f"value: see segtune status {study.spec.name}, and give a new study wider limits",
+                highlight=False,
+                soft_wrap=True,
+            )
         return
     if answer.warning is not None:
         console.print(answer.warning, highlight=False, markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from search.studies.configs import CONFIG
 from search.studies.study import Study, create, open_study_by_id
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
+from spaces.limits import LimitsSpec
 from spaces.sections import PrunerSpec
 from spaces.spec import CONFIRM
 
@@ -52,6 +53,7 @@ def create_confirmation(study: Study) -> Study:
             "name": study.spec.name + CONFIRM,
             "pruner": PrunerSpec(name="none"),
             "confirm": None,
+            "limits": LimitsSpec(),  # the search has judged
             "keep_models": MOST_MODELS,
         }
     )

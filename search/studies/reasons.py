@@ -20,7 +20,8 @@ class Reason:
     Attributes:
         stored: the state of the slot and of Optuna's trial; OPEN: the slot returns with its trial.
         kind: how the trial came to its end: as it had to, by the study's rule, by an alarm of
-            health, by a limit of the budget, by a failure; or it does not end.
+            health, by a limit of the budget or of what a config may cost, by a failure; or it does
+            not end.
         sentence: what it means, as people read it.
         trains: False where the config could not be trained to its end at all.
     """
@@ -61,6 +62,7 @@ REASONS: Mapping[str, Reason] = {
     "health:trivial": Reason("COMPLETE", "alarm", "ended no better than a constant answer"),
     "timeout": Reason("PRUNED", "limit", "budget.trial_hours spent"),
     "stopped": Reason("PRUNED", "limit", "the study's hours were spent"),
+    "limit": Reason("PRUNED", "limit", "outside of the study's limits", trains=False),
     "unfit": Reason("PRUNED", "failure", "the config cannot run", trains=False),
     "crashed": Reason("FAILED", "failure", "its process died; attempts are used up"),
     "preempted": Reason("OPEN", "return", "interrupted; it goes on"),

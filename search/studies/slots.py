@@ -60,15 +60,16 @@ class Result:
 
     Attributes:
         state: COMPLETE, PRUNED or FAILED.
-        reason: completed, patience, median, health:<alarm>, oom, nonfinite, crashed, timeout,
-            stopped, unfit.
+        reason: a code of `reasons.REASONS`.
         attrs: `TrialFacts.at_end`, which become user attributes of Optuna's trial; JSON.
+        constraints: {limit: above 0 where the trial is outside}, for the sampler.
     """
 
     state: str
     value: float | None
     reason: str
     attrs: Mapping[str, Any]
+    constraints: Mapping[str, float] | None = None
 
 
 class Slots:
@@ -210,17 +211,14 @@ class Slots:
 
     def images(self) -> dict[int, bytes]:
         """{trial: its `ImageCounts`} of the ended trials that have them."""
+        columns = slot_table.c.trial_number, slot_table.c.images
+        query = sa.select(*columns).where(self._mine, slot_table.c.images.is_not(None))
         with self.store.engine.connect() as connection:
-            rows = connection.execute(
-                sa.select(slot_table.c.trial_number, slot_table.c.images).where(
-                    self._mine, slot_table.c.images.is_not(None)
-                )
-            )
-            return {row.trial_number: row.images for row in rows}
+            return {row.trial_number: row.images for row in connection.execute(query)}
 
     def used_seconds(self) -> float:
         """Seconds that trials of this study have held a device, running ones up to now."""
-        total = sa.func.sum(self._seconds())
+        total = sa.func.sum(self.held_seconds())
         with self.store.engine.connect() as connection:
             found = connection.execute(sa.select(total).where(self._mine)).scalar()
         return float(found or 0.0)
@@ -311,7 +309,7 @@ class Slots:
 
     def _freed(self) -> dict[str, object]:
         freed = dict.fromkeys(("owner", "lease_until", "claimed_at"))
-        return {**freed, "state": OPEN, "seconds": self._seconds()}
+        return {**freed, "state": OPEN, "seconds": self.held_seconds()}
 
     def _update(self, slot: int, *, owned: bool = False, **values: object) -> sa.Update:
         where = [self._mine, slot_table.c.slot == slot]
@@ -350,7 +348,7 @@ class Slots:
             result=json.dumps(asdict(result)),
             images=images,
             lease_until=None,
-            seconds=self._seconds(),
+            seconds=self.held_seconds(),
             claimed_at=None,
         )
         if not stored:
@@ -366,7 +364,8 @@ class Slots:
         if trial_number is not None:
             state = TrialState.FAIL if result.state == "FAILED" else TrialState[result.state]
             attrs = {"reason": result.reason, **result.attrs}
-            optuna_writer.end(connection, self.study_id, trial_number, state, result.value, attrs)
+            told = result.value, attrs, result.constraints
+            optuna_writer.end(connection, self.study_id, trial_number, state, *told)
         return True
 
     def _ended_by_us(self, connection: sa.Connection, claim: Claim, result: Result) -> bool:
@@ -378,7 +377,7 @@ class Slots:
         ).one_or_none()  # its study may be deleted
         return row is not None and tuple(row) == (self.owner, result.state, result.reason)
 
-    def _seconds(self) -> sa.ColumnElement[Any]:
+    def held_seconds(self) -> sa.ColumnElement[Any]:
         """Seconds that the slot has been held, this attempt included."""
         held = self.store.now() - slot_table.c.claimed_at
         now = sa.case((held > 0, held), else_=0.0)  # below where the clock was put back

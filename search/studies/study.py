@@ -20,6 +20,7 @@ from search.stopping.curves import Curve
 from search.stopping.rules import asks_running, optuna_pruner, warmup_end
 from search.studies import reports
 from search.studies.configs import CONFIG, configs_ended_after, drawn_config
+from search.studies.draws import Outside, draw
 from search.studies.owners import new_owner
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler
@@ -105,26 +106,29 @@ class Study:
         draft = Draft(self.store.storage, self.study_id, self.spec.name, trials)
         return draft.study(optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
 
-    def ask(self, slot: int, connection: sa.Connection | None = None) -> int:
+    def ask(
+        self, slot: int, connection: sa.Connection | None = None, outside: Outside | None = None
+    ) -> int:
         """Begin a new trial for a slot; its config is kept with it. Returns its number.
 
         Args:
             connection: the transaction that holds the study's lock; None takes the lock.
+            outside: what is known to be outside of the limits, and drawn anew.
         """
         if connection is None:
             with self.store.locked(self.study_id) as connection:
-                return self.ask(slot, connection)
+                return self.ask(slot, connection, outside)
         if self.spec.confirms is not None:
             return self._begin_planned(connection)
-        sampler = build_sampler(self.spec.sampler, self.spec.seed, slot)
-        draft = Draft(self.store.storage, self.study_id, self.spec.name, self.all_trials())
-        config = self.space.sample(draft.study(sampler, _pruner(self)).ask())
+        draft, config = draw(
+            self.spec, self.space, slot, self._draft, pruner=_pruner(self), outside=outside
+        )
         trial = draft.trial
         assert trial is not None
         attrs = {**draft.system_attrs, CONFIG: config.flat()}
         begun = optuna_writer.begin(connection, self.study_id, trial, attrs)
         if begun is None:  # somebody who knows no slots has taken it from the queue
-            return self.ask(slot, connection)
+            return self.ask(slot, connection, outside)
         optuna_writer.put_study_attrs(connection, self.study_id, draft.study_attrs)
         trial.number = begun.number
         give_id(trial, begun.trial_id)
@@ -132,6 +136,9 @@ class Study:
         self._begun = Begun(trial, config)
         self._ids[begun.number] = begun.trial_id
         return begun.number
+
+    def _draft(self) -> Draft:
+        return Draft(self.store.storage, self.study_id, self.spec.name, self.all_trials())
 
     def _begin_planned(self, connection: sa.Connection) -> int:
         """Begin the next trial of a confirmation's queue; no sampler has a part in it."""

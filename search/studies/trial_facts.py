@@ -28,6 +28,8 @@ class TrialFacts:
         bar: the value that the stopping rule held it against when it ended it.
         hardware: device, precision and micro-batch that it ended with.
         parameters: of its network.
+        latency_ms, memory_mb: as of `spaces.limits.Cost`; the latter only where it is limited.
+        outside: which limit it is above.
         model_sha256: of its best weights.
         trivial_score: of the best answer that looks at no image; None in stores of before.
         folds: the value of each fold that has ended, in their order; its own value is their mean.
@@ -48,6 +50,9 @@ class TrialFacts:
     bar: float | None = None
     hardware: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
+    latency_ms: float | None = None
+    memory_mb: float | None = None
+    outside: str | None = None
     model_sha256: str | None = None
     trivial_score: float | None = None
     folds: Sequence[float] | None = None
@@ -66,12 +71,14 @@ class TrialFacts:
     def at_end(self) -> dict[str, Any]:
         """What is stored when a trial has ended, beside its reason: only `error` where it has one.
 
-        All others are stored, also where they are None, but for those of folds.
+        All others are stored, also where they are None, but for those of folds and of limits.
         """
         if self.error is not None:
             return {"error": self.error}
         folds = {} if self.folds is None else {name: getattr(self, name) for name in _OF_FOLDS}
-        return {name: getattr(self, name) for name in _MEASURED} | folds
+        limited = {name: getattr(self, name) for name in _OF_LIMITS}
+        known = {name: value for name, value in limited.items() if value is not None}
+        return {name: getattr(self, name) for name in _MEASURED} | folds | known
 
     def in_queue(self) -> dict[str, Any]:
         """What is stored when a trial is put into the queue."""
@@ -89,7 +96,9 @@ _MEASURED = (
     "bar",
     "hardware",
     "parameters",
+    "latency_ms",
     "model_sha256",
     "trivial_score",
 )
+_OF_LIMITS = ("memory_mb", "outside")
 _OF_FOLDS = ("folds", "fold_epochs", "fold_decode")

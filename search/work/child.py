@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,11 +27,15 @@ from search.work.forkserver import context
 from search.work.worker_log import log_to
 from spaces.config import TrialConfig
 from spaces.errors import InputError
+from spaces.limits import Probe
 from spaces.paths import no_link
 from spaces.space import Free
-from trainers.devices import ASKED, pick_device
+from trainers.checkpoint import LAST
+from trainers.cost import measure_cost, untrained
+from trainers.devices import ASKED, device_name, pick_device
 from trainers.disk import is_full, is_out_of_files
 from trainers.folds import train_trial
+from trainers.precision import resolve_precision
 from trainers.report import EpochReport
 from trainers.tasks import Data
 from trainers.train import TrialResult
@@ -111,7 +115,12 @@ class MakeChild(Protocol):
     """Starts the child of a trial."""
 
     def __call__(
-        self, config: TrialConfig, data: Data, workdir: Path, free: Mapping[str, Free]
+        self,
+        config: TrialConfig,
+        data: Data,
+        workdir: Path,
+        free: Mapping[str, Free],
+        probe: Probe,
     ) -> Child: ...
 
 
@@ -124,12 +133,13 @@ class TrialProcess:
         data: Data,
         workdir: Path,
         free: Mapping[str, Free],
+        probe: Probe | None = None,
     ) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         self._pipe, childs_end = context.Pipe()
         self._process = context.Process(
             target=_main,
-            args=(childs_end, trials_device(), config, data, workdir, dict(free)),
+            args=(childs_end, trials_device(), config, data, workdir, dict(free), probe or Probe()),
             name="trial",
         )
         self._process.start()
@@ -220,8 +230,9 @@ def _main(
     data: Data,
     workdir: Path,
     free: dict[str, Free],
+    probe: Probe,
 ) -> None:
-    """The child: train, report, end."""
+    """The child: measure, train, report, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which tells us
     with contextlib.ExitStack() as held:
         try:
@@ -239,6 +250,10 @@ def _main(
             pipe.send(Failed(unfit=False, message=str(error), device=True))
             return
         try:
+            cost = measure_cost(config, data, probe)
+            if probe.limits.outside(cost) is not None and not (workdir / LAST).exists():
+                pipe.send(Done(untrained(cost, _hardware(config))))
+                return
             result = train_trial(
                 config,
                 data,
@@ -249,7 +264,7 @@ def _main(
                 on_fold=lambda value: pipe.send(FoldEnded(value)),
                 on_resumed=lambda: pipe.send(Resumed()),
             )
-            pipe.send(Done(result))
+            pipe.send(Done(replace(result, cost=cost)))
         except InputError as error:
             pipe.send(Failed(unfit=True, message=str(error)))
         except BrokenPipeError:
@@ -261,6 +276,13 @@ def _main(
             message = f"{type(error).__name__}: {error}"
             files = is_out_of_files(error)
             pipe.send(Failed(unfit=False, message=message, disk=full, files=files))
+
+
+def _hardware(config: TrialConfig) -> dict[str, str]:
+    """What a trial would train on."""
+    device = pick_device()
+    precision = resolve_precision(config.train.precision, device)
+    return {"device": device_name(device), "precision": precision}
 
 
 class _Words:

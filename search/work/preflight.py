@@ -6,13 +6,17 @@ from search.work.trackers import check_trackers
 from spaces.defaults import FIRST
 from spaces.errors import InputError
 from spaces.initial_weights import INIT, is_path
+from spaces.limits import shown_count
 from spaces.spec import StudySpec
+from trainers.cost import networks_of
 from trainers.data import SegmentationData
 from trainers.devices import pick_device
 from trainers.initial_weights import digest
 from trainers.precision import resolve_precision
-from trainers.tasks import check_extras, check_space, load_data, near_twins
+from trainers.tasks import Data, check_extras, check_space, load_data, near_twins
 from trainers.text_data import TextData
+
+SHOWN = 3  # networks that are named
 
 
 def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData | TextData:
@@ -32,6 +36,7 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
     check_extras(spec.metric)
     data = load_data(spec.data)
     check_space(space, data)
+    check_limits(spec, data)
     for path, sha256 in spec.init_sha256.items():
         if digest(path) != sha256:
             raise InputError(
@@ -39,6 +44,39 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
                 "that its results would not be comparable; give the study another name"
             )
     return data
+
+
+def check_limits(spec: StudySpec, data: Data) -> None:
+    """Raise InputError where no network of the space is within the limit of parameters."""
+    most = spec.limits.parameters
+    if most is None:
+        return
+    name, fewest = networks_of(spec.search_space(), data)[0]
+    if fewest > most:
+        raise InputError(
+            f"limits.parameters: {shown_count(most)} is below every network of the space; the "
+            f"smallest is {name} with {shown_count(fewest)}"
+        )
+
+
+def limit_lines(spec: StudySpec, data: Data) -> list[str]:
+    """What can be said of a study's limits before it begins, a sentence each."""
+    lines, limits = [], spec.limits
+    if limits.parameters is not None:
+        found = networks_of(spec.search_space(), data)
+        within = [f"{name} {shown_count(n)}" for name, n in found if n <= limits.parameters]
+        listed = ", ".join(within[-SHOWN:])
+        lines.append(
+            f"limits.parameters {shown_count(limits.parameters)}: {len(within)} of {len(found)} "
+            f"networks of the space are within, the largest of them {listed}; no other one is "
+            "trained"
+        )
+    if limits.memory_mb is not None and pick_device().type == "cpu":
+        lines.append(
+            "limits.memory_mb: is of GPU memory; this machine's trials train on the CPU, where it "
+            "is not measured and ends none"
+        )
+    return lines
 
 
 def settled(spec: StudySpec, data: SegmentationData | TextData) -> StudySpec:

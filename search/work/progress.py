@@ -138,7 +138,8 @@ class ProgressView:
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int
     ) -> None:
-        self.left.trial_ended(number, state)
+        refused = reason.startswith("limit") and not epochs  # says nothing of how far others come
+        self.left.trial_ended(number, "FAILED" if refused else state)
         self._count(state)
         self._estimate(1 + self.counts[RUNNING], watched=1)
         self._show_end(number, state, reason, value, epochs)

@@ -18,8 +18,10 @@ from search.studies.slots import FENCE_SECONDS, Claim
 from search.studies.study import Study
 from search.work.child import Alive, Child, ChildDied, Done, Epoch, Failed, FoldEnded, Resumed
 from search.work.judge import Judge, Word
+from search.work.measured import seconds_per_epoch
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
+from spaces.limits import Cost
 from trainers.report import EpochReport, same_report
 
 
@@ -85,6 +87,7 @@ class Supervision:
         self.trains = False  # whether the child has sent an epoch, or taken a step
         self.first_step = math.inf  # when it said that it had taken one
         self.longest_epoch = 0.0
+        self.seconds: list[float] = []  # of each epoch
         self.values: list[float] = []  # of each epoch
         self.folds: list[float] = []  # of each fold that has ended
         self.folds_judged = 0
@@ -136,6 +139,7 @@ class Supervision:
 
     def _heard(self, report: EpochReport) -> None:
         self.values.append(report.metric)
+        self.seconds.append(report.seconds)
         self.longest_epoch = max(self.longest_epoch, report.seconds)
         self.watcher.epoch_ended(self.claim.trial_number, report)
         self.outbox.append(report)
@@ -236,6 +240,8 @@ class Supervision:
                 self._tell(Word(self.limits.now))
             elif self.limits.trial_seconds and now - self.began > self.limits.trial_seconds:
                 self._tell(Word("timeout"))
+            elif self._slow:
+                self._tell(Word("limit"))
             elif self.trains and self._ends:
                 self._tell(self._ends)
         since = math.inf if self.told is None else self.told[1]
@@ -244,6 +250,12 @@ class Supervision:
         late = now - since > self.timing.stop + self.longest_step
         if interrupted > 1 or late or now - self.last_sign > self.timing.watchdog:
             self.child.kill()
+
+    @property
+    def _slow(self) -> bool:
+        """Whether its epochs take longer than the study's limit."""
+        cost = Cost(seconds_per_epoch=seconds_per_epoch(self.seconds))
+        return self.study.spec.limits.outside(cost) is not None
 
     @property
     def _ends(self) -> Word | None:

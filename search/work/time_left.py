@@ -116,7 +116,8 @@ class TimeLeft:
             pace.timed, pace.seconds = pace.epochs, facts.seconds
         pace.paused = waiting.get(trial.number) == "PAUSED"
         if trial.state.is_finished():
-            pace.ended = trial.state != TrialState.FAIL
+            refused = facts.reason == "limit" and not facts.epochs
+            pace.ended = trial.state != TrialState.FAIL and not refused
 
     def epoch_ended(self, number: int, epoch: int, seconds: float) -> None:
         """A trial has trained another epoch; what a resumed one repeats counts once."""

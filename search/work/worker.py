@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -28,12 +29,15 @@ from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 from search.work.child import Done, Failed, MakeChild, TrialProcess
 from search.work.judge import Judge
+from search.work.measured import Measured
+from search.work.outcome import as_stored
 from search.work.supervision import Supervision, Timing
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
 from spaces.errors import InputError
+from spaces.limits import Probe
 from spaces.paths import cache_dir
-from trainers.checkpoint import remove_last, weights_digest
+from trainers.checkpoint import LAST, remove_last, weights_digest
 from trainers.disk import is_out_of_files
 from trainers.health import trivial_below
 from trainers.image_counts import FILE as IMAGES
@@ -101,6 +105,7 @@ class Worker:
     def __post_init__(self) -> None:
         base = self.study.space.base
         constant = best_constant(base.metric, self.data)
+        self.measured = Measured(self.study, self.data)
         self.judge = Judge(self.study, trivial_below(constant, base.health.trivial))
 
     def run(self) -> bool:
@@ -137,7 +142,8 @@ class Worker:
             self._patiently(self.study.trials)
             self._has_read = True
         review = self._patiently(self.judge.review)
-        claim = self._patiently(lambda: self.study.slots.claim(self.study.ask, review))
+        begin = partial(self.study.ask, outside=self.measured.outside)
+        claim = self._patiently(lambda: self.study.slots.claim(begin, review))
         if claim is None:
             return False
         self._register(claim.trial_number)
@@ -164,8 +170,12 @@ class Worker:
         data = self._data(claim, config)
         if data is None:
             return
+        probe = Probe(self.study.spec.limits, self.measured.known(config))
+        if probe.limits.outside(probe.known) is not None and not (workdir / LAST).exists():
+            self._settle(claim, config, self.measured.untrained(probe.known), None)
+            return
         try:
-            child = self.make_child(config, data, workdir, self.study.space.free())
+            child = self.make_child(config, data, workdir, self.study.space.free(), probe)
         except OSError as error:
             if not is_out_of_files(error):
                 raise
@@ -254,6 +264,7 @@ class Worker:
     ) -> None:
         """Store a result, where the slot is still ours, and hand it on to the background."""
         state, epochs = REASONS[result.reason].stored, len(result.history)
+        cost, limits = self.measured.heard(config, result), self.study.spec.limits
         if state == "OPEN":
             paused = result.reason == "paused"
             self._give_back(claim, counts=False, paused=paused)
@@ -266,30 +277,14 @@ class Worker:
             weights = weights_digest(result.model)
             if self.study.spec.confirms is not None:
                 images = (result.model / IMAGES).read_bytes()
-        stored = Result(
-            state,
-            result.value,
-            result.reason,
-            TrialFacts(
-                epochs=epochs,
-                best_epoch=result.best_epoch,
-                seconds=round(sum(report.seconds for report in result.history), 3),
-                decode=result.decode,
-                per_class=result.per_class,
-                bar=bar,
-                hardware=result.hardware,
-                parameters=result.parameters,
-                model_sha256=weights,
-                trivial_score=result.trivial_score,
-                folds=[f.value for f in result.folds if f.value is not None] or None,
-                fold_epochs=[f.best_epoch for f in result.folds if f.best_epoch] or None,
-                fold_decode=[f.decode for f in result.folds] or None,
-            ).at_end(),
-        )
-        if not self._patiently(lambda: self.study.slots.end(claim, stored, images)):
+        stored = as_stored(result, cost, limits, bar=bar, weights=weights)
+        outside = result.reason == "limit"
+        end = partial(self.measured.end if outside else self.study.slots.end, claim, stored)
+        if not self._patiently(end if images is None else partial(end, images)):
             return  # the lease ran out and another worker has the slot: this result is not counted
         self._failures = 0
-        self.watcher.trial_ended(claim.trial_number, state, result.reason, result.value, epochs)
+        said = f"limit: {stored.attrs['outside']}" if outside else result.reason
+        self.watcher.trial_ended(claim.trial_number, state, said, stored.value, epochs)
         remove_last(self.artifacts.workdir(self.study, claim.trial_number))
         self._drop_copies(claim.trial_number)
         trials = self._patiently(self.study.trials)  # now: the next claim reads within a lock

@@ -100,7 +100,7 @@ class Children:
     minus: dict[int, float] = field(default_factory=dict)  # by trial of the search
     begun: list[tuple[int, int]] = field(default_factory=list)  # (trial, seed)
 
-    def start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def start(self, config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
         confirmation = open_confirmation(self.study)
         assert confirmation is not None
         run = confirmation.trial(int(workdir.name.removeprefix("trial-")))
@@ -129,7 +129,7 @@ class NoisyChildren(Children):
 
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def start(self, config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
         hits = np.full((20, 2, 3), 100)
         hits[:, :, 0] = self.rng.integers(40, 60, (20, 2))
         return child([float(hits[:, :, 0].mean() / 100)] * 30, workdir, hits)
@@ -373,8 +373,8 @@ def test_a_stopped_confirmation_goes_on_where_it_was(store: Store, tmp_path: Pat
     children = Children(study, tmp_path)
     artifacts, stops = Artifacts(tmp_path / "artifacts"), [2]
 
-    def start(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
-        child = children.start(config, data, workdir, free)
+    def start(config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
+        child = children.start(config, data, workdir, *given)
         if len(children.begun) == 2 and stops:
             stops.pop()
             for one in with_confirmation(study):

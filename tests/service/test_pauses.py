@@ -58,7 +58,7 @@ class Resumable:
         """Which trials were started, in order."""
         return [number for number, _ in self.children]
 
-    def start(self, config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def start(self, config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
         number = int(workdir.name.removeprefix("trial-"))
         self.children.append((number, FakeChild(self.curves[number], workdir)))
         return self.children[-1][1]
@@ -275,9 +275,9 @@ def test_real_trials_go_on_from_their_checkpoints(
     reports: dict[tuple[int, int], list[Any]] = {}
 
     class Heard(TrialProcess):
-        def __init__(self, config: Any, data: Any, workdir: Path, free: Any) -> None:
+        def __init__(self, config: Any, data: Any, workdir: Path, *given: Any) -> None:
             self.number = int(workdir.name.removeprefix("trial-"))
-            super().__init__(config, data, workdir, free)
+            super().__init__(config, data, workdir, *given)
 
         def receive(self, timeout: float) -> Any:
             said = super().receive(timeout)

@@ -52,7 +52,7 @@ def attempts_of(study: Study, folder: Path, *attempts: Sequence[float], kept: in
     """
     left, watcher = list(attempts), Noting(study)
 
-    def child(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def child(config: Any, data: Any, workdir: Path, free: Any, probe: Any = None) -> FakeChild:
         metrics = left.pop(0)
         checkpoint = workdir / "epochs-trained"
         if checkpoint.exists():

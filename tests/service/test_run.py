@@ -392,7 +392,7 @@ def test_a_child_that_hangs_is_killed_and_its_trial_goes_on(
     study = create_or_resume(store, spec, data.fingerprint, None)
     children: list[FakeChild] = []
 
-    def child(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def child(config: Any, data: Any, workdir: Path, free: Any, probe: Any = None) -> FakeChild:
         hangs = None if children else 1
         children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]
@@ -504,7 +504,7 @@ def test_a_second_ctrl_c_ends_the_child_at_once(
     interrupt = Interrupt()
     children: list[FakeChild] = []
 
-    def child(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def child(config: Any, data: Any, workdir: Path, free: Any, probe: Any = None) -> FakeChild:
         hangs = None if children else 1  # it cannot follow any word
         children.append(FakeChild([0.1, 0.2, 0.3], workdir, classes=8, hangs_after=hangs))
         return children[-1]

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from spaces.limits import Cost, LimitsSpec, Probe
 from spaces.paths import MODEL
 from spaces.run_config import dump_run_config
 from tests.gpu.nop.conftest import Nop
 from tests.gpu.nop.runs import blobs, receipts, run, small, small_text
 from trainers import checkpoint, predict, samples, segmentation, text_detection
 from trainers import train as loop
+from trainers.cost import measure_cost
 from trainers.predict import Predictor
 from trainers.samples import Loaded, Resident
 from trainers.train import probe_memory
@@ -222,3 +224,24 @@ def test_the_probe_says_what_fits_or_that_nothing_does(nop: Nop) -> None:
     fits = nop(_probed, 2000, PYTORCH_NO_CUDA_MEMORY_CACHING="0")
     assert fits is not None and fits[0] > 50 and fits[1] == 4
     assert nop(_probed, 20, PYTORCH_NO_CUDA_MEMORY_CACHING="0") is None
+
+
+def _costs() -> tuple[Cost, Cost, int]:
+    """Of batches of 2 and of 4; and bytes that stay on the device."""
+    probe = Probe(LimitsSpec(memory_mb=1e6))
+    few, many = (
+        measure_cost(
+            small(**{"train.batch_size": batch, "data.resolution": "128x128"}), blobs(), probe
+        )
+        for batch in (2, 4)
+    )
+    return few, many, torch.cuda.memory_allocated()
+
+
+def test_a_cost_is_measured_before_training(nop: Nop) -> None:
+    """Memory of the whole batch; nothing of it stays held."""
+    few, many, held = nop(_costs, PYTORCH_NO_CUDA_MEMORY_CACHING="0")
+    assert few.parameters == many.parameters and few.latency_ms > 0
+    assert 20 < few.memory_mb < many.memory_mb < 1000
+    assert LimitsSpec(memory_mb=few.memory_mb).outside(many) is not None
+    assert held < 2**20

@@ -48,7 +48,7 @@ def test_stored_names_stay_as_they_are() -> None:
     """Stores of other versions, and optuna-dashboard's columns, have these names."""
     assert list(TrialFacts(epochs=1).at_end()) == [
         "epochs", "best_epoch", "seconds", "decode", "per_class", "bar", "hardware",
-        "parameters", "model_sha256", "trivial_score",
+        "parameters", "latency_ms", "model_sha256", "trivial_score",
     ]  # fmt: skip
     assert TrialFacts(error="no room").at_end() == {"error": "no room"}
     assert TrialFacts(origin="plain").in_queue() == {"origin": "plain"}
