@@ -55,6 +55,7 @@ def searched(facts: Facts) -> list[Block]:
         for name, dim in space.dims.items()
     ]
     budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.slot_count}
+    until = budget.pop("until", None)
     return [
         Heading("What is searched", 3),
         Table(("setting", "values", "only where"), rows),
@@ -62,9 +63,17 @@ def searched(facts: Facts) -> list[Block]:
             f"Sampler {spec.sampler.name}, early stopping {spec.pruner.name}, at most "
             f"{space.base.train.epochs} epochs a trial; budget "
             + ", ".join(f"{name} {value:g}" for name, value in budget.items())
+            + ("" if until is None else ", until there is little left to gain")
             + "."
         ),
     ]
+
+
+def _closed(facts: Facts) -> str:
+    """Why no new trial begins, where none does."""
+    if facts.own_end is not None:
+        return f"; {facts.own_end.sentence(facts.study.metric)}"
+    return f"; stopped ({facts.closed})" if facts.closed else ""
 
 
 def headline(facts: Facts) -> list[Block]:
@@ -73,7 +82,7 @@ def headline(facts: Facts) -> list[Block]:
     done = sum(facts.slots[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
     lines = [
         f"**{done} of {facts.slot_count} trials** have ended: {_counted(facts.slots)}"
-        + (f"; stopped ({facts.closed})" if facts.closed else ""),
+        + _closed(facts),
         f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
         f"kinds saved **{facts.saved:.0%}** of the epochs",
     ]

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from search.database.optuna_private import STUDIES
 from search.database.store import Store
 from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
+from search.studies.claimable import claimable
 from search.studies.owners import is_dead
-from search.studies.slots import claimable, is_ahead
+from search.studies.slots import is_ahead
 from spaces.spec import CONFIRM
 
 

@@ -243,7 +243,9 @@ class Study:
 
     def take_settings(self, spec: StudySpec) -> None:
         """Store what a launch may change, where the workers look for it."""
+        until = {"until": spec.budget.until}
         update = {name: getattr(spec, name) for name in CHANGEABLE}
+        update["budget"] = self.spec.budget.model_copy(update=until)
         if all(getattr(self.spec, name) == value for name, value in update.items()):
             return
         self.spec = self.spec.model_copy(update=update)

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from search.database.retry import is_away
-from search.database.tables import ENDED, OPEN, RUNNING
+from search.database.tables import ENDED, GAIN, OPEN, RUNNING
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe, epoch_named
 from search.studies.confirmations import SEED
+from search.studies.limits import stopped
 from search.studies.reasons import reason as reason_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -173,6 +174,8 @@ class ProgressView:
                 self.counts[state] += 1
         try:
             self.counts = self.study.slots.counts()
+            if self.study.spec.budget.until and stopped(self.study) == GAIN:
+                self.counts[OPEN] = len(self.study.slots.waiting())  # nothing new begins
         except Exception as error:
             if not is_away(error):
                 raise
