@@ -261,7 +261,7 @@ def run(
         worker: as of `launch`.
     """
     name = study.spec.name
-    code = _run_slots(study, data, artifacts, console, measured, **worker)
+    code = run_slots(study, data, artifacts, console, measured, **worker)
     while code == DONE and (confirmation := advance(study, forced=forced)) is not None:
         counts = confirmation.slots.counts()
         if not counts[OPEN]:
@@ -269,7 +269,7 @@ def run(
         console.print(
             f"confirming: {counts[OPEN]} runs of the best trials on a fresh seed", highlight=False
         )
-        code = _run_slots(confirmation, data, artifacts, console, None, **worker)
+        code = run_slots(confirmation, data, artifacts, console, **worker)
     if code != DONE:
         return code
     show_answer(study, console)
@@ -297,15 +297,15 @@ def _say_next(study: Study, console: Console) -> None:
     console.print(f"next: segtune export {name} --to best/{planned}", highlight=False)
 
 
-def _run_slots(
+def run_slots(
     study: Study,
     data: Data,
     artifacts: Artifacts,
     console: Console,
-    measured: Measured,
+    measured: Measured = None,
     **worker: Any,
 ) -> int:
-    """Run the slots that are open now."""
+    """Run the slots that are open now; return the exit code."""
     name = study.spec.name
     interrupt = Interrupt()
     try:

@@ -22,7 +22,17 @@ MOST_ALARMS = 20  # in a list of them
 
 def study_note(facts: Facts) -> list[Block]:
     """What a study found, to be read in a minute."""
-    if (searched_study := facts.study.spec.confirms) is not None:
+    spec = facts.study.spec
+    if (searched_study := spec.beside) is not None and spec.confirms is None:
+        return [
+            Heading(spec.name),
+            Text(
+                f"Trials that the rule of study {searched_study} has stopped, trained to their "
+                f"ends: `segtune replay {searched_study}` says what the rule has lost. Which trial "
+                "a run is stands in its user attribute `finishes`."
+            ),
+        ]
+    if searched_study is not None:
         return [
             Heading(facts.study.spec.name),
             Text(
@@ -180,6 +190,8 @@ def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Blo
         lines.append(f"starting point: `{facts.origin}`")
     if facts.confirms is not None:
         lines.append(f"trial {facts.confirms} of the search, on another seed")
+    if facts.finishes is not None:
+        lines.append(f"trial {facts.finishes} of the search, trained to its end")
     if facts.hardware:
         lines.append(", ".join(f"{name} {value}" for name, value in facts.hardware.items()))
     settings = "\n".join(f"{name}: {value}" for name, value in config.flat().items())

@@ -108,7 +108,7 @@ def on_the_same_data(study: Study) -> Iterator[Study]:
         )
     for study_id in ids:
         other = open_study_by_id(study.store, study_id)
-        if other.spec.confirms is None and other.metric == study.metric:
+        if other.spec.beside is None and other.metric == study.metric:
             yield other
 
 

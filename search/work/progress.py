@@ -91,7 +91,7 @@ class ProgressView:
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.running = {number: config}
         self.counted = time.monotonic()
-        if self.study.spec.confirms is not None:  # its rounds are planned one after another
+        if self.study.spec.beside is not None:  # its rounds are planned one after another
             self.counts = self.study.slots.counts()
             self.total = sum(self.counts.values())
             self.trials_bar.update(self.trials_task, total=self.total)
@@ -229,10 +229,12 @@ class ProgressView:
     def _settings(self, number: int) -> str:
         """What a trial is, in a line: its parameters, or the trial that it runs again."""
         trial = self.study.begun(number).trial
-        confirms = TrialFacts.of(trial).confirms
-        if confirms is None:
+        facts = TrialFacts.of(trial)
+        if facts.finishes is not None:
+            return f"trial {facts.finishes} of the search, to its end"
+        if facts.confirms is None:
             return describe(trial.params)
-        return f"trial {confirms} of the search on seed {trial.params[SEED]}"
+        return f"trial {facts.confirms} of the search on seed {trial.params[SEED]}"
 
     def _say(self, line: str) -> None:
         if not self.live:

@@ -45,7 +45,7 @@ class Until:
             Why it has ended; None where it goes on, or was closed before.
         """
         until = self.study.spec.budget.until
-        if until is None or self.study.spec.confirms is not None:
+        if until is None or self.study.spec.beside is not None:
             return None
         ended = [trial for trial in trials if trial.state.is_finished()]
         if len(ended) < max(2, self._not_before):

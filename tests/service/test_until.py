@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rich.console import Console
 
 from search.database.store import Store
@@ -16,7 +15,6 @@ from search.files.artifacts import Artifacts
 from search.findings.facts import gather, summary
 from search.findings.notes import headline
 from search.launch import launch
-from search.studies.confirmations import open_confirmation
 from search.studies.limits import close, reopen, stopped
 from search.studies.own_end import own_end
 from search.studies.study import Study, create_or_resume, open_study
