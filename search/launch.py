@@ -236,8 +236,9 @@ def _finished(study: Study) -> bool:
     """Whether every slot of the study and of its confirmation has ended, or it was stopped."""
     counts, stop = study.slots.counts(), stopped(study)
     over = sum(counts[state] for state in ENDED) == sum(counts.values())
-    if stop == GAIN:  # what has begun goes on
-        over |= not counts[RUNNING] and not study.slots.waiting()
+    if stop == GAIN:  # what runs goes on
+        interrupted = "INTERRUPTED" in study.slots.waiting().values()
+        over |= not counts[RUNNING] and not interrupted
     else:
         over |= stop is not None
     return over and not is_due(study)

@@ -197,8 +197,8 @@ def show(study: Study, curves: Curves, rows: Sequence[Row], orders: int, console
     if curves.cut:
         console.print(
             f"{curves.cut} of the {len(curves.runs)} runs were stopped by the study itself and "
-            "not finished; a rule that lets them go on counts them as far as they went, so it would "
-            "have spent more (and perhaps found more)"
+            "not finished; a rule that lets them go on counts them as far as they went, so it "
+            "would have spent more (and perhaps found more)"
         )
 
 

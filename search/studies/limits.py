@@ -38,7 +38,7 @@ def limits(study: Study) -> Limits:
     budget, confirm = study.spec.budget, study.spec.confirm
     seconds = 3600 / (1 if confirm is None else 1 + confirm.share)  # of an hour, for the search
     stop, elapsed = _state(study.store, study.study_id)
-    if stop in (None, GAIN):  # hours count on while what has begun goes on to its end
+    if stop in (None, GAIN):  # hours count on while what runs goes on to its end
         if budget.hours is not None and elapsed > budget.hours * seconds:
             stop = HOURS
         elif budget.gpu_hours is not None:

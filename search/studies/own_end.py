@@ -21,6 +21,7 @@ class OwnEnd:
 
     Attributes:
         ended: trials that had ended then.
+        paused: trials that had begun and waited for their rule.
         of: trials of its budget.
         next: so many more were expected to gain no more than `gain`, in units of the metric.
         below: what they would have had to gain.
@@ -28,6 +29,7 @@ class OwnEnd:
     """
 
     ended: int
+    paused: int
     of: int
     next: int
     gain: float
@@ -37,15 +39,18 @@ class OwnEnd:
     def sentence(self, metric: str) -> str:
         """`ended by itself after 34 of 100 trials: the next 10 ...`, the same everywhere."""
         trials = "trial is" if self.next == 1 else f"{self.next} trials are"
+        paused = f", {self.paused} more paused" if self.paused else ""
         below = f"{self.below:.4f}, the noise between seeds" if self.noise else f"{self.below:g}"
         return (
-            f"ended by itself after {self.ended} of {self.of} trials: the next {trials} expected "
-            f"to gain {self.gain:.4f} {metric}, less than {below}"
+            f"ended by itself after {self.ended} of {self.of} trials{paused}: the next {trials} "
+            f"expected to gain {self.gain:.4f} {metric}, less than {below}"
         )
 
 
 def end(study: Study, why: OwnEnd, after: int) -> int | None:
-    """Let no new trial of a study begin, as it has little to gain; what has begun goes on.
+    """Let no new trial of a study begin, as it has little to gain; what runs goes on.
+
+    Paused trials wait, as where its user has stopped it: resumed, the study goes on as it was.
 
     One that its user has stopped, or whose hours are spent, stays as it is.
 

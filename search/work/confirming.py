@@ -74,5 +74,7 @@ def search_is_over(study: Study, *, forced: bool) -> bool:
         return False
     if not counts[OPEN] or (forced and stop):
         return True
-    waiting = study.slots.waiting().values()
-    return (stop == GAIN and not waiting) or (stop in SPENT and "PAUSED" not in waiting)
+    if stop not in (GAIN, *SPENT):
+        return False
+    goes_on = "INTERRUPTED" if stop == GAIN else "PAUSED"
+    return goes_on not in study.slots.waiting().values()

@@ -175,7 +175,8 @@ class ProgressView:
         try:
             self.counts = self.study.slots.counts()
             if self.study.spec.budget.until and stopped(self.study) == GAIN:
-                self.counts[OPEN] = len(self.study.slots.waiting())  # nothing new begins
+                waiting = self.study.slots.waiting().values()  # paused ones wait on
+                self.counts[OPEN] = sum(why == "INTERRUPTED" for why in waiting)
         except Exception as error:
             if not is_away(error):
                 raise

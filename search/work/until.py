@@ -54,10 +54,12 @@ class Until:
         below, measured = self._below(trials)
         if not gain < below:
             return None
-        slots = sum(self.study.slots.counts().values())
-        if len(trials) >= slots:  # nothing new is left to begin
+        slots = self.study.slots
+        paused = sum(why == "PAUSED" for why in slots.waiting().values())
+        total = sum(slots.counts().values())
+        if len(trials) >= total and not paused:  # nothing is left to begin
             return None
-        why = OwnEnd(len(ended), slots, until.trials, gain, below, measured)
+        why = OwnEnd(len(ended), paused, total, until.trials, gain, below, measured)
         not_before = own_end.end(self.study, why, until.trials)
         if not_before is None:
             return why
