@@ -1,6 +1,6 @@
 """Searches that know a surrogate: what each trial came to, in the order in which they ended.
 
-The surrogates of the recorded tables (research/early-stopping/surrogate.py) answer any config, with
+The surrogates of the recorded tables (surrogate.py) answer any config, with
 the noise of a seed. The study's own sampler draws, and its own rule stops and pauses, one epoch
 after another (search/stopping/replay.py).
 """
