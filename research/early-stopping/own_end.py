@@ -78,7 +78,7 @@ def pareto(values: np.ndarray) -> float:
 
 
 def past(values: np.ndarray) -> float:
-    """What the last 20 trials have gained, halved."""
+    """What the last 20 trials have gained, halved; inf where there are no 20 and one before."""
     before = values[: -2 * NEXT]
     return math.inf if not len(before) else float(values.max() - before.max()) / 2
 
@@ -99,7 +99,7 @@ def main() -> None:
     made.add_argument("--processes", type=int, default=2)
     args = made.parse_args()
     text = heading(
-        "Ends of searches by themselves", called("own_end.py"), program="research/early-stopping/"
+        "When may a search end by itself?", called("own_end.py"), program="research/early-stopping/"
     )
     with multiprocessing.Pool(args.processes) as pool:
         for of in ("camvid", "streets"):
