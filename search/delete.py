@@ -5,18 +5,19 @@ from __future__ import annotations
 from search.files.artifacts import Artifacts
 from search.files.removal import files_size, remove_files, shown_files
 from search.launchers import submitted, take_back
-from search.studies.confirmations import with_confirmation
 from search.studies.deletion import delete_rows
+from search.studies.finishing import with_all_beside
 from search.studies.study import Study
 from spaces.errors import InputError
 
 
 def said_of(study: Study, artifacts: Artifacts) -> str:
     """What would be deleted, in words."""
-    studies = with_confirmation(study)
+    studies = with_all_beside(study)
     trials = sum(len(one.trials()) for one in studies)
     size = sum(files_size(artifacts, one) for one in studies)
-    beside = " (its confirmation included)" if len(studies) > 1 else ""
+    names = ["its confirmation" if s.spec.confirms else "its finished trials" for s in studies[1:]]
+    beside = f" ({' and '.join(names)} included)" if names else ""
     return (
         f"study {study.spec.name} of {study.store.shown}: {trials} trials{beside}, and "
         f"{size / 1e6:.1f} MB in {artifacts.name}"
@@ -24,7 +25,7 @@ def said_of(study: Study, artifacts: Artifacts) -> str:
 
 
 def delete_study(study: Study, artifacts: Artifacts) -> list[str]:
-    """Delete a study, its confirmation and their files; returns what is left, in words.
+    """Delete a study, those beside it and their files; returns what is left, in words.
 
     The store comes first: files without a study are found by their folder's name, a study without
     files would go on as if it had them.
@@ -34,7 +35,7 @@ def delete_study(study: Study, artifacts: Artifacts) -> list[str]:
     """
     study.store.work_alone()
     with study.store.study_lock(study.study_id):  # so that no confirmation is planned meanwhile
-        studies = with_confirmation(study)
+        studies = with_all_beside(study)
         shown = [shown_files(one) for one in studies]
         jobs = submitted(study)
         delete_rows(studies)

@@ -12,7 +12,7 @@ from rich.console import Console
 from search.database.optuna_private import id_of_trial
 from search.database.retry import until_it_answers
 from search.database.store import Store
-from search.database.tables import ENDED, OPEN, RUNNING
+from search.database.tables import ENDED, GAIN, OPEN, RUNNING
 from search.files.artifacts import Artifacts
 from search.findings.tables import show_answer
 from search.findings.wording import splits_named
@@ -20,7 +20,8 @@ from search.launchers import forget, launcher, remember
 from search.launchers.engine import Launcher, Member, Order
 from search.near_duplicates import near_duplicates
 from search.studies.confirmations import with_confirmation
-from search.studies.limits import stopped
+from search.studies.limits import reopen, stopped
+from search.studies.own_end import own_end
 from search.studies.reasons import reason
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
@@ -75,7 +76,10 @@ def launch(
     store.work_alone()
     study = create_or_resume(store, settled(spec, data), data.fingerprint, trials)
     study.take_settings(spec)
-    if reason := stopped(study):
+    why = own_end(study)
+    if why is not None and trials is not None and trials > why.of:
+        reopen(store, study.study_id)
+    if (reason := stopped(study)) not in (None, GAIN):
         raise InputError(
             f"study {spec.name} was stopped ({reason}); reopen it with: segtune resume {spec.name}"
         )
@@ -154,6 +158,7 @@ def run_crew(
     if not _finished(study):
         return FAILED
     show_answer(study, console)
+    _say_own_end(study, console)
     _say_next(study, console)
     return DONE
 
@@ -230,8 +235,13 @@ def _say_confirming(study: Study, trial: FrozenTrial, console: Console) -> None:
 
 def _finished(study: Study) -> bool:
     """Whether every slot of the study and of its confirmation has ended, or it was stopped."""
-    counts = study.slots.counts()
-    over = sum(counts[state] for state in ENDED) == sum(counts.values()) or bool(stopped(study))
+    counts, stop = study.slots.counts(), stopped(study)
+    over = sum(counts[state] for state in ENDED) == sum(counts.values())
+    if stop == GAIN:  # what runs goes on
+        interrupted = "INTERRUPTED" in study.slots.waiting().values()
+        over |= not counts[RUNNING] and not interrupted
+    else:
+        over |= stop is not None
     return over and not is_due(study)
 
 
@@ -253,7 +263,7 @@ def run(
         worker: as of `launch`.
     """
     name = study.spec.name
-    code = _run_slots(study, data, artifacts, console, measured, **worker)
+    code = run_slots(study, data, artifacts, console, measured, **worker)
     while code == DONE and (confirmation := advance(study, forced=forced)) is not None:
         counts = confirmation.slots.counts()
         if not counts[OPEN]:
@@ -261,16 +271,25 @@ def run(
         console.print(
             f"confirming: {counts[OPEN]} runs of the best trials on a fresh seed", highlight=False
         )
-        code = _run_slots(confirmation, data, artifacts, console, None, **worker)
+        code = run_slots(confirmation, data, artifacts, console, **worker)
     if code != DONE:
         return code
     show_answer(study, console)
-    if reason := stopped(study):
+    if (reason := stopped(study)) not in (None, GAIN):
         console.print(f"study {name} was stopped ({reason}); reopen it: segtune resume {name}")
+    _say_own_end(study, console)
     if any(one.slots.counts()[RUNNING] for one in with_confirmation(study)):
         console.print(f"study {name}: other workers are still running trials")
     _say_next(study, console)
     return DONE
+
+
+def _say_own_end(study: Study, console: Console) -> None:
+    """Why the study has ended before its budget, where it has."""
+    if (why := own_end(study)) is not None:
+        name = study.spec.name
+        said = f"study {name} {why.sentence(study.metric)}; go on: segtune resume {name}"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_next(study: Study, console: Console) -> None:
@@ -280,15 +299,15 @@ def _say_next(study: Study, console: Console) -> None:
     console.print(f"next: segtune export {name} --to best/{planned}", highlight=False)
 
 
-def _run_slots(
+def run_slots(
     study: Study,
     data: Data,
     artifacts: Artifacts,
     console: Console,
-    measured: Measured,
+    measured: Measured = None,
     **worker: Any,
 ) -> int:
-    """Run the slots that are open now."""
+    """Run the slots that are open now; return the exit code."""
     name = study.spec.name
     interrupt = Interrupt()
     try:

@@ -9,6 +9,17 @@ from pydantic import Field, ValidationError, model_validator
 from spaces.settings import Section
 
 
+class UntilSpec(Section):
+    """A study ends by itself where its next trials are expected to gain too little."""
+
+    gain_below: float | None = Field(None, gt=0, lt=1)
+    """It ends where they are expected to gain less, in units of the metric; null = less than the
+    standard deviation between seeds, as confirmations on the same data have measured it; 0.005
+    before there is one."""
+    trials: int = Field(10, ge=1, le=1000)
+    """How many of the next trials are meant; it looks again after as many, when it is resumed."""
+
+
 class BudgetSpec(Section):
     """How much a study may spend."""
 
@@ -19,6 +30,8 @@ class BudgetSpec(Section):
     """Hours that its trials may hold devices, all workers together."""
     trial_hours: float | None = Field(None, gt=0)
     """Hours that one attempt of a trial may take."""
+    until: UntilSpec | None = None
+    """The study ends by itself, as in {gain_below: 0.005, trials: 10}; null = it does not."""
     max_attempts: int = Field(3, ge=1, le=100)
     """Attempts at a trial whose process or worker dies, before its slot is FAILED."""
 

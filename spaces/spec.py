@@ -44,7 +44,9 @@ from spaces.text_detection import TextDetectionConfig, TextMetric
 from spaces.yamlfile import Document, Key, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-CONFIRM = ":confirm"  # what the name of a study's confirmation has behind the study's own
+CONFIRM, FINISH = BESIDE = (":confirm", ":finish")
+"""What the names of a study's confirmation, and of its stopped trials that were trained to their
+ends for a replay, have behind the study's own."""
 
 
 def _named(value: Any) -> Any:
@@ -105,7 +107,7 @@ class StudySpec(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        check_study_name(name.removesuffix(CONFIRM))
+        check_study_name(name.removesuffix(CONFIRM).removesuffix(FINISH))
         return name
 
     @model_validator(mode="after")
@@ -117,6 +119,12 @@ class StudySpec(Section):
     def metric_name(self) -> str:
         """The metric's name for tables and graphs, as in mIoU."""
         return metric_name(self.metric, self.data)
+
+    @property
+    def beside(self) -> str | None:
+        """The study whose trials this one runs again; None for a search."""
+        own = (self.name.removesuffix(suffix) for suffix in BESIDE if self.name.endswith(suffix))
+        return next(own, None)
 
     @property
     def confirms(self) -> str | None:
@@ -295,10 +303,10 @@ def _from_document(document: Document, folder: Path) -> StudySpec:
         spec = study.model_validate(data)
     except ValidationError as error:
         raise input_error(error, document, (), study) from None
-    if spec.confirms is not None:
+    if spec.beside is not None:
         raise InputError(
-            f"name: {CONFIRM} is for segtune's own studies; leave it out "
-            f"({document.where(('name',))})"
+            f"name: {spec.name.removeprefix(spec.beside)} is for segtune's own studies; leave it "
+            f"out ({document.where(('name',))})"
         )
     try:
         spec.search_space()

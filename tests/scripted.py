@@ -43,7 +43,7 @@ def make_spec(
     name: str,
     *,
     trials: int,
-    sampler: str = "tpe",
+    sampler: Any = "tpe",
     pruner: Any = "ended_median",
     confirm: Any = None,
 ) -> StudySpec:

@@ -28,7 +28,7 @@ def studies(
     from search.files.removal import files_size
     from search.findings.facts import summary
     from search.findings.tables import show_studies, show_workers
-    from search.studies.confirmations import with_confirmation
+    from search.studies.finishing import with_all_beside
     from search.studies.heartbeats import workers
     from search.studies.study import open_study, study_names
 
@@ -37,7 +37,7 @@ def studies(
         found = []
         for name in study_names(opened):
             study = open_study(opened, name)
-            size = sum(files_size(kept, one) for one in with_confirmation(study))
+            size = sum(files_size(kept, one) for one in with_all_beside(study))
             found.append(summary(study) | {"bytes": size})
         crew = workers(opened)
     if as_json:

@@ -155,13 +155,13 @@ def stop(
     """Let no new trial of a study begin; running ones end as they would."""
     from search.database.tables import AFTER, NOW
     from search.launchers import cancel_waiting
-    from search.studies.confirmations import with_confirmation
+    from search.studies.finishing import with_all_beside
     from search.studies.limits import close
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
         found = open_study(opened, study)
-        for one in with_confirmation(found):
+        for one in with_all_beside(found):
             close(opened, one.study_id, NOW if now else AFTER)
         for problem in cancel_waiting(found):
             typer.echo(f"jobs that wait could not be taken back: {problem}", err=True)
@@ -170,11 +170,11 @@ def stop(
 
 def resume(study: StudyArgument, store: StoreOption = None) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
-    from search.studies.confirmations import with_confirmation
+    from search.studies.finishing import with_all_beside
     from search.studies.limits import reopen
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
-        for one in with_confirmation(open_study(opened, study)):
+        for one in with_all_beside(open_study(opened, study)):
             reopen(opened, one.study_id)
     typer.echo(f"study {study} is open; workers serve it, or start one: segtune worker")

@@ -138,9 +138,17 @@ def replay(
     workers: Annotated[
         int, typer.Option(min=1, max=10_000, help="Workers that train at once, simulated")
     ] = 1,
+    finish: Annotated[
+        int,
+        typer.Option(min=0, help="First train so many trials to their ends that it had stopped"),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    artifacts: ArtifactsOption = None,
 ) -> None:
-    """Show what each stopping rule would have saved of a study, and lost; trains nothing."""
+    """Show what each stopping rule would have saved of a study, and lost; trains nothing.
+
+    With --finish stopped trials are trained to their ends first, here, beside the study: so it is
+    known what its own rule has lost. Ctrl-C saves; repeat to go on."""
     import optuna
 
     from search.findings.savings import as_json as to_json
@@ -151,6 +159,19 @@ def replay(
     with closing_store(store) as opened:
         opened_study = open_study(opened, study)
         curves = read_curves(opened_study)
+        if finish:
+            from rich.console import Console
+
+            from search.files.artifacts import open_artifacts
+            from search.finish import finish as finish_trials
+            from search.work.forkserver import warm_up
+
+            kept = open_artifacts(artifacts)
+            warm_up()
+            said = Console(stderr=True) if as_json else console()
+            if code := finish_trials(opened_study, finish, kept, said):
+                raise typer.Exit(code)
+            curves = read_curves(opened_study)
         rows = compare(opened_study, curves, orders, workers)
         if as_json:
             typer.echo(to_json(curves, rows))

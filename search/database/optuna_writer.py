@@ -94,6 +94,17 @@ def put_study_attrs(connection: sa.Connection, study_id: int, attrs: Mapping[str
     _put_attrs(connection, STUDY_SYSTEM_ATTRS, rows)
 
 
+def study_attrs(connection: sa.Connection, study_id: int, keys: Sequence[str]) -> dict[str, Any]:
+    """Those of these system attributes that a study has."""
+    attrs = STUDY_SYSTEM_ATTRS
+    rows = connection.execute(
+        sa.select(attrs.c.key, attrs.c.value_json).where(
+            attrs.c.study_id == study_id, attrs.c.key.in_(keys)
+        )
+    )
+    return {row.key: json.loads(row.value_json) for row in rows}
+
+
 def end(
     connection: sa.Connection,
     study_id: int,

@@ -109,6 +109,7 @@ OPEN, RUNNING = "OPEN", "RUNNING"
 PAUSED = "paused"  # reason of an open slot whose trial waits for its rule
 ENDED = ("COMPLETE", "PRUNED", "FAILED")
 AFTER, NOW = "after", "now"  # why no new trial begins, as a user asks for it; else the spent limit
+GAIN = "gain"  # or too little to gain: it has ended by itself; paused trials wait as with AFTER
 HOURS, GPU_HOURS = "hours", "gpu_hours"
 SPENT = (HOURS, GPU_HOURS)  # paused trials end then, running ones too
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database.tables import GAIN
 from search.findings.answer import Answer, read_answer
 from search.findings.fronts import near_front
 from search.findings.importances import importances
@@ -18,6 +19,7 @@ from search.findings.ranking import judged, ranked
 from search.findings.wording import first_settings
 from search.studies.configs import drawn_config
 from search.studies.limits import stopped
+from search.studies.own_end import OwnEnd, own_end
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -89,6 +91,11 @@ class Facts:
     def closed(self) -> str | None:
         """Why no new trial begins, or None; read when it is first asked for."""
         return stopped(self.study)
+
+    @cached_property
+    def own_end(self) -> OwnEnd | None:
+        """Why it has ended by itself, or None; read when it is first asked for."""
+        return own_end(self.study) if self.closed == GAIN else None
 
     @cached_property
     def ended(self) -> list[FrozenTrial]:
@@ -246,12 +253,16 @@ def summary(study: Study) -> dict[str, Any]:
     epochs = sum(TrialFacts.of(trial).epochs or 0 for trial in trials)
     trained = sum(TrialFacts.of(trial).epochs or 0 for trial in judged(trials))
     full = len(judged(trials)) * study.full_epochs
+    stop = stopped(study)
+    why = own_end(study) if stop == GAIN else None
+    closed = [] if why is None else [why.sentence(study.metric)]
     return {
         "name": study.spec.name,
         "task": study.spec.task,
         "metric": study.metric,
         "slots": study.slots.counts(),
-        "stopped": stopped(study),
+        "stopped": stop,
+        "ended_by_itself": None if why is None else asdict(why),
         "reasons": dict(
             Counter(
                 TrialFacts.of(t).reason or waiting.get(t.number, "running").lower() for t in trials
@@ -265,7 +276,7 @@ def summary(study: Study) -> dict[str, Any]:
         "test_looks": []
         if answer is None
         else [look.model_dump(mode="json") for look in answer.looks],
-        "says": [] if answer is None else answer.lines,
+        "says": closed if answer is None else [*answer.lines, *closed],
         "trials": [_row(study, trial, waiting) for trial in trials],
     }
 

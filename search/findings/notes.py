@@ -22,7 +22,17 @@ MOST_ALARMS = 20  # in a list of them
 
 def study_note(facts: Facts) -> list[Block]:
     """What a study found, to be read in a minute."""
-    if (searched_study := facts.study.spec.confirms) is not None:
+    spec = facts.study.spec
+    if (searched_study := spec.beside) is not None and spec.confirms is None:
+        return [
+            Heading(spec.name),
+            Text(
+                f"Trials that the rule of study {searched_study} has stopped, trained to their "
+                f"ends: `segtune replay {searched_study}` says what the rule has lost. Which trial "
+                "a run is stands in its user attribute `finishes`."
+            ),
+        ]
+    if searched_study is not None:
         return [
             Heading(facts.study.spec.name),
             Text(
@@ -55,6 +65,7 @@ def searched(facts: Facts) -> list[Block]:
         for name, dim in space.dims.items()
     ]
     budget = {**spec.budget.model_dump(exclude_none=True), "trials": facts.slot_count}
+    until = budget.pop("until", None)
     return [
         Heading("What is searched", 3),
         Table(("setting", "values", "only where"), rows),
@@ -62,9 +73,17 @@ def searched(facts: Facts) -> list[Block]:
             f"Sampler {spec.sampler.name}, early stopping {spec.pruner.name}, at most "
             f"{space.base.train.epochs} epochs a trial; budget "
             + ", ".join(f"{name} {value:g}" for name, value in budget.items())
+            + ("" if until is None else ", until there is little left to gain")
             + "."
         ),
     ]
+
+
+def _closed(facts: Facts) -> str:
+    """Why no new trial begins, where none does."""
+    if facts.own_end is not None:
+        return f"; {facts.own_end.sentence(facts.study.metric)}"
+    return f"; stopped ({facts.closed})" if facts.closed else ""
 
 
 def headline(facts: Facts) -> list[Block]:
@@ -73,7 +92,7 @@ def headline(facts: Facts) -> list[Block]:
     done = sum(facts.slots[state] for state in ("COMPLETE", "PRUNED", "FAILED"))
     lines = [
         f"**{done} of {facts.slot_count} trials** have ended: {_counted(facts.slots)}"
-        + (f"; stopped ({facts.closed})" if facts.closed else ""),
+        + _closed(facts),
         f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
         f"kinds saved **{facts.saved:.0%}** of the epochs",
     ]
@@ -171,6 +190,8 @@ def trial_note(trial: FrozenTrial, config: TrialConfig, metric: str) -> list[Blo
         lines.append(f"starting point: `{facts.origin}`")
     if facts.confirms is not None:
         lines.append(f"trial {facts.confirms} of the search, on another seed")
+    if facts.finishes is not None:
+        lines.append(f"trial {facts.finishes} of the search, trained to its end")
     if facts.hardware:
         lines.append(", ".join(f"{name} {value}" for name, value in facts.hardware.items()))
     settings = "\n".join(f"{name}: {value}" for name, value in config.flat().items())

@@ -9,15 +9,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
+from typing import Any
 
 import optuna
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.findings.stopped import Stopped, read_stopped
 from search.stopping.curves import raised
 from search.stopping.replay import InOrder, OptunaRule, OurRule, Recorded, Rule, Unpruned, replay
 from search.stopping.rules import OURS, optuna_pruner, our_rule, warmup_end
+from search.studies.finishing import read_finished
 from search.studies.reasons import known, reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -35,12 +38,14 @@ class Curves:
 
     Attributes:
         cut: runs that the study itself stopped, of which nobody knows how they would have gone on.
+        stopped: what is known of those that its rule has stopped; None: it has stopped none.
         floor: scores up to here are those of constant answers, and equal to our rules.
     """
 
     runs: list[Recorded]
     cut: int
     floor: float = -math.inf
+    stopped: Stopped | None = None
 
     @property
     def floored(self) -> list[Recorded]:
@@ -78,19 +83,24 @@ class Row:
 
 
 def read_curves(study: Study) -> Curves:
-    """Read the curves of all ended trials.
+    """Read the curves of all ended trials; of stopped ones that were finished, their whole curves.
 
     Raises:
         InputError: there are too few to judge a rule by.
     """
     runs, cut = [], 0
-    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    trials = study.trials()
+    ended = [trial for trial in trials if trial.state.is_finished()]
     histories = study.histories(trial.number for trial in ended)
+    finished = read_finished(study)
+    if finished.study is not None:
+        whole = finished.study.histories(trial.number for trial in finished.runs.values())
+        histories |= {number: whole[trial.number] for number, trial in finished.runs.items()}
     for trial in ended:
         history = [r for r in histories[trial.number] if r.fold in (None, 1)]  # where rules look
         if not history:
             continue
-        cut += known(reason(trial)).cut
+        cut += known(reason(trial)).cut and trial.number not in finished.runs
         runs.append(
             Recorded(
                 trial.params,
@@ -106,7 +116,8 @@ def read_curves(study: Study) -> Curves:
         )
     scores = (TrialFacts.of(trial).trivial_score for trial in ended)
     constant = max((score for score in scores if score is not None), default=-math.inf)
-    return Curves(runs, cut, trivial_below(constant, study.space.base.health.trivial))
+    floor = trivial_below(constant, study.space.base.health.trivial)
+    return Curves(runs, cut, floor, read_stopped(study, trials, finished))
 
 
 def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int = 0) -> list[Row]:
@@ -152,6 +163,9 @@ def compare(study: Study, curves: Curves, orders: int, workers: int, seed: int =
 def show(study: Study, curves: Curves, rows: Sequence[Row], orders: int, console: Console) -> None:
     """Print the comparison, and what it cannot know."""
     name = study.spec.name
+    if curves.stopped is not None:
+        for line in curves.stopped.lines(study.metric, name):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table(title=Text(f"{name}: stopping rules on its {len(curves.runs)} recorded runs"))
     for heading in (
         "rule",
@@ -182,15 +196,20 @@ def show(study: Study, curves: Curves, rows: Sequence[Row], orders: int, console
     )
     if curves.cut:
         console.print(
-            f"{curves.cut} of the {len(curves.runs)} runs were stopped by the study itself; a rule "
-            "that lets them go on counts them as far as they went, so it would have spent more "
-            "(and perhaps found more). For a full answer run a study with pruner: none"
+            f"{curves.cut} of the {len(curves.runs)} runs were stopped by the study itself and "
+            "not finished; a rule that lets them go on counts them as far as they went, so it "
+            "would have spent more (and perhaps found more)"
         )
 
 
 def as_json(curves: Curves, rows: Sequence[Row]) -> str:
     """The comparison for programs."""
-    facts = {"runs": len(curves.runs), "cut": curves.cut, "epochs": curves.epochs}
+    facts: dict[str, Any] = {
+        "runs": len(curves.runs),
+        "cut": curves.cut,
+        "epochs": curves.epochs,
+        "stopped": None if curves.stopped is None else curves.stopped.to_json(),
+    }
     return json.dumps({**facts, "best": curves.best, "rules": [asdict(row) for row in rows]})
 
 

@@ -28,8 +28,13 @@ SEEDS = optuna.distributions.IntDistribution(0, 2**32 - 1)
 
 def open_confirmation(study: Study) -> Study | None:
     """The confirmation of a study; None where none was begun."""
+    return open_beside(study, CONFIRM)
+
+
+def open_beside(study: Study, suffix: str) -> Study | None:
+    """The study beside a study whose name has this behind it; None where there is none."""
     try:
-        study_id = study.store.storage.get_study_id_from_name(study.spec.name + CONFIRM)
+        study_id = study.store.storage.get_study_id_from_name(study.spec.name + suffix)
         return open_study_by_id(study.store, study_id, study.owner)
     except (KeyError, UnknownStudy):  # the latter: its creation was cut short
         return None

@@ -22,7 +22,7 @@ from spaces.errors import InputError
 
 
 def delete_rows(studies: Sequence[Study]) -> None:
-    """Delete a study, and its confirmation where there is one, in one transaction.
+    """Delete a study, and those beside it, in one transaction.
 
     Claims of slots take the same lock: whoever comes later finds no study.
 

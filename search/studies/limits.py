@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from search.database.store import Store, UnknownStudy
-from search.database.tables import GPU_HOURS, HOURS, NOW, SPENT, control_table
+from search.database.tables import GAIN, GPU_HOURS, HOURS, NOW, SPENT, control_table
+from search.studies import own_end
 from search.studies.slots import Slots
 from search.studies.study import Study
 
@@ -37,7 +38,7 @@ def limits(study: Study) -> Limits:
     budget, confirm = study.spec.budget, study.spec.confirm
     seconds = 3600 / (1 if confirm is None else 1 + confirm.share)  # of an hour, for the search
     stop, elapsed = _state(study.store, study.study_id)
-    if not stop:
+    if stop in (None, GAIN):  # hours count on while what runs goes on to its end
         if budget.hours is not None and elapsed > budget.hours * seconds:
             stop = HOURS
         elif budget.gpu_hours is not None:
@@ -45,8 +46,8 @@ def limits(study: Study) -> Limits:
             if study.spec.confirms is not None:
                 searched = study.store.storage.get_study_id_from_name(study.spec.confirms)
                 used += Slots(study.store, searched, study.owner).used_seconds()
-            stop = GPU_HOURS if used > budget.gpu_hours * seconds else None
-        if stop:
+            stop = GPU_HOURS if used > budget.gpu_hours * seconds else stop
+        if stop in SPENT:
             close(study.store, study.study_id, stop)
     word = "preempted" if stop == NOW else "stopped" if stop in SPENT else None
     longest = None if budget.trial_hours is None else budget.trial_hours * 3600
@@ -54,7 +55,7 @@ def limits(study: Study) -> Limits:
 
 
 def stopped(study: Study) -> str | None:
-    """Why no new trial begins: after, now, hours, gpu_hours; None while the study is open."""
+    """Why no new trial begins: after, now, hours, gpu_hours, gain; None while it is open."""
     return _state(study.store, study.study_id)[0]
 
 
@@ -67,8 +68,9 @@ def close(store: Store, study_id: int, reason: str) -> None:
 
 
 def reopen(store: Store, study_id: int) -> None:
-    """Let trials begin again; hours count from here."""
+    """Let trials begin again; hours count from here, and it looks later whether it may end."""
     with store.engine.begin() as connection:
+        own_end.resumed(connection, study_id)
         connection.execute(
             sa.update(control_table)
             .where(control_table.c.study_id == study_id)

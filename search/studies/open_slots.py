@@ -10,16 +10,17 @@ import sqlalchemy as sa
 from search.database.optuna_private import STUDIES
 from search.database.store import Store
 from search.database.tables import OPEN, RUNNING, control_table, slot_table, study_table
+from search.studies.claimable import claimable
 from search.studies.owners import is_dead
-from search.studies.slots import claimable, is_ahead
-from spaces.spec import CONFIRM
+from search.studies.slots import is_ahead
+from spaces.spec import BESIDE
 
 
 def studies_with_open_slots(store: Store, only: str | None) -> list[int]:
     """Ids of studies with a slot to claim: fewest running trials first, then oldest.
 
     Args:
-        only: name of the one study that is served, with its confirmation; None for all.
+        only: name of the one study that is served, with those beside it; None for all.
     """
     late = sa.func.max(sa.case((slot_table.c.lease_until < store.now(), 1), (is_ahead(store), 1)))
     query = (
@@ -76,5 +77,5 @@ def existing(store: Store, ids: Sequence[int]) -> set[int]:
 def _served(store: Store, only: str | None) -> sa.ColumnElement[bool]:
     if only is None:
         return slot_table.c.study_id.in_(sa.select(study_table.c.study_id))
-    named = STUDIES.c.study_name.in_((only, only + CONFIRM))
+    named = STUDIES.c.study_name.in_((only, *(only + suffix for suffix in BESIDE)))
     return slot_table.c.study_id.in_(sa.select(STUDIES.c.study_id).where(named))

@@ -29,6 +29,7 @@ from search.database.tables import (
     slot_table,
 )
 from search.stopping.rules import Review
+from search.studies.claimable import claimable
 from search.studies.owners import is_dead
 
 LEASE_SECONDS = 60.0  # a worker that has not renewed for so long has lost its slot
@@ -249,7 +250,7 @@ class Slots:
     def _next_open(
         self, connection: sa.Connection, paused: Mapping[int, Any], review: Review
     ) -> Claim | None:
-        """The slot to take, as it is; of a study that was stopped at most a paused one."""
+        """The slot to take, as it is; of a study that was stopped at most one with a trial."""
         stop = sa.select(control_table.c.stop).where(control_table.c.study_id == self.study_id)
         row = connection.execute(
             sa.select(
@@ -270,7 +271,7 @@ class Slots:
         if row is None:
             return None
         new, last = row.trial_number is None, row.reason == PAUSED
-        spent = row.stop is not None
+        spent = row.stop in SPENT
         if new or last:
             for number in (*review.stops, *review.goes, *(review.waits if last else ())):
                 if (its := paused.get(number)) is not None:
@@ -387,12 +388,3 @@ class Slots:
 def is_ahead(store: Store) -> sa.ColumnElement[bool]:
     """Whether a lease ends later than any can: the database's clock was put back since."""
     return slot_table.c.lease_until > store.now() + LEASE_SECONDS
-
-
-def claimable(stop: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Whether an open slot may be claimed: of an open study; where its hours are spent, if paused.
-
-    Args:
-        stop: why the study was stopped.
-    """
-    return sa.or_(stop.is_(None), sa.and_(stop.in_(SPENT), slot_table.c.reason == PAUSED))

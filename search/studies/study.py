@@ -31,7 +31,7 @@ from spaces.data import AnyDataSpec, fold_count
 from spaces.difference import CHANGEABLE, spec_difference
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
-from spaces.spec import CONFIRM, StudySpec
+from spaces.spec import BESIDE, StudySpec
 from spaces.starting import origin, starting_params
 from trainers.report import EpochReport
 
@@ -118,7 +118,7 @@ class Study:
         if connection is None:
             with self.store.locked(self.study_id) as connection:
                 return self.ask(slot, connection, outside)
-        if self.spec.confirms is not None:
+        if self.spec.beside is not None:
             return self._begin_planned(connection)
         draft, config = draw(
             self.spec, self.space, slot, self._draft, pruner=_pruner(self), outside=outside
@@ -141,7 +141,7 @@ class Study:
         return Draft(self.store.storage, self.study_id, self.spec.name, self.all_trials())
 
     def _begin_planned(self, connection: sa.Connection) -> int:
-        """Begin the next trial of a confirmation's queue; no sampler has a part in it."""
+        """Begin the next trial that was planned; no sampler has a part in it."""
         trial = next(t for t in self.all_trials() if t.state == TrialState.WAITING)
         begun = optuna_writer.begin(connection, self.study_id, trial, {}, whole=True)
         assert begun is not None, trial.number
@@ -250,7 +250,9 @@ class Study:
 
     def take_settings(self, spec: StudySpec) -> None:
         """Store what a launch may change, where the workers look for it."""
+        until = {"until": spec.budget.until}
         update = {name: getattr(spec, name) for name in CHANGEABLE}
+        update["budget"] = self.spec.budget.model_copy(update=until)
         if all(getattr(self.spec, name) == value for name, value in update.items()):
             return
         self.spec = self.spec.model_copy(update=update)
@@ -344,11 +346,11 @@ def open_study_by_id(store: Store, study_id: int, owner: str | None = None) -> S
 
 
 def study_names(store: Store) -> list[str]:
-    """Names of the store's segtune studies, oldest first; confirmations are not among them."""
+    """Names of the store's segtune studies, oldest first; those beside another are not there."""
     with store.engine.connect() as connection:
         ids = set(connection.execute(sa.select(study_table.c.study_id)).scalars())
     names = [s.study_name for s in store.storage.get_all_studies() if id_of_study(s) in ids]
-    return [name for name in names if not name.endswith(CONFIRM)]
+    return [name for name in names if not name.endswith(BESIDE)]
 
 
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
@@ -362,7 +364,7 @@ def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
     study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
     space = spec.search_space()
-    if spec.use_starting_points and spec.confirms is None:
+    if spec.use_starting_points and spec.beside is None:
         for point in spec.starting_points:
             params = starting_params(space, point)
             if params:

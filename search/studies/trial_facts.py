@@ -38,6 +38,7 @@ class TrialFacts:
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
         confirms: the trial of the search that it runs again, on another seed.
+        finishes: the trial of the search that it trains to its end, which was stopped there.
         config: every setting by dotted name; of stores of 0.1 alone.
     """
 
@@ -61,6 +62,7 @@ class TrialFacts:
     error: str | None = None
     origin: str | None = None
     confirms: int | None = None
+    finishes: int | None = None
     config: dict[str, Any] | None = None
 
     @classmethod
@@ -82,7 +84,11 @@ class TrialFacts:
 
     def in_queue(self) -> dict[str, Any]:
         """What is stored when a trial is put into the queue."""
-        queued = {"origin": self.origin, "confirms": self.confirms}
+        queued = {
+            "origin": self.origin,
+            "confirms": self.confirms,
+            "finishes": self.finishes,
+        }
         return {name: value for name, value in queued.items() if value is not None}
 
 

@@ -89,7 +89,7 @@ class Background:
             return
         if self.copies is not None:
             self.copies.model(self.artifacts.key(self.study, number), result.model)
-        if spec.confirms is not None:
+        if spec.beside is not None:
             return  # it has its pictures from the search
         shown = result.folds[0] if result.folds else result  # its images, of its model
         assert shown.model is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.database.tables import OPEN, RUNNING, SPENT
+from search.database.tables import GAIN, OPEN, RUNNING, SPENT
 from search.findings.confirmation import Confirmation, read_confirmation
 from search.findings.evidence import next_round
 from search.studies.confirmations import create_confirmation, fresh_seed, plan
@@ -50,7 +50,7 @@ def is_due(study: Study) -> bool:
 
     A study that its user has stopped has none, unless somebody has forced it.
     """
-    if study.spec.confirm is None or stopped(study) not in (None, *SPENT):
+    if study.spec.confirm is None or stopped(study) not in (None, GAIN, *SPENT):
         return False
     found = read_confirmation(study, study.trials())
     if found.study is not None and stopped(found.study):
@@ -74,4 +74,7 @@ def search_is_over(study: Study, *, forced: bool) -> bool:
         return False
     if not counts[OPEN] or (forced and stop):
         return True
-    return stop in SPENT and "PAUSED" not in study.slots.waiting().values()
+    if stop not in (GAIN, *SPENT):
+        return False
+    goes_on = "INTERRUPTED" if stop == GAIN else "PAUSED"
+    return goes_on not in study.slots.waiting().values()

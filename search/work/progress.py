@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from search.database.retry import is_away
-from search.database.tables import ENDED, OPEN, RUNNING
+from search.database.tables import ENDED, GAIN, OPEN, RUNNING
 from search.findings.ranking import ranked
 from search.findings.wording import clock, describe, epoch_named
 from search.studies.confirmations import SEED
+from search.studies.limits import stopped
 from search.studies.reasons import reason as reason_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -90,7 +91,7 @@ class ProgressView:
     def trial_started(self, number: int, config: TrialConfig, attempt: int) -> None:
         self.running = {number: config}
         self.counted = time.monotonic()
-        if self.study.spec.confirms is not None:  # its rounds are planned one after another
+        if self.study.spec.beside is not None:  # its rounds are planned one after another
             self.counts = self.study.slots.counts()
             self.total = sum(self.counts.values())
             self.trials_bar.update(self.trials_task, total=self.total)
@@ -174,6 +175,9 @@ class ProgressView:
                 self.counts[state] += 1
         try:
             self.counts = self.study.slots.counts()
+            if self.study.spec.budget.until and stopped(self.study) == GAIN:
+                waiting = self.study.slots.waiting().values()  # paused ones wait on
+                self.counts[OPEN] = sum(why == "INTERRUPTED" for why in waiting)
         except Exception as error:
             if not is_away(error):
                 raise
@@ -227,10 +231,12 @@ class ProgressView:
     def _settings(self, number: int) -> str:
         """What a trial is, in a line: its parameters, or the trial that it runs again."""
         trial = self.study.begun(number).trial
-        confirms = TrialFacts.of(trial).confirms
-        if confirms is None:
+        facts = TrialFacts.of(trial)
+        if facts.finishes is not None:
+            return f"trial {facts.finishes} of the search, to its end"
+        if facts.confirms is None:
             return describe(trial.params)
-        return f"trial {confirms} of the search on seed {trial.params[SEED]}"
+        return f"trial {facts.confirms} of the search on seed {trial.params[SEED]}"
 
     def _say(self, line: str) -> None:
         if not self.live:

@@ -131,7 +131,7 @@ class Service:
                 self._workers[study_id] = worker
             served = worker.serve_one()
             if served:
-                self._unplanned.add(worker.study.spec.confirms or worker.study.spec.name)
+                self._unplanned.add(worker.study.spec.beside or worker.study.spec.name)
             return served
         except DeviceLost:
             raise

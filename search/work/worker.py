@@ -32,6 +32,7 @@ from search.work.judge import Judge
 from search.work.measured import Measured
 from search.work.outcome import as_stored
 from search.work.supervision import Supervision, Timing
+from search.work.until import Until
 from search.work.watchers import Interrupt, Watcher
 from spaces.config import TrialConfig
 from spaces.errors import InputError
@@ -107,6 +108,7 @@ class Worker:
         constant = best_constant(base.metric, self.data)
         self.measured = Measured(self.study, self.data)
         self.judge = Judge(self.study, trivial_below(constant, base.health.trivial))
+        self.until = Until(self.study)
 
     def run(self) -> bool:
         """Serve the study; True where nothing is left to claim, False where interrupted.
@@ -288,6 +290,8 @@ class Worker:
         remove_last(self.artifacts.workdir(self.study, claim.trial_number))
         self._drop_copies(claim.trial_number)
         trials = self._patiently(self.study.trials)  # now: the next claim reads within a lock
+        if (why := self._patiently(lambda: self.until.trial_ended(trials))) is not None:
+            self.watcher.paused(f"{self.study.spec.name} {why.sentence(self.study.metric)}")
         self.background.trial_ended(claim.trial_number, config, result, trials)
 
     def _fail(self, claim: Claim, failure: Failed, workdir: Path) -> None:
