@@ -27,7 +27,8 @@ def build_sampler(
     draws instead of repeating its first ones, and two workers never draw the same.
 
     Args:
-        priors: {parameter: where the first `spec.startup_trials` trials draw it from}.
+        priors: {parameter: where every second of the first `spec.startup_trials` trials draws it
+            from}.
     """
     sampler = _sampler(spec, seed, slot)
     if not priors:
@@ -36,16 +37,26 @@ def build_sampler(
 
 
 class FirstFromPriors(BaseSampler):
-    """Draws as another sampler does, but the first trials from priors where there are some.
+    """Draws as another sampler does, but some of the first trials from priors.
 
-    What is drawn is all that the other sampler hears of them: Optuna's distributions are the plain
-    ranges. So a prior that misleads is no more than trials with bad results.
+    Those are every second one, so that a prior that misleads leaves trials that show it. What is
+    drawn is all that the other sampler hears of priors: Optuna's distributions are the plain
+    ranges.
+
+    Args:
+        trials: how many of the study's trials are its first ones.
+        every: 2 for every second one of them, from the study's first trial on.
     """
 
     def __init__(
-        self, inner: BaseSampler, priors: Mapping[str, Prior], trials: int, seed: int
+        self,
+        inner: BaseSampler,
+        priors: Mapping[str, Prior],
+        trials: int,
+        seed: int,
+        every: int = 2,
     ) -> None:
-        self.inner, self.priors, self.trials = inner, dict(priors), trials
+        self.inner, self.priors, self.trials, self.every = inner, dict(priors), trials, every
         self.random = random.Random(seed)
 
     def infer_relative_search_space(
@@ -66,7 +77,7 @@ class FirstFromPriors(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         prior = self.priors.get(param_name)
-        if prior is None or trial.number >= self.trials:
+        if prior is None or trial.number >= self.trials or trial.number % self.every:
             return self.inner.sample_independent(study, trial, param_name, param_distribution)
         assert isinstance(param_distribution, FloatDistribution | IntDistribution), param_name
         return drawn(prior, param_distribution, self.random.random())
