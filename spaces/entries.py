@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_origin
@@ -13,13 +14,16 @@ from spaces.config import TrialConfig, parameter_types
 from spaces.errors import did_you_mean, pydantic_message, shown
 from spaces.models import incompatibility, unknown_model
 from spaces.settings import plain_types
-from spaces.space import Choice, Dimension, EntryError, Float, Free, Int, Scalar, Space
+from spaces.space import Choice, Dimension, EntryError, Float, Free, Int, Prior, Scalar, Space
+
+FACTOR = re.compile(r"(\d+(?:\.\d*)?|\.\d+)x")  # 3x: the spread of a prior on a log range
 
 
 def build_space(default: Space, entries: Mapping[str, Any]) -> Space:
     """Apply the `space:` entries of a study file to a default space.
 
     An entry is a scalar (pin), a list (choice), or a mapping: `{low, high, log, step}` a range,
+    with `prior: {center, spread}` where its first draws are wanted elsewhere than all over it,
     `{choices: [...]}`, `{free: true, low, high, step}` a sweep inside each trial; `when:
     {name: value or list}` makes it conditional.
 
@@ -74,13 +78,13 @@ def _entry(name: str, entry: Any, annotation: Any, default: Space) -> Dimension 
 def _mapping_entry(
     name: str, entry: dict[str, Any], annotation: Any, default: Space
 ) -> Dimension | _Pin:
-    known = {"low", "high", "log", "step", "choices", "free"}
+    known = {"low", "high", "log", "step", "choices", "free", "prior"}
     for key in entry:
         if key not in known:
             raise EntryError((name, key), f"unknown key {key}{did_you_mean(key, known)}")
     if "choices" in entry:
         if len(entry) > 1:
-            raise EntryError((name,), "choices stands alone, without low, high, log or step")
+            raise EntryError((name,), "choices stands alone, without low, high, log, step or prior")
         return _choice(default, name, entry["choices"], (name, "choices"))
     numeric = {kind for kind in (int, float) if kind in plain_types(annotation)}
     if not numeric:
@@ -109,12 +113,62 @@ def _mapping_entry(
                 (name, "free"),
                 f"only {', '.join(default.base.free_names)} can be free (searched inside a trial)",
             )
+        if "prior" in entry:
+            raise EntryError(
+                (name, "prior"), "what is free is not drawn but tried at every value; drop prior"
+            )
         return Free(float(low), float(high), float(step or (1 if whole else 0.01)))
+    prior = _prior(name, entry["prior"], low, high, log) if "prior" in entry else None
     if low == high:
         return _Pin(_value(default, name, low))
     if whole:
-        return Int(int(low), int(high), log, int(step or 1))
-    return Float(float(low), float(high), log, float(step) if step else None)
+        return Int(int(low), int(high), log, int(step or 1), prior)
+    return Float(float(low), float(high), log, float(step) if step else None, prior)
+
+
+def _prior(name: str, given: Any, low: float, high: float, log: bool) -> Prior:
+    keys = ("center", "spread")
+    example = "3x" if log else f"{(high - low) / 5:g}"
+    if not isinstance(given, dict):
+        center = math.sqrt(low * high) if log else (low + high) / 2
+        raise EntryError(
+            (name, "prior"),
+            f"prior must be a mapping, as in {{center: {center:g}, spread: {example}}}, but got "
+            f"{shown(given)}",
+        )
+    for key in given:
+        if key not in keys:
+            hint = did_you_mean(key, keys) or "; known keys: center, spread"
+            raise EntryError((name, "prior", key), f"unknown key prior.{key}{hint}")
+    for key in keys:
+        if key not in given:
+            raise EntryError((name, "prior"), f"a prior needs center and spread; {key} is missing")
+    center, spread = given["center"], given["spread"]
+    if not _is_number(center) or not low <= center <= high:
+        raise EntryError(
+            (name, "prior", "center"),
+            f"the prior's center must be a number from low={low:g} to high={high:g}, but got "
+            f"{shown(center)}",
+        )
+    factor = FACTOR.fullmatch(spread) if isinstance(spread, str) else None
+    if log and not (factor and 1 < float(factor[1]) < math.inf):
+        raise EntryError(
+            (name, "prior", "spread"),
+            f"of a log range the prior's spread must be a factor above 1, as in {example}, but got "
+            f"{shown(spread)}",
+        )
+    if not log and not (_is_number(spread) and spread > 0):
+        raise EntryError(
+            (name, "prior", "spread"),
+            "of a range that is not log the prior's spread must be a number > 0 in its units, as "
+            f"in {example}, but got {shown(spread)}",
+        )
+    return Prior(float(center), float(factor[1]) if factor else float(spread))
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _bound(name: str, entry: dict[str, Any], side: str, whole: bool) -> float:
@@ -131,8 +185,7 @@ def _bound(name: str, entry: dict[str, Any], side: str, whole: bool) -> float:
 
 
 def _check_step(name: str, step: Any, whole: bool, span: float) -> None:
-    number = isinstance(step, int | float) and not isinstance(step, bool)
-    if not number or not math.isfinite(step) or step <= 0:
+    if not _is_number(step) or step <= 0:
         raise EntryError((name, "step"), f"step must be a number > 0, but got {shown(step)}")
     if whole and float(step) != int(step):
         raise EntryError((name, "step"), f"step must be a whole number, but got {step}")

@@ -75,10 +75,14 @@ def unknown_model(setting: str, name: str) -> str | None:
     Timm encoders (`tu-...`) pass here; the preflight builds them before a study starts.
     """
     if setting == "model.arch":
+        if name in ARCHS:
+            return None
         hint = did_you_mean(name, ARCHS) or f"; known: {', '.join(ARCHS)}"
-        return None if name in ARCHS else f"unknown architecture {name}{hint}"
+        return f"unknown architecture {name}{hint}"
+    if name in ENCODERS or name.startswith("tu-"):
+        return None
     hint = did_you_mean(name, ENCODERS) or "; see the encoders of segmentation_models_pytorch"
-    return None if name in ENCODERS or name.startswith("tu-") else f"unknown encoder {name}{hint}"
+    return f"unknown encoder {name}{hint}"
 
 
 def incompatibility(arch: str, encoder: str) -> str | None:

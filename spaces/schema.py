@@ -31,6 +31,22 @@ def _task_schema(task: Task) -> dict[str, Any]:
             "choices": {"type": "array", "minItems": 1},
             "free": {"type": "boolean"},
             "when": {"type": "object"},
+            "prior": {
+                "type": "object",
+                "description": "where the first trials draw from; spread: 3x on a log range, else "
+                "a number in its units",
+                "properties": {
+                    "center": {"type": "number"},
+                    "spread": {
+                        "anyOf": [
+                            {"type": "number", "exclusiveMinimum": 0},
+                            {"type": "string", "pattern": r"^(\d+(\.\d*)?|\.\d+)x$"},
+                        ]
+                    },
+                },
+                "required": ["center", "spread"],
+                "additionalProperties": False,
+            },
         },
         "additionalProperties": False,
     }

@@ -41,7 +41,8 @@ class SamplerSpec(Section):
 
     name: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
     startup_trials: int = Field(10, ge=0)
-    """Trials drawn at random before the model takes over (tpe, gp, cmaes)."""
+    """Trials drawn at random, or from the priors of `space`, before the model takes over (tpe, gp,
+    cmaes); random: the first ones, drawn from the priors."""
 
 
 class PrunerSpec(Section):

@@ -33,6 +33,21 @@ class Suggest(Protocol):
 
 
 @dataclass(frozen=True)
+class Prior:
+    """Where in its range a number is expected: the first trials draw it from there.
+
+    A normal distribution, cut to the range; on a log range, of the logarithm.
+
+    Attributes:
+        center: its middle, in the range.
+        spread: its standard deviation: a factor above 1 on a log range, else in the range's units.
+    """
+
+    center: float
+    spread: float
+
+
+@dataclass(frozen=True)
 class Float:
     """A real number in [low, high], on a log scale where the field measures it so."""
 
@@ -40,6 +55,7 @@ class Float:
     high: float
     log: bool = False
     step: float | None = None
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Int:
     high: int
     log: bool = False
     step: int = 1
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,11 @@ class Space:
     def free(self) -> dict[str, Free]:
         """The dimensions that are swept inside a trial."""
         return {name: dim for name, dim in self.dims.items() if isinstance(dim, Free)}
+
+    def priors(self) -> dict[str, Prior]:
+        """The priors of the dimensions that have one."""
+        ranges = {name: dim for name, dim in self.dims.items() if isinstance(dim, Float | Int)}
+        return {name: dim.prior for name, dim in ranges.items() if dim.prior is not None}
 
     def model_pairs(self) -> list[tuple[str, str]]:
         """Every (arch, encoder) that can be drawn, of a task that has architectures."""

@@ -172,6 +172,7 @@ class StudySpec(Section):
             default = Space({}, {}, default.base)
         default = of_version(default, self.defaults)
         space = settle(build_space(default, json.loads(json.dumps(self.space))), self.space)
+        _check_priors(space, self.sampler)
         return space if self.defaults == FIRST else fitted(space, self.space.keys(), self.left_out)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -194,6 +195,23 @@ class StudySpec(Section):
         epochs = self.space.get("train.epochs", SegmentationConfig().train.epochs)
         whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
         return epochs if whole else 1
+
+
+def _check_priors(space: Space, sampler: SamplerSpec) -> None:
+    """Refuse priors that no trial would be drawn from."""
+    for name in space.priors():
+        if sampler.name == "qmc":
+            raise EntryError(
+                (name, "prior"),
+                "qmc covers every range evenly, so it has no use for a prior; drop prior, or write "
+                "sampler: tpe",
+            )
+        if sampler.startup_trials == 0:
+            raise EntryError(
+                (name, "prior"),
+                "the first sampler.startup_trials trials are drawn from a prior, but that is 0; "
+                "drop prior, or write startup_trials: 10",
+            )
 
 
 _SHAPES_SPACE = {"data", "metric", "space", "use_default_space", "defaults", "left_out"}

@@ -91,4 +91,8 @@ def dimension_text(dim: Choice | Float | Int | Free) -> str:
     text = f"{dim.low:g} .. {dim.high:g}"
     if isinstance(dim, Free):
         return f"{text}, step {dim.step:g}, swept inside each trial"
-    return f"{text}, log" if dim.log else text
+    text = f"{text}, log" if dim.log else text
+    if dim.prior is None:
+        return text
+    spread = f"{dim.prior.spread:g}{'x' if dim.log else ''}"
+    return f"{text}, first around {dim.prior.center:g}, spread {spread}"

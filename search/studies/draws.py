@@ -35,7 +35,7 @@ def draw(
     sampler hears of what was drawn in vain: it has learned of such configs from the trials that
     have ended as `limit`.
     """
-    sampler = build_sampler(spec.sampler, spec.seed, slot)
+    sampler = build_sampler(spec.sampler, spec.seed, slot, space.priors())
     study_attrs: dict[str, object] = {}  # a sequence goes on
     for drawn in range(1, OWN_DRAWS + RANDOM_DRAWS + 1):
         draft = draft_of()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import optuna
 import sqlalchemy as sa
+from optuna.samplers import BaseSampler
 from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 
@@ -97,9 +98,12 @@ class Study:
         return optuna.load_study(
             study_name=self.spec.name,
             storage=self.store.storage,
-            sampler=build_sampler(self.spec.sampler, self.spec.seed, slot),
+            sampler=self._sampler(slot),
             pruner=_pruner(self),
         )
+
+    def _sampler(self, slot: int) -> BaseSampler:
+        return build_sampler(self.spec.sampler, self.spec.seed, slot, self.space.priors())
 
     def over(self, trials: Sequence[FrozenTrial]) -> OptunaStudy:
         """Optuna's study with just these trials, for what only reads them: no look at the store."""

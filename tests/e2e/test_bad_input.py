@@ -531,6 +531,39 @@ CASES = [
         "optim.lr: a log range needs low > 0, but got low=-0.001 (study.yaml line 9)"),
     Bad("log-as-number", line("optim.lr: {low: 1e-4, high: 1e-2, log: 10}"),
         "optim.lr: log must be true or false, but got 10 (study.yaml line 9)"),
+    Bad("prior-as-number", line("optim.lr: {low: 1e-4, high: 1e-2, log: true, prior: 1e-3}"),
+        "optim.lr: prior must be a mapping, as in {center: 0.001, spread: 3x}, but got 0.001 "
+        "(study.yaml line 9)"),
+    Bad("prior-key", line("optim.lr: {low: 1e-4, high: 1e-2, prior: {centre: 1e-3, spread: 3x}}"),
+        "optim.lr: unknown key prior.centre; did you mean center? (study.yaml line 9)"),
+    Bad("prior-without-spread", line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1e-3}}"),
+        "optim.lr: a prior needs center and spread; spread is missing (study.yaml line 9)"),
+    Bad("prior-outside", line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1, spread: 3x}}"),
+        "the prior's center must be a number from low=0.0001 to high=0.01, but got 1 (study.yaml "
+        "line 9)"),
+    Bad("prior-spread-of-log",
+        line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1e-3, spread: 3}}"),
+        "optim.lr: of a log range the prior's spread must be a factor above 1, as in 3x, but got 3 "
+        "(study.yaml line 9)"),
+    Bad("prior-spread-of-linear",
+        space("optim.momentum:", "  low: 0.5", "  high: 0.99",
+              "  prior: {center: 0.9, spread: 2x}"),
+        "optim.momentum: of a range that is not log the prior's spread must be a number > 0 in its "
+        "units, as in 0.098, but got '2x' (study.yaml line 19)"),
+    Bad("prior-of-free",
+        text_space("decode.box_thresh: {free: true, low: 0.1, high: 0.9, prior: {center: 0.5}}"),
+        "decode.box_thresh: what is free is not drawn but tried at every value; drop prior "
+        "(words.yaml line 11)", "launch words.yaml"),
+    Bad("prior-of-choices", space("optim.momentum: {choices: [0.5, 0.9], prior: {center: 0.5}}"),
+        "choices stands alone, without low, high, log, step or prior (study.yaml line 16)"),
+    Bad("prior-with-qmc", both(line("sampler: qmc"),
+        line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1e-3, spread: 3x}}")),
+        "optim.lr: qmc covers every range evenly, so it has no use for a prior; drop prior, or "
+        "write sampler: tpe (study.yaml line 9)"),
+    Bad("prior-without-startup", both(line("sampler: {name: gp, startup_trials: 0}"),
+        line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1e-3, spread: 3x}}")),
+        "optim.lr: the first sampler.startup_trials trials are drawn from a prior, but that is 0; "
+        "drop prior, or write startup_trials: 10 (study.yaml line 9)"),
     Bad("log-with-step", line("optim.lr: {low: 1, high: 2, log: true, step: 0.5}"),
         "optim.lr: a log range has no step; drop log or step (study.yaml line 9)"),
     Bad("step-too-large", space("optim.momentum: {low: 0.1, high: 0.9, step: 2}"),

@@ -19,7 +19,7 @@ from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
-SPACE = {
+SPACE: dict[str, Any] = {
     "train.epochs": 2,
     "optim.name": ["adamw", "sgd"],
     "optim.momentum": {"low": 0.5, "high": 0.99, "when": {"optim.name": "sgd"}},
@@ -29,7 +29,11 @@ SPACE = {
 }
 
 
+PRIOR = {"center": 1e-3, "spread": "1.01x"}  # qmc takes none
+
+
 def make(store: Store, folder: Path, name: str, sampler: str) -> Study:
+    rate = {**SPACE["optim.lr"], **({} if sampler == "qmc" else {"prior": PRIOR})}
     tree: dict[str, Any] = {
         "name": name,
         "task": "segmentation",
@@ -38,7 +42,7 @@ def make(store: Store, folder: Path, name: str, sampler: str) -> Study:
             for split in ("train", "val")
         }
         | {"classes": ["road", "other"]},
-        "space": SPACE,
+        "space": {**SPACE, "optim.lr": rate},
         "use_default_space": False,
         "use_starting_points": sampler == "tpe",
         "sampler": {"name": sampler, "startup_trials": 3},
@@ -112,6 +116,8 @@ def test_every_sampler_draws_as_on_optunas_storage(
             apart = other_trial.datetime_start - one_trial.datetime_start
             assert abs(apart.total_seconds()) < 300  # the same clock, the same zone
     assert len({tuple(trial.params.items()) for trial in found if trial.params}) > 5
+    looked = {t.number for t in found if 9e-4 < t.params.get("optim.lr", 0) < 1.1e-3}
+    assert looked == {"tpe": {2}, "qmc": set()}.get(sampler, {0, 2})  # tpe begins with recipes
     optunas.engine.dispose()
 
 

@@ -14,7 +14,7 @@ from spaces.config import SegmentationConfig, parameter_types, parse_resolution,
 from spaces.entries import build_space
 from spaces.models import ARCHS, ENCODERS, incompatibility
 from spaces.segmentation import STARTING_POINTS, default_space
-from spaces.space import Choice, EntryError, Float, Free, Int, Space
+from spaces.space import Choice, EntryError, Float, Free, Int, Prior, Space
 from spaces.starting import origin, starting_params
 
 NASTY = {
@@ -137,6 +137,29 @@ def test_the_default_space_holds_what_it_promises() -> None:
             {"train.batch_size": {"low": 4, "high": 16, "step": 4}},
             "train.batch_size",
             Int(4, 16, step=4),
+        ),
+        (
+            {
+                "optim.lr": {
+                    "low": 1e-4,
+                    "high": 1e-2,
+                    "prior": {"center": 1e-3, "spread": "3x"},
+                }
+            },
+            "optim.lr",
+            Float(1e-4, 1e-2, log=True, prior=Prior(1e-3, 3.0)),
+        ),
+        (
+            {
+                "loss.warmup_epochs": {
+                    "low": 0,
+                    "high": 9,
+                    "prior": {"center": 2, "spread": 1.5},
+                    "when": {"loss.region": "dice"},
+                }
+            },
+            "loss.warmup_epochs",
+            Int(0, 9, prior=Prior(2.0, 1.5)),
         ),
         ({"data.resolution": [[64, 96], 128]}, "data.resolution", Choice(("64x96", "128x128"))),
         (

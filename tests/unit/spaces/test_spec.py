@@ -216,6 +216,10 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
             assert list(validator.iter_errors({**document, **change}))
         wrong = {**document, "space": {"optim.learning_rate": 1}}
         assert list(validator.iter_errors(wrong))
+        for spread, right in (("3x", True), (0.5, True), ("3", False), (-1, False)):
+            range_ = {"low": 1e-4, "high": 1e-2, "prior": {"center": 1e-3, "spread": spread}}
+            found = list(validator.iter_errors({**document, "space": {"optim.lr": range_}}))
+            assert (not found) is right, spread
 
 
 @pytest.mark.parametrize(
