@@ -46,15 +46,19 @@ class Table:
         range is one of logarithms); two different choices are 1 apart, and so are a parameter that
         is set and one that is not. Ties go to the lowest index.
         """
-        points, wanted = self.points[np.asarray(among)], self._point(params)
+        apart = self.apart(params)[np.asarray(among)]
+        return among[int(np.argmin((apart**2).sum(axis=1)))]
+
+    def apart(self, params: Mapping[str, Any]) -> np.ndarray:
+        """(N, P) how far each run is from the parameters in each of them, from 0 to 1."""
+        points, wanted = self.points, self._point(params)
         choices = np.array(
             [isinstance(d, CategoricalDistribution) for d in self.distributions.values()]
         )
         apart = np.where(choices, points != wanted, np.abs(points - wanted))
         one_unset = np.isnan(points) != np.isnan(wanted)
         both_unset = np.isnan(points) & np.isnan(wanted)
-        apart = np.where(both_unset, 0.0, np.where(one_unset, 1.0, apart))
-        return among[int(np.argmin((apart**2).sum(axis=1)))]
+        return np.where(both_unset, 0.0, np.where(one_unset, 1.0, apart))
 
     def _point(self, params: Mapping[str, Any]) -> np.ndarray:
         """(P,) numbers in [0, 1] or indices of choices; NaN where a parameter is not set."""
