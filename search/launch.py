@@ -14,6 +14,7 @@ from search.database.retry import until_it_answers
 from search.database.store import Store
 from search.database.tables import ENDED, OPEN, RUNNING
 from search.files.artifacts import Artifacts
+from search.findings.beginning import read_beginning
 from search.findings.tables import show_answer
 from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
@@ -73,7 +74,14 @@ def launch(
             engine = launcher(order.options)
             engine.check()  # before anything exists
     store.work_alone()
-    study = create_or_resume(store, settled(spec, data), data.fingerprint, trials)
+    begun = settled(spec, data)
+    study = create_or_resume(
+        store,
+        begun,
+        data.fingerprint,
+        trials,
+        lambda: read_beginning(store, begun, data.fingerprint),
+    )
     study.take_settings(spec)
     if reason := stopped(study):
         raise InputError(
@@ -89,7 +97,8 @@ def launch(
         highlight=False,
         soft_wrap=True,
     )
-    for note in (*data.notes, *near_duplicates(data)):
+    known = study.beginning.lines if study.beginning else ()
+    for note in (*known, *data.notes, *near_duplicates(data)):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     measured = None
     if measure and trains_here and not ended:

@@ -52,6 +52,7 @@ def create_confirmation(study: Study) -> Study:
             "name": study.spec.name + CONFIRM,
             "pruner": PrunerSpec(name="none"),
             "confirm": None,
+            "from_studies": [],
             "keep_models": MOST_MODELS,
         }
     )

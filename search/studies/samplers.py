@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import optuna
 
 from spaces.sections import SamplerSpec
+
+
+def other_seed(seed: int, earlier: Sequence[str]) -> int:
+    """Return the seed of a study that begins with others: its draws are not those that they made
+    with an equal seed. Where it begins with none it is `seed`."""
+    if not earlier:
+        return seed
+    return int.from_bytes(
+        hashlib.sha256(f"{seed}/{'/'.join(earlier)}".encode()).digest()[:4], "big"
+    )
 
 
 def build_sampler(spec: SamplerSpec, seed: int, slot: int) -> optuna.samplers.BaseSampler:

@@ -36,6 +36,8 @@ class TrialFacts:
         error: why it could not run, or crashed.
         origin: the starting point that it was begun from.
         confirms: the trial of the search that it runs again, on another seed.
+        from_study: the earlier study that it is a trial of, where this one only knows of it.
+        from_trial: its number there.
         config: every setting by dotted name; of stores of 0.1 alone.
     """
 
@@ -56,6 +58,8 @@ class TrialFacts:
     error: str | None = None
     origin: str | None = None
     confirms: int | None = None
+    from_study: str | None = None
+    from_trial: int | None = None
     config: dict[str, Any] | None = None
 
     @classmethod
@@ -72,6 +76,12 @@ class TrialFacts:
             return {"error": self.error}
         folds = {} if self.folds is None else {name: getattr(self, name) for name in _OF_FOLDS}
         return {name: getattr(self, name) for name in _MEASURED} | folds
+
+    def as_known(self) -> dict[str, Any]:
+        """What is stored of a trial of an earlier study: nothing of files, which are not here."""
+        names = ("reason", "epochs", "best_epoch", "decode", *_OF_FOLDS, "from_study", "from_trial")
+        known = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in known.items() if value is not None}
 
     def in_queue(self) -> dict[str, Any]:
         """What is stored when a trial is put into the queue."""
