@@ -70,17 +70,15 @@ def read_beginning(store: Store, spec: StudySpec, fingerprint: str) -> Beginning
     for study in earlier_studies(store, spec):
         of_study, left_out = _Taken(spec, study, meaning), _differences(spec, fingerprint, study)
         if left_out:
-            lines.append(f"takes over no trial of {study.spec.name}: {', '.join(left_out)}")
+            said = f"begins with no trial of {study.spec.name}: {', '.join(left_out)}"
         else:
             new = {key: trial for key, trial in of_study.trials() if key not in trials}
             trials |= new
-            lines.append(of_study.said(list(new.values())))
+            said = of_study.said(list(new.values()))
         winner = of_study.winner()
-        if winner is None:
-            lines.append(f"no trial of {study.spec.name} has learned anything yet")
-            continue
-        first.append(winner)
-        lines.append(f"tries first: {winner[1]}")
+        if winner is not None:
+            first.append(winner)
+        lines.append(f"{said}; {f'tries first: {winner[1]}' if winner else 'it has no winner'}")
     return Beginning(list(trials.values()), first, lines)
 
 
