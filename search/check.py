@@ -12,8 +12,10 @@ from rich.table import Table
 
 from search.check_text import say_text
 from search.database.store import Store
+from search.findings.beginning import earlier_studies, read_beginning
 from search.findings.wording import dimension_text, splits_named
 from search.near_duplicates import near_duplicates
+from search.studies.study import study_names
 from search.work.estimate import estimate
 from search.work.forkserver import warm_up
 from search.work.preflight import limit_lines, preflight, settled
@@ -45,6 +47,9 @@ NO_WEIGHTS = {"model.init": None, "model.encoder_weights": None}  # memory needs
 def check_study(path: Path, store: Store, console: Console) -> None:
     """Print what a study would run on, and with what; raises InputError for what would fail."""
     spec = StudySpec.load(path)
+    begins = bool(spec.from_studies) and spec.name not in study_names(store)
+    if begins:
+        earlier_studies(store, spec, path)
     warm_up()  # while the data are read
     data = preflight(spec)
     spec = settled(spec, data)
@@ -77,7 +82,8 @@ def check_study(path: Path, store: Store, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    for line in initial_weights(space, data):
+    known = read_beginning(store, spec, data.fingerprint).lines if begins else ()
+    for line in (*known, *initial_weights(space, data)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _device(space, data, console)
     for line in limit_lines(spec, data):

@@ -14,6 +14,7 @@ from search.database.retry import until_it_answers
 from search.database.store import Store
 from search.database.tables import ENDED, GAIN, OPEN, RUNNING
 from search.files.artifacts import Artifacts
+from search.findings.beginning import read_beginning
 from search.findings.tables import show_answer
 from search.findings.wording import splits_named
 from search.launchers import forget, launcher, remember
@@ -74,7 +75,14 @@ def launch(
             engine = launcher(order.options)
             engine.check()  # before anything exists
     store.work_alone()
-    study = create_or_resume(store, settled(spec, data), data.fingerprint, trials)
+    begun = settled(spec, data)
+    study = create_or_resume(
+        store,
+        begun,
+        data.fingerprint,
+        trials,
+        lambda: read_beginning(store, begun, data.fingerprint),
+    )
     study.take_settings(spec)
     why = own_end(study)
     if why is not None and trials is not None and trials > why.of:
@@ -94,7 +102,8 @@ def launch(
         soft_wrap=True,
     )
     limited = limit_lines(study.spec, data) if trains_here else []
-    for note in (*data.notes, *near_duplicates(data), *limited):
+    known = study.beginning.lines if study.beginning else ()
+    for note in (*known, *data.notes, *near_duplicates(data), *limited):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     measured = None
     if measure and trains_here and not ended:

@@ -110,6 +110,10 @@ class Space:
 
     def sample(self, suggest: Suggest) -> TrialConfig:
         """Draw one config; each drawn name is a parameter of the trial."""
+        return self.base.replace(self.draw(suggest))
+
+    def draw(self, suggest: Suggest) -> dict[str, Any]:
+        """Draw {dotted name: value} of the settings in which a config differs from `base`."""
         fixed = self.base.flat()
         drawn: dict[str, Any] = {}
         for name in self.order():
@@ -122,7 +126,7 @@ class Space:
                 drawn[name] = choice.choices[0] if one else _draw(suggest, param, choice)
             else:
                 drawn[name] = _draw(suggest, name, dim)
-        return self.base.replace(drawn)
+        return drawn
 
     def config(self, params: Mapping[str, Any]) -> TrialConfig:
         """Rebuild the config of a trial from its stored parameters.

@@ -77,6 +77,8 @@ class StudySpec(Section):
     """{path: SHA-256} of the weights that `model.init` names; found there, and in no study file."""
     use_starting_points: bool = True
     """Try the recipes of the field first."""
+    from_studies: list[str] = Field(default_factory=list, json_schema_extra={"uniqueItems": True})
+    """Earlier studies of the same store: what they have found is known from the start."""
     budget: BudgetSpec = BudgetSpec()
     sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = SamplerSpec()
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = PrunerSpec()
@@ -96,19 +98,25 @@ class StudySpec(Section):
     workers: WorkersSpec = WorkersSpec()
     """Where the trials run; changes no result."""
 
-    @field_validator("trackers")
+    @field_validator("trackers", "from_studies")
     @classmethod
-    def _check_trackers(cls, trackers: list[str]) -> list[str]:
-        twice = [name for i, name in enumerate(trackers) if name in trackers[:i]]
+    def _check_once(cls, names: list[str]) -> list[str]:
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
             raise ValueError(f"{twice[0]} stands twice")
-        return trackers
+        return names
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         check_study_name(name.removesuffix(CONFIRM).removesuffix(FINISH))
         return name
+
+    @model_validator(mode="after")
+    def _check_earlier(self) -> Self:
+        if self.name in self.from_studies:
+            raise ValueError(f"from_studies: {self.name} is this study's own name; name others")
+        return self
 
     @model_validator(mode="after")
     def _check_metric(self) -> Self:

@@ -75,8 +75,10 @@ def launch(
     study_spec = with_workers(study_spec, given, worker_option or [])
 
     from search.files.artifacts import open_artifacts
+    from search.findings.beginning import earlier_studies
     from search.launch import launch as run_study
     from search.launchers.engine import Order
+    from search.studies.study import study_names
     from search.work.forkserver import warm_up
     from trainers.devices import visible_gpus
 
@@ -89,6 +91,8 @@ def launch(
     if options.on == "local" and options.count != 0:
         warm_up()  # trains here, or measures a few steps
     with closing_store(store, create=True) as opened:
+        if study_spec.from_studies and study_spec.name not in study_names(opened):
+            earlier_studies(opened, study_spec, spec)  # before the data are read
         raise typer.Exit(
             run_study(study_spec, opened, kept, console(), trials, order, measure=True)
         )

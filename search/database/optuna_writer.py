@@ -88,6 +88,51 @@ def begin(
     return begun
 
 
+def add_ended(connection: sa.Connection, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+    """Store ended trials as those of a study that has none yet, numbered in their order."""
+    if not trials:
+        return
+    rows = [
+        {
+            "study_id": study_id,
+            "number": number,
+            "state": trial.state,
+            "datetime_start": _utc(trial.datetime_start),
+            "datetime_complete": _utc(trial.datetime_complete),
+        }
+        for number, trial in enumerate(trials)
+    ]
+    ids = sa.insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+    stored = list(zip(connection.execute(ids, rows).scalars(), trials, strict=True))
+    parts = {
+        TRIAL_PARAMS: [
+            param_row(i, name, value, trial.distributions[name])
+            for i, trial in stored
+            for name, value in trial.params.items()
+        ],
+        TRIAL_VALUES: [value_row(i, t.value) for i, t in stored if t.value is not None],
+        TRIAL_STEPS: [
+            step_row(i, step, value)
+            for i, trial in stored
+            for step, value in trial.intermediate_values.items()
+        ],
+        TRIAL_USER_ATTRS: [
+            attr_row(i, key, value) for i, t in stored for key, value in t.user_attrs.items()
+        ],
+        TRIAL_SYSTEM_ATTRS: [
+            attr_row(i, key, value) for i, t in stored for key, value in t.system_attrs.items()
+        ],
+    }
+    for table, values in parts.items():
+        if values:
+            connection.execute(sa.insert(table), values)
+
+
+def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:
+    """Local time, as a trial has it, as the tables have it."""
+    return None if moment is None else moment.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
 def put_study_attrs(connection: sa.Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
     """Store system attributes of a study."""
     rows = [study_attr_row(study_id, key, value) for key, value in attrs.items()]

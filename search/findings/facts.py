@@ -88,6 +88,11 @@ class Facts:
         return self.study.slots.counts()
 
     @cached_property
+    def begins_with(self) -> Mapping[str, int]:
+        """{earlier study: trials that the search knew from the start}, read when asked for."""
+        return self.study.begins_with
+
+    @cached_property
     def closed(self) -> str | None:
         """Why no new trial begins, or None; read when it is first asked for."""
         return stopped(self.study)
@@ -260,6 +265,7 @@ def summary(study: Study) -> dict[str, Any]:
         "name": study.spec.name,
         "task": study.spec.task,
         "metric": study.metric,
+        "begins_with": study.begins_with,
         "slots": study.slots.counts(),
         "stopped": stop,
         "ended_by_itself": None if why is None else asdict(why),

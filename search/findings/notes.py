@@ -12,7 +12,7 @@ from search.findings.facts import Comparison, Facts, seconds
 from search.findings.importances import MIN_TRIALS
 from search.findings.looks import WHY, latest, look_list, look_table
 from search.findings.markup import Block, Code, Heading, Items, Table, Text, literal
-from search.findings.wording import clock, dimension_text, listed
+from search.findings.wording import begins_said, clock, dimension_text, listed
 from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -96,6 +96,8 @@ def headline(facts: Facts) -> list[Block]:
         f"{clock(facts.seconds)} of device time, {facts.epochs[0]} epochs; early stopping of all "
         f"kinds saved **{facts.saved:.0%}** of the epochs",
     ]
+    if facts.begins_with:
+        lines.insert(1, literal(begins_said(facts.begins_with)))
     if facts.answer is not None:
         first, *rest = facts.answer.lines
         lines = [f"**{literal(first)}**", *map(literal, rest), *lines]

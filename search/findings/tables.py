@@ -14,7 +14,7 @@ from search.findings.answer import confirmation_rows
 from search.findings.evidence import CONFIDENCE, difference_on
 from search.findings.facts import gather
 from search.findings.leaderboard import MOST, Leaderboard, listed_settings, read_leaderboard
-from search.findings.wording import clock, describe, dimension_text, listed
+from search.findings.wording import begins_said, clock, describe, dimension_text, listed
 from search.studies.reasons import reason
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
@@ -68,6 +68,8 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
         + ", ".join(f"{count} {state.lower()}" for state, count in slots.items() if count),
         highlight=False,
     )
+    if summary["begins_with"]:
+        console.print(begins_said(summary["begins_with"]), highlight=False, soft_wrap=True)
     console.print(
         f"{summary['epochs']} epochs in {clock(summary['seconds'])}; early stopping saved "
         f"{summary['epochs_saved']:.0%} of the epochs of the trials that have ended",

@@ -70,6 +70,12 @@ def epoch_named(report: EpochReport, epochs: int) -> str:
     return f"fold {report.fold}, epoch {report.epoch - (report.fold - 1) * epochs}/{epochs}"
 
 
+def begins_said(counts: Mapping[str, int]) -> str:
+    """`begins with 18 trials of A, 3 trials of B`: what earlier studies have told this one."""
+    named = (f"{n} trial{'s' * (n != 1)} of {name}" for name, n in counts.items())
+    return f"begins with {', '.join(named)}"
+
+
 def splits_named(splits: Mapping[str, Sized], folds: int) -> str:
     """`train 96, val 32`, or of a data set with folds `train 30 in 5 folds, test 8`."""
     sizes = {name: len(samples) for name, samples in sorted(splits.items())}

@@ -59,6 +59,7 @@ def create_confirmation(study: Study) -> Study:
             "pruner": PrunerSpec(name="none"),
             "confirm": None,
             "limits": LimitsSpec(),  # the search has judged
+            "from_studies": [],
             "keep_models": MOST_MODELS,
         }
     )

@@ -15,6 +15,7 @@ from search.database.tables import (
     study_table,
     worker_table,
 )
+from search.studies.earlier import delete_earlier
 from search.studies.owners import is_dead
 from search.studies.slots import LEASE_SECONDS
 from search.studies.study import Study
@@ -51,6 +52,7 @@ def delete_rows(studies: Sequence[Study]) -> None:
         )
         for table in (epoch_table, slot_table, control_table, study_table):
             connection.execute(sa.delete(table).where(table.c.study_id.in_(ids)))
+        delete_earlier(connection, name)
         for study_id in ids:
             optuna_writer.delete(connection, study_id)
 

@@ -24,6 +24,7 @@ RANDOM_DRAWS = 300  # at random, after these
 def draw(
     spec: StudySpec,
     space: Space,
+    seed: int,
     slot: int,
     draft_of: Callable[[], Draft],
     pruner: optuna.pruners.BasePruner,
@@ -35,7 +36,7 @@ def draw(
     sampler hears of what was drawn in vain: it has learned of such configs from the trials that
     have ended as `limit`.
     """
-    sampler = build_sampler(spec.sampler, spec.seed, slot, space.priors())
+    sampler = build_sampler(spec.sampler, seed, slot, space.priors())
     study_attrs: dict[str, object] = {}  # a sequence goes on
     for drawn in range(1, OWN_DRAWS + RANDOM_DRAWS + 1):
         draft = draft_of()
@@ -48,5 +49,5 @@ def draw(
             break
         study_attrs = draft.study_attrs
         if drawn == OWN_DRAWS:
-            sampler = build_sampler(SamplerSpec(name="random"), spec.seed, slot)
+            sampler = build_sampler(SamplerSpec(name="random"), seed, slot)
     return draft, config

@@ -18,6 +18,12 @@ from spaces.sections import SamplerSpec
 from spaces.space import Prior
 
 
+def other_seed(seed: int, earlier: Sequence[str]) -> int:
+    """Return the seed of a study that begins with others: its draws are not those that they made
+    with an equal seed. Where it begins with none it is `seed`."""
+    return _mixed(f"{seed}/{'/'.join(earlier)}") if earlier else seed
+
+
 def build_sampler(
     spec: SamplerSpec, seed: int, slot: int, priors: Mapping[str, Prior] | None = None
 ) -> BaseSampler:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import optuna
 import sqlalchemy as sa
-from optuna.samplers import BaseSampler
 from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,14 +17,22 @@ from search.database.optuna_draft import Draft
 from search.database.optuna_private import give_id, id_of_study
 from search.database.store import Store, UnknownStudy
 from search.database.tables import control_table, study_table
-from search.stopping.curves import Curve
-from search.stopping.rules import asks_running, optuna_pruner, warmup_end
+from search.stopping.rules import asks_running, optuna_pruner
 from search.studies import reports
-from search.studies.configs import CONFIG, configs_ended_after, drawn_config
+from search.studies.configs import CONFIG, drawn_config
 from search.studies.draws import Outside, draw
+from search.studies.earlier import (
+    EARLIER,
+    Beginning,
+    create_earlier,
+    earlier_counts,
+    numbered_after,
+    read_earlier,
+)
 from search.studies.owners import new_owner
+from search.studies.queue import enqueue_first
 from search.studies.reports import Stored
-from search.studies.samplers import build_sampler
+from search.studies.samplers import build_sampler, other_seed
 from search.studies.slots import Claim, Slots
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
@@ -33,7 +41,6 @@ from spaces.difference import CHANGEABLE, spec_difference
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
 from spaces.spec import BESIDE, StudySpec
-from spaces.starting import origin, starting_params
 from trainers.report import EpochReport
 
 
@@ -53,6 +60,7 @@ class Study:
         uid: tells studies of equal name in different stores apart, for instance on disk.
         owner: name under which slots are claimed.
         fingerprint: of the data set that the study was created with.
+        beginning: what it begins with, where it was created here.
     """
 
     store: Store
@@ -62,6 +70,7 @@ class Study:
     uid: str
     fingerprint: str
     owner: str = field(default_factory=new_owner)
+    beginning: Beginning | None = None
     _begun: Begun | None = None  # the trial that was begun here last
     _ids: dict[int, int] = field(default_factory=dict)  # of trials, by number
 
@@ -81,6 +90,17 @@ class Study:
         """Epochs of a trial in full, those of all its folds together."""
         return self.space.base.train.epochs * fold_count(self.spec.data)
 
+    @cached_property
+    def earlier(self) -> list[FrozenTrial]:
+        """Ended trials of other studies that this one began with, and that its sampler and its
+        stopping rule know; read once, as they never change."""
+        return read_earlier(self.store, self.spec.name) if self.spec.from_studies else []
+
+    @property
+    def begins_with(self) -> dict[str, int]:
+        """{earlier study: how many of its trials} this one began with."""
+        return earlier_counts(self.store, self.spec.name) if self.spec.from_studies else {}
+
     def data_spec(self, config: TrialConfig) -> AnyDataSpec:
         """The data that a trial trains on: a confirmation draws a split of its own for each seed,
         where the validation images are drawn from the train images, and folds likewise."""
@@ -98,12 +118,9 @@ class Study:
         return optuna.load_study(
             study_name=self.spec.name,
             storage=self.store.storage,
-            sampler=self._sampler(slot),
+            sampler=build_sampler(self.spec.sampler, self._seed, slot, self.space.priors()),
             pruner=_pruner(self),
         )
-
-    def _sampler(self, slot: int) -> BaseSampler:
-        return build_sampler(self.spec.sampler, self.spec.seed, slot, self.space.priors())
 
     def over(self, trials: Sequence[FrozenTrial]) -> OptunaStudy:
         """Optuna's study with just these trials, for what only reads them: no look at the store."""
@@ -125,10 +142,11 @@ class Study:
         if self.spec.beside is not None:
             return self._begin_planned(connection)
         draft, config = draw(
-            self.spec, self.space, slot, self._draft, pruner=_pruner(self), outside=outside
+            self.spec, self.space, self._seed, slot, self._draft, _pruner(self), outside
         )
         trial = draft.trial
         assert trial is not None
+        trial.number -= len(self.earlier)
         attrs = {**draft.system_attrs, CONFIG: config.flat()}
         begun = optuna_writer.begin(connection, self.study_id, trial, attrs)
         if begun is None:  # somebody who knows no slots has taken it from the queue
@@ -142,7 +160,13 @@ class Study:
         return begun.number
 
     def _draft(self) -> Draft:
-        return Draft(self.store.storage, self.study_id, self.spec.name, self.all_trials())
+        """What a new trial is drawn in: it knows all trials, those of earlier studies first."""
+        known = numbered_after(self.earlier, self.all_trials())
+        return Draft(self.store.storage, self.study_id, self.spec.name, known)
+
+    @property
+    def _seed(self) -> int:
+        return other_seed(self.spec.seed, self.spec.from_studies)
 
     def _begin_planned(self, connection: sa.Connection) -> int:
         """Begin the next trial that was planned; no sampler has a part in it."""
@@ -208,50 +232,6 @@ class Study:
         """{trial: its reports, first epoch first}."""
         return reports.histories(self.store, self.study_id, numbers)
 
-    def curves_begun(self) -> tuple[int, dict[int, Curve], dict[int, Curve]]:
-        """Curves of the trials that have not ended, but have reported an epoch.
-
-        Returns:
-            How far `ended` has grown (0 where there are none), {trial: curve} of those that are
-            paused, and of the others.
-        """
-        with self.store.engine.connect() as connection:
-            until, found, paused = reports.begun(connection, self.study_id)
-        waits: dict[int, Curve] = {}
-        runs: dict[int, Curve] = {}
-        for number, metrics in found.items():
-            curve = Curve(reports.values(metrics, self.space.base.train.epochs))
-            (waits if number in paused else runs)[number] = curve
-        return until, waits, runs
-
-    def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
-        """Curves of the trials that have ended COMPLETE or PRUNED since an earlier call.
-
-        Args:
-            ended: what that call returned first; 0 for all.
-            warmups: also read where each trial's warm-up ended; else that is 0.
-
-        Returns:
-            How far `ended` has grown, and {trial: its curve} of those that have reported an epoch.
-        """
-        with self.store.engine.connect() as connection:
-            until, found = reports.ended_after(connection, self.study_id, ended)
-            drawn = (
-                configs_ended_after(connection, self.study_id, ended) if warmups and found else {}
-            )
-        ends: dict[int, int] = {}
-        for number in found if warmups else ():
-            if number in drawn:
-                config = type(self.space.base)().replace(drawn[number])
-            else:  # of a store of 0.1
-                config = self.config(self.trial(number))
-            ends[number] = warmup_end(config)
-        epochs = self.space.base.train.epochs
-        return until, {
-            number: Curve(reports.values(metrics, epochs), ends.get(number, 0))
-            for number, metrics in found.items()
-        }
-
     def take_settings(self, spec: StudySpec) -> None:
         """Store what a launch may change, where the workers look for it."""
         until = {"until": spec.budget.until}
@@ -285,12 +265,19 @@ def _of_no_slot(trial: FrozenTrial) -> bool:
     return lost or trial.state == TrialState.WAITING
 
 
-def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: int | None) -> Study:
+def create_or_resume(
+    store: Store,
+    spec: StudySpec,
+    fingerprint: str,
+    trials: int | None,
+    begin: Callable[[], Beginning] = Beginning,
+) -> Study:
     """Create the study of a spec, or reopen it where it exists.
 
     Args:
         fingerprint: of the data set as it is now.
         trials: total budget, where it differs from the file's.
+        begin: finds what a new study begins with.
 
     Raises:
         InputError: a study of this name has another spec, or its data have changed.
@@ -299,7 +286,7 @@ def create_or_resume(store: Store, spec: StudySpec, fingerprint: str, trials: in
         try:
             study = open_study(store, spec.name)
         except UnknownStudy:
-            study = create(store, spec, fingerprint)
+            study = create(store, spec, fingerprint, begin())
     if difference := spec_difference(study.spec, spec):
         raise InputError(
             f"study {spec.name} exists with another spec; give this one another name, or undo:\n"
@@ -361,19 +348,18 @@ def _pruner(study: Study) -> optuna.pruners.BasePruner:
     return optuna_pruner(study.spec.pruner, study.space.base.train.epochs)
 
 
-def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
+def create(
+    store: Store, spec: StudySpec, fingerprint: str, beginning: Beginning | None = None
+) -> Study:
     """Create a study without slots; one of this name must not be there."""
     _clear_half_created(store, spec.name)
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
     study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
-    space = spec.search_space()
-    if spec.use_starting_points and spec.beside is None:
-        for point in spec.starting_points:
-            params = starting_params(space, point)
-            if params:
-                attrs = TrialFacts(origin=origin(space, point, params)).in_queue()
-                study.enqueue_trial(params, user_attrs=attrs, skip_if_exists=True)
+    space, beginning = spec.search_space(), beginning or Beginning()
+    if spec.beside is None:
+        enqueue_first(study, spec, space, beginning)
+    earlier = create_earlier(store, spec.name) if beginning.known else None
     uid = uuid.uuid4().hex
     with store.engine.begin() as connection:
         connection.execute(
@@ -384,12 +370,16 @@ def create(store: Store, spec: StudySpec, fingerprint: str) -> Study:
         connection.execute(
             control_table.insert().values(study_id=id_of_study(study), opened_at=store.now())
         )
-    return Study(store, spec, space, id_of_study(study), uid, fingerprint)
+        if earlier is not None:
+            optuna_writer.add_ended(connection, earlier, beginning.known)
+    return Study(store, spec, space, id_of_study(study), uid, fingerprint, beginning=beginning)
 
 
 def _clear_half_created(store: Store, name: str) -> None:
     """Remove what a creation that was killed has left; refuse a foreign study of that name."""
     for summary in store.storage.get_all_studies():
+        if summary.study_name == name + EARLIER:  # also where Optuna's dashboard deleted the study
+            store.storage.delete_study(id_of_study(summary))
         if summary.study_name != name:
             continue
         trials = store.storage.get_all_trials(id_of_study(summary), deepcopy=False)

@@ -39,6 +39,8 @@ class TrialFacts:
         origin: the starting point that it was begun from.
         confirms: the trial of the search that it runs again, on another seed.
         finishes: the trial of the search that it trains to its end, which was stopped there.
+        from_study: the earlier study that it is a trial of, where this one only knows of it.
+        from_trial: its number there.
         config: every setting by dotted name; of stores of 0.1 alone.
     """
 
@@ -63,6 +65,8 @@ class TrialFacts:
     origin: str | None = None
     confirms: int | None = None
     finishes: int | None = None
+    from_study: str | None = None
+    from_trial: int | None = None
     config: dict[str, Any] | None = None
 
     @classmethod
@@ -81,6 +85,15 @@ class TrialFacts:
         limited = {name: getattr(self, name) for name in _OF_LIMITS}
         known = {name: value for name, value in limited.items() if value is not None}
         return {name: getattr(self, name) for name in _MEASURED} | folds | known
+
+    def as_known(self) -> dict[str, Any]:
+        """What is stored of a trial of an earlier study: nothing of files, which are not here."""
+        names = (
+            *("reason", "epochs", "best_epoch", "decode", *_OF_FOLDS, "from_study", "from_trial"),
+            *("hardware", "parameters", "latency_ms", "memory_mb"),
+        )
+        known = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in known.items() if value is not None}
 
     def in_queue(self) -> dict[str, Any]:
         """What is stored when a trial is put into the queue."""

@@ -21,6 +21,7 @@ from search.stopping.rules import (
     stock_verdict,
     warmup_end,
 )
+from search.studies.learning_curves import curves_begun, curves_ended_after, earlier_curves
 from search.studies.reports import Stored
 from search.studies.slots import Claim
 from search.studies.study import Study
@@ -53,7 +54,8 @@ class Judge:
     study: Study
     floor: float = -math.inf
     _ended: EndedCurves = field(default_factory=EndedCurves)
-    _ended_until: int = 0  # what `_ended` holds, as `Study.curves_ended_after` counts
+    _ended_until: int = 0  # what `_ended` holds, as `curves_ended_after` counts
+    _knows_earlier: bool = False  # whether `_ended` holds what the study began with
     _stock: tuple[int, optuna.Study] | None = None  # a slot, and Optuna's study for its pruner
     _slot_count: int | None = None  # of the study, at the first look
 
@@ -92,7 +94,8 @@ class Judge:
         count = fold_count(self.study.spec.data)
         if self.study.spec.pruner.name == "none" or len(folds) >= count:
             return None
-        known = (TrialFacts.of(trial).folds or () for trial in self.study.trials())
+        trials = (*self.study.earlier, *self.study.trials())
+        known = (TrialFacts.of(trial).folds or () for trial in trials)
         whole = [values for values in known if len(values) == count]
         if not is_hopeless(folds, whole):
             return None
@@ -103,7 +106,7 @@ class Judge:
         rule = self._rule
         if rule is None or rule.pause_below is None:
             return None
-        ended, paused, running = self.study.curves_begun()
+        ended, paused, running = curves_begun(self.study)
         if not paused:
             return Review()
         self._refresh_ended(ended, warmups=False)
@@ -121,12 +124,17 @@ class Judge:
             return None
         if self._slot_count is None and rule_pauses(pruner):
             self._slot_count = sum(self.study.slots.counts().values())
-        return our_rule(pruner, self.study.space.base.train.epochs, self._slot_count or 0)
+        trials = (self._slot_count or 0) + len(self.study.earlier)
+        return our_rule(pruner, self.study.space.base.train.epochs, trials)
 
     def _refresh_ended(self, ended: int | None, *, warmups: bool) -> None:
         """Read the curves of trials that have ended since the last look, where there are any."""
+        if not self._knows_earlier:
+            earlier = earlier_curves(self.study, warmups=warmups)
+            self._ended.add({-1 - i: self._floored(curve) for i, curve in enumerate(earlier)})
+            self._knows_earlier = True
         if ended is None or ended > self._ended_until:
-            until, curves = self.study.curves_ended_after(self._ended_until, warmups=warmups)
+            until, curves = curves_ended_after(self.study, self._ended_until, warmups=warmups)
             new = {t: self._floored(c) for t, c in curves.items() if t not in self._ended}
             self._ended.add(new)
             self._ended_until = until

@@ -57,7 +57,7 @@ class Measured:
         """Whether a config is known to be outside of the study's limits.
 
         Args:
-            trials: of the study; those that have ended are learned from.
+            trials: of earlier studies, then of the study; those that have ended are learned from.
         """
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._seen:
@@ -107,7 +107,7 @@ class Measured:
             return slots.end(claim, result)
         ours = refuse(slots, claim, result)
         self.refused += ours
-        self._seen.add(claim.trial_number)
+        self._seen.add(len(self.study.earlier) + claim.trial_number)
         return ours
 
     def _learn(self, trial: FrozenTrial) -> None:

@@ -141,7 +141,7 @@ class Worker:
         if budget.hours is not None or budget.gpu_hours is not None:
             self._patiently(lambda: limits(self.study))  # closes the study where they are spent
         if not self._has_read:  # all that has ended, before a lock makes others wait for it
-            self._patiently(self.study.trials)
+            self._patiently(lambda: (self.study.earlier, self.study.trials()))
             self._has_read = True
         review = self._patiently(self.judge.review)
         begin = partial(self.study.ask, outside=self.measured.outside)

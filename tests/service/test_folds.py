@@ -14,6 +14,7 @@ from search.database.store import Store
 from search.findings.answer import read_answer
 from search.findings.evidence import Candidate, Run, next_round
 from search.findings.facts import summary
+from search.studies.learning_curves import curves_ended_after
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
@@ -74,7 +75,7 @@ def test_curves_are_compared_within_the_first_fold(store: Store, tmp_path: Path)
     study = folded(store, tmp_path, 2, pruner={"name": "ended_median", "startup_trials": 1})
     facts = serve(study, tmp_path, GOOD, (0.95, 0.10, 0.20))
     assert [known.reason for known in facts] == ["completed", "completed"]
-    _, curves = study.curves_ended_after(0, warmups=False)
+    _, curves = curves_ended_after(study, 0, warmups=False)
     assert [len(curve.values) for curve in curves.values()] == [EPOCHS, EPOCHS]
 
 

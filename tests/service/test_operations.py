@@ -16,6 +16,7 @@ from search.database import optuna_writer
 from search.database.optuna_private import TRIAL_USER_ATTRS, TRIAL_VALUES, TRIALS
 from search.database.store import open_store
 from search.database.tables import schema_table, slot_table
+from search.studies.learning_curves import curves_ended_after
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study
 from search.studies.trial_facts import TrialFacts
@@ -81,7 +82,7 @@ def test_an_older_store_is_upgraded_in_place(
     store = open_store(store_url)
     again = open_study(store, "small")
     assert again.slots.counts()["RUNNING"] == 1
-    until, curves = again.curves_ended_after(0, warmups=True)
+    until, curves = curves_ended_after(again, 0, warmups=True)
     assert {n: c.values for n, c in curves.items()} == {ended.trial_number: (0.25,)}
     with store.engine.begin() as connection:
         connection.execute(sa.update(slot_table).values(lease_until=store.now() - 1))
@@ -89,7 +90,7 @@ def test_an_older_store_is_upgraded_in_place(
     assert taken and taken.trial_number == claim.trial_number
     assert again.report(taken, EpochReport(epoch=1, metric=0.5))
     assert again.slots.end(taken, Result("COMPLETE", 0.5, "completed", {}))
-    later, curves = again.curves_ended_after(until, warmups=False)
+    later, curves = curves_ended_after(again, until, warmups=False)
     assert later > until and list(curves) == [taken.trial_number]
     inspector = sa.inspect(store.engine)
     assert {i["name"] for i in inspector.get_indexes("segtune_slot")} >= {

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from search.database.store import Store
 from search.database.tables import slot_table
 from search.stopping.curves import Curve
+from search.studies.learning_curves import curves_begun
 from search.studies.study import Study, create_or_resume
 from tests.fake_child import FakeChild, report
 from tests.scripted import Quiet, make_spec, new_worker
@@ -37,7 +38,7 @@ class Noting(Quiet):
 
     def trial_resumed(self, number: int, epoch: int, dropped: int) -> None:
         self.resumed.append((epoch, dropped))
-        self.seen.append(self.study.curves_begun()[2].get(number))
+        self.seen.append(curves_begun(self.study)[2].get(number))
 
     def trial_ended(
         self, number: int, state: str, reason: str, value: float | None, epochs: int

@@ -22,6 +22,7 @@ from search.database.store import Store, UnknownStudy, open_store
 from search.database.tables import schema_table, study_table
 from search.findings.ranking import ranked
 from search.studies.configs import CONFIG
+from search.studies.learning_curves import curves_ended_after
 from search.studies.slots import Result
 from search.studies.study import create_or_resume, open_study, study_names
 from search.work.preflight import preflight
@@ -214,7 +215,7 @@ def test_a_metric_of_nan_is_kept_and_is_no_value(store: Store, tmp_path: Path) -
         steps = study.trial(number).intermediate_values
         assert list(steps.values()) == pytest.approx(trained, nan_ok=True)
     assert study.trial(0).value is None
-    _, ended = study.curves_ended_after(0, warmups=False)
+    _, ended = curves_ended_after(study, 0, warmups=False)
     assert ended[0].values == pytest.approx(curves[0], nan_ok=True)
     assert [trial.number for trial in ranked(study.trials())][-1] != 0
 
