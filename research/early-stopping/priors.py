@@ -178,7 +178,8 @@ def block(table: str, found: Mapping[Row, list[list[float]]]) -> str:
 
 Trials until a search is within {NEAR} of the best config of its space ({best:.4f}); one that never
 is in {trials} trials counts as {trials + 1}. {seeds} searches a row, of the same seeds,
-{len(space.dims)} ranges. The sampler sees values with the noise of a seed (standard deviation
+{len(space.dims)} ranges; the surrogate is of {len(model.table.runs)} recorded runs. The sampler
+sees values with the noise of a seed (standard deviation
 {model.noise:.3f}); what is counted has none. Beside a difference stands its 95 % interval.
 
 {markdown(columns, rows)}

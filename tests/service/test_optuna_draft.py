@@ -29,7 +29,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-PRIOR = {"center": 1e-3, "spread": "1.01x"}  # qmc takes none
+PRIOR = {"center": 1e-3, "spread": "1.001x"}  # qmc takes none
 
 
 def make(store: Store, folder: Path, name: str, sampler: str) -> Study:
@@ -116,7 +116,7 @@ def test_every_sampler_draws_as_on_optunas_storage(
             apart = other_trial.datetime_start - one_trial.datetime_start
             assert abs(apart.total_seconds()) < 300  # the same clock, the same zone
     assert len({tuple(trial.params.items()) for trial in found if trial.params}) > 5
-    looked = {t.number for t in found if 9e-4 < t.params.get("optim.lr", 0) < 1.1e-3}
+    looked = {t.number for t in found[:3] if 9.9e-4 < t.params.get("optim.lr", 0) < 1.01e-3}
     assert looked == {"tpe": {2}, "qmc": set()}.get(sampler, {0, 2})  # tpe begins with recipes
     optunas.engine.dispose()
 
