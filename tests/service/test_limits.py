@@ -11,6 +11,8 @@ import pytest
 
 from search.database.store import Store
 from search.findings.facts import gather
+from search.findings.front_section import fronts
+from search.findings.markup import Table, Text
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
 from search.work.child import Done
@@ -159,3 +161,31 @@ def test_every_sampler_stays_inside(sampler: str, store: Store, tmp_path: Path) 
     children = Measuring(lambda config: MS[config.flat()["data.resolution"]])
     serve(study, tmp_path, children)
     assert len(children.trained) == 5 and "96x96" not in children.trained
+
+
+def test_what_waits_in_the_queue_ends_without_a_process(store: Store, tmp_path: Path) -> None:
+    """A starting point is tried as it is: that it is outside shall be seen."""
+    study = study_with(store, tmp_path, {"latency_ms": 20}, trials=30)
+    children = Measuring(lambda config: MS[config.flat()["data.resolution"]])
+    worker = new_worker(study, tmp_path, make_child=children.start)
+    while "96x96" not in children.measured:
+        assert worker.serve_one()
+    started = len(children.measured) + len(children.trained)
+    outside = next(t for t in study.trials() if TrialFacts.of(t).reason == "limit")
+    study.optuna().enqueue_trial(outside.params)
+    assert worker.serve_one()
+    last = study.trials()[-1]
+    assert last.params == outside.params and TrialFacts.of(last).reason == "limit"
+    assert len(children.measured) + len(children.trained) == started
+    assert TrialFacts.of(last).latency_ms == 40.0
+
+
+def test_the_report_names_who_is_good_and_cheap(store: Store, tmp_path: Path) -> None:
+    study = study_with(store, tmp_path, {}, trials=4)
+    assert fronts(gather(study), graphs=True) == []
+    serve(study, tmp_path, Measuring(lambda config: MS[config.flat()["data.resolution"]]))
+    _, text, table = fronts(gather(study), graphs=False)
+    assert isinstance(text, Text) and isinstance(table, Table)
+    [fastest] = {row[2] for row in table.rows}  # all have scored the same
+    assert fastest == f"{min(TrialFacts.of(t).latency_ms or 0.0 for t in study.trials()):.3g}"
+    assert "segtune export limited --fastest-within 0.01" in text.text
