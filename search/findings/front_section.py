@@ -77,7 +77,7 @@ def front_graph(ranking: Sequence[FrozenTrial], name: str, metric: str) -> go.Fi
         mode="lines+markers",
         line={"color": COLOURS[1], "width": 1.5, "shape": "hv"},
         marker={"color": COLOURS[1], "size": 10, "symbol": "diamond"},
-        name="cheaper than every better one",
+        name="front",
     )
     titled(figure, f"{metric} against {name.removesuffix('_ms')}", COSTS[name], metric)
     costs = [cost_of(trial, name) or 0.0 for trial in trials]
