@@ -181,6 +181,7 @@ def main() -> None:
     """Replay every search and write the report."""
     given = parser(__doc__)
     given.add_argument("--seeds", type=int, default=200, help="searches a row")
+    given.add_argument("--choices", type=int, default=100, help="searches a row of settings")
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
     tables = [name for name in TABLES if read_table(name)]
@@ -191,7 +192,7 @@ def main() -> None:
         for table in tables
         for workers in WORKERS
         for rule in (*rules, *CANDIDATES)
-        for seed in range(args.seeds)
+        for seed in range(args.seeds if rule in rules else args.choices)
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         found = dict(zip(tasks, pool.map(search, tasks, chunksize=20), strict=True))
@@ -249,17 +250,17 @@ class Row(NamedTuple):
 
 def summed(found: Mapping[Task, Found]) -> dict[tuple[str, int, str], Row]:
     """{(table, workers, rule): its row}."""
-    groups: dict[tuple[str, int, str], list[Found]] = {}
+    groups: dict[tuple[str, int, str], list[tuple[Found, Found]]] = {}
     for task, one in found.items():
-        groups.setdefault((task.table, task.workers, task.rule), []).append(one)
-    spent = {key: statistics.mean(one.reached for one in ones) for key, ones in groups.items()}
+        unpruned = found[task._replace(rule=UNPRUNED)]  # of the same seed
+        groups.setdefault((task.table, task.workers, task.rule), []).append((one, unpruned))
     return {
-        (table, workers, rule): Row(
-            spent[table, workers, rule] / spent[table, workers, UNPRUNED],
-            statistics.mean(one.lost for one in ones),
-            statistics.mean(one.total / one.full for one in ones),
+        key: Row(
+            sum(one.reached for one, _ in pairs) / sum(unpruned.reached for _, unpruned in pairs),
+            statistics.mean(one.lost for one, _ in pairs),
+            statistics.mean(one.total / one.full for one, _ in pairs),
         )
-        for (table, workers, rule), ones in groups.items()
+        for key, pairs in groups.items()
     }
 
 
@@ -285,7 +286,8 @@ def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> s
     """The Markdown report."""
     rows = summed(found)
     tables = list(dict.fromkeys(task.table for task in found))
-    seeds = len({task.seed for task in found})
+    seeds = len({task.seed for task in found if task.rule in rules})
+    choices = len({task.seed for task in found if task.rule not in rules})
     text = heading(
         "Stopping rules on several tables of recorded runs",
         command,
@@ -296,7 +298,8 @@ def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> s
         for name in tables
     )
     text += f"""
-{sizes}. {seeds} searches a row, each of a random half of a table in a random order, the same ones
+{sizes}. {seeds} searches a row ({choices} of the settings
+that could be chosen), each of a random half of a table in a random order, the same ones
 in every row. *to the best*: epochs until a run is within {NEAR} of the best of its half, beside the
 unpruned search's; a search that never gets there is charged with all its epochs. *lost*: searches
 that never get there. *total*: epochs of the whole search, beside all runs in full.

@@ -1,12 +1,11 @@
 """Epochs that a search spends until it is within 0.01 of the best config: rules and samplers.
 
-    python research/early-stopping/compare.py --to FILE      # about 50 minutes on two cores
-    python research/early-stopping/compare.py --halves       # a random half of the runs each
-    python research/early-stopping/compare.py --variants     # ours with other settings
+    python research/early-stopping/compare.py --to FILE      # about 25 minutes on two cores
 
-Replays the recorded curves of camvid.jsonl (record.py), see search/stopping/replay.py. Each row is
-many searches that differ in their seed alone; row by row the seeds are the same. Ray Tune's and
-Syne Tune's rules are left out where those are not installed, and the report says so (peers.py).
+Replays the recorded curves of camvid.jsonl (record.py), see search/stopping/replay.py; each search
+has a random half of them. Each row is many searches that differ in their seed alone; row by row the
+seeds are the same. Ray Tune's and Syne Tune's rules are left out where those are not installed, and
+the report says so (peers.py). Other tables, and our rule with other settings: across.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import random
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ from search.stopping.replay import (
     Unpruned,
     replay,
 )
-from search.stopping.rules import MEDIAN, QuantileRule, Verdict, our_rule
+from search.stopping.rules import QuantileRule, Verdict, our_rule
 from search.studies.samplers import build_sampler
 from spaces.sections import PrunerSpec, SamplerSpec
 from table import Nearest, Table
@@ -118,53 +117,6 @@ def entries(runs: Table) -> dict[str, Entry]:
     }
 
 
-def variants(runs: Table) -> dict[str, Entry]:
-    """Our rule with other settings than its defaults."""
-    known = entries(runs)
-    found = {name: known[name] for name in (NONE, OURS, STOCK)}
-    default = our_rule(PrunerSpec(), runs.epochs, len(runs.runs))
-    [(stop_from, _)] = default.bars
-    never = replace(default, pause_below=None, pause_early=None)
-    for pause_below in (0.7, 0.75, 0.8, 0.85, 0.95):
-        found |= _variant(replace(default, pause_below=pause_below))
-    for pause_from in (1, 3, 4):
-        found |= _variant(replace(default, pause_from=pause_from))
-    for first in (1, 2, 3, 6):
-        found |= _variant(replace(never, bars=((first, MEDIAN),)))
-        found |= _variant(replace(default, bars=((first, MEDIAN),)))
-    for early in (0.35, 0.65, 0.8, None):
-        found |= _variant(replace(default, pause_early=early))
-    for quantile in (0.3, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9):
-        found |= _variant(replace(default, bars=((stop_from, quantile),)))
-    for margin in (0.01, 0.02, 0.04):
-        found |= _variant(replace(default, margin=margin))
-    for startup in (1, 2, 3, 10):
-        found |= _variant(replace(default, startup_trials=startup))
-    for first in (1, 3):
-        bars = ((first, MEDIAN),)
-        found |= _variant(replace(never, bars=bars, align_warmup=True, running=False))
-    found |= _variant(replace(never, running=False))
-    for rungs in ((1, 4), (1, 3, 9), (1, 2, 4, 8), (3, 9)):
-        found |= _variant(replace(never, bars=((1, MEDIAN),)), rungs)
-    return found
-
-
-def _variant(rule: QuantileRule, rungs: tuple[int, ...] = ()) -> dict[str, Entry]:
-    [(first, quantile)] = rule.bars
-    judged = f"at epochs {', '.join(map(str, rungs))}" if rungs else f"from {first}"
-    pauses = "never paused"
-    if rule.pause_below is not None:
-        pauses = f"paused below {rule.pause_below} from {rule.pause_from}"
-        if rule.pause_early is not None and rule.pause_from > 1:
-            pauses += f" and before below {rule.pause_early}"
-    name = (
-        f"quantile {quantile} {judged}, {pauses}, margin {rule.margin}, "
-        f"after {rule.startup_trials} trials{'' if rule.running else ', ended ones only'}"
-        f"{', aligned at warm-up' if rule.align_warmup else ''}"
-    )
-    return {name: Entry(lambda seed: OnRungs(rule, rungs))}
-
-
 @dataclass
 class Clairvoyant(Unpruned):
     """Knows which runs come near the best, and stops all others after so many epochs.
@@ -195,18 +147,6 @@ class OnForecasts(OurRule):
         return Curve(tuple(self.forecasts[id(run.recorded)][: run.epoch].tolist()))
 
 
-class OnRungs(OurRule):
-    """Our rule, asked after some epochs only, or after all where none are given."""
-
-    def __init__(self, rule: QuantileRule, rungs: tuple[int, ...]) -> None:
-        super().__init__(rule)
-        self.rungs = rungs
-
-    def epoch_ended(self, run: Run) -> Verdict:
-        verdict = super().epoch_ended(run)
-        return verdict if not self.rungs or run.epoch in self.rungs else Verdict.GO
-
-
 class Task(NamedTuple):
     """One search."""
 
@@ -214,14 +154,11 @@ class Task(NamedTuple):
     workers: int
     rule: str
     seed: int
-    variants: bool
-    halves: bool = False
-    """Whether the search has a random half of the runs, the same one for every rule."""
 
     @property
     def runs(self) -> Table:
-        """The recorded runs that this search may find."""
-        return recorded(self.seed if self.halves else None)
+        """The recorded runs that this search may find, the same for every rule."""
+        return recorded(self.seed)
 
 
 def main() -> None:
@@ -230,19 +167,17 @@ def main() -> None:
     given.add_argument("--seeds", type=int, default=100, help="searches a row")
     given.add_argument("--first-seed", type=int, default=0)
     given.add_argument("--processes", type=int, default=2)
-    given.add_argument("--variants", action="store_true", help="settings of our own rule instead")
-    given.add_argument("--halves", action="store_true", help="a random half of the runs each")
     given.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS)
     args = given.parse_args()
     runs = recorded()
-    rules = (variants if args.variants else entries)(runs)
+    rules = entries(runs)
     installed = peers.available()
     missing = {
         entry.needs for entry in rules.values() if entry.needs and not installed[entry.needs]
     }
     names = [name for name, entry in rules.items() if entry.needs not in missing]
     tasks = [
-        Task(sampler, workers, name, seed, args.variants, args.halves)
+        Task(sampler, workers, name, seed)
         for sampler in args.samplers
         for workers in WORKERS
         for name in names
@@ -277,7 +212,7 @@ def run(task: Task) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PatientPruner
     runs = task.runs
-    entry = (variants if task.variants else entries)(runs)[task.rule]
+    entry = entries(runs)[task.rule]
     return replay(
         Nearest(runs, build_sampler(SamplerSpec(name=task.sampler), task.seed, 0)),
         entry.make(task.seed),
@@ -312,7 +247,7 @@ def report(
     )
     text += f"""
 {len(runs.runs)} recorded runs of {runs.epochs} epochs (record.py: CamVid, the default space,
-our trainer). {_targets(runs, list(outcomes))}
+our trainer). {_targets(list(outcomes))}
 {seeds} searches a row, the same seeds in every row, no recorded run twice in one search. Unsolved:
 every run that comes near the best had been stopped before it got there; such a search is charged
 with training its whole table. In brackets the 95 % interval of the mean (bootstrap) and of the
@@ -333,11 +268,8 @@ epochs.
     return text
 
 
-def _targets(runs: Table, tasks: Sequence[Task]) -> str:
+def _targets(tasks: Sequence[Task]) -> str:
     """What a search must come near to."""
-    if not tasks[0].halves:
-        near = sum(run.value >= runs.best - NEAR for run in runs.runs)
-        return f"Best val mIoU {runs.best:.4f}; runs within {NEAR} of it: {near}."
     tables = {task.seed: task.runs for task in tasks}.values()
     low, high = min(t.best for t in tables), max(t.best for t in tables)
     return (

@@ -233,7 +233,7 @@ def stop_from(spec: PrunerSpec, epochs: int) -> int:
     if spec.stop_from is not None:
         return spec.stop_from
     if spec.name == "median":
-        return math.ceil(epochs / 4)
+        return max(2, math.ceil(epochs / 4))
     return _tenth(epochs) if spec.name in PAUSING else max(3, math.ceil(0.2 * epochs))
 
 

@@ -34,7 +34,7 @@ from trainers.tasks import Data
 from trainers.text_data import TextData
 from trainers.text_detection import longest_side
 
-WAITING = 2 / 3  # of the trials, at most, were paused at once in replayed searches
+WAITING = 0.9  # of the trials, at most, were paused at once in replayed searches
 FLOAT = 4  # bytes
 
 

@@ -18,6 +18,7 @@ from search.studies.study import open_study
 from spaces.sections import PrunerSpec
 
 NAME = "scripted-segmentation"
+CUT = ("median", "ended_median", "timeout", "stopped")
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +34,7 @@ def test_every_rule_is_replayed_on_every_ended_trial(hostile_stores: dict[str, s
     assert [run.params for run in curves.runs] == [trial.params for trial in ended]
     assert curves.epochs == sum(len(study.history(trial.number)) for trial in ended)
     reasons = [trial.user_attrs["reason"] for trial in ended]
-    assert (
-        curves.cut
-        == sum(reason in ("ended_median", "timeout", "stopped") for reason in reasons)
-        > 0
-    )
+    assert curves.cut == sum(reason in CUT for reason in reasons) > 0
     rows = {row.rule: row for row in compare(study, curves, orders=8, workers=1)}
     store.close()
     assert {

@@ -34,7 +34,7 @@ def test_the_range_is_that_of_all_trials_alike(tmp_path: Path) -> None:
     # 60 trials of 30 epochs of 7 s, and of 20 s
     assert time.startswith("time: 3 h 30 min to 10 h 00 min on 1 worker, if all 60 trials of 30 ")
     assert "105 min" not in time and "spares is not counted" in time
-    # AdamW: weights, two moments, the best epoch's weights; median: nothing waits
+    # AdamW: weights, two moments, the best epoch's weights; nothing waits
     assert "160 MB to 400 MB for the checkpoint of each trial that runs;" in disk
     assert disk.startswith("disk: 500 MB of decoded images") and "at most 1.2 GB" in disk
     _, _, shared, _ = said(spec, SMALL, LARGE, workers=4)
@@ -47,7 +47,7 @@ def test_what_waits_and_folds_take_their_room(tmp_path: Path) -> None:
     spec = StudySpec.from_json(spec.model_copy(update={"data": data}).to_json())
     *_, time, disk = said(spec, SMALL, LARGE)
     assert "10 h 30 min to 30 h 00 min" in time and "trials of 90 epochs" in time
-    assert "of each that waits, 40 of them at most; 40 MB to 100 MB for each of 9 models" in disk
+    assert "of each that waits, 54 of them at most; 40 MB to 100 MB for each of 9 models" in disk
 
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
