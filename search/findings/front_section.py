@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
+from search.findings.facts import Facts
 from search.findings.fronts import (
     COSTS,
     NEAR,
@@ -18,7 +19,7 @@ from search.findings.fronts import (
     measured_on,
 )
 from search.findings.graph_style import COLOURS, titled
-from search.findings.markup import Block, Heading, Row, Table, Text
+from search.findings.markup import Block, Heading, Row, Table, Text, literal
 from search.findings.page import graph
 from search.studies.trial_facts import TrialFacts
 from spaces.limits import shown_count
@@ -28,21 +29,22 @@ HEIGHT = 320  # pixels of a graph
 WIDE = 8.0  # a cost of which the largest is so many times the smallest has an axis of logarithms
 
 
-def fronts(ranking: Sequence[FrozenTrial], metric: str, study: str, *, graphs: bool) -> list[Block]:
+def fronts(facts: Facts, *, graphs: bool) -> list[Block]:
     """The fronts as a table, and as graphs; empty where no cost is known."""
+    ranking, metric, study = facts.ranking, facts.study.metric, facts.study.spec.name
     found = {name: front(ranking, name) for name in COSTS}
     if not any(found.values()):
         return []
     members = {trial.number: trial for trials in found.values() for trial in trials}
-    rows = [_row(trial, found) for trial in ranking if trial.number in members]
-    columns = (f"{metric}, one seed", "latency, ms", "parameters", "none is better and has fewer")
+    rows = [_row(facts, trial, found) for trial in ranking if trial.number in members]
+    columns = (f"{metric}, one seed", "latency, ms", "parameters", "on the front of", "network")
     said = ["Each of these is cheaper than every better trial."]
     if found["latency_ms"]:
         best = found["latency_ms"][-1]
         fast = fastest_within(ranking, NEAR, study)
         said.append(
-            f"Latency: one image at a time on {measured_on(best)}, read and resized before, "
-            f"without decoding. The fastest within {NEAR:g} of the best is trial {fast.number}: "
+            f"Latency: one image at a time on {measured_on(best)}, from the resized image to the "
+            f"network's answer. The fastest within {NEAR:g} of the best is trial {fast.number}: "
             f"`segtune export {study} --fastest-within {NEAR:g} --to fast/`."
         )
     blocks: list[Block] = [
@@ -75,7 +77,7 @@ def front_graph(ranking: Sequence[FrozenTrial], name: str, metric: str) -> go.Fi
         mode="lines+markers",
         line={"color": COLOURS[1], "width": 1.5, "shape": "hv"},
         marker={"color": COLOURS[1], "size": 10, "symbol": "diamond"},
-        name="cheaper than every better one",
+        name="front",
     )
     titled(figure, f"{metric} against {name.removesuffix('_ms')}", COSTS[name], metric)
     costs = [cost_of(trial, name) or 0.0 for trial in trials]
@@ -94,13 +96,18 @@ def _points(trials: Sequence[FrozenTrial], name: str) -> dict[str, Any]:
     }
 
 
-def _row(trial: FrozenTrial, found: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Any, ...]:
-    facts = TrialFacts.of(trial)
+def _row(
+    facts: Facts, trial: FrozenTrial, found: Mapping[str, Sequence[FrozenTrial]]
+) -> tuple[Any, ...]:
+    known, settings = TrialFacts.of(trial), facts.settings(trial)
+    names = ("model.arch", "model.encoder", "model.decoder")
+    network = "/".join(str(settings[name]) for name in names if name in settings)
     among = [name.removesuffix("_ms") for name, trials in found.items() if trial in trials]
     return (
         trial.number,
         f"{trial.value:.4f}",
-        None if facts.latency_ms is None else f"{facts.latency_ms:.3g}",
-        None if facts.parameters is None else shown_count(facts.parameters),
+        None if known.latency_ms is None else f"{known.latency_ms:.3g}",
+        None if known.parameters is None else shown_count(known.parameters),
         ", ".join(among),
+        literal(f"{network} at {settings['data.resolution']}"),
     )

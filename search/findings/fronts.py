@@ -35,7 +35,7 @@ def comparable(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
 def measured_on(trial: FrozenTrial) -> str:
     """`NVIDIA H200, bf16`."""
     hardware = TrialFacts.of(trial).hardware
-    return f"{hardware.get('device', '?')}, {hardware.get('precision', '?')}"
+    return ", ".join(str(hardware[name]) for name in ("device", "precision") if name in hardware)
 
 
 def front(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:

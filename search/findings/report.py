@@ -94,7 +94,7 @@ def report_blocks(facts: Facts, artifacts: Artifacts, form: str = "html") -> lis
         *(graph("importances", importances_graph(facts)) if graphs else []),
         *ended(facts),
         *leaderboard(facts, top),
-        *fronts(facts.ranking, facts.study.metric, facts.study.spec.name, graphs=graphs),
+        *fronts(facts, graphs=graphs),
         *(search_graphs(facts, figures) if graphs else []),
         *early_stopping(facts),
         *graph("early-stopping", figures.get("early-stopping")),

@@ -158,12 +158,14 @@ def ended_after(
 ) -> tuple[int, dict[int, dict[int, float]]]:
     """How far `ended` has grown since, and {trial: {epoch: metric}} of those that ended then.
 
-    FAILED ones are left out.
+    FAILED ones are left out, and those outside of the study's limits: no trial is held against
+    them.
     """
     reported = sa.and_(
         epoch_table.c.study_id == slot_table.c.study_id,
         epoch_table.c.trial_number == slot_table.c.trial_number,
         slot_table.c.state != "FAILED",
+        sa.func.coalesce(slot_table.c.reason, "") != "limit",
     )
     rows = connection.execute(
         sa.select(

@@ -24,6 +24,7 @@ from spaces.space import Space
 from spaces.spec import StudySpec
 from spaces.text_detection import TextDetectionConfig
 from trainers.cache import arrays_bytes
+from trainers.cost import count_parameters
 from trainers.data import SegmentationData
 from trainers.devices import device_name, pick_device, visible_gpus
 from trainers.page_cache import page_shapes
@@ -162,7 +163,8 @@ def _span(found: Iterable[int]) -> str:
 def estimate(spec: StudySpec, data: Data, trials: int) -> Estimate:
     """Measure what so many trials of a study will take on this machine."""
     space = spec.search_space()
-    small, large = (_measured(config, data) for config in _extremes(space, data))
+    extremes = _extremes(space, data, spec.limits.parameters)
+    small, large = (_measured(config, data) for config in extremes)
     device = device_name(pick_device())
     workers = _workers_here(spec)
     return Estimate(spec, trials, device, workers, small, large, _cache_bytes(space, data))
@@ -203,8 +205,14 @@ def _measure(config: TrialConfig, data: Data) -> Speed | None:
         return measure_speed(config, data)
 
 
-def _extremes(space: Space, data: Data) -> tuple[TrialConfig, TrialConfig]:
-    """The configs of the network with the fewest and the most operations, at the ends of size."""
+def _extremes(
+    space: Space, data: Data, most_parameters: int | None
+) -> tuple[TrialConfig, TrialConfig]:
+    """The configs of the network with the fewest and the most operations, at the ends of size.
+
+    Args:
+        most_parameters: networks with more are not trained.
+    """
     base = space.base
     if space.has_archs:
         networks = [
@@ -222,6 +230,9 @@ def _extremes(space: Space, data: Data) -> tuple[TrialConfig, TrialConfig]:
         found = space.values("data.resolution")
         resolutions = [min(found), max(found)]
     logits = data.classes if isinstance(data, SegmentationData) else 1
+    if most_parameters is not None:
+        within = [net for net in networks if count_parameters(net, data) <= most_parameters]
+        networks = within or networks  # those with the fewest channels may be
     networks.sort(key=lambda config: operations(config, logits))
     batches = space.values("train.batch_size")
     small, large = (

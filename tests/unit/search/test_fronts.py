@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.findings.front_section import front_graph, fronts
+from search.findings.front_section import front_graph
 from search.findings.fronts import fastest_within, front, near_front
-from search.findings.markup import Table, Text
 from search.findings.ranking import ranked
 from spaces.errors import InputError
 
@@ -63,16 +62,12 @@ def test_whoever_is_fastest_later_has_kept_its_weights() -> None:
 
 def test_without_latencies_there_is_no_fastest() -> None:
     older = [trial(0, 0.8, None), trial(1, 0.7, None)]
-    assert near_front(older) == [] and fronts(older, "mIoU", "s", graphs=True) == []
+    assert near_front(older) == []
     with pytest.raises(InputError, match="--fastest-within: no trial of study s"):
         fastest_within(older, 0.01, "s")
 
 
-def test_the_section_names_the_command() -> None:
-    _, text, table = fronts(TRIALS, "mIoU", "s", graphs=False)
-    assert isinstance(text, Text) and isinstance(table, Table)
-    assert "segtune export s --fastest-within 0.01" in text.text and "trial 1" in text.text
-    assert [row[0] for row in table.rows] == [0, 1, 2, 3]
+def test_a_graph_has_what_can_be_compared() -> None:
     figure = front_graph(TRIALS, "latency_ms", "mIoU")
     assert figure is not None
     assert [*figure.data[1].x] == [5.0, 12.0, 30.0] and 1.0 not in figure.data[0].x
