@@ -10,6 +10,8 @@ from search.files.artifacts import Artifacts
 from search.findings.stopped import stopped_by_rule, telling
 from search.launch import run_slots
 from search.studies.finishing import plan_finishing
+from search.studies.limits import reopen
+from search.studies.limits import stopped as stopped_why
 from search.studies.study import Study
 from search.work.confirming import search_is_over
 from search.work.preflight import preflight
@@ -51,4 +53,6 @@ def finish(study: Study, count: int, artifacts: Artifacts, console: Console, **w
     chosen = [trial for trial in stopped if trial.number in (*near, *drawn)]
     with study.store.study_lock(study.study_id):
         finishing = plan_finishing(study, chosen)
+    if stopped_why(finishing):  # with its study; it is asked for now
+        reopen(study.store, finishing.study_id)
     return run_slots(finishing, data, artifacts, console, **worker)

@@ -120,7 +120,9 @@ def report(found: list[Search]) -> str:
             for n in PLACES
         ]
         rows.append((name, *calibration))
-    text = table(("said / came, after", *map(str, PLACES)), rows) + "\n\n"
+    begun = fmean(len(one.ended[FIRST - 1]) for one in found)
+    text = f"When {FIRST} trials have ended, {begun:.0f} of {TRIALS} have begun.\n\n"
+    text += table(("said / came, after", *map(str, PLACES)), rows) + "\n\n"
     rows = []
     for name, estimate in ESTIMATES.items():
         for bar in BARS:

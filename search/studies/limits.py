@@ -38,18 +38,19 @@ def limits(study: Study) -> Limits:
     budget, confirm = study.spec.budget, study.spec.confirm
     seconds = 3600 / (1 if confirm is None else 1 + confirm.share)  # of an hour, for the search
     stop, elapsed = _state(study.store, study.study_id)
+    spent = stop if stop in SPENT else None
     if stop in (None, GAIN):  # hours count on while what runs goes on to its end
         if budget.hours is not None and elapsed > budget.hours * seconds:
-            stop = HOURS
+            spent = HOURS
         elif budget.gpu_hours is not None:
             used = study.slots.used_seconds()
             if study.spec.confirms is not None:
                 searched = study.store.storage.get_study_id_from_name(study.spec.confirms)
                 used += Slots(study.store, searched, study.owner).used_seconds()
-            stop = GPU_HOURS if used > budget.gpu_hours * seconds else stop
-        if stop in SPENT:
-            close(study.store, study.study_id, stop)
-    word = "preempted" if stop == NOW else "stopped" if stop in SPENT else None
+            spent = GPU_HOURS if used > budget.gpu_hours * seconds else None
+        if spent and stop is None:
+            close(study.store, study.study_id, spent)
+    word = "preempted" if stop == NOW else "stopped" if spent else None
     longest = None if budget.trial_hours is None else budget.trial_hours * 3600
     return Limits(word, longest)
 

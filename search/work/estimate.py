@@ -120,6 +120,7 @@ class Estimate:
             for name, value in (("hours", budget.hours), ("gpu_hours", budget.gpu_hours))
             if value is not None
         ]
+        limits += [] if budget.until is None else ["until"]
         ends = f"; budget.{' and '.join(limits)} may end it before" if limits else ""
         return (
             f"time: {clock_span(least, most)} on {whose}, if all {self.trials} trials of "

@@ -22,12 +22,14 @@ from search.studies.owners import new_owner
 from search.studies.slots import Result, Slots
 from search.studies.study import Study, create_or_resume, open_study
 from search.work.confirming import is_due, search_is_over
+from search.work.until import Until
 from search.work.worker import Worker
 from spaces.errors import DONE
 from spaces.sections import BudgetSpec, SamplerSpec
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild
 from tests.scripted import EPOCHS, NoData, Quiet, make_spec, new_worker, scripted
+from tests.statements import Statements
 from tests.stores import sqlite_too
 
 MakeSpec = Callable[..., StudySpec]
@@ -100,6 +102,16 @@ def test_a_resumed_study_goes_on_for_as_many_trials_at_least(store: Store, tmp_p
     assert own_end.own_end(study) is None and not any(
         "by itself" in s for s in summary(study)["says"]
     )
+
+
+def test_a_look_asks_the_store_for_nothing(store: Store, tmp_path: Path) -> None:
+    study = make(store, tmp_path, trials=9, pruner="none")
+    values = [0.1 * number for number in range(6)]
+    work(study, tmp_path, values)
+    trials, until = study.trials(), Until(study)
+    with Statements.of(store) as counted:
+        assert until.trial_ended(trials) is None
+    assert not counted.texts
 
 
 def test_a_study_goes_on_while_there_is_much_to_be_gained(store: Store, tmp_path: Path) -> None:
