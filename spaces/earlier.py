@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from spaces.space import Choice, Dimension, Float, Free, Scalar, Space, parameter_path
+from spaces.space import Choice, Dimension, Float, Scalar, Space, parameter_path
 from spaces.starting import StartingPoint, starting_params
 
 HOW = (
@@ -69,6 +69,29 @@ def moved_params(space: Space, settings: Mapping[str, Any], meaning: Conditions)
     return starting_params(space, point)
 
 
+def uncovered(space: Space, earlier: Sequence[Space]) -> list[str]:
+    """Return the searched settings with values that no trial of any of the earlier spaces had."""
+    swept = space.free()
+    return [
+        name
+        for name, dim in space.dims.items()
+        if name not in swept and not any(_covers(other, name, dim) for other in earlier)
+    ]
+
+
+def _covers(earlier: Space, name: str, dim: Dimension) -> bool:
+    """Whether a setting could have each of the values there."""
+    before = earlier.dims.get(name)
+    if isinstance(dim, Choice):
+        known = (
+            earlier.values(name) if before is None else [c for c in dim.choices if _has(before, c)]
+        )
+        return set(dim.choices) <= set(known)
+    if before is None or isinstance(before, Choice):
+        return False
+    return before.low <= dim.low and dim.high <= before.high
+
+
 def _trained(space: Space, settings: Mapping[str, Any], meaning: Conditions) -> list[str]:
     """The settings that shape what a config trains, and how it predicts."""
     left_out = {*HOW, *space.free()}
@@ -114,7 +137,6 @@ def _has(dim: Dimension, value: Any) -> bool:
     """Whether a dimension can be drawn as a value."""
     if isinstance(dim, Choice):
         return value in dim.choices
-    assert not isinstance(dim, Free)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if not dim.low <= value <= dim.high:

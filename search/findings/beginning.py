@@ -8,11 +8,12 @@ winner alone is taken over, to be tried first, as near as this space has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from search.database.store import Store, UnknownStudy
@@ -21,12 +22,16 @@ from search.findings.ranking import ranked
 from search.studies.configs import drawn_config
 from search.studies.earlier import Beginning, known_trial
 from search.studies.reasons import known, reason
+from search.studies.samplers import other_seed
 from search.studies.study import Study, open_study
 from search.studies.trial_facts import TrialFacts
-from spaces.earlier import Conditions, Outside, moved_params, params_in
+from spaces.earlier import Conditions, Outside, moved_params, params_in, uncovered
 from spaces.errors import InputError
+from spaces.space import parameter_path
 from spaces.spec import StudySpec
 from spaces.yamlfile import read_yaml
+
+LEARN = ("tpe", "gp")  # samplers that learn from trials which they have not drawn themselves
 
 
 def earlier_studies(store: Store, spec: StudySpec, file: Path | None = None) -> list[Study]:
@@ -66,7 +71,7 @@ def read_beginning(store: Store, spec: StudySpec, fingerprint: str) -> Beginning
     """
     meaning = spec.default_space(1).when
     trials: dict[tuple[Any, ...], FrozenTrial] = {}
-    first, lines = [], []
+    first, lines, compared = [], [], []
     for study in earlier_studies(store, spec):
         of_study, left_out = _Taken(spec, study, meaning), _differences(spec, fingerprint, study)
         if left_out:
@@ -74,12 +79,38 @@ def read_beginning(store: Store, spec: StudySpec, fingerprint: str) -> Beginning
         else:
             new = {key: trial for key, trial in of_study.trials() if key not in trials}
             trials |= new
+            compared.append(study.space)
             said = of_study.said(list(new.values()))
         winner = of_study.winner()
         if winner is not None:
             first.append(winner)
         lines.append(f"{said}; {f'tries first: {winner[1]}' if winner else 'it has no winner'}")
-    return Beginning(list(trials.values()), first, lines)
+    names = uncovered(spec.search_space(), compared) if trials else []
+    spread = spread_over(spec, names)
+    if spread:
+        lines.append(
+            f"new here, and tried by {len(spread)} trials that are spread out: {', '.join(names)}"
+        )
+    return Beginning(list(trials.values()), first, spread, lines)
+
+
+def spread_over(spec: StudySpec, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Draw some settings at random for as many trials as a study else begins with.
+
+    Who learns from trials that all had one value of a setting proposes that one again and again
+    (docs/decisions/0055-earlier-studies.md has figures). So others are drawn first.
+    """
+    if not names or spec.sampler.name not in LEARN:
+        return []
+    seed = other_seed(spec.seed, spec.from_studies)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    found = []
+    for _ in range(spec.sampler.startup_trials):
+        trial = study.ask()
+        spec.search_space().draw(trial)
+        drawn = trial.params.items()
+        found.append({name: value for name, value in drawn if parameter_path(name) in names})
+    return [params for params in found if params]
 
 
 def _differences(spec: StudySpec, fingerprint: str, earlier: Study) -> list[str]:

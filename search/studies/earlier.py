@@ -35,11 +35,14 @@ class Beginning:
     Attributes:
         known: trials of earlier studies, as `known_trial` makes them, the oldest first.
         first: (parameters, origin) of the trials that are queued before all others.
+        spread: parameters of trials that try values which no known trial could have; the sampler
+            draws the others.
         lines: what was taken over and what was not, in words.
     """
 
     known: Sequence[FrozenTrial] = ()
     first: Sequence[tuple[Mapping[str, Any], str]] = ()
+    spread: Sequence[Mapping[str, Any]] = ()
     lines: Sequence[str] = ()
 
     def knows(self, params: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What a new study tries first: the winners of earlier studies, then recipes of the field."""
+"""What a new study tries first: winners of earlier studies, recipes of the field, new values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def enqueue_first(study: optuna.Study, spec: StudySpec, space: Space, beginning:
     """Put them into the queue, each config once; a recipe that an earlier study has tried is known,
     and not tried again."""
 
-    def enqueue(params: Mapping[str, Any], name: str) -> None:
+    def enqueue(params: Mapping[str, Any], name: str | None = None) -> None:
         attrs = TrialFacts(origin=name).in_queue()
         study.enqueue_trial(dict(params), user_attrs=attrs, skip_if_exists=True)
 
@@ -28,3 +28,5 @@ def enqueue_first(study: optuna.Study, spec: StudySpec, space: Space, beginning:
         params = starting_params(space, point)
         if params and not beginning.knows(params):
             enqueue(params, origin(space, point, params))
+    for params in beginning.spread:
+        enqueue(params)
