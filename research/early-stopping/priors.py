@@ -30,6 +30,7 @@ from spaces.sections import SamplerSpec
 from spaces.space import Float, Int, Prior, Space
 from surrogate import Surrogate, surrogate
 
+FOLDER = "research/early-stopping/"
 NEAR = 0.01  # of the best: a search that has come so near has arrived
 SPREAD = 3.0  # of a log range: a factor
 SHARE = 0.2  # of a range that is not log: of its width
@@ -65,7 +66,8 @@ def main() -> None:
     given = parser(__doc__)
     given.add_argument("--tables", nargs="+", default=["camvid", "streets"])
     given.add_argument("--seeds", type=int, default=80, help="searches a row")
-    given.add_argument("--trials", type=int, default=60)
+    given.add_argument("--first-seed", type=int, default=0)
+    given.add_argument("--trials", type=int, default=60, help="of a search, 30 or more")
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
     text = heading("Priors, good and misleading", called("priors.py"), program=FOLDER)
@@ -73,14 +75,11 @@ def main() -> None:
         for table in args.tables:
             found = {}
             for row in ROWS:
-                tasks = range(args.seeds)
-                found[row] = pool.map(partial(search, table, row, args.trials), tasks, chunksize=2)
+                seeds = range(args.first_seed, args.first_seed + args.seeds)
+                found[row] = pool.map(partial(search, table, row, args.trials), seeds, chunksize=2)
                 print(block(table, found).splitlines()[-1], file=sys.stderr, flush=True)
             text += block(table, found)
     publish(text, args.to)
-
-
-FOLDER = "research/early-stopping/"
 
 
 @cache
