@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from search.database.store import Store
@@ -16,6 +17,7 @@ from search.findings.facts import gather, summary
 from search.findings.notes import headline
 from search.launch import launch
 from search.studies import own_end
+from search.studies.confirmations import create_confirmation, plan
 from search.studies.limits import close, limits, reopen, stopped
 from search.studies.own_end import OwnEnd
 from search.studies.owners import new_owner
@@ -46,11 +48,10 @@ class Hears(Quiet):
         self.said += message
 
 
-def make(store: Store, folder: Path, trials: int = 40, **given: Any) -> Study:
+def make(store: Store, folder: Path, trials: int = 40, name: str = "small", **given: Any) -> Study:
     until = given.pop("until", {"gain_below": 0.005, "trials": 4})
-    spec = make_spec(
-        folder, "small", trials=trials, sampler={"name": "random", "startup_trials": FIRST}, **given
-    )
+    sampler = {"name": "random", "startup_trials": FIRST}
+    spec = make_spec(folder, name, trials=trials, sampler=sampler, **given)
     budget = {"budget": BudgetSpec.model_validate({"trials": trials, "until": until})}
     return create_or_resume(store, spec.model_copy(update=budget), NoData.fingerprint, None)
 
@@ -112,6 +113,34 @@ def test_a_look_asks_the_store_for_nothing(store: Store, tmp_path: Path) -> None
     with Statements.of(store) as counted:
         assert until.trial_ended(trials) is None
     assert not counted.texts
+
+
+def end_next(study: Study, value: float) -> None:
+    claim = study.slots.claim(study.ask)
+    assert claim is not None
+    assert study.slots.end(claim, Result("COMPLETE", value, "completed", {"epochs": EPOCHS}))
+
+
+def test_the_bar_is_the_noise_between_seeds_where_it_was_measured(
+    store: Store, tmp_path: Path
+) -> None:
+    first = make(store, tmp_path, 1, "first", confirm={"top": 1, "seeds": 2}, until=None)
+    end_next(first, 0.5)
+    unmeasured = make(store, tmp_path, name="unmeasured", pruner="none", until={"trials": 4})
+    work(unmeasured, tmp_path, LITTLE)
+    why = own_end.own_end(unmeasured)
+    assert why is not None and (why.below, why.noise) == (0.005, False)
+    confirmation = create_confirmation(first)
+    [trial] = first.trials()
+    for seed, value in ((1, 0.52), (2, 0.48)):
+        plan(confirmation, trial, first.config(trial), seed)
+        confirmation.slots.extend(seed)
+        end_next(confirmation, value)
+    measured = make(store, tmp_path, name="measured", pruner="none", until={"trials": 4})
+    work(measured, tmp_path, LITTLE)
+    why = own_end.own_end(measured)
+    assert why is not None and why.noise and why.below == pytest.approx(0.02)
+    assert "less than 0.0200, the noise between seeds" in why.sentence("mIoU")
 
 
 def test_a_study_goes_on_while_there_is_much_to_be_gained(store: Store, tmp_path: Path) -> None:

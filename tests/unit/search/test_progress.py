@@ -12,13 +12,14 @@ from rich.console import Console
 
 from search.work.progress import ProgressView
 from spaces.config import SegmentationConfig
+from spaces.sections import BudgetSpec
 from trainers.report import EpochReport, Losses
 
 
 def make_view() -> tuple[ProgressView, io.StringIO]:
     study: Any = SimpleNamespace(
         metric="mIoU",
-        spec=SimpleNamespace(confirms=None, data=SimpleNamespace(folds=None)),
+        spec=SimpleNamespace(beside=None, budget=BudgetSpec(), data=SimpleNamespace(folds=None)),
         full_epochs=SegmentationConfig().train.epochs,
         space=SimpleNamespace(base=SegmentationConfig()),
         slots=SimpleNamespace(
