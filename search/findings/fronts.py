@@ -39,7 +39,7 @@ def measured_on(trial: FrozenTrial) -> str:
 
 
 def front(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
-    """The trials that are cheaper than every better one, cheapest first.
+    """The trials that are cheaper than every one that is at least as good, cheapest first.
 
     Args:
         ranking: best first.
@@ -48,8 +48,11 @@ def front(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
     for trial in comparable(ranking, name):
         cost = cost_of(trial, name)
         assert cost is not None
-        if not found or cost < (cost_of(found[-1], name) or 0.0):
-            found.append(trial)
+        if found and cost >= (cost_of(found[-1], name) or 0.0):
+            continue
+        if found and trial.value == found[-1].value:
+            found.pop()
+        found.append(trial)
     return found[::-1]
 
 
