@@ -29,7 +29,8 @@ def comparable(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
     known = [trial for trial in ranking if cost_of(trial, name) is not None]
     if name != "latency_ms" or not known:
         return known
-    return [trial for trial in known if measured_on(trial) == measured_on(known[0])]
+    device = measured_on(known[0])
+    return [trial for trial in known if measured_on(trial) == device]
 
 
 def measured_on(trial: FrozenTrial) -> str:
