@@ -121,7 +121,7 @@ class Facts:
         """The confirmed winner, else the trial of the highest value."""
         return None if self.answer is None else self.answer.trial
 
-    @property
+    @cached_property
     def kept(self) -> list[int]:
         """Numbers of the trials whose weights and pictures are kept: the best, best first, then
         those that are nearly as good, and faster than every better one."""

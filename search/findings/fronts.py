@@ -29,7 +29,8 @@ def comparable(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
     known = [trial for trial in ranking if cost_of(trial, name) is not None]
     if name != "latency_ms" or not known:
         return known
-    return [trial for trial in known if measured_on(trial) == measured_on(known[0])]
+    device = measured_on(known[0])
+    return [trial for trial in known if measured_on(trial) == device]
 
 
 def measured_on(trial: FrozenTrial) -> str:
@@ -39,7 +40,7 @@ def measured_on(trial: FrozenTrial) -> str:
 
 
 def front(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
-    """The trials that are cheaper than every better one, cheapest first.
+    """The trials that are cheaper than every one that is at least as good, cheapest first.
 
     Args:
         ranking: best first.
@@ -48,8 +49,11 @@ def front(ranking: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:
     for trial in comparable(ranking, name):
         cost = cost_of(trial, name)
         assert cost is not None
-        if not found or cost < (cost_of(found[-1], name) or 0.0):
-            found.append(trial)
+        if found and cost >= (cost_of(found[-1], name) or 0.0):
+            continue
+        if found and trial.value == found[-1].value:
+            found.pop()
+        found.append(trial)
     return found[::-1]
 
 

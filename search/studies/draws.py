@@ -17,7 +17,7 @@ from spaces.spec import StudySpec
 Outside = Callable[[TrialConfig, Sequence[FrozenTrial]], bool]
 """Whether a config is known to be outside of the limits, by a study's trials."""
 
-OWN_DRAWS = 30  # of the study's sampler; one that insists on what is outside is not asked more
+OWN_DRAWS = 10  # of the study's sampler; one that insists on what is outside is not asked more
 RANDOM_DRAWS = 300  # at random, after these
 
 

@@ -64,10 +64,13 @@ def test_the_ends_of_the_space_are_measured(tmp_path: Path) -> None:
         "train.batch_size": [8, 2, 16],
     }
     known: Any = SegmentationData(make_spec(tmp_path, "x", trials=1).data, {}, [1], [1], [1.0], "f")
-    small, large = (c.flat() for c in _extremes(StudySpec.of(tree).search_space(), known))
+    space = StudySpec.of(tree).search_space()
+    small, large = (c.flat() for c in _extremes(space, known, None))
     names = ("model.arch", "model.encoder", "data.resolution", "train.batch_size")
     assert [small[name] for name in names] == ["FPN", "resnet18", "64x96", 2]
     assert [large[name] for name in names] == ["Unet", "resnet34", "256x256", 16]
+    _, within = (c.flat() for c in _extremes(space, known, 20_000_000))
+    assert [within[name] for name in names] == ["Unet", "resnet18", "256x256", 16]
 
 
 class Dies:

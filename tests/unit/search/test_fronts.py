@@ -34,6 +34,7 @@ TRIALS = ranked(
         trial(2, 0.794, 15.0, 10_000_000),  # slower than 1, and worse
         trial(3, 0.700, 5.0, 5_000_000),
         trial(4, 0.600, 6.0, 5_000_000),
+        trial(6, 0.800, 31.0, 21_000_000),  # as good as 0, and dearer
         trial(5, 0.796, 1.0, device="another"),  # its milliseconds are others
     ]
 )
@@ -56,7 +57,7 @@ def test_the_fastest_within_a_distance_of_the_best(distance: float, chosen: int)
 def test_whoever_is_fastest_later_has_kept_its_weights() -> None:
     kept = numbers(near_front(TRIALS))
     assert kept == [1, 0]
-    better = ranked([*TRIALS, trial(6, 0.8049, 40.0)])  # then 1 is out of reach of 0.005
+    better = ranked([*TRIALS, trial(7, 0.8049, 40.0)])  # then 1 is out of reach of 0.005
     assert fastest_within(better, 0.005, "s").number in kept
 
 
