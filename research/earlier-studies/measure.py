@@ -34,6 +34,7 @@ import yaml
 from optuna.trial import TrialState
 
 from record import HERE
+from search.findings.beginning import BEST as BEST_TRIALS
 from search.findings.beginning import spread_over
 from search.stopping.curves import Curve, EndedCurves
 from search.stopping.replay import OurRule, Recorded, Run, replay
@@ -195,7 +196,6 @@ def beginning(case: Case, spec: StudySpec, ended: Sequence[Ended]) -> Beginning:
     """What a study takes over of the first one, as `search/findings/beginning.py` does."""
     space, meaning = spec.search_space(), spec.default_space(1).when
     known, whole = [], [one for one in ended if one.whole]
-    winner = max(whole, key=lambda one: max(one.curve)).settings
     for number, one in enumerate(ended):
         if case.other_data:
             break  # of other data, its values say nothing
@@ -211,13 +211,16 @@ def beginning(case: Case, spec: StudySpec, ended: Sequence[Ended]) -> Beginning:
             intermediate_values=dict(enumerate(one.curve, 1)),
         )
         known.append(known_trial(trial, facts, one.settings, params, space))
-    try:
-        first = params_in(space, winner, meaning)
-    except Outside:
-        first = moved_params(space, winner, meaning)
+    first = []
+    for one in sorted(whole, key=lambda one: -max(one.curve))[: BEST_TRIALS if not known else 1]:
+        try:
+            params = params_in(space, one.settings, meaning)
+        except Outside:
+            params = moved_params(space, one.settings, meaning)
+        first.append((params, "of the first"))
     names = uncovered(space, [spec_of(case.tables[0], case.first, 0, 1).search_space()])
     spread = spread_over(spec, names) if known else []
-    return Beginning(known, [(first, "the winner of the first")], spread)
+    return Beginning(known, first, spread)
 
 
 def spec_of(

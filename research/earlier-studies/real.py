@@ -19,7 +19,7 @@ from search.samples.streets import write_streets
 from search.studies.study import open_study
 from spaces.yamlfile import dump_yaml
 
-TRIALS, EPOCHS = 16, 6
+TRIALS, EPOCHS = 8, 4
 SPACE = {
     "train.epochs": EPOCHS,
     "train.batch_size": [4, 8],
@@ -82,7 +82,7 @@ def main() -> None:
 
 def data(to: Path, half: int) -> dict[str, Any]:
     """The `data:` section of one set of drawn streets."""
-    folder = write_streets(to / f"data-{half}", train=24, val=12, size=(60, 80), seed=half)
+    folder = write_streets(to / f"data-{half}", train=12, val=6, size=(60, 80), seed=half)
     splits = {
         split: {"images": f"{folder / split}/images", "masks": f"{folder / split}/masks"}
         for split in ("train", "val")
