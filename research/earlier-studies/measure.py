@@ -34,10 +34,11 @@ import yaml
 from optuna.trial import TrialState
 
 from record import HERE
+from search.findings.beginning import BEST as BEST_TRIALS
 from search.findings.beginning import spread_over
 from search.stopping.curves import Curve, EndedCurves
 from search.stopping.replay import OurRule, Recorded, Run, replay
-from search.stopping.rules import our_rule
+from search.stopping.rules import QuantileRule, our_rule
 from search.studies.earlier import Beginning, known_trial
 from search.studies.queue import enqueue_first
 from search.studies.samplers import build_sampler
@@ -48,6 +49,7 @@ from surrogate import Surrogate, surrogate
 
 FIRST, TRIALS = 30, 40  # trials of the first study, and at most of its successor
 BEST = 0.98  # quantile of the successor's space that is the target
+NEVER = QuantileRule(startup_trials=10**9)
 DRAWN = 1000  # configs that it is estimated from
 
 
@@ -157,7 +159,9 @@ class Search:
         curves = [curve_of(values) for values in known.values()]
         epochs = self.space.base.train.epochs
         trials = self.spec.budget.trials + len(known)
-        rule = Watched(our_rule(self.spec.pruner, epochs, trials), EndedCurves.of(curves))
+        judged = self.spec.pruner.name != "none"
+        quantile = our_rule(self.spec.pruner, epochs, trials) if judged else NEVER
+        rule = Watched(quantile, EndedCurves.of(curves))
         rule.search, rule.wanted = self, wanted
         try:
             epochs = replay(self, rule, epochs).epochs
@@ -192,7 +196,6 @@ def beginning(case: Case, spec: StudySpec, ended: Sequence[Ended]) -> Beginning:
     """What a study takes over of the first one, as `search/findings/beginning.py` does."""
     space, meaning = spec.search_space(), spec.default_space(1).when
     known, whole = [], [one for one in ended if one.whole]
-    winner = max(whole, key=lambda one: max(one.curve)).settings
     for number, one in enumerate(ended):
         if case.other_data:
             break  # of other data, its values say nothing
@@ -208,19 +211,24 @@ def beginning(case: Case, spec: StudySpec, ended: Sequence[Ended]) -> Beginning:
             intermediate_values=dict(enumerate(one.curve, 1)),
         )
         known.append(known_trial(trial, facts, one.settings, params, space))
-    try:
-        first = params_in(space, winner, meaning)
-    except Outside:
-        first = moved_params(space, winner, meaning)
+    first = []
+    for one in sorted(whole, key=lambda one: -max(one.curve))[: BEST_TRIALS if not known else 1]:
+        try:
+            params = params_in(space, one.settings, meaning)
+        except Outside:
+            params = moved_params(space, one.settings, meaning)
+        first.append((params, "of the first"))
     names = uncovered(space, [spec_of(case.tables[0], case.first, 0, 1).search_space()])
     spread = spread_over(spec, names) if known else []
-    return Beginning(known, [(first, "the winner of the first")], spread)
+    return Beginning(known, first, spread)
 
 
-def spec_of(table: str, changed: Mapping[str, Any], seed: int, trials: int) -> StudySpec:
+def spec_of(
+    table: str, changed: Mapping[str, Any], seed: int, trials: int, pruner: str = "median"
+) -> StudySpec:
     """The study of a table with entries of its space changed."""
     tree = copy.deepcopy(yaml.safe_load((HERE / f"{table}.yaml").read_text()))
-    tree |= {"seed": seed, "budget": {"trials": trials}, "pruner": "median"}
+    tree |= {"seed": seed, "budget": {"trials": trials}, "pruner": pruner}
     tree["defaults"] = 4  # so that the pruner is today's
     tree["space"] |= changed
     return StudySpec.of(tree)
@@ -257,11 +265,11 @@ class Dice:
         return self.rng.choice(choices)
 
 
-def repetition(case: Case, seed: int, wanted: float) -> tuple[Needed, Needed]:
+def repetition(case: Case, seed: int, wanted: float, pruner: str) -> tuple[Needed, Needed]:
     """(What a fresh study needed, what one that began with the first needed)."""
     first = spec_of(case.tables[0], case.first, seed, FIRST)
     ended, _ = Search(first, surrogate(case.tables[0]), seed, Beginning()).run(2.0)
-    spec = spec_of(case.tables[1], case.then, 1000 + seed, TRIALS)
+    spec = spec_of(case.tables[1], case.then, 1000 + seed, TRIALS, pruner)
     model, seed = surrogate(case.tables[1]), seed + 1000 * case.other_data
     _, fresh = Search(spec, model, seed, Beginning()).run(wanted)
     _, after = Search(spec, model, seed, beginning(case, spec, ended)).run(wanted)
@@ -291,20 +299,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--case", type=int, action="append", help="from 0; by default all")
+    parser.add_argument("--pruner", default="none", help="of the successor: none or median")
     parser.add_argument("--to", type=Path, help="a file for the report")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = []
     for case in CASES if args.case is None else [CASES[number] for number in args.case]:
         wanted = target(case)
-        found = [repetition(case, seed, wanted) for seed in range(args.seeds)]
+        found = [repetition(case, seed, wanted, args.pruner) for seed in range(args.seeds)]
         rows.append(row(case, found))
         print(rows[-1], flush=True)
     if args.to is not None:
         args.to.write_text(
             f"# Trials until one is among the best {1 - BEST:.0%} of the space\n\n"
-            f"Medians of {args.seeds} seeds; one worker, TPE, `pruner: median`, the starting "
-            f"points of the field. At most\n{TRIALS} trials, after a first study of {FIRST}.\n\n"
+            f"Medians of {args.seeds} seeds; one worker, TPE, `pruner: {args.pruner}`, the "
+            f"starting points of the field. At most\n{TRIALS} trials, after a first study of "
+            f"{FIRST}.\n\n"
             "| the first study, and its successor | fresh | `from_studies` | ratio | needs fewer, "
             "more | epochs: fresh, `from_studies` |\n| --- | --- | --- | --- | --- | --- |\n"
             + "\n".join(rows)

@@ -2,7 +2,7 @@
 
 A trial's value is known here where the data, their folds, the metric, the length of a run and what
 a trial sweeps are the same: then its curve can be compared too. Of any other study of the task the
-winner alone is taken over, to be tried first, as near as this space has it.
+winner and the next best are taken over, to be tried first, as near as this space has them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from spaces.space import parameter_path
 from spaces.spec import StudySpec
 from spaces.yamlfile import read_yaml
 
+BEST = 3  # trials of a study of other data that are tried first
 LEARN = ("tpe", "gp")  # samplers that learn from trials which they have not drawn themselves
 
 
@@ -81,10 +82,10 @@ def read_beginning(store: Store, spec: StudySpec, fingerprint: str) -> Beginning
             trials |= new
             compared.append(study.space)
             said = of_study.said(list(new.values()))
-        winner = of_study.winner()
-        if winner is not None:
-            first.append(winner)
-        lines.append(f"{said}; {f'tries first: {winner[1]}' if winner else 'it has no winner'}")
+        best = of_study.best(BEST if left_out else 1)
+        first += best
+        named = ", ".join(name for _, name in best)
+        lines.append(f"{said}; {f'tries first: {named}' if best else 'it has no winner'}")
     names = uncovered(spec.search_space(), compared) if trials else []
     spread = spread_over(spec, names)
     if spread:
@@ -174,14 +175,17 @@ class _Taken:
             f"{f'; left out: {out}' if out else ''}"
         )
 
-    def winner(self) -> tuple[dict[str, Any], str] | None:
-        """(Parameters, name) of the earlier study's answer in this space; None where it has none,
-        or has learned nothing."""
+    def best(self, count: int) -> list[tuple[dict[str, Any], str]]:
+        """(Parameters in this space, name) of the earlier study's answer, and of its next best
+        trials; none where it has learned nothing."""
         answer = read_answer(self.study, self.own)
         if answer is None or answer.warning is not None:
-            return None
-        settings = self._settings(answer.trial)
-        named = f"trial {answer.trial.number} of {self.study.spec.name}"
+            return []
+        others = (t for t in answer.ranking if t.number != answer.trial.number)
+        return [self._here(trial) for trial in [answer.trial, *others][:count]]
+
+    def _here(self, trial: FrozenTrial) -> tuple[dict[str, Any], str]:
+        settings, named = self._settings(trial), f"trial {trial.number} of {self.study.spec.name}"
         try:
             return params_in(self.space, settings, self.meaning), named
         except Outside:
