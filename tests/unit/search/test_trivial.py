@@ -14,6 +14,7 @@ from search.findings.trivial import trivial_warning
 from search.stopping.curves import Curve
 from search.studies.reports import Stored
 from search.studies.slots import Claim
+from search.work import judge as judging
 from search.work.judge import Judge
 from spaces.config import SegmentationConfig
 from spaces.sections import PrunerSpec
@@ -70,12 +71,19 @@ class Recorded:
         self.spec = SimpleNamespace(pruner=PrunerSpec(pause_below=None, stop_from=1))
         self.space = SimpleNamespace(base=SegmentationConfig())
         self.slots = SimpleNamespace(counts=lambda: {"OPEN": 30})
+        self.earlier = ()
         self.curves = {number: Curve(values) for number, values in enumerate(curves)}
 
-    def curves_ended_after(self, ended: int, *, warmups: bool) -> tuple[int, dict[int, Curve]]:
-        return 1, self.curves
+
+@pytest.fixture
+def _of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves of a study are those that it was made with."""
+    monkeypatch.setattr(
+        judging, "curves_ended_after", lambda study, ended, warmups: (1, study.curves)
+    )
 
 
+@pytest.mark.usefixtures("_of_memory")
 @pytest.mark.parametrize(
     ("floor", "word"), [(-math.inf, "median"), (0.25075, None)], ids=["before", "now"]
 )
@@ -90,6 +98,7 @@ def test_trials_are_not_stopped_on_differences_between_constant_answers(
     assert (found and found.reason) == word
 
 
+@pytest.mark.usefixtures("_of_memory")
 def test_what_has_learned_nothing_still_stops_below_what_has() -> None:
     recorded: Any = Recorded([(0.4 + 0.05 * index,) for index in range(7)])
     judge = Judge(recorded, 0.25075)
