@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.database.optuna_private import id_of_study
 from search.database.store import Store
 from search.findings.beginning import read_beginning
 from search.findings.facts import gather, summary
@@ -216,16 +215,20 @@ def test_a_trial_of_it_costs_no_statement_more(first: Study, store: Store, tmp_p
 
 
 def test_an_earlier_study_that_is_not_there_is_an_error_with_its_line(
-    store_url: str, store: Store, tmp_path: Path, make_spec: Callable[..., StudySpec]
+    store_url: str,
+    store: Store,
+    tmp_path: Path,
+    make_spec: Callable[..., StudySpec],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SEGTUNE_STORE", store_url)
     begin(store, make_spec("roads"))
     path = tmp_path / "small.yaml"
     make_spec("small")
     path.write_text(path.read_text() + "from_studies:\n  - roads\n  - road\n")
     line = len(path.read_text().splitlines())
-    result = CliRunner().invoke(app, ["launch", str(path), "--store", store_url])
+    result = CliRunner().invoke(app, ["launch", str(path)])
     assert result.exit_code == 2 and "no study road" in result.output
     assert "did you mean roads?" in result.output.replace("\n", " ")
     assert f"line {line}" in result.output
     assert [one.study_name for one in store.storage.get_all_studies()] == ["roads"]
-    assert id_of_study(store.storage.get_all_studies()[0])
