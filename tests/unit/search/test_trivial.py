@@ -76,14 +76,14 @@ class Recorded:
 
 
 @pytest.fixture
-def _of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The curves of a study are those that it was made with."""
     monkeypatch.setattr(
         judging, "curves_ended_after", lambda study, ended, warmups: (1, study.curves)
     )
 
 
-@pytest.mark.usefixtures("_of_memory")
+@pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize(
     ("floor", "word"), [(-math.inf, "median"), (0.25075, None)], ids=["before", "now"]
 )
@@ -98,7 +98,7 @@ def test_trials_are_not_stopped_on_differences_between_constant_answers(
     assert (found and found.reason) == word
 
 
-@pytest.mark.usefixtures("_of_memory")
+@pytest.mark.usefixtures("in_memory")
 def test_what_has_learned_nothing_still_stops_below_what_has() -> None:
     recorded: Any = Recorded([(0.4 + 0.05 * index,) for index in range(7)])
     judge = Judge(recorded, 0.25075)
