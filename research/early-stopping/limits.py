@@ -34,6 +34,7 @@ from record import HERE
 from search.database.optuna_draft import Draft
 from search.studies.draws import draw
 from spaces.config import SegmentationConfig, TrialConfig
+from spaces.limits import LimitsSpec
 from spaces.space import Choice, Space
 from spaces.spec import StudySpec
 from surrogate import Surrogate, surrogate
@@ -103,7 +104,8 @@ class Task:
 
 def search(task: Task, mode: str, seed: int) -> Found:
     """Search until a config inside reaches the target."""
-    spec = task.spec.model_copy(update={"seed": seed})
+    limits = LimitsSpec(parameters=int(task.most))
+    spec = task.spec.model_copy(update={"seed": seed, "limits": limits})
     drawn_from = task.only_inside() if mode == "inside alone" else task.space
     storage = InMemoryStorage()
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE])
@@ -150,7 +152,7 @@ def _ended(trial: FrozenTrial, state: TrialState, value: float | None, share: fl
         datetime_complete=trial.datetime_start,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={},
+        user_attrs={"reason": "limit", "epochs": 0} if value is None else {},
         system_attrs={**trial.system_attrs, "constraints:parameters": share},
         intermediate_values={},
     )

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from search.database.optuna_draft import Draft
 from search.studies.samplers import build_sampler
+from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
 from spaces.sections import SamplerSpec
 from spaces.space import Space
@@ -36,12 +37,14 @@ def draw(
     sampler hears of what was drawn in vain: it has learned of such configs from the trials that
     have ended as `limit`.
     """
-    sampler = build_sampler(spec.sampler, seed, slot, space.priors())
+    sampler = None
     study_attrs: dict[str, object] = {}  # a sequence goes on
     for drawn in range(1, OWN_DRAWS + RANDOM_DRAWS + 1):
         draft = draft_of()
         draft.study_attrs |= study_attrs
         known = [*draft.trials]
+        if sampler is None:
+            sampler = build_sampler(_with_its_start(spec, known), seed, slot, space.priors())
         config = space.sample(draft.study(sampler, pruner).ask())
         assert draft.trial is not None
         queued = draft.trial.number < len(known)
@@ -51,3 +54,14 @@ def draw(
         if drawn == OWN_DRAWS:
             sampler = build_sampler(SamplerSpec(name="random"), seed, slot)
     return draft, config
+
+
+def _with_its_start(spec: StudySpec, trials: Sequence[FrozenTrial]) -> SamplerSpec:
+    """The sampler that draws as many trials at random as it should, those that trained nothing for
+    the limits not counted."""
+    if not spec.limits.given:
+        return spec.sampler
+    facts = map(TrialFacts.of, trials)
+    refused = sum(one.reason == "limit" and not one.epochs for one in facts)
+    start = spec.sampler.startup_trials + refused
+    return spec.sampler.model_copy(update={"startup_trials": start})
