@@ -58,7 +58,7 @@ def finished(
     """Finish so many, and read the study anew; what is shown of it."""
     monkeypatch.setattr("search.finish.preflight", lambda spec: NoData())
 
-    def start(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+    def start(config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
         finishing = open_finishing(study)
         assert finishing is not None
         number = TrialFacts.of(finishing.trial(int(workdir.name[-4:]))).finishes

@@ -179,7 +179,7 @@ def test_paused_trials_wait_interrupted_ones_go_on(store: Store, tmp_path: Path)
     assert others[1].claim(study.ask) is not None
 
 
-def little(config: Any, data: Any, workdir: Path, free: Any) -> FakeChild:
+def little(config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
     """A trial that trains nothing; its value hardly depends on which one it is."""
     number = int(workdir.name.removeprefix("trial-"))
     return FakeChild([LITTLE[number % len(LITTLE)]], workdir, classes=data.classes)
