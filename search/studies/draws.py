@@ -61,7 +61,6 @@ def _with_its_start(spec: StudySpec, trials: Sequence[FrozenTrial]) -> SamplerSp
     the limits not counted."""
     if not spec.limits.given:
         return spec.sampler
-    facts = map(TrialFacts.of, trials)
-    refused = sum(one.reason == "limit" and not one.epochs for one in facts)
+    refused = sum(TrialFacts.of(trial).refused for trial in trials)
     start = spec.sampler.startup_trials + refused
     return spec.sampler.model_copy(update={"startup_trials": start})

@@ -17,6 +17,7 @@ from search.studies.confirmations import open_beside, with_confirmation
 from search.studies.reasons import known, reason
 from search.studies.study import Study, create
 from search.studies.trial_facts import TrialFacts
+from spaces.limits import LimitsSpec
 from spaces.sections import PrunerSpec
 from spaces.spec import FINISH
 
@@ -88,6 +89,8 @@ def _create(study: Study) -> Study:
             "pruner": PrunerSpec(name="none"),
             "confirm": None,
             "ensemble": None,
+            "limits": LimitsSpec(),  # the search has judged
+            "from_studies": [],
             "keep_models": 1,
             "budget": study.spec.budget.model_copy(update=no_limits),
         }

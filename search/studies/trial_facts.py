@@ -69,6 +69,11 @@ class TrialFacts:
     from_trial: int | None = None
     config: dict[str, Any] | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether it was outside of the limits before it trained: its slot went to another one."""
+        return self.reason == "limit" and not self.epochs
+
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
         """Read a trial's; cheap, as a study has thousands, so nothing is checked."""

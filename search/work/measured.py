@@ -112,7 +112,7 @@ class Measured:
 
     def _learn(self, trial: FrozenTrial) -> None:
         facts, flat = TrialFacts.of(trial), drawn_config(trial)
-        self.refused += facts.reason == "limit" and not facts.epochs
+        self.refused += facts.refused
         if flat is not None:
             slow = trial.constraints.get("seconds_per_epoch", 0.0)
             most = self.study.spec.limits.seconds_per_epoch

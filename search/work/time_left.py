@@ -116,7 +116,7 @@ class TimeLeft:
             pace.timed, pace.seconds = pace.epochs, facts.seconds
         pace.paused = waiting.get(trial.number) == "PAUSED"
         if trial.state.is_finished():
-            refused = facts.reason == "limit" and not facts.epochs
+            refused = facts.refused
             pace.ended = trial.state != TrialState.FAIL and not refused
 
     def epoch_ended(self, number: int, epoch: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ from search.stopping.further_gain import further_gain
 from search.studies import own_end
 from search.studies.own_end import OwnEnd, on_the_same_data
 from search.studies.study import Study
+from search.studies.trial_facts import TrialFacts
 from spaces.starting import starting_params
 
 UNMEASURED = 0.005  # counts where `gain_below` is left out and nobody has measured the noise
@@ -47,6 +48,8 @@ class Until:
         until = self.study.spec.budget.until
         if until is None or self.study.spec.beside is not None:
             return None
+        if self.study.spec.limits.given:
+            trials = [trial for trial in trials if not TrialFacts.of(trial).refused]
         ended = [trial for trial in trials if trial.state.is_finished()]
         if len(ended) < max(2, self._not_before):
             return None

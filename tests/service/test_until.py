@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
 from search.database.store import Store
@@ -27,6 +29,7 @@ from search.work.confirming import is_due, search_is_over
 from search.work.until import Until
 from search.work.worker import Worker
 from spaces.errors import DONE
+from spaces.limits import LimitsSpec
 from spaces.sections import BudgetSpec, SamplerSpec
 from spaces.spec import StudySpec
 from tests.fake_child import FakeChild
@@ -113,6 +116,22 @@ def test_a_look_asks_the_store_for_nothing(store: Store, tmp_path: Path) -> None
     with Statements.of(store) as counted:
         assert until.trial_ended(trials) is None
     assert not counted.texts
+
+
+def test_what_was_outside_of_the_limits_is_no_trial_that_came_to_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    study = make(store, tmp_path, trials=20, pruner="none")
+    study.spec = study.spec.model_copy(update={"limits": LimitsSpec(latency_ms=20)})
+    for number in range(FIRST - 1):
+        end_next(study, LITTLE[number])
+    attrs = {"reason": "limit", "epochs": 0}
+    refused = optuna.trial.create_trial(state=TrialState.PRUNED, user_attrs=attrs)
+    until = Until(study)
+    assert until.trial_ended([*study.trials(), *[refused] * 20]) is None  # too few have trained
+    end_next(study, LITTLE[-1])
+    why = until.trial_ended([*study.trials(), *[refused] * 20])
+    assert why is not None and why.ended == FIRST
 
 
 def end_next(study: Study, value: float) -> None:
