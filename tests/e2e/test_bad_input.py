@@ -425,7 +425,7 @@ CASES = [
         "space: must hold `key: value` lines, but got ['optim.lr'] (study.yaml line 8)"),
     Bad("section-as-number", line("budget: 2"),
         "budget: must hold `key: value` lines, but got 2; known keys: trials, hours, "
-        "gpu_hours, trial_hours, max_attempts (study.yaml line 17)"),
+        "gpu_hours, trial_hours, until, max_attempts (study.yaml line 17)"),
     # name, task, budget, sampler, pruner
     Bad("name-empty", line("name: ''"),
         "name: must be 1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit, "
@@ -555,7 +555,8 @@ CASES = [
         "decode.box_thresh: what is free is not drawn but tried at every value; drop prior "
         "(words.yaml line 11)", "launch words.yaml"),
     Bad("prior-of-choices", space("optim.momentum: {choices: [0.5, 0.9], prior: {center: 0.5}}"),
-        "choices stands alone, without low, high, log, step or prior (study.yaml line 16)"),
+        "optim.momentum: choices stands alone, without low, high, log, step or prior "
+        "(study.yaml line 16)"),
     Bad("prior-with-qmc", both(line("sampler: qmc"),
         line("optim.lr: {low: 1e-4, high: 1e-2, prior: {center: 1e-3, spread: 3x}}")),
         "optim.lr: qmc covers every range evenly, so it has no use for a prior; drop prior, or "
