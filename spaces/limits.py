@@ -68,7 +68,7 @@ class LimitsSpec(Section):
     memory_mb: float | None = Field(None, gt=0)
     """MiB of GPU memory that a training step needs at most; on a CPU it is not measured."""
     seconds_per_epoch: float | None = Field(None, gt=0)
-    """Validation included; judged by a trial's first epoch."""
+    """Validation included; judged by the faster one of a trial's first two epochs."""
 
     @property
     def given(self) -> bool:
