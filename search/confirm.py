@@ -12,7 +12,7 @@ from search.launch import run
 from search.studies.confirmations import create_confirmation, lift_hours
 from search.studies.study import Study
 from search.work.confirming import search_is_over
-from search.work.preflight import preflight
+from search.work.preflight import preflight_again
 from spaces.errors import InputError
 from spaces.spec import StudySpec
 
@@ -38,11 +38,7 @@ def confirm_study(
         )
     if not any(trial.value is not None for trial in study.trials()):
         raise InputError(f"study {name} has no trial with a value; there is nothing to confirm")
-    data = preflight(study.spec)
-    if data.fingerprint != study.fingerprint:
-        raise InputError(
-            f"the data of study {name} have changed since it began; its trials cannot be run again"
-        )
+    data = preflight_again(study)
     study.store.work_alone()
     study.take_settings(spec)
     with study.store.study_lock(study.study_id):

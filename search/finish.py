@@ -14,7 +14,7 @@ from search.studies.limits import reopen
 from search.studies.limits import stopped as stopped_why
 from search.studies.study import Study
 from search.work.confirming import search_is_over
-from search.work.preflight import preflight
+from search.work.preflight import preflight_again
 from spaces.errors import InputError
 
 
@@ -43,11 +43,7 @@ def finish(study: Study, count: int, artifacts: Artifacts, console: Console, **w
     stopped = stopped_by_rule(trials)
     if not stopped:
         raise InputError(f"--finish: the rule of study {name} has stopped no trial")
-    data = preflight(study.spec)
-    if data.fingerprint != study.fingerprint:
-        raise InputError(
-            f"the data of study {name} have changed since it began; its trials cannot be run again"
-        )
+    data = preflight_again(study)
     study.store.work_alone()
     near, drawn = telling(stopped, count, study.spec.seed)
     chosen = [trial for trial in stopped if trial.number in (*near, *drawn)]

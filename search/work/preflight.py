@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search.studies.study import Study
 from search.work.trackers import check_trackers
 from spaces.defaults import FIRST
 from spaces.errors import InputError
@@ -43,6 +44,21 @@ def preflight(spec: StudySpec, *, trains_here: bool = True) -> SegmentationData 
                 f"{INIT}: the weights in {path} have changed since study {spec.name} began, so "
                 "that its results would not be comparable; give the study another name"
             )
+    return data
+
+
+def preflight_again(study: Study) -> Data:
+    """Preflight a study whose trials are to be run again.
+
+    Raises:
+        InputError: as of `preflight`, or its data have changed.
+    """
+    data = preflight(study.spec)
+    if data.fingerprint != study.fingerprint:
+        raise InputError(
+            f"the data of study {study.spec.name} have changed since it began; its trials cannot "
+            "be run again"
+        )
     return data
 
 

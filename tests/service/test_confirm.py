@@ -249,7 +249,7 @@ def test_none_confirms_nothing_and_says_one_seed(store: Store, tmp_path: Path) -
 def ask(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, **confirm: int) -> Children:
     """`segtune confirm`, with children that train nothing."""
     children = Children(study, folder)
-    monkeypatch.setattr("search.confirm.preflight", lambda spec: NoData())
+    monkeypatch.setattr("search.work.preflight.preflight", lambda spec: NoData())
     spec = with_confirm(study.spec, confirm)
     artifacts = Artifacts(folder / "artifacts")
     assert confirm_study(study, spec, artifacts, Quiet(), make_child=children.start) == DONE  # type: ignore[arg-type]

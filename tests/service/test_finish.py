@@ -56,7 +56,7 @@ def finished(
     study: Study, folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Curves, str]:
     """Finish so many, and read the study anew; what is shown of it."""
-    monkeypatch.setattr("search.finish.preflight", lambda spec: NoData())
+    monkeypatch.setattr("search.work.preflight.preflight", lambda spec: NoData())
 
     def start(config: Any, data: Any, workdir: Path, *given: Any) -> FakeChild:
         finishing = open_finishing(study)
