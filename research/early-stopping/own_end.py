@@ -95,6 +95,7 @@ ESTIMATES: dict[str, Estimate] = {
 
 def main() -> None:
     made = parser(__doc__ or "")
+    made.add_argument("--tables", nargs="+", default=["camvid", "streets"])
     made.add_argument("--seeds", type=int, default=50)
     made.add_argument("--processes", type=int, default=2)
     args = made.parse_args()
@@ -102,7 +103,7 @@ def main() -> None:
         "When may a search end by itself?", called("own_end.py"), program="research/early-stopping/"
     )
     with multiprocessing.Pool(args.processes) as pool:
-        for of in ("camvid", "streets"):
+        for of in args.tables:
             for sampler in SAMPLERS:
                 found = pool.map(partial(search, of, sampler), range(args.seeds))
                 text += f"\n## {of}, {sampler}: {len(found)} searches\n\n{report(found)}\n"
