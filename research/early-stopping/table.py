@@ -15,9 +15,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.stopping.replay import Recorded
+from search.studies.samplers import Around
 from spaces.space import Choice, Float, Int, Space, parameter_path
 
 
@@ -92,14 +93,14 @@ def _scaled(distribution: BaseDistribution, value: Any) -> float:
     return (value - low) / (high - low) if high > low else 0.0
 
 
-class NearestRecorded(BaseSampler):
+class NearestRecorded(Around):
     """Draws as another sampler does, but each trial gets the parameters of a recorded run.
 
     No run is given twice; `runs` says which one each trial has.
     """
 
     def __init__(self, inner: BaseSampler, table: Table) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.table = table
         self.free = list(range(len(table.runs)))
         self.runs: dict[int, int] = {}
@@ -128,18 +129,6 @@ class NearestRecorded(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         raise AssertionError(f"{param_name} is not in the table")
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self.inner.after_trial(study, trial, state, values)
 
 
 class _Drawn:

@@ -42,7 +42,48 @@ def build_sampler(
     return FirstFromPriors(sampler, priors, spec.startup_trials, _mixed(f"{seed}/{slot}/prior"))
 
 
-class FirstFromPriors(BaseSampler):
+class Around(BaseSampler):
+    """A sampler around another one: what a subclass does not do itself, the inner one does."""
+
+    def __init__(self, inner: BaseSampler) -> None:
+        self.inner = inner
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self.inner.reseed_rng()
+
+
+class FirstFromPriors(Around):
     """Draws as another sampler does, but some of the first trials from priors.
 
     Those are every second one, so that a prior that misleads leaves trials that show it. What is
@@ -62,18 +103,9 @@ class FirstFromPriors(BaseSampler):
         seed: int,
         every: int = 2,
     ) -> None:
-        self.inner, self.priors, self.trials, self.every = inner, dict(priors), trials, every
+        super().__init__(inner)
+        self.priors, self.trials, self.every = dict(priors), trials, every
         self.random = random.Random(seed)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self.inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,
@@ -84,24 +116,9 @@ class FirstFromPriors(BaseSampler):
     ) -> Any:
         prior = self.priors.get(param_name)
         if prior is None or trial.number >= self.trials or trial.number % self.every:
-            return self.inner.sample_independent(study, trial, param_name, param_distribution)
+            return super().sample_independent(study, trial, param_name, param_distribution)
         assert isinstance(param_distribution, FloatDistribution | IntDistribution), param_name
         return drawn(prior, param_distribution, self.random.random())
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self.inner.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        self.inner.reseed_rng()
 
 
 def drawn(prior: Prior, range_: FloatDistribution | IntDistribution, share: float) -> float:
