@@ -62,6 +62,12 @@ def begin_session(store: Store, name: str, key: str, seconds: float, address: st
     return token
 
 
+def drop_ended(store: Store) -> None:
+    """Forget sessions that have ended; raises InputError where the role may not keep sessions."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(session_table).where(session_table.c.ends_at <= store.now()))
+
+
 def of_session(store: Store, token: str) -> Visitor | None:
     """Whose session a token opens; None where it opens none, or none any more."""
     table = session_table
