@@ -79,6 +79,9 @@ def list_users(
     if as_json:
         typer.echo(json.dumps([asdict(user) for user in found], indent=1))
         return
+    if not found:
+        typer.echo("nobody has a name yet: segtune users add NAME --role owner")
+        return
     table = Table("user", "role", "password", "sessions", "tokens")
     for user in found:
         has = "yes" if user.password else "none"

@@ -243,6 +243,7 @@ def run(store: Store, *words: str, typed: str | None = None) -> Result:
 def test_users_are_kept_by_command(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "p"
     file.write_text(PASSWORD + "\n")
+    assert run(store, "list").output.startswith("nobody has a name yet: segtune users add")
     answer = run(store, "add", "ann", "--role", "owner", "--password-file", str(file))
     assert answer.output == (
         "ann may sign in as owner\nstart the dashboard again: it asks for names from now on\n"
