@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.guards import READ_METHODS, USER
@@ -19,7 +20,7 @@ def audited(app: WSGIApplication, store: Store) -> WSGIApplication:
     def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if method not in READ_METHODS:
-            what = f"{method} {path.encode('latin-1').decode(errors='replace')}"
+            what = quote(f"{method} {path}", safe="/ ", encoding="latin-1")
             address = str(environ.get("REMOTE_ADDR", ""))
             study = _study(store, path)
             add_deed(store, environ[USER], what, study=study, address=address)

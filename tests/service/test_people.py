@@ -87,6 +87,7 @@ def test_a_password_opens_its_own_user_and_no_other(people: Store) -> None:
         ("OLGA", PASSWORD),
         ("", ""),
         ("o%", PASSWORD),
+        ("olga\0", PASSWORD),
     ):
         assert key_of(people, name, password) is None, name
 

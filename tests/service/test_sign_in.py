@@ -287,6 +287,7 @@ def test_every_write_is_written_down_and_no_other(own_team: Team) -> None:
     assert reader("PUT", "/api/studies/1/note", note).status == 403
     assert member("DELETE", "/api/studies/1").status == 403
     assert member("PUT", "/api/studies/77/note", note).status == 500  # optuna-dashboard's
+    assert member("POST", "/x%00%0a%C3%A9 y").status == 404
     assert member("GET", "/api/studies/1").json["note"]["body"] == "good"
     member("POST", "/logout", b"everywhere=1")
     found = list(reversed(deeds(own_team.store)))[before:]
@@ -295,6 +296,7 @@ def test_every_write_is_written_down_and_no_other(own_team: Team) -> None:
         ("ray", "signed in", None),
         ("max", "PUT /api/studies/1/note", "roads"),
         ("max", "PUT /api/studies/77/note", None),
+        ("max", "POST /x%00%0A%C3%A9 y", None),
         ("max", "signed out everywhere", None),
     ]
     assert {deed.address for deed in found} == {"192.0.2.1"}
