@@ -6,12 +6,16 @@ What holds under one password for all stands in test_dashboard.py.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +447,46 @@ def test_a_role_that_may_not_keep_sessions_is_told_at_the_start(
         assert client.sign_in(name="olga").status == 303
         assert client("GET", "/api/studies").status == 200
         assert client("POST", "/logout", b"everywhere=1").status == 303
+
+
+def test_the_command_takes_the_header_of_its_proxy_and_no_likeness_of_it(
+    own_team: Team, tmp_path: Path
+) -> None:
+    """As the server reads it: twice it is two names, and with _ for - it is another header."""
+    url = own_team.store.engine.url.render_as_string(hide_password=False)
+    words = ["--port", "0", "--proxy-user-header", "X-Forwarded-User", "--proxy", "127.0.0.2"]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search.cli", "dashboard", *words],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "SEGTUNE_STORE": url, "SEGTUNE_DASHBOARD_PASSWORD": PASSWORD},
+        )
+    try:
+        assert process.stdout
+        port = int(process.stdout.readline().rpartition(":")[2].partition("/")[0])
+
+        def status(source: str, *headers: tuple[str, str]) -> int:
+            connection = HTTPConnection("127.0.0.1", port, 30, source_address=(source, 0))
+            connection.putrequest("GET", "/api/studies")
+            for header in headers:
+                connection.putheader(*header)
+            connection.endheaders()
+            answer = connection.getresponse()
+            answer.read()
+            connection.close()
+            return answer.status
+
+        ray, olga = ("X-Forwarded-User", "ray"), ("x-forwarded-user", "olga")
+        assert status("127.0.0.2", ray) == 200
+        assert status("127.0.0.1", ray) == 401
+        assert status("127.0.0.2", ("X_Forwarded_User", "ray")) == 401
+        assert status("127.0.0.2", ray, olga) == 403
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    said = (tmp_path / "log").read_text()
+    assert said.count("people sign in by name; the dashboard's one password opens nothing") == 1
+    assert PASSWORD not in said
