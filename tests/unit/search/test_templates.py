@@ -11,7 +11,7 @@ import pytest
 from search.templates import asset, render
 
 PAGES = sorted(f.name for f in (files("search") / "templates").iterdir() if f.suffix == ".html")
-LOGIN = {"style": "", "target": "/", "error": "", "signed_in": False}
+LOGIN = {"style": "", "target": "/", "error": "", "visitor": None, "by_name": True}
 
 
 @pytest.mark.parametrize("page", PAGES)
