@@ -25,8 +25,10 @@ from search.dashboard.connections import Server
 from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Clock, Login
+from search.dashboard.pages import Pages
 from search.dashboard.study_list import StudyList
 from search.dashboard.study_page import StudyData
+from search.dashboard.way_back import WayBack
 from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.files.shown import ShownFiles
@@ -111,8 +113,9 @@ def make_app(
     shown = inner or StudyList(
         StudyData(ImportanceCard(dashboard_app(store, files), store), store), store
     )
-    app = guards.adapted(shown)
+    app: WSGIApplication = WayBack(guards.adapted(shown))
     app = with_artifacts(app, store.storage, files)
+    app = Pages(app, store, signs_in=password is not None)
     app = guards.studies_stay(app)
     if not allow_writes:
         app = guards.read_only(app)
