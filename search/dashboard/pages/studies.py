@@ -28,6 +28,7 @@ class Row:
         fresh: mean on fresh seeds, standard deviation and their number; None before there are any.
         confirming: (ended, all) runs of its confirmation; None where there is none.
         gain: beside the baseline, and half the width of its interval, None for one seed each.
+        is_baseline: the best trial is the baseline itself.
         workers: on it, or on its confirmation.
     """
 
@@ -39,6 +40,7 @@ class Row:
     fresh: tuple[float, float | None, int] | None
     confirming: tuple[int, int] | None
     gain: tuple[float, float | None] | None
+    is_baseline: bool
     workers: int
 
     @property
@@ -156,11 +158,12 @@ def _row(entry: Entry, confirmation: Entry | None, spec: StudySpec, best: Best |
     answer = {} if entry.answer is None else json.loads(entry.answer)
     values, gain, fresh = answer.get("fresh_seeds"), answer.get("gain"), None
     baseline, beside = answer.get("baseline_value"), None
+    is_baseline = bool(answer) and answer["trial"] == answer["baseline"]
     if values:
         fresh = sum(values.values()) / len(values), answer["sd"], len(values)
     if gain is not None:
         beside = gain["mean"], gain["half_width"]
-    elif baseline is not None and not values and answer["trial"] != answer["baseline"]:
+    elif baseline is not None and not values and not is_baseline:
         beside = answer["value"] - baseline, None
     return Row(
         entry,
@@ -171,6 +174,7 @@ def _row(entry: Entry, confirmation: Entry | None, spec: StudySpec, best: Best |
         fresh,
         None if confirmation is None else (confirmation.ended, confirmation.slots),
         beside,
+        is_baseline,
         entry.workers + (0 if confirmation is None else confirmation.workers),
     )
 
