@@ -341,7 +341,7 @@ def test_every_kind_of_response_has_the_security_headers(
 
     reader, guarded = site.client(), site.client(password=PASSWORD)
     for path in (
-        "/", "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
+        "/", "/studies", "/studies/x", "/workers", "/pages/page.js", "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
         "/favicon.ico", "/healthz", "/nothing", "/csv/1", "/incompatible-rdb-schema", "/%ff",
         *(f"/artifacts/1/{artifact}" for artifact in site.artifacts.values()),
     ):  # fmt: skip
@@ -1010,7 +1010,8 @@ for path in sys.argv[3:]:
     list(app(environ, lambda status, headers, exc_info=None: print(path, status)))
 print([name for name in sys.modules if name.partition(".")[0] in ("torch", "torchvision")])
 """
-    paths = ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
+    paths = ["/studies", "/workers"]
+    paths += ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
     paths.append(f"/artifacts/1/{site.artifacts['plot.png']}")
     result = subprocess.run(
         [sys.executable, "-c", program, str(site.store.engine.url), str(site.folder), *paths],

@@ -141,25 +141,32 @@ def test_the_list_says_how_far_a_study_is_and_what_is_best(
 def test_the_list_says_what_fresh_seeds_have_shown(
     client: Client, study: Study, tmp_path: Path
 ) -> None:
-    for value in (0.25, 0.5, 0.375, 0.125):
-        end(study, value)
-    trial = study.trial(1)
+    while study.slots.counts()["OPEN"]:
+        number = end(study, 0.25)
+    study.slots.extend(number + 3)
+    best = max(end(study, value) for value in (0.5, 0.625))
+    answer = gather(study).answer
+    assert answer is not None and answer.baseline is not None
     confirmation = create_confirmation(study)
-    confirmation.slots.extend(2)
+    confirmation.slots.extend(4)
     for seed in (1, 2):
-        plan(confirmation, trial, study.config(trial), seed)
+        for trial in (study.trial(best), answer.baseline):
+            plan(confirmation, trial, study.config(trial), seed)
     assert page(client)[0][1] == "waiting for workers, to confirm"
-    assert page(client)[0][4] == "0 of 2 runs"
-    for value in (0.4, 0.5):
+    assert page(client)[0][4] == "0 of 4 runs"
+    for value in (0.5, 0.25, 0.625, 0.125):
         end(confirmation, value)
     Publisher(study, Artifacts(tmp_path)).refresh(gather(study))
     answer = gather(study).answer
-    assert answer is not None and answer.confirmed is not None
+    assert answer is not None and answer.confirmed is not None and answer.confirmed.sd is not None
+    gain = answer.evidence.gain
+    assert gain is not None
     [row] = page(client)
     assert row[1] == "ended"
-    assert row[4] == f"0.4500 ± {answer.confirmed.sd:.4f} 2 seeds"
-    told = page(client, f"/studies/{study.spec.name}")
-    assert len(told) == 4  # a confirmation's runs are no trials of the study
+    assert row[4] == f"0.5625 ± {answer.confirmed.sd:.4f} 2 seeds"
+    assert row[5] == f"{gain.mean:+.4f} ± {gain.half:.4f}"
+    trials = page(client, f"/studies/{study.spec.name}")
+    assert len(trials) == number + 3  # a confirmation's runs are no trials of the study
     assert client("GET", f"/studies/{confirmation.spec.name}").status == 404
 
 
