@@ -341,7 +341,8 @@ def test_every_kind_of_response_has_the_security_headers(
 
     reader, guarded = site.client(), site.client(password=PASSWORD)
     for path in (
-        "/", "/studies", "/studies/x", "/workers", "/pages/page.js", "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
+        "/", "/studies", "/studies/x", "/workers", "/pages/page.js",
+        "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
         "/favicon.ico", "/healthz", "/nothing", "/csv/1", "/incompatible-rdb-schema", "/%ff",
         *(f"/artifacts/1/{artifact}" for artifact in site.artifacts.values()),
     ):  # fmt: skip
