@@ -107,7 +107,7 @@ def make_app(
         artifacts: where trial files are.
         hosts: names under which it answers, beside those of the loopback.
         inner: what shows the studies, in place of `dashboard_app`.
-        clock: seconds; measures sessions and failed sign-ins.
+        clock: seconds; measures sessions, failed sign-ins, and the age of what pages share.
     """
     files = artifacts.shown
     shown = inner or StudyList(
@@ -115,7 +115,7 @@ def make_app(
     )
     app: WSGIApplication = WayBack(guards.adapted(shown))
     app = with_artifacts(app, store.storage, files)
-    app = Pages(app, store, signs_in=password is not None)
+    app = Pages(app, store, signs_in=password is not None, clock=clock)
     app = guards.studies_stay(app)
     if not allow_writes:
         app = guards.read_only(app)

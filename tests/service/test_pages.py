@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
 from tests.conftest import HOSTILE
-from tests.service.test_dashboard import HOST, PASSWORD, Answer, Client
+from tests.service.test_dashboard import HOST, PASSWORD, Answer, Client, Clock
 from tests.statements import Statements
 from trainers.report import EpochReport, Losses
 
@@ -81,7 +82,8 @@ def report(study: Study, claim: Any, value: float, epoch: int = 1) -> None:
 
 @pytest.fixture
 def client(store: Store, tmp_path: Path) -> Client:
-    return Client(make_app(store, Artifacts(tmp_path)))
+    """A reader to whom a second passes with each look."""
+    return Client(make_app(store, Artifacts(tmp_path), clock=count().__next__))
 
 
 @pytest.fixture
@@ -268,6 +270,19 @@ def test_a_poll_costs_one_statement_until_something_changes(client: Client, stud
         assert again(client, path, before) == 200
 
 
+def test_viewers_share_what_one_of_them_has_read(study: Study, tmp_path: Path) -> None:
+    clock = Clock()
+    app = make_app(study.store, Artifacts(tmp_path), clock=clock)
+    first, other = Client(app), Client(app)
+    before = first("GET", "/studies")
+    end(study, 0.5)
+    clock.now = 0.9
+    with Statements.of(study.store) as asked:
+        assert again(other, "/studies", before) == 304 and len(asked) == 0
+    clock.now = 1.0
+    assert again(other, "/studies", before) == 200 and page(first)[0][2] == "1 of 4"
+
+
 def test_the_list_costs_as_many_statements_at_any_number_of_studies(
     store: Store, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
@@ -276,7 +291,7 @@ def test_the_list_costs_as_many_statements_at_any_number_of_studies(
         for index in range(many):
             spec = make_spec(name=f"study-{many}-{index}", trials=1)
             end(create_or_resume(store, spec, "f" * 64, None), 0.5)
-        client = Client(make_app(store, Artifacts(tmp_path)))
+        client = Client(make_app(store, Artifacts(tmp_path), clock=count().__next__))
         with Statements.of(store) as first:
             assert len(page(client)) >= many
         with Statements.of(store) as after:

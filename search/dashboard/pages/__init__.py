@@ -12,6 +12,7 @@ from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.guards import READ_METHODS, answer
+from search.dashboard.login import Clock
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
@@ -27,12 +28,15 @@ class Pages:
 
     Args:
         signs_in: whether people sign in, so that they can sign out.
+        clock: seconds; only differences count.
     """
 
-    def __init__(self, inner: WSGIApplication, store: Store, *, signs_in: bool = False) -> None:
+    def __init__(
+        self, inner: WSGIApplication, store: Store, *, signs_in: bool, clock: Clock
+    ) -> None:
         self.inner = inner
         self.frame = Frame(signs_in)
-        self.studies = StudiesPage(self.frame, store)
+        self.studies = StudiesPage(self.frame, store, clock)
         self.study = StudyPage(self.frame, store)
         self.workers = WorkersPage(self.frame, store)
 

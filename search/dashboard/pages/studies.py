@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from search.dashboard.login import Clock
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.dashboard.pages.states import STATES, State, state
 from search.database.store import Store
@@ -17,6 +19,7 @@ from spaces.spec import CONFIRM, StudySpec
 ANY = "any"
 NEWEST = "newest"
 LONGEST = 100  # characters of a text that is looked for
+SHARED_SECONDS = 1.0  # what one viewer's poll has read answers all others for so long
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,15 @@ DESCENDING = ("trials", "best", "fresh", "gain", "workers")  # when they are fir
 
 
 class StudiesPage:
-    """Answers GET /studies."""
+    """Answers GET /studies.
 
-    def __init__(self, frame: Frame, store: Store) -> None:
-        self.frame, self.store = frame, store
+    Args:
+        clock: seconds; only differences count.
+    """
+
+    def __init__(self, frame: Frame, store: Store, clock: Clock) -> None:
+        self.frame, self.store, self._clock = frame, store, clock
+        self._read: tuple[float, list[Entry], str] = -math.inf, [], ""
         self._lock = threading.Lock()
         self._specs: dict[str, StudySpec] = {}  # by uid
         self._bests: dict[tuple[str, int, int], Best | None] = {}  # by uid and what has ended
@@ -87,7 +95,7 @@ class StudiesPage:
         sort = request.chosen("sort", [s for name in SORTS for s in (name, f"-{name}")])
         shown = request.chosen("state", (ANY, *STATES))
         text = request.query.get("text", "").strip()[:LONGEST]
-        found = entries(self.store)
+        found, tag = self._now()
 
         def make() -> bytes:
             rows = self.rows(found)
@@ -104,7 +112,15 @@ class StudiesPage:
                 text=text,
             )
 
-        return self.frame.page(request, self.frame.tag(found), make)
+        return self.frame.page(request, tag, make)
+
+    def _now(self) -> tuple[list[Entry], str]:
+        """How far all studies are, at most SHARED_SECONDS ago, and the tag of that."""
+        with self._lock:
+            if self._clock() - self._read[0] >= SHARED_SECONDS:
+                began, found = self._clock(), entries(self.store)
+                self._read = began, found, self.frame.tag(found)
+            return self._read[1:]
 
     def rows(self, found: list[Entry]) -> list[Row]:
         """The rows of all studies; what has not changed is not read again."""
