@@ -19,6 +19,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.doors import SESSION_SECONDS, Busy, Clock, Door, Proxy
 from search.dashboard.guards import READ_METHODS, ROLE, USER, answer, refuse
+from search.dashboard.pages.frame import HOME
 from search.database.sessions import Visitor
 from search.templates import asset, render
 
@@ -28,7 +29,6 @@ MAX_FAILURES = 5  # of one client address in that time
 MAX_OF_NAME = 10  # of one user's name, from any address
 MAX_ALL_FAILURES = 50  # of all addresses together
 MAX_BODY = 16 * 1024  # bytes
-HOME = "/dashboard"
 
 _log = logging.getLogger("segtune.dashboard")
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
@@ -249,7 +249,7 @@ def safe_target(path: str) -> str:
 def _is_page(environ: WSGIEnvironment) -> bool:
     """Whether a person in a browser asks, and not a program that wants data."""
     path = environ["PATH_INFO"]
-    if path == "/" or path == HOME or path.startswith(f"{HOME}/"):
+    if path == "/" or re.match("/(dashboard|studies|workers)(/|$)", path) is not None:
         return True
     return "text/html" in environ.get("HTTP_ACCEPT", "") and not path.startswith("/api/")
 

@@ -27,8 +27,11 @@ from search.dashboard.doors import ByName, Clock, Proxy, SharedPassword
 from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Login
+from search.dashboard.pages import Pages
+from search.dashboard.pages.frame import HOME
 from search.dashboard.study_list import StudyList
 from search.dashboard.study_page import StudyData
+from search.dashboard.way_back import WayBack
 from search.database.passwords import check_password
 from search.database.people import has_users
 from search.database.sessions import drop_ended
@@ -135,15 +138,17 @@ def make_app(
         hosts: names under which it answers, beside those of the loopback.
         inner: what shows the studies, in place of `dashboard_app`.
         proxy: who signs users in.
-        clock: seconds; measures failed sign-ins, and sessions of a password.
+        clock: seconds; measures failed sign-ins, sessions of a password, and the age of what pages
+            share.
     """
     people = has_users(store)
     files = artifacts.shown
     shown = inner or StudyList(
         StudyData(ImportanceCard(dashboard_app(store, files), store), store), store
     )
-    app = guards.adapted(shown)
+    app: WSGIApplication = WayBack(guards.adapted(shown))
     app = with_artifacts(app, store.storage, files)
+    app = Pages(app, store, signs_in=people or password is not None, clock=clock)
     if people:
         app = audited(app, store)
     app = guards.studies_stay(app)
@@ -228,7 +233,7 @@ def serve(
     before = {number: signal.signal(number, _stop) for number in ending_signals()}
     try:
         host = f"[{access.host}]" if ":" in access.host else access.host
-        url = f"http://{host}:{listener.getsockname()[1]}/dashboard"
+        url = f"http://{host}:{listener.getsockname()[1]}{HOME}"
         console.print(f"dashboard: {url}", highlight=False, markup=False, soft_wrap=True)
         server.run()  # ends at SystemExit, when the requests under way have been answered
     finally:

@@ -241,7 +241,8 @@ def test_every_kind_of_response_has_the_security_headers(
 
     reader, guarded = site.client(), site.client(password=PASSWORD)
     for path in (
-        "/", "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
+        "/", "/studies", "/studies/x", "/workers", "/pages/page.js",
+        "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
         "/favicon.ico", "/healthz", "/nothing", "/csv/1", "/incompatible-rdb-schema", "/%ff",
         *(f"/artifacts/1/{artifact}" for artifact in site.artifacts.values()),
     ):  # fmt: skip
@@ -475,10 +476,10 @@ def test_guesses_at_the_same_time_are_counted(site: Site) -> None:
     ],
 )  # fmt: skip
 def test_sign_in_leads_to_no_other_site(guarded: Client, target: str) -> None:
-    assert safe_target(target) == "/dashboard"
+    assert safe_target(target) == "/studies"
     page = guarded("GET", f"/login?{urlencode({'next': target})}")
-    assert b'name="next" value="/dashboard"' in page.body
-    assert guarded.sign_in(next_=target).header("Location") == "/dashboard"
+    assert b'name="next" value="/studies"' in page.body
+    assert guarded.sign_in(next_=target).header("Location") == "/studies"
 
 
 def test_a_target_is_escaped_in_the_page(guarded: Client) -> None:
@@ -777,7 +778,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         started.append(process)
         assert process.stdout
         line = process.stdout.readline()  # ends with the process, and pytest's time limit
-        found = re.fullmatch(r"dashboard: (http://\S+:\d+)/dashboard\n", line)
+        found = re.fullmatch(r"dashboard: (http://\S+:\d+)/studies\n", line)
         assert found, line + log.read_text()
         return Running(process, log, found[1])
 
@@ -910,7 +911,8 @@ for path in sys.argv[3:]:
     list(app(environ, lambda status, headers, exc_info=None: print(path, status)))
 print([name for name in sys.modules if name.partition(".")[0] in ("torch", "torchvision")])
 """
-    paths = ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
+    paths = ["/studies", "/workers"]
+    paths += ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
     paths.append(f"/artifacts/1/{site.artifacts['plot.png']}")
     result = subprocess.run(
         [sys.executable, "-c", program, str(site.store.engine.url), str(site.folder), *paths],
