@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.doors import Clock
+from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
