@@ -249,7 +249,7 @@ def safe_target(path: str) -> str:
 def _is_page(environ: WSGIEnvironment) -> bool:
     """Whether a person in a browser asks, and not a program that wants data."""
     path = environ["PATH_INFO"]
-    if path == "/" or re.match("/(dashboard|studies|workers)(/|$)", path) is not None:
+    if path == "/" or (path + "/").startswith("/dashboard/"):
         return True
     return "text/html" in environ.get("HTTP_ACCEPT", "") and not path.startswith("/api/")
 
