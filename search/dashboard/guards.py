@@ -24,7 +24,8 @@ Headers = list[tuple[str, str]]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 READ_METHODS = ("GET", "HEAD")
 HEALTH = "/healthz"
-USER, ROLE = "segtune.user", "segtune.role"  # of who has signed in, in environ; never a header's
+# of who has signed in, in environ; never a header's
+USER, ROLE, SESSION = "segtune.user", "segtune.role", "segtune.session"
 
 # optuna-dashboard's page draws with WebGL, which compiles, and styles its elements in place
 PAGE_POLICY = (

@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.doors import SESSION_SECONDS, Busy, Clock, Door, Proxy
-from search.dashboard.guards import READ_METHODS, ROLE, USER, answer, refuse
+from search.dashboard.forms import MAX_BODY, first, read_form
+from search.dashboard.guards import READ_METHODS, ROLE, SESSION, USER, answer, refuse
 from search.dashboard.pages.frame import HOME
 from search.database.sessions import Visitor
 from search.templates import asset, render
@@ -28,7 +29,6 @@ FAILURE_SECONDS = 60  # how long a failure counts
 MAX_FAILURES = 5  # of one client address in that time
 MAX_OF_NAME = 10  # of one user's name, from any address
 MAX_ALL_FAILURES = 50  # of all addresses together
-MAX_BODY = 16 * 1024  # bytes
 
 _log = logging.getLogger("segtune.dashboard")
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
@@ -125,7 +125,7 @@ class Login:
         except _Stranger as error:
             return refuse(environ, start_response, error.status, str(error))
         if path == "/login":
-            target = safe_target(_first(_query(environ), "next"))
+            target = safe_target(first(_query(environ), "next"))
             if visitor:
                 return _redirect(environ, start_response, target)
             return self._page(environ, start_response, HTTPStatus.OK, target)
@@ -135,6 +135,7 @@ class Login:
             return self._page(environ, start_response, HTTPStatus.OK, visitor=visitor)
         if visitor:
             environ[USER], environ[ROLE] = visitor.name, visitor.role
+            environ[SESSION] = _token(environ)
             return self._app(environ, start_response)
         if method in READ_METHODS and _is_page(environ):
             wanted = safe_target(_requested(environ))
@@ -161,13 +162,13 @@ class Login:
         return self._door.visitor(_token(environ))
 
     def _sign_in(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        form = _form(environ)
+        form = read_form(environ)
         if form is None:
             text = f"the form must be UTF-8 of at most {MAX_BODY} bytes\n"
             return answer(environ, start_response, HTTPStatus.BAD_REQUEST, text)
         address = str(environ.get("REMOTE_ADDR", ""))
-        name = _first(form, "username").strip().lower()[:100] if self._door.by_name else None
-        target = safe_target(_first(form, "next"))
+        name = first(form, "username").strip().lower()[:100] if self._door.by_name else None
+        target = safe_target(first(form, "next"))
         wait, attempt = self._failures.begin(address, name)
         if wait:
             seconds = math.ceil(wait)
@@ -175,7 +176,7 @@ class Login:
             status, retry = HTTPStatus.TOO_MANY_REQUESTS, [("Retry-After", str(seconds))]
             return self._page(environ, start_response, status, target, error, retry)
         try:
-            token = self._door.sign_in(name or "", _first(form, "password"), address)
+            token = self._door.sign_in(name or "", first(form, "password"), address)
         except Busy:
             self._failures.take_back(attempt)
             error = "Many sign in at this moment; try again in a second."
@@ -196,8 +197,8 @@ class Login:
     def _sign_out(
         self, environ: WSGIEnvironment, start_response: StartResponse, visitor: Visitor | None
     ) -> Iterable[bytes]:
-        form = _form(environ) or {}
-        if visitor and _first(form, "everywhere"):
+        form = read_form(environ) or {}
+        if visitor and first(form, "everywhere"):
             address = str(environ.get("REMOTE_ADDR", ""))
             self._door.sign_out_everywhere(visitor.name, address)
         self._door.sign_out(_token(environ))
@@ -293,22 +294,6 @@ def _query(environ: WSGIEnvironment) -> dict[str, list[str]]:
         return parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=8)
     except ValueError:
         return {}
-
-
-def _form(environ: WSGIEnvironment) -> dict[str, list[str]] | None:
-    """The fields of a posted form; None where it is too large or no text."""
-    length = environ.get("CONTENT_LENGTH") or "0"
-    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
-        return None
-    try:
-        body = environ["wsgi.input"].read(int(length)).decode()
-        return parse_qs(body, keep_blank_values=True, max_num_fields=8, errors="strict")
-    except ValueError:
-        return None
-
-
-def _first(fields: dict[str, list[str]], name: str) -> str:
-    return fields.get(name, [""])[0]
 
 
 def _redirect(

@@ -28,7 +28,7 @@ from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
 from search.dashboard.login import Login
 from search.dashboard.pages import Pages
-from search.dashboard.pages.frame import HOME
+from search.dashboard.pages.frame import HOME, Frame
 from search.dashboard.study_list import StudyList
 from search.dashboard.study_page import StudyData
 from search.dashboard.way_back import WayBack
@@ -148,9 +148,10 @@ def make_app(
     )
     app: WSGIApplication = WayBack(guards.adapted(shown))
     app = with_artifacts(app, store.storage, files)
-    app = Pages(app, store, signs_in=people or password is not None, clock=clock)
     if people:
         app = audited(app, store)
+    frame = Frame(signs_in=people or password is not None, by_name=people)
+    app = Pages(app, store, frame, writes=allow_writes, clock=clock)
     app = guards.studies_stay(app)
     app = guards.members_write(app) if allow_writes else guards.read_only(app)
     if people:

@@ -15,11 +15,13 @@ class Deed:
     """One line.
 
     Attributes:
+        number: later lines have larger ones.
         at: seconds since 1970, the database's clock.
         who: a user's name, or `system user@host` of a command line.
         address: where the request came from; of a command line, "".
     """
 
+    number: int
     at: float
     who: str
     what: str
@@ -53,9 +55,11 @@ def add_deed(
         own.execute(row)
 
 
-def deeds(store: Store, most: int = 200) -> list[Deed]:
-    """The latest lines, latest first."""
+def deeds(store: Store, most: int = 200, before: int | None = None) -> list[Deed]:
+    """The latest lines, latest first; with `before`, those with smaller numbers."""
     columns = (getattr(audit_table.c, name) for name in Deed.__dataclass_fields__)
     query = sa.select(*columns).order_by(audit_table.c.number.desc()).limit(most)
+    if before is not None:
+        query = query.where(audit_table.c.number < before)
     with store.engine.connect() as connection:
         return [Deed(*row) for row in connection.execute(query)]

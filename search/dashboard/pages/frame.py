@@ -13,14 +13,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from search.dashboard.guards import answer
+from search.dashboard.guards import ROLE, answer
 from search.dashboard.study_page import GZIP_BYTES
+from search.database.people import OWNER
 from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 
 HOME = "/studies"
 ASSETS = {"/pages/page.css": "text/css", "/pages/page.js": "text/javascript"}
 MOST_FIELDS = 8  # of a query
+PLACES = ((HOME, "Studies"), ("/workers", "Workers"), ("/dashboard", "optuna-dashboard"))
+OWNERS_PLACES = (("/people", "People"), ("/audit", "Audit"))
+TITLES = {HTTPStatus.NOT_FOUND: "Not found", HTTPStatus.FORBIDDEN: "Not allowed"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -47,6 +51,11 @@ class Request:
             raise InputError(f"an address may have {MOST_FIELDS} fields behind its ?") from None
         return {name: values[-1] for name, values in fields.items()}
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether an owner asks, or anybody where nobody signs in by name."""
+        return self.environ.get(ROLE) == OWNER
+
     def chosen(self, field: str, known: Sequence[str]) -> str:
         """A field that is one of `known`; the first one where it is not given.
 
@@ -63,9 +72,9 @@ class Request:
         """Whether the browser has what the tag stands for."""
         return tag in self.environ.get("HTTP_IF_NONE_MATCH", "")
 
-    def redirect(self, location: str) -> list[bytes]:
+    def redirect(self, location: str, status: HTTPStatus = HTTPStatus.FOUND) -> list[bytes]:
         headers = [("Location", location)]
-        return answer(self.environ, self.start_response, HTTPStatus.FOUND, headers=headers)
+        return answer(self.environ, self.start_response, status, headers=headers)
 
     def unchanged(self, headers: Iterable[tuple[str, str]]) -> list[bytes]:
         self.start_response("304 Not Modified", list(headers))
@@ -89,10 +98,11 @@ class Frame:
 
     Args:
         signs_in: whether people sign in, so that they can sign out.
+        by_name: whether they have names, so that owners see who they are and what they did.
     """
 
-    def __init__(self, signs_in: bool) -> None:
-        self.signs_in = signs_in
+    def __init__(self, signs_in: bool, by_name: bool) -> None:
+        self.signs_in, self.by_name = signs_in, by_name
         self._run = secrets.token_hex(8)  # a later version shows the same store in another way
 
     def tag(self, *shown: object) -> str:
@@ -101,24 +111,33 @@ class Frame:
         return f'"{hashlib.sha256(text).hexdigest()[:32]}"'
 
     def page(self, request: Request, tag: str, make: Callable[[], bytes]) -> list[bytes]:
-        """Answer with a page, or with 304 where the browser has it."""
+        """Answer with a page, or with 304 where the browser has it; owners see more than others."""
+        tag = self.tag(tag, request.is_owner)
         headers = [("ETag", tag)]
         if request.has(tag):
             return request.unchanged(headers)
         policy = ("Content-Security-Policy", POLICY)
         return request.send(HTTPStatus.OK, make(), "text/html", [*headers, policy])
 
-    def render(self, template: str, title: str, current: str, **values: Any) -> bytes:
+    def render(
+        self, request: Request, template: str, title: str, current: str, **values: Any
+    ) -> bytes:
         """A page's HTML in its frame; `current` is its place in the navigation."""
         text = render(
-            template, title=title, current=current, signs_in=self.signs_in, link=link, **values
+            template,
+            title=title,
+            current=current,
+            places=PLACES + (OWNERS_PLACES if self.by_name and request.is_owner else ()),
+            signs_in=self.signs_in,
+            link=link,
+            **values,
         )
         return text.encode("utf-8", "backslashreplace")
 
     def problem(self, request: Request, status: HTTPStatus, said: str) -> list[bytes]:
         """A page that says what is wrong."""
-        title = "Not found" if status == HTTPStatus.NOT_FOUND else "Cannot be shown"
-        body = self.render("problem.html", title, "", said=said)
+        title = TITLES.get(status, "Cannot be shown")
+        body = self.render(request, "problem.html", title, "", said=said)
         return request.send(status, body, "text/html", [("Content-Security-Policy", POLICY)])
 
 

@@ -100,6 +100,7 @@ class StudiesPage:
         def make() -> bytes:
             rows = self.rows(found)
             return self.frame.render(
+                request,
                 "studies.html",
                 "Studies",
                 HOME,
@@ -113,6 +114,11 @@ class StudiesPage:
             )
 
         return self.frame.page(request, tag, make)
+
+    def forget(self) -> None:
+        """Read anew at the next look: something was changed here, and who did it will look."""
+        with self._lock:
+            self._read = -math.inf, [], ""
 
     def _now(self) -> tuple[list[Entry], str]:
         """How far all studies are, at most SHARED_SECONDS ago, and the tag of that."""

@@ -14,13 +14,14 @@ from optuna.trial import FrozenTrial
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.dashboard.pages.states import state
 from search.database.store import Store, UnknownStudy
+from search.database.tables import GAIN
 from search.findings.facts import Facts, gather, trial_row
 from search.findings.markup import Heading, to_html
 from search.findings.notes import study_note
 from search.findings.ranking import by_folds
 from search.findings.tables import how_far
 from search.findings.wording import clock, describe
-from search.studies.catalogue import Moment, entries, moments
+from search.studies.catalogue import Entry, Moment, entries, moments
 from search.studies.reasons import REASONS
 from search.studies.study import open_study, study_names
 from spaces.errors import InputError, did_you_mean
@@ -32,10 +33,14 @@ LATEST, BEST = ORDERS = ("latest", "best")
 
 
 class StudyPage:
-    """Answers GET /studies/NAME."""
+    """Answers GET /studies/NAME.
 
-    def __init__(self, frame: Frame, store: Store) -> None:
-        self.frame, self.store = frame, store
+    Args:
+        writes: whether owners may stop and resume it here.
+    """
+
+    def __init__(self, frame: Frame, store: Store, *, writes: bool) -> None:
+        self.frame, self.store, self.writes = frame, store, writes
         self._pages, self._notes = Kept(), Kept()
         self._lock = threading.Lock()
 
@@ -51,10 +56,10 @@ class StudyPage:
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
-                return self._pages.get((name, order, page), tag, lambda: made())
+                return self._pages.get((name, order, page, request.is_owner), tag, lambda: made())
 
         def made() -> bytes:
-            return self._made(name, order, page, found)
+            return self._made(request, name, order, page, found)
 
         try:
             return self.frame.page(request, tag, make)
@@ -62,7 +67,12 @@ class StudyPage:
             said = f"Study {name} was deleted"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
 
-    def _made(self, name: str, order: str, page: int, found: Sequence[Moment]) -> bytes:
+    def _may(self, request: Request) -> bool:
+        return self.writes and request.is_owner
+
+    def _made(
+        self, request: Request, name: str, order: str, page: int, found: Sequence[Moment]
+    ) -> bytes:
         study = open_study(self.store, name)
         facts, listed = gather(study), {entry.name: entry for entry in entries(self.store)}
         if name not in listed:
@@ -76,6 +86,7 @@ class StudyPage:
         shown = trials[(page - 1) * TRIALS : page * TRIALS]
         waiting = study.slots.waiting()
         return self.frame.render(
+            request,
             "study.html",
             name,
             HOME,
@@ -84,6 +95,7 @@ class StudyPage:
             task=study.spec.task.replace("_", " "),
             metric=study.metric,
             study_id=study.study_id,
+            action=self._may(request) and _action(listed[name], listed.get(name + CONFIRM)),
             beside=[listed[name + s] for s in BESIDE if name + s in listed],
             note=note,
             rows=[_row(facts, trial, waiting) for trial in shown],
@@ -92,6 +104,14 @@ class StudyPage:
             page=page,
             pages=pages,
         )
+
+
+def _action(entry: Entry, confirmation: Entry | None) -> str | None:
+    """What an owner may do to a study that stands so."""
+    word = state(entry, confirmation).word
+    if entry.stop is not None:
+        return None if word == "ended" and entry.stop != GAIN else "resume"
+    return "stop" if word in ("running", "waiting") else None
 
 
 class Kept:

@@ -28,7 +28,12 @@ class WorkersPage:
             for worker in workers(self.store)
         ]
         body = self.frame.render(
-            "workers.html", "Workers", "/workers", rows=rows, hours=round(FORGET_SECONDS / 3600)
+            request,
+            "workers.html",
+            "Workers",
+            "/workers",
+            rows=rows,
+            hours=round(FORGET_SECONDS / 3600),
         )
         return self.frame.page(request, self.frame.tag(body), lambda: body)
 
