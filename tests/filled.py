@@ -29,7 +29,7 @@ def fill_ended(study: Study, ended: int) -> None:
 def fill(study: Study, trials: int, epochs: int) -> None:
     """Give a study trials with every attribute that a worker stores; the last RUNNING still run.
 
-    It must be the first of its database, and have a slot for each.
+    It must have a slot for each.
     """
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng, classes = random.Random(0), len(study.spec.data.names)
@@ -45,6 +45,9 @@ def fill(study: Study, trials: int, epochs: int) -> None:
         )
     }
     reports, slots = [], []
+    with study.store.engine.connect() as connection:
+        highest = connection.execute(sa.select(sa.func.max(models.TrialModel.trial_id))).scalar()
+    first = (highest or 0) + 1
     now = datetime.datetime.now()
     for number in range(trials):
         trial = drawn.ask()
@@ -55,7 +58,7 @@ def fill(study: Study, trials: int, epochs: int) -> None:
         state = "RUNNING" if running else "COMPLETE" if kind == "completed" else "PRUNED"
         top = rng.uniform(0.2, 0.7)
         curve = [round(top * (1 - 0.9 ** (e + 1)) + rng.gauss(0, 0.01), 6) for e in range(last)]
-        row = {"trial_id": number + 1, "number": number, "study_id": study.study_id}
+        row = {"trial_id": first + number, "number": number, "study_id": study.study_id}
         tables[models.TrialModel].append(
             {
                 **row,
@@ -68,14 +71,14 @@ def fill(study: Study, trials: int, epochs: int) -> None:
             distribution = trial.distributions[name]
             tables[models.TrialParamModel].append(
                 {
-                    "trial_id": number + 1,
+                    "trial_id": first + number,
                     "param_name": name,
                     "param_value": distribution.to_internal_repr(value),
                     "distribution_json": optuna.distributions.distribution_to_json(distribution),
                 }
             )
         tables[models.TrialSystemAttributeModel].append(
-            {"trial_id": number + 1, "key": CONFIG, "value_json": json.dumps(config.flat())}
+            {"trial_id": first + number, "key": CONFIG, "value_json": json.dumps(config.flat())}
         )
         attrs: dict[str, Any] = {}
         if not running:
@@ -91,7 +94,7 @@ def fill(study: Study, trials: int, epochs: int) -> None:
             }
             tables[models.TrialValueModel].append(
                 {
-                    "trial_id": number + 1,
+                    "trial_id": first + number,
                     "objective": 0,
                     "value": max(curve),
                     "value_type": "FINITE",
@@ -99,12 +102,12 @@ def fill(study: Study, trials: int, epochs: int) -> None:
             )
         for name, value in attrs.items():
             tables[models.TrialUserAttributeModel].append(
-                {"trial_id": number + 1, "key": name, "value_json": json.dumps(value)}
+                {"trial_id": first + number, "key": name, "value_json": json.dumps(value)}
             )
         for epoch, value in enumerate(curve, start=1):
             tables[models.TrialIntermediateValueModel].append(
                 {
-                    "trial_id": number + 1,
+                    "trial_id": first + number,
                     "step": epoch,
                     "intermediate_value": value,
                     "intermediate_value_type": "FINITE",

@@ -14,6 +14,7 @@ from search.cli.kept import delete, studies
 from search.cli.launching import confirm, demo, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, predict, train
+from search.cli.people import users
 from search.cli.results import compare, dashboard, ensemble, export, replay, report, status
 from search.cli.study_files import check, init, spaces
 from spaces.errors import InputError
@@ -94,6 +95,7 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(_command)
+app.add_typer(users)
 
 
 def main() -> None:

@@ -159,14 +159,12 @@ def stop(
     """Let no new trial of a study begin; running ones end as they would."""
     from search.database.tables import AFTER, NOW
     from search.launchers import cancel_waiting
-    from search.studies.finishing import with_all_beside
-    from search.studies.limits import close
+    from search.studies.finishing import close_all
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
         found = open_study(opened, study)
-        for one in with_all_beside(found):
-            close(opened, one.study_id, NOW if now else AFTER)
+        close_all(found, NOW if now else AFTER)
         for problem in cancel_waiting(found):
             typer.echo(f"jobs that wait could not be taken back: {problem}", err=True)
     typer.echo(f"study {study} stopped; reopen it with: segtune resume {study}")
@@ -174,11 +172,9 @@ def stop(
 
 def resume(study: StudyArgument, store: StoreOption = None) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
-    from search.studies.finishing import with_all_beside
-    from search.studies.limits import reopen
+    from search.studies.finishing import reopen_all
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
-        for one in with_all_beside(open_study(opened, study)):
-            reopen(opened, one.study_id)
+        reopen_all(open_study(opened, study))
     typer.echo(f"study {study} is open; workers serve it, or start one: segtune worker")

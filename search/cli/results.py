@@ -43,7 +43,7 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one")] = 8080,
     allow_writes: Annotated[
-        bool, typer.Option("--allow-writes", help="Let readers edit, rename and delete studies")
+        bool, typer.Option("--allow-writes", help="Let people write notes, but no reader by name")
     ] = False,
     password_file: Annotated[
         Path | None,
@@ -56,15 +56,29 @@ def dashboard(
         list[str] | None,
         typer.Option(help="A name under which others reach it (repeatable)"),
     ] = None,
+    proxy_user_header: Annotated[
+        str | None,
+        typer.Option(help="Header in which a proxy names the user that it has signed in"),
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of that proxy; from others the header is nothing (repeatable)"),
+    ] = None,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
     """Show the studies in a browser, until stopped. Read-only, and for this machine, by default."""
+    from search.dashboard.doors import proxy_of
     from search.dashboard.server import Access, listen, read_password, serve
+    from search.database.store import has_store
     from search.files.artifacts import open_artifacts
 
     kept = open_artifacts(artifacts, write=allow_writes)
-    access = Access(host, tuple(allow_host or ()), read_password(password_file), allow_writes)
+    signs_in = proxy_of(proxy_user_header, tuple(proxy or ()))
+    password, names = read_password(password_file), tuple(allow_host or ())
+    access = Access(host, names, password, allow_writes, signs_in)
+    if not has_store(store):
+        access.check(people=False)  # before a store is made
     with listen(host, port) as listener, closing_store(store) as opened:
         raise typer.Exit(serve(opened, kept, console(), listener, access))
 

@@ -17,11 +17,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from search.database.people import MEMBER, OWNER
+
 Headers = list[tuple[str, str]]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 READ_METHODS = ("GET", "HEAD")
 HEALTH = "/healthz"
+# of who has signed in, in environ; never a header's
+USER, ROLE, SESSION = "segtune.user", "segtune.role", "segtune.session"
 
 # optuna-dashboard's page draws with WebGL, which compiles, and styles its elements in place
 PAGE_POLICY = (
@@ -189,6 +193,29 @@ def read_only(app: WSGIApplication) -> WSGIApplication:
         if environ["REQUEST_METHOD"] not in READ_METHODS:
             reason = "this dashboard is read-only; start it with --allow-writes to change studies"
             return refuse(environ, start_response, HTTPStatus.FORBIDDEN, reason)
+        return app(environ, start_response)
+
+    return wrapped
+
+
+def as_owner(app: WSGIApplication) -> WSGIApplication:
+    """Let everybody be an owner without a name, where nobody has to sign in."""
+
+    def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ[USER], environ[ROLE] = "", OWNER
+        return app(environ, start_response)
+
+    return wrapped
+
+
+def members_write(app: WSGIApplication) -> WSGIApplication:
+    """Refuse every method but GET and HEAD to readers, and to whoever has no role at all."""
+
+    def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        role = environ.get(ROLE)
+        if environ["REQUEST_METHOD"] not in READ_METHODS and role not in (MEMBER, OWNER):
+            reason = "a reader changes nothing; an owner makes members: segtune users role NAME"
+            return refuse(environ, start_response, HTTPStatus.FORBIDDEN, f"{reason} {MEMBER}")
         return app(environ, start_response)
 
     return wrapped

@@ -1,36 +1,37 @@
-"""Sign-in to the dashboard with one password: a page, sessions in memory, a limit on failures."""
+"""Sign-in to the dashboard: a page, a limit on failures, and who goes on to the app behind it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import logging
 import math
 import re
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from search.dashboard.guards import READ_METHODS, answer, refuse
+from search.dashboard.doors import SESSION_SECONDS, Busy, Clock, Door, Proxy
+from search.dashboard.forms import MAX_BODY, first, read_form
+from search.dashboard.guards import READ_METHODS, ROLE, SESSION, USER, answer, refuse
+from search.dashboard.pages.frame import HOME
+from search.database.sessions import Visitor
 from search.templates import asset, render
 
 COOKIE = "segtune_session"
-SESSION_SECONDS = 12 * 3600
-MAX_SESSIONS = 1000  # the oldest ends when there are more
 FAILURE_SECONDS = 60  # how long a failure counts
 MAX_FAILURES = 5  # of one client address in that time
+MAX_OF_NAME = 10  # of one user's name, from any address
 MAX_ALL_FAILURES = 50  # of all addresses together
-MAX_BODY = 16 * 1024  # bytes
-HOME = "/dashboard"
 
-Clock = Callable[[], float]
 _log = logging.getLogger("segtune.dashboard")
+_BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 _STYLE = asset("login.css")
 _POLICY = (
@@ -40,33 +41,13 @@ _POLICY = (
 )
 
 
-class Sessions:
-    """Tokens of those who have signed in; kept by their hashes, in memory only."""
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A sign-in; name is None where none is asked for."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._ends: dict[bytes, float] = {}  # oldest first
-        self._lock = threading.Lock()
-
-    def begin(self) -> str:
-        """Return the token of a new session of SESSION_SECONDS."""
-        token = secrets.token_urlsafe(32)
-        with self._lock:
-            now = self._clock()
-            live = [(key, end) for key, end in self._ends.items() if end > now]
-            self._ends = dict(live[-(MAX_SESSIONS - 1) :])
-            self._ends[_sha256(token)] = now + SESSION_SECONDS
-        return token
-
-    def holds(self, token: str) -> bool:
-        """Whether a token is that of a session which has not ended."""
-        with self._lock:
-            end = self._ends.get(_sha256(token))
-            return end is not None and self._clock() < end
-
-    def end(self, token: str) -> None:
-        with self._lock:
-            self._ends.pop(_sha256(token), None)
+    when: float
+    address: str
+    name: str | None
 
 
 class Failures:
@@ -74,57 +55,87 @@ class Failures:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._recent: deque[tuple[float, str]] = deque(maxlen=MAX_ALL_FAILURES)
+        self._recent: deque[Attempt] = deque(maxlen=MAX_ALL_FAILURES)
+        self._lock = threading.Lock()
 
-    def add(self, address: str) -> None:
-        self._recent.append((self._clock(), address))
+    def begin(self, address: str, name: str | None) -> tuple[float, Attempt]:
+        """Seconds until one may try; 0 where it may now, and then it counts until `take_back`.
 
-    def wait(self, address: str) -> float:
-        """Seconds until this address may try again; 0 where it may now."""
-        now = self._clock()
-        while self._recent and self._recent[0][0] <= now - FAILURE_SECONDS:
+        Else many guesses at once would all pass before the first is counted.
+        """
+        with self._lock:
+            attempt = Attempt(self._clock(), address, name)
+            wait = self._wait(attempt)
+            if wait == 0:
+                self._recent.append(attempt)
+        return wait, attempt
+
+    def take_back(self, attempt: Attempt) -> None:
+        """What was begun is no failure."""
+        with self._lock, suppress(ValueError):  # it was long ago
+            self._recent.remove(attempt)
+
+    def _wait(self, attempt: Attempt) -> float:
+        now = attempt.when
+        while self._recent and self._recent[0].when <= now - FAILURE_SECONDS:
             self._recent.popleft()
-        times = [when for when, client in self._recent if client == address]
         if len(self._recent) >= MAX_ALL_FAILURES:
-            return self._recent[0][0] + FAILURE_SECONDS - now
-        return times[-MAX_FAILURES] + FAILURE_SECONDS - now if len(times) >= MAX_FAILURES else 0.0
+            return self._recent[0].when + FAILURE_SECONDS - now
+        waits = [0.0]
+        of_address = [one.when for one in self._recent if one.address == attempt.address]
+        if len(of_address) >= MAX_FAILURES:
+            waits.append(of_address[-MAX_FAILURES] + FAILURE_SECONDS - now)
+        of_name = [one.when for one in self._recent if one.name == attempt.name]
+        if attempt.name is not None and len(of_name) >= MAX_OF_NAME:
+            waits.append(of_name[-MAX_OF_NAME] + FAILURE_SECONDS - now)
+        return max(waits)
 
 
 class Login:
     """Lets through to an app who has signed in; /login and /logout are its own.
 
+    The app finds who asks in environ: `segtune.user` ("" under a shared password), `segtune.role`.
+
     Args:
+        proxy: whose word counts for a password, where people sign in by name.
         clock: seconds; only differences count.
     """
 
-    def __init__(self, app: WSGIApplication, password: str, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        door: Door,
+        proxy: Proxy | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._app = app
-        self._key = secrets.token_bytes(32)
-        self._digest = self._hash(password)
-        self._sessions = Sessions(clock)
+        self._door = door
+        self._proxy = proxy
         self._failures = Failures(clock)
-        self._lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        signed_in = self._sessions.holds(_token(environ))
         if path in ("/login", "/logout") and method not in (*READ_METHODS, "POST"):
             reason = f"{path} takes GET and POST"
             return refuse(environ, start_response, HTTPStatus.METHOD_NOT_ALLOWED, reason)
         if path == "/login" and method == "POST":
             return self._sign_in(environ, start_response)
+        try:
+            visitor = self._visitor(environ)
+        except _Stranger as error:
+            return refuse(environ, start_response, error.status, str(error))
         if path == "/login":
-            target = safe_target(_first(_query(environ), "next"))
-            if signed_in:
+            target = safe_target(first(_query(environ), "next"))
+            if visitor:
                 return _redirect(environ, start_response, target)
-            return _page(environ, start_response, HTTPStatus.OK, target)
+            return self._page(environ, start_response, HTTPStatus.OK, target)
         if path == "/logout" and method == "POST":
-            self._sessions.end(_token(environ))
-            gone = ("Set-Cookie", _cookie(environ, "", 0))
-            return _redirect(environ, start_response, "/login", gone)
-        if signed_in and path == "/logout":
-            return _page(environ, start_response, HTTPStatus.OK, signed_in=True)
-        if signed_in:
+            return self._sign_out(environ, start_response, visitor)
+        if visitor and path == "/logout":
+            return self._page(environ, start_response, HTTPStatus.OK, visitor=visitor)
+        if visitor:
+            environ[USER], environ[ROLE] = visitor.name, visitor.role
+            environ[SESSION] = _token(environ)
             return self._app(environ, start_response)
         if method in READ_METHODS and _is_page(environ):
             wanted = safe_target(_requested(environ))
@@ -132,32 +143,98 @@ class Login:
             return _redirect(environ, start_response, login)
         return refuse(environ, start_response, HTTPStatus.UNAUTHORIZED, "sign in at /login first")
 
+    def _visitor(self, environ: WSGIEnvironment) -> Visitor | None:
+        """Who asks: by the proxy's word, by a program's token, or by a session.
+
+        Raises:
+            _Stranger: the proxy names nobody who is known, or a program's token opens nothing.
+        """
+        if self._proxy and (name := self._proxy.name(environ)):
+            if visitor := self._door.of_proxy(name):
+                return visitor
+            reason = "the proxy names nobody who is known here; an owner adds them: segtune users"
+            raise _Stranger(HTTPStatus.FORBIDDEN, reason)
+        if self._door.by_name and (found := _BEARER.fullmatch(_authorization(environ))):
+            if visitor := self._door.of_program(found[1]):
+                return visitor
+            reason = "this token opens nothing; a new one: segtune users token NAME --label LABEL"
+            raise _Stranger(HTTPStatus.UNAUTHORIZED, reason)
+        return self._door.visitor(_token(environ))
+
     def _sign_in(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        form = _form(environ)
+        form = read_form(environ)
         if form is None:
             text = f"the form must be UTF-8 of at most {MAX_BODY} bytes\n"
             return answer(environ, start_response, HTTPStatus.BAD_REQUEST, text)
         address = str(environ.get("REMOTE_ADDR", ""))
-        given = self._hash(_first(form, "password"))
-        target = safe_target(_first(form, "next"))
-        with self._lock:  # else many guesses at once would all pass before the first is counted
-            wait = math.ceil(self._failures.wait(address))
-            right = wait == 0 and hmac.compare_digest(given, self._digest)
-            if wait == 0 and not right:
-                self._failures.add(address)
-        if right:
-            session = ("Set-Cookie", _cookie(environ, self._sessions.begin(), SESSION_SECONDS))
-            return _redirect(environ, start_response, target, session)
+        name = first(form, "username").strip().lower()[:100] if self._door.by_name else None
+        target = safe_target(first(form, "next"))
+        wait, attempt = self._failures.begin(address, name)
         if wait:
-            error = f"Too many wrong passwords; try again in {wait} seconds."
-            status, retry = HTTPStatus.TOO_MANY_REQUESTS, [("Retry-After", str(wait))]
-            return _page(environ, start_response, status, target, error, retry)
-        _log.warning("wrong password from %s", address)
-        status = HTTPStatus.UNAUTHORIZED
-        return _page(environ, start_response, status, target, "This password is wrong.")
+            seconds = math.ceil(wait)
+            error = f"Too many wrong passwords; try again in {seconds} seconds."
+            status, retry = HTTPStatus.TOO_MANY_REQUESTS, [("Retry-After", str(seconds))]
+            return self._page(environ, start_response, status, target, error, retry)
+        try:
+            token = self._door.sign_in(name or "", first(form, "password"), address)
+        except Busy:
+            self._failures.take_back(attempt)
+            error = "Many sign in at this moment; try again in a second."
+            status, retry = HTTPStatus.SERVICE_UNAVAILABLE, [("Retry-After", "1")]
+            return self._page(environ, start_response, status, target, error, retry)
+        except BaseException:
+            self._failures.take_back(attempt)
+            raise
+        if token is not None:
+            self._failures.take_back(attempt)
+            session = ("Set-Cookie", _cookie(environ, token, SESSION_SECONDS))
+            return _redirect(environ, start_response, target, session)
+        _log.warning("wrong password from %s", address)  # the name may be a password, mistyped
+        wrong = "The name or the password" if self._door.by_name else "This password"
+        error = f"{wrong} is wrong."
+        return self._page(environ, start_response, HTTPStatus.UNAUTHORIZED, target, error)
 
-    def _hash(self, password: str) -> bytes:
-        return hmac.digest(self._key, password.encode(), "sha256")
+    def _sign_out(
+        self, environ: WSGIEnvironment, start_response: StartResponse, visitor: Visitor | None
+    ) -> Iterable[bytes]:
+        form = read_form(environ) or {}
+        if visitor and first(form, "everywhere"):
+            address = str(environ.get("REMOTE_ADDR", ""))
+            self._door.sign_out_everywhere(visitor.name, address)
+        self._door.sign_out(_token(environ))
+        gone = ("Set-Cookie", _cookie(environ, "", 0))
+        return _redirect(environ, start_response, "/login", gone)
+
+    def _page(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        status: HTTPStatus,
+        target: str = HOME,
+        error: str = "",
+        headers: Iterable[tuple[str, str]] = (),
+        visitor: Visitor | None = None,
+    ) -> Iterable[bytes]:
+        """The page to sign in, or to sign out for who is signed in."""
+        page = render(
+            "login.html",
+            style=_STYLE,
+            target=target,
+            error=error,
+            visitor=visitor,
+            by_name=self._door.by_name,
+        )
+        policy = ("Content-Security-Policy", _POLICY)
+        kind = "text/html; charset=utf-8"
+        return answer(environ, start_response, status, page, kind, [policy, *headers])
+
+
+class _Stranger(Exception):
+    """Somebody shows what is nobody's."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def safe_target(path: str) -> str:
@@ -173,7 +250,7 @@ def safe_target(path: str) -> str:
 def _is_page(environ: WSGIEnvironment) -> bool:
     """Whether a person in a browser asks, and not a program that wants data."""
     path = environ["PATH_INFO"]
-    if path == "/" or path == HOME or path.startswith(f"{HOME}/"):
+    if path == "/" or (path + "/").startswith("/dashboard/"):
         return True
     return "text/html" in environ.get("HTTP_ACCEPT", "") and not path.startswith("/api/")
 
@@ -183,6 +260,10 @@ def _requested(environ: WSGIEnvironment) -> str:
     path = quote(environ["PATH_INFO"].encode("latin-1"))
     query = environ.get("QUERY_STRING", "")
     return f"{path}?{query}" if query else path
+
+
+def _authorization(environ: WSGIEnvironment) -> str:
+    return str(environ.get("HTTP_AUTHORIZATION", "")).strip()
 
 
 def _token(environ: WSGIEnvironment) -> str:
@@ -215,38 +296,6 @@ def _query(environ: WSGIEnvironment) -> dict[str, list[str]]:
         return {}
 
 
-def _form(environ: WSGIEnvironment) -> dict[str, list[str]] | None:
-    """The fields of a posted form; None where it is too large or no text."""
-    length = environ.get("CONTENT_LENGTH") or "0"
-    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
-        return None
-    try:
-        body = environ["wsgi.input"].read(int(length)).decode()
-        return parse_qs(body, keep_blank_values=True, max_num_fields=8, errors="strict")
-    except ValueError:
-        return None
-
-
-def _first(fields: dict[str, list[str]], name: str) -> str:
-    return fields.get(name, [""])[0]
-
-
-def _page(
-    environ: WSGIEnvironment,
-    start_response: StartResponse,
-    status: HTTPStatus,
-    target: str = HOME,
-    error: str = "",
-    headers: Iterable[tuple[str, str]] = (),
-    signed_in: bool = False,
-) -> Iterable[bytes]:
-    """The page to sign in, or to sign out for who is signed in."""
-    page = render("login.html", style=_STYLE, target=target, error=error, signed_in=signed_in)
-    policy = ("Content-Security-Policy", _POLICY)
-    kind = "text/html; charset=utf-8"
-    return answer(environ, start_response, status, page, kind, [policy, *headers])
-
-
 def _redirect(
     environ: WSGIEnvironment,
     start_response: StartResponse,
@@ -255,7 +304,3 @@ def _redirect(
 ) -> Iterable[bytes]:
     found = [("Location", location), *headers]
     return answer(environ, start_response, HTTPStatus.SEE_OTHER, headers=found)
-
-
-def _sha256(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -32,6 +32,7 @@ from search.findings.facts import Facts
 from search.findings.markup import to_markdown
 from search.findings.notes import study_note, trial_note
 from search.findings.trial_graphs import FIGURES, study_figures
+from search.studies.catalogue import ANSWER
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
 
@@ -94,6 +95,8 @@ class Publisher:
         for name, figure in study_figures(facts).items():
             attrs |= graph_attrs(name, figure.to_json())
         attrs[ATTRIBUTE] = importances_json(facts.importances, facts.study.space.dims)
+        if facts.answer is not None:
+            attrs[ANSWER] = facts.answer.to_json()
         self.study.store.replace_study_attrs(study_id, ours, attrs)
         self._refreshed, self.stale, self._new_best = time.monotonic(), False, False
         self._best = None if facts.best is None else facts.best.number

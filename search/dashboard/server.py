@@ -21,12 +21,20 @@ import optuna_dashboard
 from rich.console import Console
 
 from search.dashboard import guards
+from search.dashboard.audited import audited
 from search.dashboard.connections import Server
+from search.dashboard.doors import ByName, Clock, Proxy, SharedPassword
 from search.dashboard.downloads import with_artifacts
 from search.dashboard.importance_card import ImportanceCard
-from search.dashboard.login import Clock, Login
+from search.dashboard.login import Login
+from search.dashboard.pages import Pages
+from search.dashboard.pages.frame import HOME, Frame
 from search.dashboard.study_list import StudyList
 from search.dashboard.study_page import StudyData
+from search.dashboard.way_back import WayBack
+from search.database.passwords import check_password
+from search.database.people import has_users
+from search.database.sessions import drop_ended
 from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.files.shown import ShownFiles
@@ -36,8 +44,8 @@ from spaces.textfile import only_line
 
 PASSWORD = "SEGTUNE_DASHBOARD_PASSWORD"
 PASSWORD_FILE = "SEGTUNE_DASHBOARD_PASSWORD_FILE"
-PASSWORD_LENGTH = (8, 1000)  # characters; the upper limit keeps the form of /login small
 THREADS = 8
+_log = logging.getLogger("segtune.dashboard")
 BODY_BYTES = {False: 64 * 1024, True: 128 * 1024 * 1024}  # by allow_writes: files are uploads
 
 
@@ -48,13 +56,15 @@ class Access:
     Attributes:
         host: address or name that it listens on.
         names: further names under which it answers.
-        password: None asks for none; only a loopback address may do without.
+        password: of all who come; None asks for none.
+        proxy: who signs people in, where they have names.
     """
 
     host: str
     names: tuple[str, ...] = ()
     password: str | None = field(default=None, repr=False)
     allow_writes: bool = False
+    proxy: Proxy | None = None
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -63,10 +73,29 @@ class Access:
                     f"--allow-host must be a name alone, without scheme, port or path, as in "
                     f"dash.example.org, but got {name}"
                 )
+
+    def check(self, people: bool) -> None:
+        """Refuse what would let everybody in.
+
+        Args:
+            people: whether users sign in by name.
+
+        Raises:
+            InputError: neither a password nor a name is asked for, beyond the loopback; or a
+                proxy names people where there are none.
+        """
+        if people:
+            return
         if self.password is None and not _is_loopback(self.host):
             raise InputError(
                 f"--host {self.host} lets other machines in, so a password must be set: put it in "
-                f"a file for --password-file, or in ${PASSWORD}"
+                f"a file for --password-file, or in ${PASSWORD}; or give people names: segtune "
+                "users add"
+            )
+        if self.proxy is not None:
+            raise InputError(
+                "--proxy-user-header names users, and the store has none; add them: segtune "
+                "users add"
             )
 
 
@@ -97,27 +126,41 @@ def make_app(
     allow_writes: bool = False,
     hosts: Iterable[str] = (),
     inner: WSGIApplication | None = None,
+    proxy: Proxy | None = None,
     clock: Clock = time.monotonic,
 ) -> WSGIApplication:
     """The dashboard as a WSGI app with its guards.
+
+    Where the store has users they sign in by name, and `password` opens nothing.
 
     Args:
         artifacts: where trial files are.
         hosts: names under which it answers, beside those of the loopback.
         inner: what shows the studies, in place of `dashboard_app`.
-        clock: seconds; measures sessions and failed sign-ins.
+        proxy: who signs users in.
+        clock: seconds; measures failed sign-ins, sessions of a password, and the age of what pages
+            share.
     """
+    people = has_users(store)
     files = artifacts.shown
     shown = inner or StudyList(
         StudyData(ImportanceCard(dashboard_app(store, files), store), store), store
     )
-    app = guards.adapted(shown)
+    app: WSGIApplication = WayBack(guards.adapted(shown))
     app = with_artifacts(app, store.storage, files)
+    if people:
+        app = audited(app, store)
+    frame = Frame(signs_in=people or password is not None, by_name=people)
+    app = Pages(app, store, frame, writes=allow_writes, clock=clock)
     app = guards.studies_stay(app)
-    if not allow_writes:
-        app = guards.read_only(app)
-    if password is not None:
-        app = Login(app, password, clock)
+    app = guards.members_write(app) if allow_writes else guards.read_only(app)
+    if people:
+        drop_ended(store)  # also for its rights: here they are told before anybody waits
+        app = Login(app, ByName(store), proxy, clock)
+    elif password is not None:
+        app = Login(app, SharedPassword(password, clock), None, clock)
+    else:
+        app = guards.as_owner(app)
     app = guards.same_origin(app)
     app = guards.with_health(app)
     app = guards.for_hosts(app, hosts)
@@ -167,13 +210,18 @@ def serve(
     store: Store, artifacts: Artifacts, console: Console, listener: socket.socket, access: Access
 ) -> int:
     """Serve the dashboard until SIGINT or SIGTERM. Returns 0: to be stopped is its normal end."""
+    people = has_users(store)
+    access.check(people)
     _log_without(_secrets(store, access))
+    if people and access.password is not None:
+        _log.warning("people sign in by name; the dashboard's one password opens nothing")
     app = make_app(
         store,
         artifacts,
         password=access.password,
         allow_writes=access.allow_writes,
         hosts=(access.host, *access.names),
+        proxy=access.proxy,
     )
     server = Server(
         app,
@@ -186,7 +234,7 @@ def serve(
     before = {number: signal.signal(number, _stop) for number in ending_signals()}
     try:
         host = f"[{access.host}]" if ":" in access.host else access.host
-        url = f"http://{host}:{listener.getsockname()[1]}/dashboard"
+        url = f"http://{host}:{listener.getsockname()[1]}{HOME}"
         console.print(f"dashboard: {url}", highlight=False, markup=False, soft_wrap=True)
         server.run()  # ends at SystemExit, when the requests under way have been answered
     finally:
@@ -230,15 +278,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _checked(password: str, source: str) -> str:
-    low, high = PASSWORD_LENGTH
-    if not low <= len(password) <= high:
-        raise InputError(
-            f"{source}: the dashboard's password must have {low} to {high} characters, but has "
-            f"{len(password)}"
-        )
-    if any("\ud800" <= character <= "\udfff" for character in password):
-        raise InputError(f"{source}: the dashboard's password must be UTF-8 text")
-    return password
+    return check_password(password, f"{source}: the dashboard's password")
 
 
 def _is_loopback(host: str) -> bool:

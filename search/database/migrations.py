@@ -14,19 +14,23 @@ from optuna.trial import TrialState
 from search.database import locks, optuna_writer
 from search.database.optuna_private import OPTUNAS
 from search.database.tables import (
+    audit_table,
     begin_immediate,
     control_table,
     metadata,
     schema_table,
     seconds_now,
+    session_table,
     slot_table,
     study_table,
+    token_table,
+    user_table,
     worker_table,
 )
 from search.database.url import engine_options
 from spaces.errors import InputError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 WAIT_SECONDS = 60.0  # for whoever creates or upgrades the tables, or has locked one
 
 
@@ -215,12 +219,18 @@ def _from_version_5(connection: sa.Connection) -> None:
         )
 
 
+def _from_version_6(connection: sa.Connection) -> None:
+    """Add what version 7 has: who may sign in to the dashboard, and what they did there."""
+    metadata.create_all(connection, [user_table, session_table, token_table, audit_table])
+
+
 UPGRADES = (
     (1, _from_version_1),
     (2, _from_version_2),
     (3, _from_version_3),
     (4, _from_version_4),
     (5, _from_version_5),
+    (6, _from_version_6),
 )
 
 

@@ -1,4 +1,4 @@
-"""The three roles of a shared store, and the SQL that gives each what its commands need.
+"""The four roles of a shared store, and the SQL that gives each what its commands need.
 
 A role has no password until somebody gives it one. What each command needs stands in
 docs/operations.md.
@@ -22,18 +22,27 @@ from search.database.optuna_private import (
 )
 from search.database.store import Store
 from search.database.tables import (
+    audit_table,
     control_table,
     epoch_table,
     metadata,
     schema_table,
+    session_table,
     slot_table,
     study_table,
+    token_table,
+    user_table,
     worker_table,
 )
 from search.database.url import drivers_words
 from spaces.errors import InputError
 
-ROLES = READER, WORKER, OWNER = "segtune_reader", "segtune_worker", "segtune_owner"
+ROLES = READER, WORKER, DASHBOARD, OWNER = (
+    "segtune_reader",
+    "segtune_worker",
+    "segtune_dashboard",
+    "segtune_owner",
+)
 
 _ADDED = "INSERT"  # reports are added, and never changed
 _CHANGED = "INSERT, UPDATE"
@@ -45,6 +54,14 @@ _WRITES = {
     slot_table: _CHANGED,
     epoch_table: _ADDED,
     worker_table: _REMOVED,  # they leave
+}
+# what the dashboard's role may do with the tables of people, and the two others, who could else
+# guess at passwords, or write themselves a session or a clean record
+_PEOPLE = {
+    user_table: ("SELECT", "SELECT (name)"),
+    session_table: ("SELECT, INSERT, UPDATE (seen_at), DELETE", ""),
+    token_table: ("SELECT, UPDATE (used_at)", ""),
+    audit_table: ("SELECT, INSERT", ""),
 }
 # of the others some rows are removed: what is shown, and a study whose creation was cut short
 _OPTUNA_WRITES = {TRIAL_VALUES: _ADDED, TRIAL_STEPS: _ADDED, TRIAL_PARAMS: _CHANGED}
@@ -101,11 +118,13 @@ def set_up_roles(store: Store, passwords: Mapping[str, str]) -> None:
 def _statements() -> list[str]:
     """The SQL of one transaction."""
     writes = {table.name: right for table, right in _WRITES.items()}
-    assert len(writes) == len(metadata.tables)
+    assert len(writes) + len(_PEOPLE) == len(metadata.tables)
     writes |= {table.name: _OPTUNA_WRITES.get(table, _REMOVED) for table in optuna_tables()}
     writes |= dict.fromkeys(VERSIONS, "")
-    every = ", ".join(writes)
-    classes = ", ".join(f"'{name}'::regclass" for name in writes)
+    people = [table.name for table in _PEOPLE]
+    shown, every = ", ".join(writes), ", ".join([*writes, *people])
+    classes = ", ".join(f"'{name}'::regclass" for name in [*writes, *people])
+    others = f"{READER}, {WORKER}, {DASHBOARD}"
     return [
         "DO $$ DECLARE name regclass; BEGIN",
         *(
@@ -117,7 +136,7 @@ def _statements() -> list[str]:
         *(
             f"  EXECUTE format('GRANT {right} ON SCHEMA %I TO {roles}', current_schema());"
             for right, roles in (
-                ("USAGE", f"{READER}, {WORKER}"),
+                ("USAGE", others),
                 ("USAGE, CREATE", OWNER),
             )
         ),
@@ -127,10 +146,20 @@ def _statements() -> list[str]:
         f"  LOOP EXECUTE format('ALTER TABLE %s OWNER TO {OWNER}', name); END LOOP;",
         "END $$;",
         *(f"ALTER TYPE {name} OWNER TO {OWNER};" for name in _enums()),
-        f"REVOKE ALL ON {every} FROM {READER}, {WORKER};",
-        f"GRANT SELECT ON {every} TO {READER}, {WORKER};",
+        f"REVOKE ALL ON {every} FROM {others};",
+        f"GRANT SELECT ON {shown} TO {others};",
         *(f"GRANT {right} ON {name} TO {WORKER};" for name, right in writes.items() if right),
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER};",
+        *(
+            f"GRANT {right} ON {table.name} TO {DASHBOARD};"
+            for table, (right, _) in _PEOPLE.items()
+        ),
+        *(
+            f"GRANT {right} ON {table.name} TO {READER}, {WORKER};"
+            for table, (_, right) in _PEOPLE.items()
+            if right
+        ),
+        f"GRANT USAGE ON SEQUENCE {audit_table.name}_number_seq TO {DASHBOARD};",
     ]
 
 
@@ -142,7 +171,7 @@ def _enums() -> list[str]:
 
 
 def _sequences() -> list[str]:
-    """Names of the sequences that number Optuna's rows; ours have no numbers of their own."""
+    """Names of the sequences that number Optuna's rows."""
     found = []
     for table in optuna_tables():
         column = table.autoincrement_column

@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's: studies, slots with their leases, epochs, workers."""
+"""Our tables beside Optuna's: studies, slots with their leases, epochs, workers, people."""
 
 from __future__ import annotations
 
@@ -101,6 +101,55 @@ epoch_table = sa.Table(
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("metric", Metric, nullable=False),
     sa.Column("report", sa.Text, nullable=False),
+)
+
+user_table = sa.Table(
+    "segtune_user",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password", sa.String(200)),  # passwords.hashed; NULL: it opens nothing
+    # random, and new with each password: sessions and tokens of an earlier one open nothing
+    sa.Column("key", sa.String(32), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+)
+
+session_table = sa.Table(
+    "segtune_session",
+    metadata,
+    sa.Column("token", sa.String(64), primary_key=True),  # its SHA-256
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(32), nullable=False),  # the user's, when it began
+    sa.Column("begun_at", sa.Double, nullable=False),
+    sa.Column("ends_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Index("segtune_session_name", "name"),
+)
+
+token_table = sa.Table(
+    "segtune_token",
+    metadata,
+    sa.Column("token", sa.String(64), primary_key=True),  # its SHA-256
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(32), nullable=False),
+    sa.Column("label", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("used_at", sa.Double),
+    sa.Index("segtune_token_name", "name", "label", unique=True),
+)
+
+audit_table = sa.Table(
+    "segtune_audit",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),  # grows
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("who", sa.String(64), nullable=False),
+    sa.Column("what", sa.String(200), nullable=False),
+    sa.Column("study", sa.String(120)),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Index("segtune_audit_at", "at"),
 )
 
 

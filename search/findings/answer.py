@@ -212,6 +212,7 @@ class Answer:
             else {str(seed): run.value for seed, run in winner.runs.items()},
             "first_value": self.trial.value,
             "baseline": None if self.baseline is None else self.baseline.number,
+            "baseline_value": None if self.baseline is None else self.baseline.value,
             "gain": None
             if gain is None
             else {"mean": gain.mean, "half_width": gain.half, "confidence": CONFIDENCE},

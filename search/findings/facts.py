@@ -277,13 +277,13 @@ def summary(study: Study) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_saved": 1 - trained / full if full else 0.0,
         "seconds": sum(seconds(trial) for trial in trials),
-        "best": None if answer is None else _row(study, answer.trial, waiting),
+        "best": None if answer is None else trial_row(study, answer.trial, waiting),
         "answer": None if answer is None else answer.to_json(),
         "test_looks": []
         if answer is None
         else [look.model_dump(mode="json") for look in answer.looks],
         "says": closed if answer is None else [*answer.lines, *closed],
-        "trials": [_row(study, trial, waiting) for trial in trials],
+        "trials": [trial_row(study, trial, waiting) for trial in trials],
     }
 
 
@@ -302,7 +302,8 @@ def so_far(study: Study, trial: FrozenTrial) -> SoFar:
     return SoFar(last - begins, of, fold, None if best is None else known[best], best)
 
 
-def _row(study: Study, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+def trial_row(study: Study, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
+    """One trial as plain data; `waiting` as of `Slots.waiting`."""
     facts = TrialFacts.of(trial)
     return {
         "number": trial.number,

@@ -85,7 +85,7 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     for column in (*columns, "best at", "epochs", "config"):
         table.add_column(column, no_wrap=column not in ("config", "reason", "folds"))
     for row in summary["trials"]:
-        value, best_epoch, epochs = _how_far(row)
+        value, best_epoch, epochs = how_far(row)
         table.add_row(
             str(row["number"]),
             row["state"],
@@ -99,7 +99,7 @@ def show_study(summary: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _how_far(row: dict[str, Any]) -> tuple[float | None, int | None, str]:
+def how_far(row: dict[str, Any]) -> tuple[float | None, int | None, str]:
     """(value, its epoch, epochs) of a trial; of one that has not ended those so far."""
     found = row["so_far"]
     if found is None:

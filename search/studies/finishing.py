@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.studies.configs import CONFIG
 from search.studies.confirmations import open_beside, with_confirmation
+from search.studies.limits import close, reopen
 from search.studies.reasons import known, reason
 from search.studies.study import Study, create
 from search.studies.trial_facts import TrialFacts
@@ -31,6 +32,18 @@ def with_all_beside(study: Study) -> list[Study]:
     """A study, its confirmation and its finished trials, those that there are."""
     found = open_finishing(study)
     return [*with_confirmation(study), *([] if found is None else [found])]
+
+
+def close_all(study: Study, reason: str) -> None:
+    """Let no new trial of a study, or beside it, begin; `limits.close` says what reasons do."""
+    for one in with_all_beside(study):
+        close(one.store, one.study_id, reason)
+
+
+def reopen_all(study: Study) -> None:
+    """Let trials of a study, and beside it, begin again; its hours count anew."""
+    for one in with_all_beside(study):
+        reopen(one.store, one.study_id)
 
 
 def plan_finishing(study: Study, trials: Sequence[FrozenTrial]) -> Study:

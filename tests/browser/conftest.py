@@ -109,7 +109,7 @@ def site(
     study.store.close()
     server = Running.segtune("dashboard", "--port", "0", env=environment)
     line = server.line("dashboard: http")
-    found = re.search(r"(http://127\.0\.0\.1:\d+)/dashboard", line)
+    found = re.search(r"(http://127\.0\.0\.1:\d+)/studies", line)
     assert found, line
     yield Site(found[1], environment)
     server.send(signal.SIGTERM)

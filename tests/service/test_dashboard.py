@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -23,12 +22,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlencode
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from urllib.parse import quote, urlencode
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import optuna
 import pytest
@@ -37,20 +36,13 @@ from optuna_dashboard import save_note
 from typer.testing import CliRunner
 
 from search.cli import app as command_line
+from search.dashboard.doors import MAX_SESSIONS, SESSION_SECONDS, Sessions
 from search.dashboard.guards import DEFAULT_HEADERS
-from search.dashboard.login import (
-    MAX_ALL_FAILURES,
-    MAX_FAILURES,
-    MAX_SESSIONS,
-    SESSION_SECONDS,
-    Sessions,
-    safe_target,
-)
+from search.dashboard.login import MAX_ALL_FAILURES, MAX_FAILURES, safe_target
 from search.dashboard.server import (
     Access,
     _Redacted,
     _secrets,
-    dashboard_app,
     make_app,
     read_password,
 )
@@ -58,9 +50,8 @@ from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.files.shown import FOLDER
 from spaces.errors import InputError
+from tests.browsing import HOST, PASSWORD, Answer, Client, Reached, all_routes
 
-PASSWORD = "correct horse & battery"
-HOST = "localhost:8080"
 SCRIPT = "<script>alert(1)</script>"
 PAGE = b"<!DOCTYPE html><script>alert(1)</script>"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -77,75 +68,6 @@ FILES = {  # name -> (content, declared type)
     "odd": (PAGE, "image/png, text/html"),
     f'"{SCRIPT}\r\nX-Evil: 1;é.html': (PAGE, "text/html"),
 }
-
-
-@dataclass
-class Answer:
-    """A response, read in full."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    def header(self, name: str) -> str | None:
-        values = [value for given, value in self.headers if given.lower() == name.lower()]
-        assert len(values) < 2, f"{name} is sent twice"
-        return values[0] if values else None
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Client:
-    """Calls a WSGI app as a server would, and keeps its cookie."""
-
-    app: WSGIApplication
-    cookie: str = ""
-    address: str = "192.0.2.1"
-    scheme: str = "http"
-    answers: list[Answer] = field(default_factory=list)
-
-    def __call__(self, method: str, url: str, body: bytes = b"", **headers: str | None) -> Answer:
-        """`headers` by name with `_` for `-`; None leaves a default one out."""
-        path, _, query = url.partition("?")
-        environ: WSGIEnvironment = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-            "QUERY_STRING": query,
-            "CONTENT_LENGTH": str(len(body)),
-            "CONTENT_TYPE": "application/json",
-            "REMOTE_ADDR": self.address,
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "8080",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "wsgi.url_scheme": self.scheme,
-            "wsgi.input": io.BytesIO(body),
-            "wsgi.errors": io.StringIO(),
-        }
-        for name, value in {"Host": HOST, "Cookie": self.cookie, **headers}.items():
-            if value:
-                environ[f"HTTP_{name.upper()}"] = value
-        started: list[Any] = []
-
-        def start(status: str, found: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            started[:] = [int(status.split()[0]), found]
-
-        chunks = self.app(environ, start)
-        content = b"".join(chunks)
-        if hasattr(chunks, "close"):
-            chunks.close()
-        answer = Answer(*started, content)
-        if given := answer.header("Set-Cookie"):
-            self.cookie = given.partition(";")[0]
-        self.answers.append(answer)
-        return answer
-
-    def sign_in(self, password: str = PASSWORD, next_: str = "", **headers: str) -> Answer:
-        body = urlencode({"password": password, "next": next_}).encode()
-        return self("POST", "/login", body, **headers)
 
 
 class Clock:
@@ -241,31 +163,9 @@ def guarded(site: Site) -> Client:
     return site.client(password=PASSWORD)
 
 
-class Reached:
-    """An inner app that notes what came to it."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"reached"]
-
-
 def routes(site: Site, reads: bool) -> list[tuple[str, str]]:
     """(method, path) of all of optuna-dashboard's routes, with parameters filled in."""
-    found = []
-    for route in dashboard_app(site.store, Artifacts(site.folder).shown).routes:  # type: ignore[attr-defined]
-        path = route.rule.replace("<:re:(/.*)?>", "")
-        path = re.sub("<artifact_id[^>]*>", site.artifacts["page.html"], path)
-        path = re.sub("<[a-z_]*:int>", "1", path)
-        path = path.replace("<plot_type>", "edf").replace("<filename:path>", "bundle.js")
-        path = path.replace("<history_id>", "1")
-        assert "<" not in path, f"fill in the parameters of {route.rule}"
-        if (route.method == "GET") == reads:
-            found.append((route.method, path))
-    return found
+    return all_routes(site.store, site.folder, site.artifacts["page.html"], reads)
 
 
 # --- reading ---
@@ -341,7 +241,8 @@ def test_every_kind_of_response_has_the_security_headers(
 
     reader, guarded = site.client(), site.client(password=PASSWORD)
     for path in (
-        "/", "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
+        "/", "/studies", "/studies/x", "/workers", "/pages/page.js",
+        "/dashboard", "/api/studies", "/api/studies/77", "/static/bundle.js", "/static/no",
         "/favicon.ico", "/healthz", "/nothing", "/csv/1", "/incompatible-rdb-schema", "/%ff",
         *(f"/artifacts/1/{artifact}" for artifact in site.artifacts.values()),
     ):  # fmt: skip
@@ -575,10 +476,10 @@ def test_guesses_at_the_same_time_are_counted(site: Site) -> None:
     ],
 )  # fmt: skip
 def test_sign_in_leads_to_no_other_site(guarded: Client, target: str) -> None:
-    assert safe_target(target) == "/dashboard"
+    assert safe_target(target) == "/studies"
     page = guarded("GET", f"/login?{urlencode({'next': target})}")
-    assert b'name="next" value="/dashboard"' in page.body
-    assert guarded.sign_in(next_=target).header("Location") == "/dashboard"
+    assert b'name="next" value="/studies"' in page.body
+    assert guarded.sign_in(next_=target).header("Location") == "/studies"
 
 
 def test_a_target_is_escaped_in_the_page(guarded: Client) -> None:
@@ -877,7 +778,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         started.append(process)
         assert process.stdout
         line = process.stdout.readline()  # ends with the process, and pytest's time limit
-        found = re.fullmatch(r"dashboard: (http://\S+:\d+)/dashboard\n", line)
+        found = re.fullmatch(r"dashboard: (http://\S+:\d+)/studies\n", line)
         assert found, line + log.read_text()
         return Running(process, log, found[1])
 
@@ -1010,7 +911,8 @@ for path in sys.argv[3:]:
     list(app(environ, lambda status, headers, exc_info=None: print(path, status)))
 print([name for name in sys.modules if name.partition(".")[0] in ("torch", "torchvision")])
 """
-    paths = ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
+    paths = ["/studies", "/workers"]
+    paths += ["/dashboard", "/api/studies/1", "/api/studies/1/param_importances", "/csv/1"]
     paths.append(f"/artifacts/1/{site.artifacts['plot.png']}")
     result = subprocess.run(
         [sys.executable, "-c", program, str(site.store.engine.url), str(site.folder), *paths],

@@ -24,8 +24,17 @@ from search.cli import app
 from search.dashboard.server import make_app
 from search.database import locks
 from search.database.migrations import SCHEMA_VERSION, migrate
+from search.database.people import add_user, has_users, set_role
 from search.database.retry import is_away
-from search.database.roles import OWNER, READER, ROLES, WORKER, roles_sql
+from search.database.roles import DASHBOARD, OWNER, READER, ROLES, WORKER, roles_sql
+from search.database.sessions import (
+    begin_session,
+    end_sessions,
+    key_of,
+    new_token,
+    of_session,
+    of_token,
+)
 from search.database.store import Store, open_store
 from search.database.tables import schema_table
 from search.files.artifacts import Artifacts
@@ -286,6 +295,60 @@ def test_a_workers_role_is_enough_for_workers_and_not_for_more(
             execute(ended.of(WORKER), statement)
 
 
+def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_users(
+    ended: Shared,
+) -> None:
+    """Else a reader could guess at passwords, or write itself the session of an owner."""
+    with ended.open(OWNER) as store:
+        add_user(store, "ann", "owner", PASSWORD, "test")
+        token = new_token(store, "ann", "ci", "test")
+    with ended.open(DASHBOARD) as store:
+        key = key_of(store, "ann", PASSWORD)
+        assert key and has_users(store)
+        session = begin_session(store, "ann", key, 60.0, "192.0.2.1")
+        execute(ended.url, "UPDATE segtune_session SET seen_at = 0")  # to be seen again
+        assert of_session(store, session) and of_token(store, token)
+        end_sessions(store, "ann", "192.0.2.1")
+        assert of_session(store, session) is None
+        for change in (
+            lambda: set_role(store, "ann", "reader", "test"),
+            lambda: new_token(store, "ann", "mine", "test"),
+        ):
+            with pytest.raises(InputError, match=f"the role {DASHBOARD} may not do this"):
+                change()
+        assert study_names(store) == ["small"]
+    before = ended.rows()
+    for statement in (
+        "UPDATE segtune_audit SET who = 'bob'",
+        "DELETE FROM segtune_audit",
+        "UPDATE segtune_user SET role = 'owner'",
+        "UPDATE segtune_session SET name = 'ann'",
+        "UPDATE segtune_token SET token = 'mine'",
+        "DELETE FROM segtune_slot",
+        "UPDATE segtune_control SET stop = 'now'",
+        "CREATE TABLE mine (a int)",
+    ):
+        with pytest.raises(psycopg2.Error):
+            execute(ended.of(DASHBOARD), statement)
+    for role in (READER, WORKER):
+        with ended.open(role) as store:
+            assert has_users(store)
+        for statement in (
+            "SELECT password FROM segtune_user",
+            "SELECT key FROM segtune_user",
+            "SELECT * FROM segtune_session",
+            "SELECT * FROM segtune_token",
+            "SELECT * FROM segtune_audit",
+            "INSERT INTO segtune_session VALUES ('t', 'ann', 'k', 0, 1e12, 0, '')",
+            "INSERT INTO segtune_token VALUES ('t', 'ann', 'k', 'ci', 0, 0)",
+            "INSERT INTO segtune_audit VALUES (1, 0, 'ann', 'x', NULL, '')",
+            "DELETE FROM segtune_user",
+        ):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                execute(ended.of(role), statement)
+    assert ended.rows() == before
+
+
 def test_an_owner_deletes_and_brings_old_tables_up_to_date(ended: Shared) -> None:
     for role in (READER, WORKER):
         execute(ended.url, f"UPDATE segtune_schema SET version = {SCHEMA_VERSION - 1}")
@@ -366,7 +429,7 @@ def test_who_keeps_an_upgrade_waiting_is_named(
     statement: str, ended: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(ended.url, "ALTER TABLE segtune_worker ALTER COLUMN study TYPE VARCHAR(90)")
-    execute(ended.url, f"UPDATE segtune_schema SET version = {SCHEMA_VERSION - 1}")
+    execute(ended.url, "UPDATE segtune_schema SET version = 5")  # the next one changes that table
     monkeypatch.setattr("search.database.store.migrate", partial(migrate, wait=0.3))
     with session(ended.of(READER), statement) as pid:
         answer = ended.run(OWNER, "migrate")

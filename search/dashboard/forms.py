@@ -1,0 +1,50 @@
+"""Forms that are posted: their fields, and the token that shows that a page of ours sent them."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.types import WSGIEnvironment
+
+from search.dashboard.guards import SESSION, USER
+
+MAX_BODY = 16 * 1024  # bytes
+FIELD = "token"
+
+
+class Forms:
+    """Tokens of forms: each session has its own, until the dashboard ends."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def token(self, environ: Mapping[str, Any]) -> str:
+        """What a form must send back; pages of other sites cannot read it."""
+        whose = f"{environ.get(USER, '')} {environ.get(SESSION, '')}"
+        return hmac.digest(self._key, whose.encode("utf-8", "surrogateescape"), "sha256").hex()
+
+    def is_ours(self, environ: Mapping[str, Any], form: Mapping[str, list[str]]) -> bool:
+        """Whether this session was given the form."""
+        given = first(form, FIELD).encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, self.token(environ).encode())
+
+
+def read_form(environ: WSGIEnvironment) -> dict[str, list[str]] | None:
+    """The fields of a posted form; None where it is too large or no text."""
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
+        return None
+    try:
+        body = environ["wsgi.input"].read(int(length)).decode()
+        return parse_qs(body, keep_blank_values=True, max_num_fields=8, errors="strict")
+    except ValueError:
+        return None
+
+
+def first(fields: Mapping[str, list[str]], name: str) -> str:
+    """The first value of a field; "" where there is none."""
+    return fields.get(name, [""])[0]

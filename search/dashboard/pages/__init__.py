@@ -1,0 +1,81 @@
+"""segtune's own pages beside optuna-dashboard's: studies, one study, workers.
+
+They are made on the server and work without scripts. One small script asks again every few
+seconds, with the tag of what is shown, and puts in place what has changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from search.dashboard.doors import Clock
+from search.dashboard.guards import READ_METHODS, answer
+from search.dashboard.pages.actions import ACTIONS, Actions
+from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
+from search.dashboard.pages.people import AuditPage, PeoplePage
+from search.dashboard.pages.studies import StudiesPage
+from search.dashboard.pages.study import StudyPage
+from search.dashboard.pages.workers import WorkersPage
+from search.database.store import Store
+from spaces.errors import InputError
+
+_STUDY = re.compile(r"/studies/([^/]+)(?:/([a-z]+))?")
+
+Page = Callable[[Request], Iterable[bytes]]
+
+
+class Pages:
+    """Answers for its own paths; all else goes to `inner`.
+
+    Args:
+        writes: whether owners may change studies.
+        clock: seconds; only differences count.
+    """
+
+    def __init__(
+        self, inner: WSGIApplication, store: Store, frame: Frame, *, writes: bool, clock: Clock
+    ) -> None:
+        self.inner, self.frame = inner, frame
+        self.studies = StudiesPage(frame, store, clock)
+        self.study = StudyPage(frame, store, writes=writes)
+        self.actions = Actions(frame, store, writes=writes, changed=self.studies.forget)
+        self.places: dict[str, Page] = {
+            "/": lambda request: request.redirect(HOME),
+            HOME: self.studies,
+            "/workers": WorkersPage(frame, store),
+        }
+        if frame.by_name:
+            self.places |= {"/people": PeoplePage(frame, store), "/audit": AuditPage(frame, store)}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = str(environ["PATH_INFO"])
+        page, methods = self._page(path if path == "/" else path.rstrip("/"))
+        if page is None:
+            return self.inner(environ, start_response)
+        if environ["REQUEST_METHOD"] not in methods:
+            allow = [("Allow", ", ".join(methods))]
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            text = f"this page takes {' and '.join(methods)}\n"
+            return answer(environ, start_response, status, text, headers=allow)
+        request = Request(environ, start_response)
+        try:
+            return page(request)
+        except InputError as error:
+            return self.frame.problem(request, HTTPStatus.BAD_REQUEST, str(error))
+
+    def _page(self, path: str) -> tuple[Page | None, tuple[str, ...]]:
+        """What answers for a path, and which methods it takes."""
+        if path in ASSETS:
+            return lambda request: send_asset(request, path), READ_METHODS
+        found = _STUDY.fullmatch(path)
+        if found is None:
+            return self.places.get(path), READ_METHODS
+        name, action = found[1].encode("latin-1").decode(), found[2]
+        if action is None:
+            return lambda request: self.study(request, name), READ_METHODS
+        if action not in ACTIONS:
+            return None, READ_METHODS
+        return lambda request: self.actions(request, name, action), (*READ_METHODS, "POST")

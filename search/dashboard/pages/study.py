@@ -1,0 +1,176 @@
+"""One study: what its note says, and its trials with the reasons why they ended."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from search.dashboard.pages.frame import HOME, Frame, Request
+from search.dashboard.pages.states import state
+from search.database.store import Store, UnknownStudy
+from search.database.tables import GAIN
+from search.findings.facts import Facts, gather, trial_row
+from search.findings.markup import Heading, to_html
+from search.findings.notes import study_note
+from search.findings.ranking import by_folds
+from search.findings.tables import how_far
+from search.findings.wording import clock, describe
+from search.studies.catalogue import Entry, Moment, entries, moments
+from search.studies.reasons import REASONS
+from search.studies.study import open_study, study_names
+from spaces.errors import InputError, did_you_mean
+from spaces.spec import BESIDE, CONFIRM
+
+TRIALS = 200  # a page
+KEPT = 32  # pages and notes that are kept
+LATEST, BEST = ORDERS = ("latest", "best")
+
+
+class StudyPage:
+    """Answers GET /studies/NAME.
+
+    Args:
+        writes: whether owners may stop and resume it here.
+    """
+
+    def __init__(self, frame: Frame, store: Store, *, writes: bool) -> None:
+        self.frame, self.store, self.writes = frame, store, writes
+        self._pages, self._notes = Kept(), Kept()
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request, name: str) -> Iterable[bytes]:
+        order = request.chosen("order", ORDERS)
+        page = _page_number(request.query.get("page", "1"))
+        found = moments(self.store, [name, *(name + suffix for suffix in BESIDE)])
+        if name not in [one.name for one in found] or name.endswith(BESIDE):
+            names = study_names(self.store)
+            said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
+            return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
+        tag = self.frame.tag(found)
+
+        def make() -> bytes:
+            with self._lock:  # one look at a time: the second finds the first one's work done
+                return self._pages.get((name, order, page, request.is_owner), tag, lambda: made())
+
+        def made() -> bytes:
+            return self._made(request, name, order, page, found)
+
+        try:
+            return self.frame.page(request, tag, make)
+        except UnknownStudy:  # it was deleted just now
+            said = f"Study {name} was deleted"
+            return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
+
+    def _may(self, request: Request) -> bool:
+        return self.writes and request.is_owner
+
+    def _made(
+        self, request: Request, name: str, order: str, page: int, found: Sequence[Moment]
+    ) -> bytes:
+        study = open_study(self.store, name)
+        facts, listed = gather(study), {entry.name: entry for entry in entries(self.store)}
+        if name not in listed:
+            raise UnknownStudy(name)
+        known = self.frame.tag([one.known for one in found])
+        note = self._notes.get(name, known, lambda: _note(facts))
+        trials = _ordered(facts, order)
+        pages = max(1, -(-len(trials) // TRIALS))
+        if page > pages:
+            raise InputError(f"page must be 1 to {pages} for study {name}, but got {page}")
+        shown = trials[(page - 1) * TRIALS : page * TRIALS]
+        waiting = study.slots.waiting()
+        return self.frame.render(
+            request,
+            "study.html",
+            name,
+            HOME,
+            name=name,
+            state=state(listed[name], listed.get(name + CONFIRM)),
+            task=study.spec.task.replace("_", " "),
+            metric=study.metric,
+            study_id=study.study_id,
+            action=self._may(request) and _action(listed[name], listed.get(name + CONFIRM)),
+            beside=[listed[name + s] for s in BESIDE if name + s in listed],
+            note=note,
+            rows=[_row(facts, trial, waiting) for trial in shown],
+            count=len(trials),
+            order=order,
+            page=page,
+            pages=pages,
+        )
+
+
+def _action(entry: Entry, confirmation: Entry | None) -> str | None:
+    """What an owner may do to a study that stands so."""
+    word = state(entry, confirmation).word
+    if entry.stop is not None:
+        return None if word == "ended" and entry.stop != GAIN else "resume"
+    return "stop" if word in ("running", "waiting") else None
+
+
+class Kept:
+    """Texts by key, each as long as its tag stays; the oldest goes when there are KEPT."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[object, tuple[str, bytes]] = OrderedDict()
+
+    def get(self, key: object, tag: str, make: Callable[[], bytes]) -> bytes:
+        """The text of this key, made anew where its tag is another one."""
+        if self._texts.get(key, ("", b""))[0] != tag:
+            self._texts[key] = tag, make()
+        self._texts.move_to_end(key)
+        if len(self._texts) > KEPT:
+            self._texts.popitem(last=False)
+        return self._texts[key][1]
+
+
+def _note(facts: Facts) -> bytes:
+    """The note's HTML without its heading, which the page has itself.
+
+    Its tables are within reach of the keyboard, as they scroll on a narrow page.
+    """
+    blocks = study_note(facts)
+    assert isinstance(blocks[0], Heading)
+    text = to_html(blocks[1:]).replace("<table>", '<table tabindex="0">')  # in texts it is &lt;
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _ordered(facts: Facts, order: str) -> list[FrozenTrial]:
+    if order == LATEST:
+        return facts.trials[::-1]
+    valued = by_folds(facts.trials)
+    there = {trial.number for trial in valued}
+    return [*valued, *(trial for trial in facts.trials[::-1] if trial.number not in there)]
+
+
+def _row(facts: Facts, trial: FrozenTrial, waiting: dict[int, str]) -> dict[str, Any]:
+    row = trial_row(facts.study, trial, waiting)
+    value, best_epoch, epochs = how_far(row)
+    why = row["reason"]
+    return {
+        "number": row["number"],
+        "state": row["state"].lower(),
+        "reason": why,
+        "sentence": REASONS[why].sentence if why in REASONS else "",
+        "error": row["error"],
+        "origin": row["origin"],
+        "best": facts.best is not None and trial.number == facts.best.number,
+        "value": value,
+        "ended": row["so_far"] is None,
+        "best_epoch": best_epoch,
+        "epochs": epochs,
+        "time": None if row["seconds"] is None else clock(row["seconds"]),
+        "settings": describe(row["params"]),
+    }
+
+
+def _page_number(given: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,5}", given):
+        raise InputError(f"page must be a whole number from 1 on, but got {given[:40]!r}")
+    return int(given)

@@ -1,0 +1,59 @@
+// Asks again for the page that is shown, by its tag, and puts what has changed in place.
+(function () {
+  "use strict";
+  const live = document.querySelector("[data-live]"), stale = document.getElementById("stale");
+  if (!live) return;
+  const pause = 1000 * Number(live.dataset.live), slowest = 12 * pause;
+  let tag = "", wait = pause, since = null;
+
+  function place(element) { // of a link among the equal ones, so that focus finds it again
+    const href = element && element.getAttribute("href");
+    if (href === null || href === undefined) return null;
+    const equal = Array.from(live.querySelectorAll("a")).filter((a) => a.getAttribute("href") === href);
+    return [href, equal.indexOf(element)];
+  }
+
+  function show(text) {
+    const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("[data-live]");
+    if (!fresh || fresh.innerHTML === live.innerHTML) return Boolean(fresh);
+    const focused = live.contains(document.activeElement) ? document.activeElement : null;
+    const link = place(focused), region = focused && focused.getAttribute("aria-label");
+    const scrolled = Array.from(live.querySelectorAll(".wide")).map((one) => one.scrollLeft);
+    live.replaceChildren(...fresh.childNodes);
+    live.querySelectorAll(".wide").forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
+    if (link) {
+      const equal = Array.from(live.querySelectorAll("a")).filter((a) => a.getAttribute("href") === link[0]);
+      if (equal[link[1]]) equal[link[1]].focus({ preventScroll: true });
+    } else if (region) {
+      for (const one of live.querySelectorAll("[aria-label]"))
+        if (one.getAttribute("aria-label") === region) one.focus({ preventScroll: true });
+    }
+    return true;
+  }
+
+  async function look() {
+    const selected = getSelection();
+    const reads = selected && !selected.isCollapsed && live.contains(selected.anchorNode);
+    if (!document.hidden && !reads) {
+      try {
+        const headers = tag ? { "If-None-Match": tag } : {};
+        const answer = await fetch(location.href, { headers: headers, cache: "no-store" });
+        if (answer.status === 401 || answer.redirected) return location.reload();
+        if (answer.status !== 304) {
+          if (!answer.ok || !show(await answer.text())) throw new Error(String(answer.status));
+          tag = answer.headers.get("ETag") || "";
+        }
+        wait = pause;
+        since = null;
+        stale.textContent = "";
+      } catch (error) {
+        wait = Math.min(2 * wait, slowest);
+        since = since || new Date().toLocaleTimeString();
+        const text = "Not brought up to date since " + since;
+        if (stale.textContent !== text) stale.textContent = text;
+      }
+    }
+    setTimeout(look, wait);
+  }
+  setTimeout(look, pause);
+})();

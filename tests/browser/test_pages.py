@@ -1,0 +1,71 @@
+"""segtune's own pages as a person sees them: they fit a phone, and bring themselves up to date."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from search.database.store import open_store
+from search.studies.heartbeats import Registration
+from tests.browser.test_dashboard import sign_in
+
+NAME = "scripted-segmentation"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_from_the_list_to_a_study_and_back(page: Any, site: Any, width: int) -> None:
+    page.page.set_viewport_size({"width": width, "height": 800})
+    for scheme in ("light", "dark"):
+        page.page.emulate_media(color_scheme=scheme)
+        if scheme == "light":
+            sign_in(page, site, "/studies")
+        for path in (f"/studies/{NAME}", "/workers", "/studies"):
+            page.page.goto(site.url + path)
+            wide = page.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, path  # what is wider scrolls in a part of its own
+            page.screenshot(f"pages{path.replace('/', '-')}-{scheme}-{width}")
+    page.page.get_by_role("link", name=NAME).click()
+    expect(page.page.get_by_role("heading", level=1)).to_have_text(NAME)
+    page.page.get_by_role("link", name="Curves and graphs").click()
+    page.page.get_by_role("navigation", name="segtune").get_by_text("Studies").click()
+    expect(page.page.get_by_role("heading", level=1)).to_have_text("Studies")
+    assert page.errors == []
+    assert all(url.startswith((site.url, "data:", "blob:")) for url in page.requests)
+
+
+def test_a_page_brings_itself_up_to_date_and_keeps_the_focus(page: Any, site: Any) -> None:
+    sign_in(page, site, "/studies")
+    link = page.page.get_by_role("link", name=NAME)
+    link.focus()
+    with closing(open_store(site.environment["SEGTUNE_STORE"], create=False)) as store:
+        crew = Registration(store, "elsewhere:1:00000000", "cuda:0")
+        crew.enter()
+        crew.works_on(NAME, 1)
+        workers = page.page.get_by_role("row", name=NAME).get_by_role("cell").nth(5)
+        expect(workers).to_have_text("1", timeout=60_000)
+        expect(link).to_be_focused()
+        crew.leave()
+    expect(workers).to_have_text("0", timeout=60_000)
+    assert page.errors == []
+
+
+def test_all_of_it_is_reached_without_a_script(chromium: Any, page: Any, site: Any) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto(f"{site.url}/studies")
+    plain.get_by_label("Password").fill(site.password)
+    plain.get_by_role("button", name="Sign in").click()
+    plain.get_by_label("Text").fill("nothing like it")
+    plain.get_by_role("button", name="Filter").click()
+    plain.get_by_role("link", name="Show all").click()
+    plain.get_by_role("columnheader").get_by_role("link", name="Best value").click()
+    expect(plain.get_by_role("columnheader", name="Best value")).to_have_attribute(
+        "aria-sort", "descending"
+    )
+    plain.get_by_role("link", name=NAME).click()
+    plain.get_by_role("link", name="the best first").click()
+    expect(plain.locator("tbody tr").first).to_be_visible()
+    context.close()
