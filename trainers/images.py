@@ -121,9 +121,12 @@ def pixels_of(path: str) -> int:
 
 
 def bytes_of(path: str) -> int:
-    """Most bytes of memory that decoding an image file takes, from its header."""
+    """Most bytes of memory that decoding an image file takes, from its header.
+
+    Of a TIFF of one strip there are the file, the strip, and the image.
+    """
     with identified(path) as file:
-        return file.height * file.width * max(PIXEL_BYTES, file.channels * (2 * file.item + 1))
+        return file.height * file.width * max(PIXEL_BYTES, 3 * file.channels * file.item)
 
 
 def size_of(path: str) -> tuple[int, int]:
@@ -401,12 +404,12 @@ def _planes(band: Image.Image) -> Values:
 
 def _by_opencv(file: File) -> np.ndarray:
     """(H, W, C) of any type: RGB, or RGB and one more."""
-    with open(file.path, "rb") as stream:
-        content = bytearray(stream.read())
+    content = np.fromfile(file.path, np.uint8)
     if file.channels in (3, 4):
         _as_colours(content, file.channels)
     wrong = file.planes and file.item > 1  # OpenCV reads such planes as if they were pixels
-    found = None if wrong else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    found = None if wrong else cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    del content  # as large as the image, which is about to be copied
     if found is None:
         raise InputError(
             f"{file.path}: cannot be decoded; if it is complete, write its channels pixel by pixel "
@@ -427,12 +430,12 @@ def _by_opencv(file: File) -> np.ndarray:
     return found
 
 
-def _as_colours(content: bytearray, channels: int) -> None:
+def _as_colours(content: np.ndarray, channels: int) -> None:
     """Let a TIFF of grey and more channels, as GDAL writes several bands, say that it is RGB.
 
     OpenCV reads the first channel of grey alone. Entries of the header are changed in place.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(content[:4]))
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4].tobytes())
     if order is None:
         return
     (start,) = struct.unpack_from(order + "I", content, 4)
