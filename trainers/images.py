@@ -406,7 +406,7 @@ def _by_opencv(file: File) -> np.ndarray:
     """(H, W, C) of any type: RGB, or RGB and one more."""
     content = np.fromfile(file.path, np.uint8)
     if file.channels in (3, 4):
-        _as_colours(content, file.channels)
+        _as_colours(content.data, file.channels)
     wrong = file.planes and file.item > 1  # OpenCV reads such planes as if they were pixels
     found = None if wrong else cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     del content  # as large as the image, which is about to be copied
@@ -430,12 +430,12 @@ def _by_opencv(file: File) -> np.ndarray:
     return found
 
 
-def _as_colours(content: np.ndarray, channels: int) -> None:
+def _as_colours(content: memoryview, channels: int) -> None:
     """Let a TIFF of grey and more channels, as GDAL writes several bands, say that it is RGB.
 
     OpenCV reads the first channel of grey alone. Entries of the header are changed in place.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4].tobytes())
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(content[:4]))
     if order is None:
         return
     (start,) = struct.unpack_from(order + "I", content, 4)
