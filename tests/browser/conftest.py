@@ -45,6 +45,17 @@ class Page:
         self.page.screenshot(path=path, full_page=True)
         return path
 
+    def barriers(self) -> list[str]:
+        """What axe-core calls serious or critical on the page as it is: rule and first element."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        return [
+            f"{one['id']}: {one['help']}; {one['nodes'][0]['html'][:200]}"
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:

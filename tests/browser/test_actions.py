@@ -60,6 +60,8 @@ def test_an_owner_stops_a_study_and_lets_it_go_on(
             wide = browser.evaluate("document.documentElement.scrollWidth") if script else 0
             assert wide <= 390, name
             page.screenshot(f"actions-{name}-{scheme}")
+            if script:
+                assert page.barriers() == [], name
 
     sign_in("olga")
     browser.get_by_role("link", name="Stop").click()

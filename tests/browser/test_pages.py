@@ -36,6 +36,35 @@ def test_from_the_list_to_a_study_and_back(page: Any, site: Any, width: int) -> 
     assert all(url.startswith((site.url, "data:", "blob:")) for url in page.requests)
 
 
+def test_axe_finds_no_barrier(page: Any, site: Any) -> None:
+    page.page.goto(site.url + "/login")
+    for scheme in ("light", "dark"):
+        page.page.emulate_media(color_scheme=scheme)
+        assert page.barriers() == []
+    sign_in(page, site, "/studies")
+    places = (
+        "/studies",
+        "/studies?state=ended&sort=-best&text=nothing",
+        f"/studies/{NAME}",
+        f"/studies/{NAME}?order=best",
+        "/studies/nothing",
+        "/workers",
+        "/logout",
+    )
+    for path in places:
+        page.page.goto(site.url + path)
+        for scheme in ("light", "dark"):
+            for width in (390, 1400):
+                page.page.emulate_media(color_scheme=scheme)
+                page.page.set_viewport_size({"width": width, "height": 800})
+                assert page.barriers() == [], (path, scheme, width)
+
+
+def test_axe_would_find_a_barrier(page: Any) -> None:
+    page.page.set_content("<html lang=en><title>x</title><main><h1>x</h1><input></main></html>")
+    assert [one.partition(":")[0] for one in page.barriers()] == ["label"]
+
+
 def test_a_page_brings_itself_up_to_date_and_keeps_the_focus(page: Any, site: Any) -> None:
     sign_in(page, site, "/studies")
     link = page.page.get_by_role("link", name=NAME)

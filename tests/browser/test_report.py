@@ -60,6 +60,7 @@ def test_the_report_opens_from_a_file_alone(
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.page.locator("a").count() == 0 and page.page.locator("img").count() == 0
     page.screenshot(f"report-{task}-{width}")
+    assert page.barriers() == []
     assert page.requests == [report.as_uri()] and page.errors == []
 
 

@@ -131,14 +131,10 @@ class Kept:
 
 
 def _note(facts: Facts) -> bytes:
-    """The note's HTML without its heading, which the page has itself.
-
-    Its tables are within reach of the keyboard, as they scroll on a narrow page.
-    """
+    """The note's HTML without its heading, which the page has itself."""
     blocks = study_note(facts)
     assert isinstance(blocks[0], Heading)
-    text = to_html(blocks[1:]).replace("<table>", '<table tabindex="0">')  # in texts it is &lt;
-    return text.encode("utf-8", "backslashreplace")
+    return to_html(blocks[1:]).encode("utf-8", "backslashreplace")
 
 
 def _ordered(facts: Facts, order: str) -> list[FrozenTrial]:
