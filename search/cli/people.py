@@ -156,6 +156,6 @@ def _password(name: str, file: Path | None) -> str:
 
 def _by() -> str:
     """Who runs this command, for the audit; a user's name holds no space."""
-    from search.studies.looks import user
+    from search.studies.owners import user
 
     return f"system user {user()}"

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 OPTUNAS: sa.MetaData = models.BaseModel.metadata
 STUDIES: sa.Table = models.StudyModel.__table__
 STUDY_SYSTEM_ATTRS: sa.Table = models.StudySystemAttributeModel.__table__
+STUDY_USER_ATTRS: sa.Table = models.StudyUserAttributeModel.__table__
 TRIALS: sa.Table = models.TrialModel.__table__
 TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
 TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__

@@ -19,7 +19,8 @@ from search.findings.evidence import image_interval
 from search.findings.gains import value_on_val
 from search.findings.looks import counted, over_images
 from search.findings.weights import Weights, weights_of
-from search.studies.looks import Beside, Look, Score, add_look, looks_of, now, user
+from search.studies.looks import Beside, Look, Score, add_look, looks_of, now
+from search.studies.owners import user
 from search.studies.study import Study, open_study
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig

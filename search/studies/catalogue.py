@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from search.database.optuna_private import (
     STUDIES,
     STUDY_SYSTEM_ATTRS,
+    STUDY_USER_ATTRS,
     TRIAL_USER_ATTRS,
     TRIAL_VALUES,
     TRIALS,
@@ -28,6 +29,7 @@ from search.database.tables import (
     worker_table,
 )
 from search.studies.looks import LOOKS
+from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import LEASE_SECONDS
 from spaces.spec import BESIDE, StudySpec
 
@@ -46,6 +48,7 @@ class Entry:
         running: of these, under a lease that holds.
         workers: that say that they work on it.
         answer: the value of ANSWER, JSON; None where no worker has written it.
+        launched_by: user@host, JSON; None where an earlier version launched it.
     """
 
     study_id: int
@@ -58,6 +61,7 @@ class Entry:
     running: int
     workers: int
     answer: str | None
+    launched_by: str | None
 
     @property
     def beside(self) -> str | None:
@@ -99,7 +103,7 @@ def entries(store: Store) -> list[Entry]:
         .group_by(worker_table.c.study)
         .subquery()
     )
-    answer = STUDY_SYSTEM_ATTRS.alias()
+    answer, launched = STUDY_SYSTEM_ATTRS.alias(), STUDY_USER_ATTRS.alias()
     query = (
         sa.select(
             study_table.c.study_id,
@@ -112,6 +116,7 @@ def entries(store: Store) -> list[Entry]:
             sa.func.coalesce(slots.c.running, 0),
             sa.func.coalesce(crew.c.workers, 0),
             answer.c.value_json,
+            launched.c.value_json,
         )
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)
@@ -120,6 +125,10 @@ def entries(store: Store) -> list[Entry]:
         .outerjoin(
             answer,
             sa.and_(answer.c.study_id == study_table.c.study_id, answer.c.key == ANSWER),
+        )
+        .outerjoin(
+            launched,
+            sa.and_(launched.c.study_id == study_table.c.study_id, launched.c.key == LAUNCHED_BY),
         )
         .order_by(study_table.c.study_id)
     )

@@ -7,13 +7,11 @@ are counted, and no figure of the test split is shown without their number.
 from __future__ import annotations
 
 import datetime
-import getpass
-import os
-import socket
 
 from pydantic import BaseModel
 
 from search.database.optuna_writer import put_study_attrs
+from search.studies.owners import user
 from search.studies.study import Study
 
 LOOKS = "segtune:looks"  # the study's system attribute
@@ -99,12 +97,3 @@ def add_look(study: Study, look: Look) -> int:
 def now() -> str:
     """UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def user() -> str:
-    """user@host of this process."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a container's user has no name
-        name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"

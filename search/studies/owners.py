@@ -1,11 +1,14 @@
-"""Who holds a slot: a name that no other worker ever had, and whether its process lives."""
+"""Who holds a slot: a name that no other worker ever had, whether its process lives, and whose."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import uuid
 from pathlib import Path
+
+LAUNCHED_BY = "launched_by"  # a study's user attribute: user@host
 
 
 def new_owner() -> str:
@@ -26,3 +29,12 @@ def is_dead(owner: str) -> bool:
     except OSError:
         return False  # somebody else's process, or a system without /proc
     return status[0] in ("Z", "X")
+
+
+def user() -> str:
+    """user@host of this process."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a container's user has no name
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"

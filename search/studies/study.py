@@ -29,7 +29,7 @@ from search.studies.earlier import (
     numbered_after,
     read_earlier,
 )
-from search.studies.owners import new_owner
+from search.studies.owners import LAUNCHED_BY, new_owner, user
 from search.studies.queue import enqueue_first
 from search.studies.reports import Stored
 from search.studies.samplers import build_sampler, other_seed
@@ -356,6 +356,7 @@ def create(
     study = optuna.create_study(study_name=spec.name, storage=store.storage, direction="maximize")
     study.set_metric_names([spec.metric_name])
     study.set_user_attr("task", spec.task)
+    study.set_user_attr(LAUNCHED_BY, user())
     space, beginning = spec.search_space(), beginning or Beginning()
     if spec.beside is None:
         enqueue_first(study, spec, space, beginning)

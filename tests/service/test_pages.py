@@ -23,6 +23,7 @@ from search.findings.facts import gather
 from search.studies.confirmations import create_confirmation, plan
 from search.studies.heartbeats import Registration
 from search.studies.limits import close, reopen
+from search.studies.owners import user
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
@@ -112,7 +113,7 @@ def test_the_list_says_how_far_a_study_is_and_what_is_best(
 ) -> None:
     name = study.spec.name
     assert page(client) == [
-        [name, "waiting for workers", "0 of 4", "-", "-", "-", "0", "segmentation"]
+        [name, "waiting for workers", "0 of 4", "-", "-", "-", "0", "segmentation", user()]
     ]
     end(study, 0.25)
     best = end(study, 0.5, "median")

@@ -33,6 +33,7 @@ class Row:
         gain: beside the baseline, and half the width of its interval, None for one seed each.
         is_baseline: the best trial is the baseline itself.
         workers: on it, or on its confirmation.
+        launched_by: user@host; None where that is not known.
     """
 
     entry: Entry
@@ -45,6 +46,7 @@ class Row:
     gain: tuple[float, float | None] | None
     is_baseline: bool
     workers: int
+    launched_by: str | None
 
     @property
     def share(self) -> float:
@@ -62,6 +64,7 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "fresh": lambda row: None if row.fresh is None else row.fresh[0],
     "gain": lambda row: None if row.gain is None else row.gain[0],
     "workers": lambda row: row.workers,
+    "by": lambda row: row.launched_by,
 }
 COLUMNS = (
     ("name", "Study"),
@@ -72,6 +75,7 @@ COLUMNS = (
     ("gain", "Beside the baseline"),
     ("workers", "Workers"),
     ("task", "Task"),
+    ("by", "Launched by"),
 )
 DESCENDING = ("trials", "best", "fresh", "gain", "workers")  # when they are first asked for
 
@@ -198,6 +202,7 @@ def _row(entry: Entry, confirmation: Entry | None, spec: StudySpec, best: Best |
         beside,
         is_baseline,
         entry.workers + (0 if confirmation is None else confirmation.workers),
+        None if entry.launched_by is None else json.loads(entry.launched_by),
     )
 
 

@@ -150,6 +150,11 @@ COLUMNS = {
         "study_id": "INTEGER",
         **ATTRS,
     },
+    "study_user_attributes": {
+        "study_user_attribute_id": "INTEGER not null",
+        "study_id": "INTEGER",
+        **ATTRS,
+    },
     "trials": {
         "trial_id": "INTEGER not null",
         "number": "INTEGER",
@@ -192,6 +197,7 @@ COLUMNS = {
 }
 UNIQUE = {  # what ON CONFLICT relies on
     "study_system_attributes": {"study_id", "key"},
+    "study_user_attributes": {"study_id", "key"},
     "trial_params": {"trial_id", "param_name"},
     "trial_values": {"trial_id", "objective"},
     "trial_intermediate_values": {"trial_id", "step"},
