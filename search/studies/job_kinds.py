@@ -82,7 +82,7 @@ def command(kind: str, arguments: str, study: str | None, to: str) -> list[str]:
     try:
         check_study_name(study)
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(f"study: {error}") from None
     return [kind, study, "--to", to, *options]
 
 
