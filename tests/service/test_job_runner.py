@@ -264,6 +264,23 @@ def test_while_the_result_is_written_the_runner_shows_that_it_lives(
     assert (job.state, job.result) == (CANCELLED, None)
 
 
+def test_the_file_of_a_job_that_is_no_longer_ours_does_not_stay(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Results.write
+
+    def late(results: Results, key: str, path: Path) -> None:
+        write(results, key, path)
+        assert len(served.files) == 1
+        with served.store.engine.begin() as connection:
+            connection.execute(sa.update(job_table).values(state=LOST))
+
+    monkeypatch.setattr(Results, "write", late)
+    job, _ = served.run(MAKES)
+    assert job.state == LOST and served.files == []
+    assert f"job {job.number}: gone" in served.said.getvalue()
+
+
 def test_a_password_that_is_printed_is_not_stored(tcp_url: str, tmp_path: Path) -> None:
     with closing(open_store(tcp_url)) as store:
         served = Served(store, Artifacts(tmp_path))
