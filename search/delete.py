@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from search.files.artifacts import Artifacts
 from search.files.removal import files_size, remove_files, shown_files
+from search.files.results import Results
 from search.launchers import submitted, take_back
 from search.studies.deletion import delete_rows
 from search.studies.finishing import with_all_beside
+from search.studies.job_runs import results_of
 from search.studies.study import Study
 from spaces.errors import InputError
 
@@ -37,6 +39,7 @@ def delete_study(study: Study, artifacts: Artifacts) -> list[str]:
     with study.store.study_lock(study.study_id):  # so that no confirmation is planned meanwhile
         studies = with_all_beside(study)
         shown = [shown_files(one) for one in studies]
+        results = results_of(study.store, [one.spec.name for one in studies])
         jobs = submitted(study)
         delete_rows(studies)
     problems = [f"jobs that wait: {problem}" for problem in take_back(jobs)]
@@ -47,4 +50,9 @@ def delete_study(study: Study, artifacts: Artifacts) -> list[str]:
             problems.append(str(error))
         except Exception as error:  # a disk's or a bucket's; the study is gone all the same
             problems.append(f"{artifacts.name}: {type(error).__name__}: {error}")
+    try:
+        for key in results:
+            Results(artifacts).remove(key)
+    except Exception as error:
+        problems.append(f"{artifacts.name}: {type(error).__name__}: {error}")
     return problems

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from search.cli.cleaning import clean
 from search.cli.kept import delete, studies
-from search.cli.launching import confirm, demo, launch, resume, stop, worker
+from search.cli.launching import confirm, demo, jobs, launch, resume, stop, worker
 from search.cli.machine import doctor, migrate
 from search.cli.models import evaluate, predict, train
 from search.cli.people import users
@@ -26,6 +26,7 @@ COMMANDS = (  # in the order of `segtune --help`
     launch,
     confirm,
     worker,
+    jobs,
     stop,
     resume,
     status,

@@ -149,6 +149,22 @@ def worker(
         raise typer.Exit(serve(opened, kept, worker_console(console()), study, until_idle))
 
 
+def jobs(
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when no job waits any more")
+    ] = False,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Run what people ask for in the dashboard, until told to stop; such a job then waits again."""
+    from search.files.artifacts import open_artifacts
+    from search.work.job_runner import serve_jobs
+
+    kept = open_artifacts(artifacts)
+    with closing_store(store) as opened:
+        raise typer.Exit(serve_jobs(opened, kept, console(), store, until_idle))
+
+
 def stop(
     study: StudyArgument,
     now: Annotated[

@@ -43,7 +43,11 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one")] = 8080,
     allow_writes: Annotated[
-        bool, typer.Option("--allow-writes", help="Let people write notes, but no reader by name")
+        bool,
+        typer.Option(
+            "--allow-writes",
+            help="Let people write notes and ask for exports, but no reader by name",
+        ),
     ] = False,
     password_file: Annotated[
         Path | None,

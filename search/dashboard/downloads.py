@@ -54,23 +54,40 @@ def with_artifacts(
             file = None
         if meta is None or file is None:
             return answer(environ, start_response, HTTPStatus.NOT_FOUND, "no such file\n")
-        inline = meta["mimetype"] in INLINE
-        start_response(
-            "200 OK",
-            [
-                ("Content-Type", meta["mimetype"] if inline else "application/octet-stream"),
-                ("Content-Length", str(_size(file))),
-                ("Content-Disposition", _disposition(meta["filename"], inline)),
-                ("Content-Security-Policy", POLICY),
-            ],
-        )
-        if environ["REQUEST_METHOD"] == "HEAD":
-            file.close()
-            return []
-        wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
-        return wrapper(file, BLOCK)  # type: ignore[no-any-return]
+        shown = meta["mimetype"] if meta["mimetype"] in INLINE else None
+        return send_file(environ, start_response, file, _size(file), meta["filename"], shown)
 
     return wrapped
+
+
+def send_file(
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+    file: BinaryIO,
+    size: int,
+    name: str,
+    shown: str | None = None,
+) -> Iterable[bytes]:
+    """Answer with a file, piece by piece; it is closed at the end.
+
+    Args:
+        name: under which it is saved.
+        shown: its type, where it may be shown in place; else it is downloaded as plain bytes.
+    """
+    start_response(
+        "200 OK",
+        [
+            ("Content-Type", shown or "application/octet-stream"),
+            ("Content-Length", str(size)),
+            ("Content-Disposition", _disposition(name, shown is not None)),
+            ("Content-Security-Policy", POLICY),
+        ],
+    )
+    if environ["REQUEST_METHOD"] == "HEAD":
+        file.close()
+        return []
+    wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
+    return wrapper(file, BLOCK)  # type: ignore[no-any-return]
 
 
 def _size(file: BinaryIO) -> int:

@@ -6,6 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.types import WSGIEnvironment
@@ -14,6 +15,14 @@ from search.dashboard.guards import SESSION, USER
 
 MAX_BODY = 16 * 1024  # bytes
 FIELD = "token"
+
+
+class Refused(Exception):
+    """What is asked for cannot be had; the message is shown on a page."""
+
+    def __init__(self, status: HTTPStatus, said: str) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class Forms:
@@ -31,6 +40,24 @@ class Forms:
         """Whether this session was given the form."""
         given = first(form, FIELD).encode("utf-8", "surrogateescape")
         return hmac.compare_digest(given, self.token(environ).encode())
+
+    def posted(self, environ: WSGIEnvironment, page: str) -> dict[str, list[str]]:
+        """The fields of a form that this session was given.
+
+        Args:
+            page: where it is given.
+
+        Raises:
+            Refused: it is another session's, or no form.
+        """
+        form = read_form(environ)
+        if form is None:
+            said = f"The form must be UTF-8 of at most {MAX_BODY} bytes"
+            raise Refused(HTTPStatus.BAD_REQUEST, said)
+        if not self.is_ours(environ, form):
+            said = f"This form is of another session; open {page} and try again"
+            raise Refused(HTTPStatus.FORBIDDEN, said)
+        return form
 
 
 def read_form(environ: WSGIEnvironment) -> dict[str, list[str]] | None:

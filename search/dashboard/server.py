@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from urllib.parse import quote
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
@@ -36,6 +35,7 @@ from search.database.passwords import check_password
 from search.database.people import has_users
 from search.database.sessions import drop_ended
 from search.database.store import Store
+from search.database.url import spellings
 from search.files.artifacts import Artifacts
 from search.files.shown import ShownFiles
 from spaces.errors import InputError
@@ -150,8 +150,8 @@ def make_app(
     app = with_artifacts(app, store.storage, files)
     if people:
         app = audited(app, store)
-    frame = Frame(signs_in=people or password is not None, by_name=people)
-    app = Pages(app, store, frame, writes=allow_writes, clock=clock)
+    frame = Frame(people or password is not None, by_name=people, writes=allow_writes)
+    app = Pages(app, store, artifacts, frame, clock)
     app = guards.studies_stay(app)
     app = guards.members_write(app) if allow_writes else guards.read_only(app)
     if people:
@@ -268,9 +268,7 @@ def _log_without(secrets: set[str]) -> None:
 
 def _secrets(store: Store, access: Access) -> set[str]:
     """The passwords of store and dashboard, plain and as they stand in URLs and forms."""
-    passwords = [str(store.engine.url.password or ""), access.password or ""]
-    plain = {password for password in passwords if password}
-    return plain | {quote(password, safe="") for password in plain}
+    return spellings(store.engine.url.password, access.password)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ from search.database.tables import (
     audit_table,
     begin_immediate,
     control_table,
+    job_table,
     metadata,
     schema_table,
     seconds_now,
@@ -30,7 +31,7 @@ from search.database.tables import (
 from search.database.url import engine_options
 from spaces.errors import InputError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 WAIT_SECONDS = 60.0  # for whoever creates or upgrades the tables, or has locked one
 
 
@@ -224,6 +225,11 @@ def _from_version_6(connection: sa.Connection) -> None:
     metadata.create_all(connection, [user_table, session_table, token_table, audit_table])
 
 
+def _from_version_7(connection: sa.Connection) -> None:
+    """Add what version 8 has: commands that are asked for in a browser."""
+    metadata.create_all(connection, [job_table])
+
+
 UPGRADES = (
     (1, _from_version_1),
     (2, _from_version_2),
@@ -231,6 +237,7 @@ UPGRADES = (
     (4, _from_version_4),
     (5, _from_version_5),
     (6, _from_version_6),
+    (7, _from_version_7),
 )
 
 

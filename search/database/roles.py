@@ -25,6 +25,7 @@ from search.database.tables import (
     audit_table,
     control_table,
     epoch_table,
+    job_table,
     metadata,
     schema_table,
     session_table,
@@ -54,6 +55,7 @@ _WRITES = {
     slot_table: _CHANGED,
     epoch_table: _ADDED,
     worker_table: _REMOVED,  # they leave
+    job_table: _REMOVED,  # old ones go
 }
 # what the dashboard's role may do with the tables of people, and the two others, who could else
 # guess at passwords, or write themselves a session or a clean record
@@ -63,6 +65,8 @@ _PEOPLE = {
     token_table: ("SELECT, UPDATE (used_at)", ""),
     audit_table: ("SELECT, INSERT", ""),
 }
+# what it may do with jobs: ask for one, and for its end; to begin and end it is a runner's
+_JOBS = "INSERT, UPDATE (cancelled_by)"
 # of the others some rows are removed: what is shown, and a study whose creation was cut short
 _OPTUNA_WRITES = {TRIAL_VALUES: _ADDED, TRIAL_STEPS: _ADDED, TRIAL_PARAMS: _CHANGED}
 
@@ -150,6 +154,8 @@ def _statements() -> list[str]:
         f"GRANT SELECT ON {shown} TO {others};",
         *(f"GRANT {right} ON {name} TO {WORKER};" for name, right in writes.items() if right),
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER};",
+        f"GRANT {_JOBS} ON {job_table.name} TO {DASHBOARD};",
+        f"GRANT USAGE ON SEQUENCE {job_table.name}_number_seq TO {WORKER}, {DASHBOARD};",
         *(
             f"GRANT {right} ON {table.name} TO {DASHBOARD};"
             for table, (right, _) in _PEOPLE.items()

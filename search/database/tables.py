@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's: studies, slots with their leases, epochs, workers, people."""
+"""Our tables beside Optuna's: studies, slots with their leases, epochs, workers, people, jobs."""
 
 from __future__ import annotations
 
@@ -150,6 +150,27 @@ audit_table = sa.Table(
     sa.Column("study", sa.String(120)),
     sa.Column("address", sa.String(64), nullable=False),
     sa.Index("segtune_audit_at", "at"),
+)
+
+job_table = sa.Table(
+    "segtune_job",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),  # grows
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("arguments", sa.Text, nullable=False),  # of job_kinds.KINDS, as JSON
+    sa.Column("study", sa.String(120)),
+    sa.Column("asked_by", sa.String(64), nullable=False),  # "" where nobody has a name
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("cancelled_by", sa.String(64)),  # who wants its end
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("runner", sa.String(200)),  # its owner's name
+    sa.Column("begun_at", sa.Double),
+    sa.Column("seen_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("code", sa.Integer),  # its command's exit code
+    sa.Column("lines", sa.Text, nullable=False, server_default=""),  # bounded by job_log
+    sa.Column("result", sa.String(36)),  # its file's key
+    sa.Index("segtune_job_state", "state"),
 )
 
 

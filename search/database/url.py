@@ -10,6 +10,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -23,6 +24,12 @@ _PASSWORD = re.compile(r"(^|://)[^:/@\s]*:(?!//|\d+/)[^@]+@|password\s*=")
 _log = logging.getLogger("segtune.store")
 CONNECT_TIMEOUT = 10  # seconds
 DEAD_SECONDS = 15  # a statement, or a connection that does not answer, is given up after this
+
+
+def spellings(*passwords: str | None) -> set[str]:
+    """Passwords that are to be taken out of a text: plain, and as they stand in URLs and forms."""
+    plain = {password for password in passwords if password}
+    return plain | {quote(password, safe="") for password in plain}
 
 
 def parse_store_url(url: str) -> tuple[str, str]:

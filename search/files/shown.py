@@ -66,7 +66,7 @@ class BucketFiles:
         self.bucket.remove([self._key(artifact_id)])
 
     def _key(self, artifact_id: str) -> str:
-        return f"{FOLDER}/{_checked(artifact_id)}"
+        return f"{FOLDER}/{checked_key(artifact_id)}"
 
 
 class FolderFiles:
@@ -105,10 +105,11 @@ class FolderFiles:
             raise ArtifactNotFound(artifact_id) from error
 
     def _path(self, artifact_id: str) -> Path:
-        return self.folder / _checked(artifact_id)
+        return self.folder / checked_key(artifact_id)
 
 
-def _checked(artifact_id: str) -> str:
+def checked_key(artifact_id: str) -> str:
+    """Return a file's name as it is; raises ArtifactNotFound where it is none of ours."""
     if not _NAME.fullmatch(artifact_id):
         raise ArtifactNotFound(artifact_id)
     return artifact_id

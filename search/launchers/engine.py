@@ -138,11 +138,11 @@ def begin_worker(
         command,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment, JOB: job},
-        preexec_fn=_in_a_job,
+        preexec_fn=in_a_job,
     )
 
 
-def _in_a_job() -> None:
+def in_a_job() -> None:
     """In the worker: the job's own signal is not for it, and it returns its trial if the job dies.
 
     Both are inherited by what it starts, or taken back by it (prctl(2): PR_SET_PDEATHSIG is 1).

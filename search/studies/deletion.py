@@ -11,6 +11,7 @@ from search.database.tables import (
     RUNNING,
     control_table,
     epoch_table,
+    job_table,
     slot_table,
     study_table,
     worker_table,
@@ -44,12 +45,14 @@ def delete_rows(studies: Sequence[Study]) -> None:
                 f"First stop it: segtune stop {name} --now (a worker that is gone is forgotten "
                 f"within {LEASE_SECONDS:.0f} s)"
             )
+        names = [study.spec.name for study in studies]
         # a worker that was lost may still be shown
         connection.execute(
             sa.update(worker_table)
-            .where(worker_table.c.study.in_([study.spec.name for study in studies]))
+            .where(worker_table.c.study.in_(names))
             .values(study=None, trial_number=None)
         )
+        connection.execute(sa.delete(job_table).where(job_table.c.study.in_(names)))
         for table in (epoch_table, slot_table, control_table, study_table):
             connection.execute(sa.delete(table).where(table.c.study_id.in_(ids)))
         delete_earlier(connection, name)

@@ -18,9 +18,14 @@
     if (!fresh || fresh.innerHTML === live.innerHTML) return Boolean(fresh);
     const focused = live.contains(document.activeElement) ? document.activeElement : null;
     const link = place(focused), region = focused && focused.getAttribute("aria-label");
-    const scrolled = Array.from(live.querySelectorAll(".wide")).map((one) => one.scrollLeft);
+    const scrolled = Array.from(live.querySelectorAll(".wide")).map((one) => [
+      one.scrollLeft, one.scrollTop, one.scrollTop + one.clientHeight > one.scrollHeight - 4]);
     live.replaceChildren(...fresh.childNodes);
-    live.querySelectorAll(".wide").forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
+    live.querySelectorAll(".wide").forEach((one, i) => {
+      const [left, top, atEnd] = scrolled[i] || [0, 0, false]; // who reads the last lines goes on so
+      one.scrollLeft = left;
+      one.scrollTop = atEnd ? one.scrollHeight : top;
+    });
     if (link) {
       const equal = Array.from(live.querySelectorAll("a")).filter((a) => a.getAttribute("href") === link[0]);
       if (equal[link[1]]) equal[link[1]].focus({ preventScroll: true });

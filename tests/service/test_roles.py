@@ -40,8 +40,9 @@ from search.database.tables import schema_table
 from search.files.artifacts import Artifacts
 from search.files.shown import attach
 from search.samples.streets import write_streets
-from search.studies import slots
+from search.studies import jobs, slots
 from search.studies.confirmations import create_confirmation
+from search.studies.job_runs import beat, claim, end, forget_results
 from search.studies.limits import close, reopen
 from search.studies.looks import Look, Score, add_look, looks_of
 from search.studies.study import Study, create_or_resume, open_study, study_names
@@ -269,6 +270,11 @@ def test_a_workers_role_is_enough_for_workers_and_not_for_more(
         out = Running.fork(crew, ended.of(WORKER), tmp_path, "", 3, 0.0, 4.0, 1).finish()
         assert out.count("COMPLETE") == 4 and "not shown" not in out, out
         assert study.slots.counts()["COMPLETE"] == 5
+        assert jobs.ask(store, "export", "{}", "small")
+        job = claim(store, "me")
+        assert job is not None and beat(store, job, lines="a line") == "ours"
+        assert end(store, job, jobs.ENDED, 0, "a line")
+        forget_results(store, [job.number])
         confirmation = create_confirmation(study)
         picture = tmp_path / "a.png"
         picture.write_bytes(b"png")
@@ -317,8 +323,18 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
             with pytest.raises(InputError, match=f"the role {DASHBOARD} may not do this"):
                 change()
         assert study_names(store) == ["small"]
+        number = jobs.ask(store, "export", "{}", "small", "ann", "192.0.2.1")
+        jobs.cancel(store, number, "ann", "192.0.2.1")
+        job = jobs.find(store, number)
+        assert job is not None and job.state == jobs.CANCELLED
+        with pytest.raises(InputError, match=f"the role {DASHBOARD} may not do this"):
+            claim(store, "me")
     before = ended.rows()
     for statement in (
+        "UPDATE segtune_job SET kind = 'x'",
+        "UPDATE segtune_job SET state = 'waiting'",
+        "UPDATE segtune_job SET asked_by = 'bob'",
+        "DELETE FROM segtune_job",
         "UPDATE segtune_audit SET who = 'bob'",
         "DELETE FROM segtune_audit",
         "UPDATE segtune_user SET role = 'owner'",
@@ -346,6 +362,12 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
         ):
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 execute(ended.of(role), statement)
+    for statement in (
+        "INSERT INTO segtune_job SELECT * FROM segtune_job",
+        "UPDATE segtune_job SET cancelled_by = 'ann'",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            execute(ended.of(READER), statement)
     assert ended.rows() == before
 
 

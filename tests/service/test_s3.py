@@ -23,9 +23,12 @@ from search.files.artifacts import Artifacts, open_artifacts
 from search.files.bucket import Bucket, open_bucket
 from search.files.bucket_copies import Copies, fetch_checkpoint, fetch_model, latest
 from search.files.removal import files_size
+from search.files.results import Results
 from search.files.shown import attach, detach
 from search.findings.export import export_study
 from search.findings.report import report_text
+from search.studies.job_runs import beat, claim, end
+from search.studies.jobs import ENDED, ask
 from search.studies.study import Study, create_or_resume, open_study
 from search.work.service import new_worker
 from search.work.watchers import Interrupt
@@ -583,6 +586,31 @@ def test_shown_files_come_and_go(
     detach(shown, study, 0)
     assert list(bucket.keys("")) == []
     store.close()
+
+
+def test_what_a_job_has_made_is_streamed_out_of_the_bucket(
+    bucket: Bucket, store: Store, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(tmp_path / "cache", bucket)
+    results, content = Results(artifacts), os.urandom(300_000)
+    (tmp_path / "result.zip").write_bytes(content)
+    results.write(UUID, tmp_path / "result.zip")
+    assert list(bucket.keys("")) == [f"jobs/{UUID}"] and not (tmp_path / "cache").exists()
+    number = ask(store, "export", "{}", "roads")
+    job = claim(store, "far:1:runner")
+    assert job is not None and beat(store, job, result=UUID) == "ours"
+    assert end(store, job, ENDED, 0, "")
+    client = Client(make_app(store, artifacts))
+    for _ in range(5):  # each gives its place back
+        answer = client.get(f"/jobs/{number}/result")
+        assert answer.data == content and answer.headers["Content-Length"] == str(len(content))
+        assert client.head(f"/jobs/{number}/result").status_code == 200
+    results.remove(UUID)
+    results.remove(UUID)
+    assert client.get(f"/jobs/{number}/result").status_code == 404
+    for key in (UUID, "../x", "", f"{UUID}/x"):
+        with pytest.raises(ArtifactNotFound):
+            results.open(key)
 
 
 def test_a_deleted_study_leaves_nothing_in_the_bucket(

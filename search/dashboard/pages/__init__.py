@@ -1,4 +1,4 @@
-"""segtune's own pages beside optuna-dashboard's: studies, one study, workers.
+"""segtune's own pages beside optuna-dashboard's: studies, one study, jobs, workers.
 
 They are made on the server and work without scripts. One small script asks again every few
 seconds, with the tag of what is shown, and puts in place what has changed.
@@ -12,17 +12,23 @@ from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.doors import Clock
+from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
+from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
+from search.dashboard.pages.take_away import TakeAway
 from search.dashboard.pages.workers import WorkersPage
 from search.database.store import Store
+from search.files.artifacts import Artifacts
+from search.files.results import Results
 from spaces.errors import InputError
 
 _STUDY = re.compile(r"/studies/([^/]+)(?:/([a-z]+))?")
+_JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result))?")
 
 Page = Callable[[Request], Iterable[bytes]]
 
@@ -31,20 +37,29 @@ class Pages:
     """Answers for its own paths; all else goes to `inner`.
 
     Args:
-        writes: whether owners may change studies.
+        artifacts: where the results of jobs are.
         clock: seconds; only differences count.
     """
 
     def __init__(
-        self, inner: WSGIApplication, store: Store, frame: Frame, *, writes: bool, clock: Clock
+        self,
+        inner: WSGIApplication,
+        store: Store,
+        artifacts: Artifacts,
+        frame: Frame,
+        clock: Clock,
     ) -> None:
         self.inner, self.frame = inner, frame
+        forms, writes = Forms(), frame.writes
         self.studies = StudiesPage(frame, store, clock)
         self.study = StudyPage(frame, store, writes=writes)
-        self.actions = Actions(frame, store, writes=writes, changed=self.studies.forget)
+        self.actions = Actions(frame, store, forms, writes=writes, changed=self.studies.forget)
+        self.take_away = TakeAway(frame, store, forms)
+        self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
             HOME: self.studies,
+            "/jobs": JobsPage(frame, store),
             "/workers": WorkersPage(frame, store),
         }
         if frame.by_name:
@@ -63,6 +78,8 @@ class Pages:
         request = Request(environ, start_response)
         try:
             return page(request)
+        except Refused as refused:
+            return self.frame.problem(request, refused.status, str(refused))
         except InputError as error:
             return self.frame.problem(request, HTTPStatus.BAD_REQUEST, str(error))
 
@@ -70,12 +87,18 @@ class Pages:
         """What answers for a path, and which methods it takes."""
         if path in ASSETS:
             return lambda request: send_asset(request, path), READ_METHODS
+        if (job := _JOB.fullmatch(path)) is not None:
+            number, what = int(job[1]), job[2] or ""
+            methods = (*READ_METHODS, "POST") if what == "cancel" else READ_METHODS
+            return lambda request: self.job(request, number, what), methods
         found = _STUDY.fullmatch(path)
         if found is None:
             return self.places.get(path), READ_METHODS
         name, action = found[1].encode("latin-1").decode(), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
+        if action == "export":
+            return lambda request: self.take_away(request, name), (*READ_METHODS, "POST")
         if action not in ACTIONS:
             return None, READ_METHODS
         return lambda request: self.actions(request, name, action), (*READ_METHODS, "POST")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
-from search.dashboard.forms import MAX_BODY, Forms, first, read_form
-from search.dashboard.guards import READ_METHODS, USER
+from search.dashboard.forms import Forms, Refused, first
+from search.dashboard.guards import READ_METHODS
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.database.audit import add_deed
 from search.database.store import Store
@@ -63,58 +63,64 @@ class Actions:
     """
 
     def __init__(
-        self, frame: Frame, store: Store, *, writes: bool, changed: Callable[[], None]
+        self,
+        frame: Frame,
+        store: Store,
+        forms: Forms,
+        *,
+        writes: bool,
+        changed: Callable[[], None],
     ) -> None:
-        self.frame, self.store, self.writes, self._changed = frame, store, writes, changed
-        self._forms = Forms()
+        self.frame, self.store, self.forms = frame, store, forms
+        self.writes, self._changed = writes, changed
 
     def __call__(self, request: Request, name: str, action: str) -> Iterable[bytes]:
-        if refused := self._refused(request):
-            return self.frame.problem(request, HTTPStatus.FORBIDDEN, refused)
-        names = study_names(self.store)
-        if name not in names or name.endswith(BESIDE):
-            said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
-            return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
+        check_writes(self.writes)
+        if not request.is_owner:
+            said = "Only an owner may do this; an owner makes others: segtune users role NAME owner"
+            raise Refused(HTTPStatus.FORBIDDEN, said)
+        check_study(self.store, name)
         if request.environ["REQUEST_METHOD"] in READ_METHODS:
             return self._ask(request, name, action)
-        form = read_form(request.environ)
-        if form is None:
-            said = f"The form must be UTF-8 of at most {MAX_BODY} bytes"
-            return self.frame.problem(request, HTTPStatus.BAD_REQUEST, said)
-        if not self._forms.is_ours(request.environ, form):
-            said = f"This form is of another session; open {HOME}/{name} and try again"
-            return self.frame.problem(request, HTTPStatus.FORBIDDEN, said)
+        form = self.forms.posted(request.environ, f"{HOME}/{name}")
         known = [value for value, _ in ACTIONS[action].choices]
         how = first(form, "how") if known else ""
         if known and how not in known:
             said = f"how must be one of {', '.join(known)}, but got {how[:40]!r}"
-            return self.frame.problem(request, HTTPStatus.BAD_REQUEST, said)
+            raise Refused(HTTPStatus.BAD_REQUEST, said)
         study = open_study(self.store, name)
         if self.frame.by_name:  # what cannot be written down is not done
-            who, address = request.environ[USER], str(request.environ.get("REMOTE_ADDR", ""))
-            add_deed(self.store, who, f"{action} {how}".strip(), study=name, address=address)
+            deed = f"{action} {how}".strip()
+            add_deed(self.store, request.user, deed, study=name, address=request.address)
         ACTIONS[action].do(study, how)
         self._changed()
         return request.redirect(f"{HOME}/{quote(name)}", HTTPStatus.SEE_OTHER)
 
-    def _refused(self, request: Request) -> str | None:
-        """Why nothing can be done here."""
-        if not self.writes:
-            return "This dashboard is read-only; start it with --allow-writes to change studies"
-        if not request.is_owner:
-            return "Only an owner may do this; an owner makes others: segtune users role NAME owner"
-        return None
-
     def _ask(self, request: Request, name: str, action: str) -> Iterable[bytes]:
-        asked = ACTIONS[action]
+        asked, study = ACTIONS[action], f"{HOME}/{quote(name)}"
         body = self.frame.render(
             request,
             "action.html",
             f"{asked.title} {name}",
             HOME,
-            name=name,
-            action=action,
+            post=f"{study}/{action}",
+            back=study,
             asked=asked,
-            token=self._forms.token(request.environ),
+            token=self.forms.token(request.environ),
         )
         return self.frame.page(request, self.frame.tag(body), lambda: body)
+
+
+def check_writes(writes: bool) -> None:
+    """Raise Refused where the dashboard may change nothing."""
+    if not writes:
+        said = "This dashboard is read-only; start it with --allow-writes to change studies"
+        raise Refused(HTTPStatus.FORBIDDEN, said)
+
+
+def check_study(store: Store, name: str) -> None:
+    """Raise Refused where there is no such study, or it runs beside another one."""
+    names = study_names(store)
+    if name not in names or name.endswith(BESIDE):
+        said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
+        raise Refused(HTTPStatus.NOT_FOUND, said)

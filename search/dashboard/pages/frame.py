@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
 import secrets
@@ -13,9 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from search.dashboard.guards import ROLE, answer
+from search.dashboard.guards import ROLE, USER, answer
 from search.dashboard.study_page import GZIP_BYTES
-from search.database.people import OWNER
+from search.database.people import MEMBER, OWNER
 from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 
@@ -23,6 +24,7 @@ HOME = "/studies"
 ASSETS = {"/pages/page.css": "text/css", "/pages/page.js": "text/javascript"}
 MOST_FIELDS = 8  # of a query
 PLACES = ((HOME, "Studies"), ("/workers", "Workers"), ("/dashboard", "optuna-dashboard"))
+JOBS_PLACE = ("/jobs", "Jobs")
 OWNERS_PLACES = (("/people", "People"), ("/audit", "Audit"))
 TITLES = {HTTPStatus.NOT_FOUND: "Not found", HTTPStatus.FORBIDDEN: "Not allowed"}
 POLICY = (
@@ -54,7 +56,25 @@ class Request:
     @property
     def is_owner(self) -> bool:
         """Whether an owner asks, or anybody where nobody signs in by name."""
-        return self.environ.get(ROLE) == OWNER
+        return self.role == OWNER
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether one of those asks who may have jobs run."""
+        return self.role in (MEMBER, OWNER)
+
+    @property
+    def role(self) -> str:
+        return str(self.environ.get(ROLE, ""))
+
+    @property
+    def user(self) -> str:
+        """The name of who asks; "" where nobody signs in by name."""
+        return str(self.environ.get(USER, ""))
+
+    @property
+    def address(self) -> str:
+        return str(self.environ.get("REMOTE_ADDR", ""))
 
     def chosen(self, field: str, known: Sequence[str]) -> str:
         """A field that is one of `known`; the first one where it is not given.
@@ -99,10 +119,11 @@ class Frame:
     Args:
         signs_in: whether people sign in, so that they can sign out.
         by_name: whether they have names, so that owners see who they are and what they did.
+        writes: whether anything may be changed, so that there are jobs.
     """
 
-    def __init__(self, signs_in: bool, by_name: bool) -> None:
-        self.signs_in, self.by_name = signs_in, by_name
+    def __init__(self, signs_in: bool, by_name: bool, writes: bool) -> None:
+        self.signs_in, self.by_name, self.writes = signs_in, by_name, writes
         self._run = secrets.token_hex(8)  # a later version shows the same store in another way
 
     def tag(self, *shown: object) -> str:
@@ -111,8 +132,8 @@ class Frame:
         return f'"{hashlib.sha256(text).hexdigest()[:32]}"'
 
     def page(self, request: Request, tag: str, make: Callable[[], bytes]) -> list[bytes]:
-        """Answer with a page, or with 304 where the browser has it; owners see more than others."""
-        tag = self.tag(tag, request.is_owner)
+        """Answer with a page, or with 304 where the browser has it; roles see it differently."""
+        tag = self.tag(tag, request.role)
         headers = [("ETag", tag)]
         if request.has(tag):
             return request.unchanged(headers)
@@ -127,18 +148,29 @@ class Frame:
             template,
             title=title,
             current=current,
-            places=PLACES + (OWNERS_PLACES if self.by_name and request.is_owner else ()),
+            places=self._places(request),
             signs_in=self.signs_in,
             link=link,
             **values,
         )
         return text.encode("utf-8", "backslashreplace")
 
+    def _places(self, request: Request) -> list[tuple[str, str]]:
+        studies, *rest = PLACES
+        jobs = [JOBS_PLACE] if self.writes and request.may_ask else []
+        owners = OWNERS_PLACES if self.by_name and request.is_owner else ()
+        return [studies, *jobs, *rest, *owners]
+
     def problem(self, request: Request, status: HTTPStatus, said: str) -> list[bytes]:
         """A page that says what is wrong."""
         title = TITLES.get(status, "Cannot be shown")
         body = self.render(request, "problem.html", title, "", said=said)
         return request.send(status, body, "text/html", [("Content-Security-Policy", POLICY)])
+
+
+def second(at: float) -> str:
+    """A moment in UTC, as pages show it."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def link(path: str, **query: object) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from search.dashboard.pages.frame import Frame, Request
+from search.dashboard.pages.frame import Frame, Request, second
 from search.database.audit import deeds
 from search.database.people import users
 from search.database.store import Store
@@ -60,7 +60,7 @@ class AuditPage:
             "audit.html",
             "Audit",
             "/audit",
-            rows=[{**vars(one), "at": _minute(one.at)} for one in shown],
+            rows=[{**vars(one), "at": second(one.at)} for one in shown],
             before=before,
             older=shown[-1].number if len(found) > LINES else None,
         )
@@ -74,7 +74,3 @@ def _refuse(frame: Frame, request: Request) -> Iterable[bytes]:
 
 def _day(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d")
-
-
-def _minute(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")

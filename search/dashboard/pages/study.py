@@ -56,7 +56,7 @@ class StudyPage:
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
-                return self._pages.get((name, order, page, request.is_owner), tag, lambda: made())
+                return self._pages.get((name, order, page, request.role), tag, lambda: made())
 
         def made() -> bytes:
             return self._made(request, name, order, page, found)
@@ -96,6 +96,7 @@ class StudyPage:
             metric=study.metric,
             study_id=study.study_id,
             action=self._may(request) and _action(listed[name], listed.get(name + CONFIRM)),
+            takes_away=self.writes and request.may_ask and facts.best is not None,
             beside=[listed[name + s] for s in BESIDE if name + s in listed],
             note=note,
             rows=[_row(facts, trial, waiting) for trial in shown],

@@ -1,0 +1,167 @@
+"""Jobs: the list, one of them with what it prints, its end on demand, and the file that it made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, BinaryIO
+
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from search.dashboard.downloads import BLOCK, send_file
+from search.dashboard.forms import Forms, Refused
+from search.dashboard.guards import READ_METHODS
+from search.dashboard.pages.actions import Action
+from search.dashboard.pages.frame import Frame, Request, second
+from search.dashboard.pages.take_away import check_asker
+from search.database.store import Store
+from search.files.results import Results
+from search.findings.wording import clock
+from search.studies.jobs import SHOWN, Job, cancel, find, is_served, latest, lines_of
+from search.studies.slots import LEASE_SECONDS
+
+PLACE = "/jobs"
+MOST_STREAMS = 3  # files out of a bucket at once: each holds one of the server's threads
+CANCEL = Action("Cancel", "What it has made so far is lost.", (), lambda study, _: None)
+
+
+class JobsPage:
+    """Answers GET /jobs: an owner sees all, others their own."""
+
+    def __init__(self, frame: Frame, store: Store) -> None:
+        self.frame, self.store = frame, store
+
+    def __call__(self, request: Request) -> Iterable[bytes]:
+        found = latest(self.store, None if request.is_owner else request.user)
+        body = self.frame.render(
+            request,
+            "jobs.html",
+            "Jobs",
+            PLACE,
+            rows=[_shown(job) for job in found],
+            most=SHOWN,
+            served=found[0].served if found else is_served(self.store),
+        )
+        return self.frame.page(request, self.frame.tag(body), lambda: body)
+
+
+class JobPage:
+    """Answers GET /jobs/NUMBER and .../result, GET and POST .../cancel.
+
+    What is another's is not there, but for an owner.
+    """
+
+    def __init__(self, frame: Frame, store: Store, results: Results, forms: Forms) -> None:
+        self.frame, self.store, self.results, self.forms = frame, store, results, forms
+        self._streams = threading.BoundedSemaphore(MOST_STREAMS)
+
+    def __call__(self, request: Request, number: int, what: str) -> Iterable[bytes]:
+        job = find(self.store, number)
+        if job is None or not (request.is_owner or job.asked_by == request.user):
+            said = f"There is no job {number} of yours; old ones are forgotten"
+            raise Refused(HTTPStatus.NOT_FOUND, said)
+        if what == "result":
+            return self._send(request, job)
+        if what == "cancel":
+            check_asker(self.frame, request)
+            return self._cancel(request, job)
+        return self.frame.page(request, self.frame.tag(job), lambda: self._made(request, job))
+
+    def _made(self, request: Request, job: Job) -> bytes:
+        return self.frame.render(
+            request,
+            "job.html",
+            f"Job {job.number}",
+            PLACE,
+            job=job,
+            row=_shown(job),
+            host=None if job.runner is None else job.runner.rsplit(":", 2)[0],
+            lines=lines_of(self.store, job.number),
+            may_cancel=self.frame.writes and request.may_ask,
+            lease=round(LEASE_SECONDS),
+        )
+
+    def _cancel(self, request: Request, job: Job) -> Iterable[bytes]:
+        page = f"{PLACE}/{job.number}"
+        if request.environ["REQUEST_METHOD"] not in READ_METHODS:
+            self.forms.posted(request.environ, page)
+            address = request.address if self.frame.by_name else None
+            cancel(self.store, job.number, request.user, address)
+            return request.redirect(page, HTTPStatus.SEE_OTHER)
+        body = self.frame.render(
+            request,
+            "action.html",
+            f"Cancel job {job.number}",
+            PLACE,
+            post=f"{page}/cancel",
+            back=page,
+            asked=CANCEL,
+            token=self.forms.token(request.environ),
+        )
+        return self.frame.page(request, self.frame.tag(body), lambda: body)
+
+    def _send(self, request: Request, job: Job) -> Iterable[bytes]:
+        if job.result is None:
+            said = f"Job {job.number} has no file, or none any more"
+            raise Refused(HTTPStatus.NOT_FOUND, said)
+        if not self._streams.acquire(blocking=False):
+            said = f"{MOST_STREAMS} files are being sent; try again when one of them is through"
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, said)
+        try:
+            file, size = self.results.open(job.result)
+        except ArtifactNotFound:
+            self._streams.release()
+            said = (
+                f"The file of job {job.number} is not where this dashboard looks; it and the "
+                "runner, segtune jobs, must have the same --artifacts"
+            )
+            raise Refused(HTTPStatus.NOT_FOUND, said) from None
+        except BaseException:
+            self._streams.release()
+            raise
+        name = f"{job.study or f'job-{job.number}'}.zip"
+        if file.seekable():  # the server sends it by itself, and no thread waits
+            self._streams.release()
+        else:
+            file = _Stream(file, self._streams)  # type: ignore[assignment]
+        return send_file(request.environ, request.start_response, file, size, name)
+
+
+class _Stream:
+    """A file that gives its place back when it is closed."""
+
+    def __init__(self, file: BinaryIO, places: threading.BoundedSemaphore) -> None:
+        self._file, self._places = file, places
+        self._open = True
+
+    def read(self, size: int = BLOCK) -> bytes:
+        return self._file.read(size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.read, b"")
+
+    def close(self) -> None:
+        self._file.close()
+        if self._open:
+            self._open = False
+            self._places.release()
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    """What a page says of a job."""
+    took = None
+    if job.begun_at is not None and job.ended_at is not None:
+        took = clock(max(0.0, job.ended_at - job.begun_at))
+    return {
+        "number": job.number,
+        "words": job.words,
+        "study": job.study,
+        "state": job.state,
+        "by": job.asked_by or "-",
+        "asked": second(job.asked_at),
+        "begun": None if job.begun_at is None else second(job.begun_at),
+        "ended": None if job.ended_at is None else second(job.ended_at),
+        "took": took,
+        "file": job.result is not None,
+    }
