@@ -236,6 +236,7 @@ def test_a_reader_changes_nothing_and_is_told_so_in_one_line(
         ["stop", "small"],
         ["resume", "small"],
         ["worker", "--until-idle"],
+        ["jobs", "--until-idle"],
         ["delete", "small", "--yes"],
     ):
         answer = ended.run(READER, *words)

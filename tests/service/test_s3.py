@@ -604,6 +604,7 @@ def test_what_a_job_has_made_is_streamed_out_of_the_bucket(
     for _ in range(5):  # each gives its place back
         answer = client.get(f"/jobs/{number}/result")
         assert answer.data == content and answer.headers["Content-Length"] == str(len(content))
+        answer.close()  # as a server does
         assert client.head(f"/jobs/{number}/result").status_code == 200
     results.remove(UUID)
     results.remove(UUID)
