@@ -61,7 +61,7 @@ class PrunerSpec(Section):
     startup_trials: int | None = Field(None, ge=0)
     """Trials that must be there to compare with before any is stopped; null = 5."""
     stop_from: int | None = Field(None, ge=0)
-    """First epoch that may stop a trial; null = a quarter of the run, at least 2 (median), max(2,
+    """First epoch that may stop a trial; null = a quarter of the run, at least 3 (median), max(2,
     10 %) (thrifty, quantile), or max(3, 20 %)."""
     pause_from: int | None = Field(None, ge=0)
     """median, thrifty, quantile: first epoch that may pause a trial below `pause_below`; null =

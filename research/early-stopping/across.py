@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
@@ -131,9 +131,9 @@ def ours(quantile: float | None, share: float, pause: float | None) -> Make:
     return make
 
 
-def named(name: str) -> Make:
-    """A rule of segtune's by its name in a study file."""
-    return lambda half, epochs, seed: OurRule(our_rule(PrunerSpec(name=name), epochs, TRIALS))  # type: ignore[arg-type]
+def written(**pruner: Any) -> Make:
+    """A rule of segtune's as a study file says it."""
+    return lambda half, epochs, seed: OurRule(our_rule(PrunerSpec(**pruner), epochs, TRIALS))
 
 
 def _optuna(half: Sequence[Known], epochs: int, seed: int) -> Rule:
@@ -146,15 +146,15 @@ def _near_best(half: Sequence[Known], epochs: int, seed: int) -> Rule:
 
 RULES: dict[str, Make] = {
     UNPRUNED: lambda half, epochs, seed: Unpruned(),
-    DEFAULT: named("median"),
+    DEFAULT: written(name="median"),
     SPARED: lambda half, epochs, seed: Spared(
         our_rule(PrunerSpec(name="median"), epochs, TRIALS), half
     ),
-    "segtune thrifty": named("thrifty"),
-    "segtune quantile": named("quantile"),
-    "segtune median, never pauses": ours(MEDIAN, 0.25, None),
+    "segtune thrifty": written(name="thrifty"),
+    "segtune quantile": written(name="quantile"),
+    "segtune median, never pauses": written(name="median", pause_below=None),
     "segtune, pauses, never stops": ours(None, 0.25, 0.9),
-    "segtune ended_median": named("ended_median"),
+    "segtune ended_median": written(name="ended_median"),
     "Optuna MedianPruner": _optuna,
     "Optuna HyperbandPruner": _optuna,
     "Optuna SuccessiveHalvingPruner": _optuna,
@@ -298,8 +298,9 @@ def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> s
         for name in tables
     )
     text += f"""
-{sizes}. {seeds} searches a row ({choices} of the settings
-that could be chosen), each of a random half of a table in a random order, the same ones
+{sizes}.
+
+{seeds} searches a row ({choices} of the settings that could be chosen), each of a random half of a table in a random order, the same ones
 in every row. *to the best*: epochs until a run is within {NEAR} of the best of its half, beside the
 unpruned search's; a search that never gets there is charged with all its epochs. *lost*: searches
 that never get there. *total*: epochs of the whole search, beside all runs in full.

@@ -36,7 +36,7 @@ from spaces.spec import StudySpec
 from trainers.report import EpochReport
 
 HERE = Path(__file__).resolve().parent
-TABLES = {"camvid": 100, "streets": 100, "receipts": 60}
+TABLES = {"camvid": 100, "streets": 100, "receipts": 40}
 """{table: its configs}; NAME.yaml says what is trained, NAME.jsonl is the table."""
 DRAWN = HERE / "drawn-streets"  # images of `streets`, made here
 

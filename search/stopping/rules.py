@@ -1,9 +1,10 @@
 """Early stopping: our rule, the median by default, and Optuna's pruners.
 
 The rule has two bars. A trial below the lower one stops: the median of the others, from a quarter
-of the run on. One between them is paused: it goes on as soon as it reaches the upper one beside all
-others, or when nothing new is left to begin. So the best are trained first, and what is trained in
-the end is the same. Pauses begin sooner than stops, as what they hold back is not lost.
+of the run on, in its third epoch at the soonest. One between them is paused: it goes on as soon as
+it reaches the upper one beside all others, or when nothing new is left to begin. So the best are
+trained first, and what is trained in the end is the same. Pauses begin sooner than stops, as what
+they hold back is not lost.
 
 The stock median compares with COMPLETE trials only. Whoever it stops drops out of the comparison,
 so its bar can only rise, until good trials with an ordinary start are stopped too. Here every ended
@@ -233,7 +234,7 @@ def stop_from(spec: PrunerSpec, epochs: int) -> int:
     if spec.stop_from is not None:
         return spec.stop_from
     if spec.name == "median":
-        return max(2, math.ceil(epochs / 4))
+        return max(3, math.ceil(epochs / 4))
     return _tenth(epochs) if spec.name in PAUSING else max(3, math.ceil(0.2 * epochs))
 
 
