@@ -303,7 +303,8 @@ def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> s
 {seeds} searches a row ({choices} of the settings that could be chosen), each of a random
 half of a table in a random order, the same ones in every row. *to the best*: epochs until a run is
 within {NEAR} of the best of its half, beside the unpruned search's; a search that never gets there
-is charged with all its epochs. *lost*: searches that never get there. *total*: epochs of the whole search, beside all runs in full.
+is charged with all its epochs. *lost*: searches that never get there. *total*: epochs of the
+whole search, beside all runs in full.
 """
     for table in tables:
         text += f"\n## {table}\n\n{_block(rows, table, rules)}\n"

@@ -162,7 +162,7 @@ def test_the_median_of_ended_trials_waits_for_a_fifth_of_the_run(epochs: int, fi
 
 @pytest.mark.parametrize(
     ("epochs", "pauses", "stops"),
-    [(1, 2, 2), (4, 2, 2), (6, 2, 2), (15, 2, 4), (16, 2, 4), (21, 3, 6), (50, 5, 13)],
+    [(1, 2, 3), (4, 2, 3), (8, 2, 3), (12, 2, 3), (15, 2, 4), (16, 2, 4), (21, 3, 6), (50, 5, 13)],
 )
 def test_the_default_pauses_from_a_tenth_and_stops_from_a_quarter_on(
     epochs: int, pauses: int, stops: int
