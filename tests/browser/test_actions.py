@@ -55,6 +55,7 @@ def test_an_owner_stops_a_study_and_lets_it_go_on(
         expect(browser.get_by_role("heading", level=1)).to_have_text("roads")
 
     def shot(name: str) -> None:
+        browser.wait_for_load_state()  # with its style
         for scheme in ("light", "dark"):
             browser.emulate_media(color_scheme=scheme)
             wide = browser.evaluate("document.documentElement.scrollWidth") if script else 0

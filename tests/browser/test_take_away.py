@@ -53,6 +53,7 @@ def test_a_member_takes_a_study_away(
         browser.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
 
         def shot(name: str) -> None:
+            browser.wait_for_load_state()  # with its style
             for scheme in ("light", "dark"):
                 browser.emulate_media(color_scheme=scheme)
                 wide = browser.evaluate("document.documentElement.scrollWidth") if script else 0
@@ -102,6 +103,7 @@ def test_a_member_takes_a_study_away(
         browser.get_by_role("button", name="Prepare the ZIP").click()
         browser.get_by_role("link", name="Cancel").click()
         browser.get_by_role("button", name="Cancel").click()
+        browser.wait_for_url(f"{found[0]}/jobs/2")
         says("Cancelled by max.")
         context.close()
         server.send(signal.SIGTERM)
