@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +57,36 @@ def test_every_package_of_an_image_is_listed_with_its_licence() -> None:
     expected = pinned([line.split()[0] for line in packages().licences()])
     assert set(listed) == set(expected) and "torch" in listed, AGAIN
     assert listed.items() <= pinned(CONSTRAINTS).items(), AGAIN
+
+
+IMPORTS = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Without(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+import search.cli, search.dashboard.server
+"""
+
+
+def test_the_dashboards_image_has_what_the_dashboard_imports() -> None:
+    """It starts without all that is not in the image."""
+    script = packages()
+    lines = [line for line in script.DASHBOARD.read_text().splitlines() if line.strip("# ")]
+    there, _ = script.needed(
+        [line for line in lines if not line.startswith("#")],
+        script.machines(script.PYTHONS, script.LINUX),
+    )
+    absent = {
+        module
+        for module, names in packages_distributions().items()
+        if not {canonicalize_name(name) for name in names} & {*there, "segtune"}
+    }
+    assert {"torch", "cv2"} <= absent
+    command = [sys.executable, "-c", IMPORTS, *absent]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
