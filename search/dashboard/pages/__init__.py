@@ -50,10 +50,10 @@ class Pages:
         clock: Clock,
     ) -> None:
         self.inner, self.frame = inner, frame
-        forms, writes = Forms(), frame.writes
+        forms = Forms()
         self.studies = StudiesPage(frame, store, clock)
-        self.study = StudyPage(frame, store, writes=writes)
-        self.actions = Actions(frame, store, forms, writes=writes, changed=self.studies.forget)
+        self.study = StudyPage(frame, store)
+        self.actions = Actions(frame, store, forms, self.studies.forget)
         self.take_away = TakeAway(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {

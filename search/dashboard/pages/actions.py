@@ -58,7 +58,6 @@ class Actions:
     """Answers GET and POST /studies/NAME/ACTION.
 
     Args:
-        writes: whether the dashboard may change anything.
         changed: called when something was done.
     """
 
@@ -67,18 +66,13 @@ class Actions:
         frame: Frame,
         store: Store,
         forms: Forms,
-        *,
-        writes: bool,
         changed: Callable[[], None],
     ) -> None:
-        self.frame, self.store, self.forms = frame, store, forms
-        self.writes, self._changed = writes, changed
+        self.frame, self.store, self.forms, self._changed = frame, store, forms, changed
 
     def __call__(self, request: Request, name: str, action: str) -> Iterable[bytes]:
-        check_writes(self.writes)
-        if not request.is_owner:
-            said = "Only an owner may do this; an owner makes others: segtune users role NAME owner"
-            raise Refused(HTTPStatus.FORBIDDEN, said)
+        check_writes(self.frame)
+        check_owner(request, "do")
         check_study(self.store, name)
         if request.environ["REQUEST_METHOD"] in READ_METHODS:
             return self._ask(request, name, action)
@@ -98,7 +92,7 @@ class Actions:
 
     def _ask(self, request: Request, name: str, action: str) -> Iterable[bytes]:
         asked, study = ACTIONS[action], f"{HOME}/{quote(name)}"
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "action.html",
             f"{asked.title} {name}",
@@ -108,12 +102,18 @@ class Actions:
             asked=asked,
             token=self.forms.token(request.environ),
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
 
 
-def check_writes(writes: bool) -> None:
+def check_owner(request: Request, what: str) -> None:
+    """Raise Refused for who is no owner; `what` they want is to do, or to see."""
+    if not request.is_owner:
+        more = "an owner makes others: segtune users role NAME owner"
+        raise Refused(HTTPStatus.FORBIDDEN, f"Only an owner may {what} this; {more}")
+
+
+def check_writes(frame: Frame) -> None:
     """Raise Refused where the dashboard may change nothing."""
-    if not writes:
+    if not frame.writes:
         said = "This dashboard is read-only; start it with --allow-writes to change studies"
         raise Refused(HTTPStatus.FORBIDDEN, said)
 

@@ -140,6 +140,13 @@ class Frame:
         policy = ("Content-Security-Policy", POLICY)
         return request.send(HTTPStatus.OK, make(), "text/html", [*headers, policy])
 
+    def show(
+        self, request: Request, template: str, title: str, current: str, **values: Any
+    ) -> list[bytes]:
+        """Answer with a page that is made for this request, and tagged by all that it says."""
+        body = self.render(request, template, title, current, **values)
+        return self.page(request, self.tag(body), lambda: body)
+
     def render(
         self, request: Request, template: str, title: str, current: str, **values: Any
     ) -> bytes:

@@ -34,7 +34,7 @@ class JobsPage:
 
     def __call__(self, request: Request) -> Iterable[bytes]:
         found = latest(self.store, None if request.is_owner else request.user)
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "jobs.html",
             "Jobs",
@@ -43,7 +43,6 @@ class JobsPage:
             most=SHOWN,
             served=found[0].served if found else is_served(self.store),
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
 
 
 class JobPage:
@@ -89,7 +88,7 @@ class JobPage:
             address = request.address if self.frame.by_name else None
             cancel(self.store, job.number, request.user, address)
             return request.redirect(page, HTTPStatus.SEE_OTHER)
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "action.html",
             f"Cancel job {job.number}",
@@ -99,7 +98,6 @@ class JobPage:
             asked=CANCEL,
             token=self.forms.token(request.environ),
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
 
     def _send(self, request: Request, job: Job) -> Iterable[bytes]:
         if job.result is None:

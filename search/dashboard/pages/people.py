@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable
-from http import HTTPStatus
 
+from search.dashboard.pages.actions import check_owner
 from search.dashboard.pages.frame import Frame, Request, second
 from search.database.audit import deeds
 from search.database.people import users
@@ -23,8 +23,7 @@ class PeoplePage:
         self.frame, self.store = frame, store
 
     def __call__(self, request: Request) -> Iterable[bytes]:
-        if not request.is_owner:
-            return _refuse(self.frame, request)
+        check_owner(request, "see")
         rows = [
             {
                 "name": user.name,
@@ -37,8 +36,7 @@ class PeoplePage:
             }
             for user in users(self.store)
         ]
-        body = self.frame.render(request, "people.html", "People", "/people", rows=rows)
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
+        return self.frame.show(request, "people.html", "People", "/people", rows=rows)
 
 
 class AuditPage:
@@ -48,14 +46,13 @@ class AuditPage:
         self.frame, self.store = frame, store
 
     def __call__(self, request: Request) -> Iterable[bytes]:
-        if not request.is_owner:
-            return _refuse(self.frame, request)
+        check_owner(request, "see")
         before = request.query.get("before")
         if before is not None and not re.fullmatch("[1-9][0-9]{0,8}", before):
             raise InputError(f"before must be the number of a line, but got {before[:40]!r}")
         found = deeds(self.store, LINES + 1, None if before is None else int(before))
         shown = found[:LINES]
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "audit.html",
             "Audit",
@@ -64,12 +61,6 @@ class AuditPage:
             before=before,
             older=shown[-1].number if len(found) > LINES else None,
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
-
-
-def _refuse(frame: Frame, request: Request) -> Iterable[bytes]:
-    said = "Only an owner may see this; an owner makes others: segtune users role NAME owner"
-    return frame.problem(request, HTTPStatus.FORBIDDEN, said)
 
 
 def _day(at: float) -> str:

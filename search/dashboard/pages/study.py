@@ -33,14 +33,10 @@ LATEST, BEST = ORDERS = ("latest", "best")
 
 
 class StudyPage:
-    """Answers GET /studies/NAME.
+    """Answers GET /studies/NAME."""
 
-    Args:
-        writes: whether owners may stop and resume it here.
-    """
-
-    def __init__(self, frame: Frame, store: Store, *, writes: bool) -> None:
-        self.frame, self.store, self.writes = frame, store, writes
+    def __init__(self, frame: Frame, store: Store) -> None:
+        self.frame, self.store = frame, store
         self._pages, self._notes = Kept(), Kept()
         self._lock = threading.Lock()
 
@@ -68,7 +64,7 @@ class StudyPage:
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
 
     def _may(self, request: Request) -> bool:
-        return self.writes and request.is_owner
+        return self.frame.writes and request.is_owner
 
     def _made(
         self, request: Request, name: str, order: str, page: int, found: Sequence[Moment]
@@ -96,7 +92,7 @@ class StudyPage:
             metric=study.metric,
             study_id=study.study_id,
             action=self._may(request) and _action(listed[name], listed.get(name + CONFIRM)),
-            takes_away=self.writes and request.may_ask and facts.best is not None,
+            takes_away=self.frame.writes and request.may_ask and facts.best is not None,
             beside=[listed[name + s] for s in BESIDE if name + s in listed],
             note=note,
             rows=[_row(facts, trial, waiting) for trial in shown],

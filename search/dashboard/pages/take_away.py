@@ -37,7 +37,7 @@ class TakeAway:
 
     def _ask(self, request: Request, name: str) -> Iterable[bytes]:
         study = f"{HOME}/{quote(name)}"
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "export.html",
             f"Take away {name}",
@@ -48,12 +48,11 @@ class TakeAway:
             served=is_served(self.store),
             token=self.forms.token(request.environ),
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
 
 
 def check_asker(frame: Frame, request: Request) -> None:
     """Raise Refused for who may not have jobs run."""
-    check_writes(frame.writes)
+    check_writes(frame)
     if not request.may_ask:
         said = "A reader asks for no job; an owner makes members: segtune users role NAME member"
         raise Refused(HTTPStatus.FORBIDDEN, said)

@@ -27,7 +27,7 @@ class WorkersPage:
             }
             for worker in workers(self.store)
         ]
-        body = self.frame.render(
+        return self.frame.show(
             request,
             "workers.html",
             "Workers",
@@ -35,7 +35,6 @@ class WorkersPage:
             rows=rows,
             hours=round(FORGET_SECONDS / 3600),
         )
-        return self.frame.page(request, self.frame.tag(body), lambda: body)
 
 
 def _searched(study: str | None) -> str | None:
