@@ -38,7 +38,7 @@ def finish(study: Study, count: int, artifacts: Artifacts, console: Console, **w
     name, trials = study.spec.name, study.trials()
     if study.spec.data.folds is not None:
         raise InputError(f"--finish: study {name} has folds, of which a replay sees only the first")
-    if not search_is_over(study, forced=True):
+    if not search_is_over(study, asked=True):
         raise InputError(f"study {name} has not ended; wait, or end it: segtune stop {name}")
     stopped = stopped_by_rule(trials)
     if not stopped:

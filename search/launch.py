@@ -260,20 +260,18 @@ def run(
     artifacts: Artifacts,
     console: Console,
     *,
-    forced: bool = False,
     measured: Measured = None,
     **worker: Any,
 ) -> int:
     """Run a study's open slots and its confirmation here; return the exit code.
 
     Args:
-        forced: confirm it also where its user has stopped it.
         measured: as of `ProgressView`.
         worker: as of `launch`.
     """
     name = study.spec.name
     code = run_slots(study, data, artifacts, console, measured, **worker)
-    while code == DONE and (confirmation := advance(study, forced=forced)) is not None:
+    while code == DONE and (confirmation := advance(study)) is not None:
         counts = confirmation.slots.counts()
         if not counts[OPEN]:
             break

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from spaces.errors import InputError
 
+ROOTS = "SEGTUNE_DATA_ROOTS"
+"""Variable: folders, with `:` between them, outside of which no study file may name anything. It is
+set for files that come from a browser, whose relative paths start there."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that knows no flock
 MODEL, MODELS = "model", "models"  # folders of an export: the weights, or those of each fold
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from spaces.errors import InputError
+from spaces.paths import ROOTS
 from spaces.textfile import read_bytes
 from spaces.yamlfile import Document, read_yaml
 
@@ -80,11 +82,24 @@ def short_start(line: str) -> str:
 
 
 def existing(folder: Path, given: str, name: str, where: str) -> Path:
-    """Return the absolute path of a file or folder; relative ones start at `folder`."""
+    """Return the absolute path of a file or folder; relative ones start at `folder`.
+
+    Raises:
+        InputError: it does not exist, or lies outside of the folders of ROOTS.
+    """
+    named = os.environ.get(ROOTS)
+    roots = [Path(root).resolve() for root in named.split(os.pathsep)] if named else []
     try:
-        path = (folder / Path(given).expanduser()).resolve()
-        if path.exists():
-            return path
+        tried = [(start / Path(given).expanduser()).resolve() for start in roots or [folder]]
+        if roots and not all(any(map(path.is_relative_to, roots)) for path in tried):
+            raise InputError(
+                f"{name}: {given!r} lies outside of the folders that study files may name here: "
+                f"{', '.join(map(str, roots))} ({where})"
+            )
+        for path in tried:
+            if path.exists():
+                return path
+        path = tried[0]
         missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
         siblings = [p.name for p in missing.parent.iterdir()] if missing.parent.is_dir() else []
     except (OSError, RuntimeError, ValueError) as error:

@@ -9,6 +9,7 @@ import typer
 
 from search.cli.options import (
     ArtifactsOption,
+    RootsOption,
     SpecArgument,
     StoreOption,
     StudyArgument,
@@ -64,6 +65,7 @@ def launch(
         typer.Option(help="Another setting of `workers:`, as in partition=gpu (repeatable)"),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave the workers running")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Refuse a study that is there")] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -91,7 +93,13 @@ def launch(
     if options.on == "local" and options.count != 0:
         warm_up()  # trains here, or measures a few steps
     with closing_store(store, create=True) as opened:
-        if study_spec.from_studies and study_spec.name not in study_names(opened):
+        is_there = study_spec.name in study_names(opened)
+        if new and is_there:
+            raise InputError(
+                f"study {study_spec.name} is in {opened.shown} already; give this one another "
+                f"name, or have more trials of that one: segtune resume {study_spec.name} --trials N"
+            )
+        if study_spec.from_studies and not is_there:
             earlier_studies(opened, study_spec, spec)  # before the data are read
         raise typer.Exit(
             run_study(study_spec, opened, kept, console(), trials, order, measure=True)
@@ -110,6 +118,9 @@ def confirm(
         float | None,
         typer.Option(help="Most epochs of it, as a share of the study's [default: 10]"),
     ] = None,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="To the workers that serve the store; run nothing here")
+    ] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -124,11 +135,12 @@ def confirm(
 
     kept = open_artifacts(artifacts)
     given = {"top": top, "seeds": seeds, "share": share}
-    warm_up()
+    if not leave:
+        warm_up()
     with closing_store(store) as opened:
         found = open_study(opened, study)
         spec = with_confirm(found.spec, given)
-        raise typer.Exit(confirm_study(found, spec, kept, console()))
+        raise typer.Exit(confirm_study(found, spec, kept, console(), here=not leave))
 
 
 def worker(
@@ -150,6 +162,7 @@ def worker(
 
 
 def jobs(
+    data_root: RootsOption = None,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End when no job waits any more")
     ] = False,
@@ -162,7 +175,7 @@ def jobs(
 
     kept = open_artifacts(artifacts)
     with closing_store(store) as opened:
-        raise typer.Exit(serve_jobs(opened, kept, console(), store, until_idle))
+        raise typer.Exit(serve_jobs(opened, kept, console(), store, data_root or (), until_idle))
 
 
 def stop(
@@ -186,11 +199,26 @@ def stop(
     typer.echo(f"study {study} stopped; reopen it with: segtune resume {study}")
 
 
-def resume(study: StudyArgument, store: StoreOption = None) -> None:
+def resume(
+    study: StudyArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total trials from now on; they can only grow")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
     from search.studies.finishing import reopen_all
     from search.studies.study import open_study
 
     with closing_store(store) as opened:
-        reopen_all(open_study(opened, study))
+        found = open_study(opened, study)
+        if trials is not None:
+            have = sum(found.slots.counts().values())
+            if trials < have:
+                raise InputError(
+                    f"--trials {trials}: study {study} has {have} already, and a budget only "
+                    f"grows; to end it where it is: segtune stop {study}"
+                )
+            found.slots.extend(trials)
+        reopen_all(found)
     typer.echo(f"study {study} is open; workers serve it, or start one: segtune worker")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spaces.errors import InputError
+from spaces.paths import ROOTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +40,17 @@ ArtifactsOption = Annotated[
         "--artifacts",
         help="Folder of trial files, or s3://bucket/prefix "
         "[default: $SEGTUNE_ARTIFACTS, else in $SEGTUNE_HOME]",
+    ),
+]
+RootsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data-root",
+        envvar=ROOTS,
+        exists=True,
+        file_okay=False,
+        resolve_path=True,
+        help="Folder whose data study files from a browser may name (repeatable)",
     ),
 ]
 SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]

@@ -5,15 +5,41 @@ Whoever writes into the store may ask for these commands, and for nothing else.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spaces.errors import InputError, did_you_mean, pydantic_message
 from spaces.spec import check_study_name
 
+FILE = "study.yaml"  # how a study file is called while its job runs
+FILE_LENGTH = 64 * 1024  # characters of it
+MOST_TRIALS = 100_000  # that a study may be given here
 
-class Export(BaseModel):
+
+class Kind(BaseModel):
+    """A command and its settings.
+
+    Attributes:
+        makes: it writes a folder, which is the job's result.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    makes: ClassVar[bool] = False
+
+    @property
+    def options(self) -> list[str]:
+        """As the command line takes them."""
+        return []
+
+    @property
+    def fixed(self) -> list[str]:
+        """Options that every job of this kind has."""
+        return []
+
+
+class Export(Kind):
     """`segtune export` of a study.
 
     Attributes:
@@ -21,7 +47,7 @@ class Export(BaseModel):
         test: score it on the study's test split, where it has one; the look is recorded.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    makes = True
 
     trial: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
     test: bool = True
@@ -36,16 +62,86 @@ class Export(BaseModel):
 
     @property
     def options(self) -> list[str]:
-        """As the command line takes them."""
         trial = [] if self.trial is None else ["--trial", str(self.trial)]
         flags = {"--no-test": not self.test, "--onnx": self.onnx, "--config-only": self.config_only}
         return [*trial, *(flag for flag, given in flags.items() if given)]
 
 
-KINDS = {"export": Export}
+class OnFile(Kind):
+    """A command on a study file.
+
+    Attributes:
+        file: the file's text.
+    """
+
+    file: Annotated[str, Field(min_length=1, max_length=FILE_LENGTH)]
 
 
-def parsed(kind: str, arguments: str) -> Export:
+class Check(OnFile):
+    """`segtune check` of a study file."""
+
+
+class Launch(OnFile):
+    """`segtune launch` of a new study, for the workers that serve the store."""
+
+    @property
+    def fixed(self) -> list[str]:
+        return ["--new", "--on", "local", "--workers", "0"]
+
+
+class Confirm(Kind):
+    """`segtune confirm` of a study, for the workers that serve the store.
+
+    Attributes:
+        top, seeds: None: as the study has them.
+    """
+
+    top: Annotated[int, Field(ge=1, le=20)] | None = None
+    seeds: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    @property
+    def options(self) -> list[str]:
+        given = {"--top": self.top, "--seeds": self.seeds}
+        return [word for name, n in given.items() if n is not None for word in (name, str(n))]
+
+    @property
+    def fixed(self) -> list[str]:
+        return ["--leave"]
+
+
+class Resume(Kind):
+    """`segtune resume` of a study that is to have more trials.
+
+    Attributes:
+        trials: in all.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+
+    @property
+    def options(self) -> list[str]:
+        return ["--trials", str(self.trials)]
+
+
+class Delete(Kind):
+    """`segtune delete` of a study."""
+
+    @property
+    def fixed(self) -> list[str]:
+        return ["--yes"]
+
+
+KINDS: dict[str, type[Kind]] = {
+    "export": Export,
+    "check": Check,
+    "launch": Launch,
+    "confirm": Confirm,
+    "resume": Resume,
+    "delete": Delete,
+}
+
+
+def parsed(kind: str, arguments: str) -> Kind:
     """Return a job's settings.
 
     Args:
@@ -67,23 +163,26 @@ def parsed(kind: str, arguments: str) -> Export:
         raise InputError(f"{where}: {pydantic_message(first)}") from None
 
 
-def command(kind: str, arguments: str, study: str | None, to: str) -> list[str]:
+def command(kind: str, arguments: str, study: str | None, folder: str, to: str) -> list[str]:
     """Return the words of the command line behind `segtune`.
 
     Args:
+        folder: where FILE lies, for a command on one.
         to: the folder of what it makes.
 
     Raises:
         InputError: it is none of KINDS, or the study's name is none.
     """
-    options = parsed(kind, arguments).options
+    settings = parsed(kind, arguments)
     if study is None:
         raise InputError(f"{kind} must name a study")
     try:
         check_study_name(study)
     except ValueError as error:
         raise InputError(f"study: {error}") from None
-    return [kind, study, "--to", to, *options]
+    what = f"{folder}/{FILE}" if isinstance(settings, OnFile) else study
+    made = ["--to", to] if settings.makes else []
+    return [kind, what, *made, *settings.fixed, *settings.options]
 
 
 def described(kind: str, arguments: str) -> str:

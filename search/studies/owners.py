@@ -8,7 +8,8 @@ import socket
 import uuid
 from pathlib import Path
 
-LAUNCHED_BY = "launched_by"  # a study's user attribute: user@host
+LAUNCHED_BY = "launched_by"  # a study's user attribute: user@host, or a name of the dashboard's
+PERSON = "SEGTUNE_PERSON"  # who has asked for a command in the dashboard; a job's runner says so
 
 
 def new_owner() -> str:
@@ -32,7 +33,9 @@ def is_dead(owner: str) -> bool:
 
 
 def user() -> str:
-    """user@host of this process."""
+    """user@host of this process, or who has asked for it in the dashboard."""
+    if person := os.environ.get(PERSON):
+        return person
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user has no name

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from search.database.tables import GAIN, OPEN, RUNNING, SPENT
+from search.database.tables import AFTER, GAIN, NOW, OPEN, RUNNING, SPENT
 from search.findings.confirmation import Confirmation, read_confirmation
 from search.findings.evidence import next_round
-from search.studies.confirmations import create_confirmation, fresh_seed, plan
+from search.studies.confirmations import (
+    create_confirmation,
+    fresh_seed,
+    open_confirmation,
+    plan,
+)
 from search.studies.limits import stopped
 from search.studies.study import Study
 
 
-def advance(study: Study, *, forced: bool = False) -> Study | None:
+def advance(study: Study) -> Study | None:
     """Plan the next round of a study's confirmation where one is due.
 
     Safe to be called by many workers at any time: what is planned is a function of what is stored.
-
-    Args:
-        forced: also of a study that its user has stopped.
+    A study that its user has stopped is confirmed where the user has asked for that since.
 
     Returns:
         The confirmation, where it has runs that have not ended; None where there is nothing to do.
     """
     if study.spec.confirm is None or study.spec.confirms is not None:
         return None
-    if not search_is_over(study, forced=forced):
+    if not search_is_over(study, asked=_is_asked_for(study)):
         return None
     with study.store.study_lock(study.study_id):
         trials = study.trials()
@@ -48,9 +51,11 @@ def advance(study: Study, *, forced: bool = False) -> Study | None:
 def is_due(study: Study) -> bool:
     """Whether a run of the confirmation waits, or is to be planned; asked of a search that is over.
 
-    A study that its user has stopped has none, unless somebody has forced it.
+    A study that its user has stopped has none, unless the user has asked for it since.
     """
-    if study.spec.confirm is None or stopped(study) not in (None, GAIN, *SPENT):
+    if study.spec.confirm is None:
+        return False
+    if stopped(study) not in (None, GAIN, *SPENT) and not _is_asked_for(study):
         return False
     found = read_confirmation(study, study.trials())
     if found.study is not None and stopped(found.study):
@@ -67,12 +72,24 @@ def _due(study: Study, found: Confirmation) -> list[tuple[int, int]]:
     return next_round(found.evidence, spec, seeds, (allowed - found.epochs) / epochs)
 
 
-def search_is_over(study: Study, *, forced: bool) -> bool:
-    """Whether no trial of the search runs, or will be claimed."""
+def _is_asked_for(study: Study) -> bool:
+    """Whether a confirmation is open of a study that its user has stopped: both were closed."""
+    if stopped(study) not in (AFTER, NOW):
+        return False
+    found = open_confirmation(study)
+    return found is not None and stopped(found) is None
+
+
+def search_is_over(study: Study, *, asked: bool) -> bool:
+    """Whether no trial of the search runs, or will be claimed.
+
+    Args:
+        asked: somebody wants what comes after, so that one that is stopped is over.
+    """
     counts, stop = study.slots.counts(), stopped(study)
     if counts[RUNNING]:
         return False
-    if not counts[OPEN] or (forced and stop):
+    if not counts[OPEN] or (asked and stop):
         return True
     if stop not in (GAIN, *SPENT):
         return False

@@ -31,13 +31,14 @@ from search.files.sizes import shown_bytes
 from search.findings.wording import clock
 from search.studies import job_runs
 from search.studies.heartbeats import Registration
-from search.studies.job_kinds import command
+from search.studies.job_kinds import FILE, OnFile, command, parsed
 from search.studies.jobs import CANCELLED, DEVICE, ENDED, FAILED, WAITING, Job
-from search.studies.owners import new_owner
+from search.studies.owners import PERSON, new_owner
 from search.work.command import Command
 from search.work.job_log import JobLog
 from search.work.watchers import Interrupt
 from spaces.errors import DONE, INTERRUPTED, InputError
+from spaces.paths import ROOTS
 
 GONE = "gone"  # the job is another's by now, or nobody's
 PROGRAM = (sys.executable, "-m", "search.cli")
@@ -73,6 +74,7 @@ class JobRunner:
 
     Attributes:
         environment: of the commands.
+        roots: folders that study files may name data in; without one it takes no study file.
         until_idle: end when no job waits any more.
         program: what stands before a command's words.
     """
@@ -83,6 +85,7 @@ class JobRunner:
     interrupt: Interrupt
     registration: Registration
     environment: Mapping[str, str]
+    roots: Sequence[Path] = ()
     until_idle: bool = False
     pace: Pace = field(default_factory=Pace)
     program: Sequence[str] = PROGRAM
@@ -175,13 +178,13 @@ class _Turn:
 
     def _outcome(self) -> tuple[str, int | None]:
         """How it ended, and its command's exit code."""
-        job, made = self.job, self.folder / (self.job.study or "result")
+        job, made = self.job, self.folder / "made" / (self.job.study or "result")
         try:
-            words = command(job.kind, job.arguments, job.study, str(made))
+            words = command(job.kind, job.arguments, job.study, str(self.folder), str(made))
+            environment = {**self.runner.environment, **self._told()}
         except InputError as error:
             self.log.say(str(error))
             return FAILED, None
-        environment = {**self.runner.environment, "TMPDIR": str(self.folder)}
         grace = self.runner.pace.grace
         with Command([*self.runner.program, *words], environment, self.log.hear, grace) as child:
             over = self._tend(lambda: child.runs(0.1))
@@ -191,6 +194,24 @@ class _Turn:
             return (ENDED if child.code == 0 else FAILED), child.code
         over = self._keep(made)
         return over or ENDED, child.code
+
+    def _told(self) -> dict[str, str]:
+        """What the command finds in its environment; its study file is written here.
+
+        Raises:
+            InputError: no folder is named that study files may name data in.
+        """
+        told = {"TMPDIR": str(self.folder), PERSON: self.job.asked_by}
+        settings = parsed(self.job.kind, self.job.arguments)
+        if isinstance(settings, OnFile):
+            if not self.runner.roots:
+                raise InputError(
+                    "this runner takes no study file, as it may read no data; name the folder that "
+                    "they are in: segtune jobs --data-root DIR"
+                )
+            (self.folder / FILE).write_text(settings.file)
+            told[ROOTS] = os.pathsep.join(map(str, self.runner.roots))
+        return told
 
     def _tend(self, busy: Callable[[], bool]) -> str | None:
         """Show that we live while something is busy; why that must end, or None where it has."""
@@ -267,12 +288,18 @@ def _replaced(store: Store, folder: Path) -> dict[str, str]:
 
 
 def serve_jobs(
-    store: Store, artifacts: Artifacts, console: Console, url: str | None, until_idle: bool
+    store: Store,
+    artifacts: Artifacts,
+    console: Console,
+    url: str | None,
+    roots: Sequence[Path],
+    until_idle: bool,
 ) -> int:
     """Run a runner here; return the exit code.
 
     Args:
         url: the store's as the user gave it, if at all.
+        roots: as of `JobRunner`.
     """
     environment = {**os.environ, "SEGTUNE_ARTIFACTS": artifacts.name, "PYTHONUNBUFFERED": "1"}
     if url is not None:
@@ -281,6 +308,6 @@ def serve_jobs(
     registration = Registration(store, new_owner(), DEVICE)
     with interrupt.listen():
         finished = JobRunner(
-            store, artifacts, console, interrupt, registration, environment, until_idle
+            store, artifacts, console, interrupt, registration, environment, roots, until_idle
         ).run()
     return DONE if finished else INTERRUPTED

@@ -107,11 +107,11 @@ def test_confirmed_answers_have_the_interval_of_their_difference(
     for name, values in fresh.items():
         study = searched(store, tmp_path, name, [values[1]])
         study.take_settings(study.spec.model_copy(update={"confirm": CONFIRM}))
-        confirmation = advance(study, forced=True)
+        confirmation = advance(study)
         assert confirmation is not None
         for value in values:
             end_one(confirmation, value)
-            advance(study, forced=True)
+            advance(study)
         studies.append(study)
     text = said(*studies)
     assert "two less one: +0.19" in text and "interval over seeds): a difference" in text

@@ -186,13 +186,13 @@ def test_paused_trials_wait_interrupted_ones_go_on(store: Store, tmp_path: Path)
     why = OwnEnd(1, 1, 40, 4, 0.001, 0.005, noise=False)
     assert own_end.end(study, why, after=4) is None
     assert "after 1 of 40 trials, 1 more paused: the next 4" in why.sentence("mIoU")
-    assert limits(study).now is None and not search_is_over(study, forced=False)
+    assert limits(study).now is None and not search_is_over(study, asked=False)
     again = others[0].claim(study.ask)
     assert again is not None and again.trial_number == interrupted.trial_number
     assert not again.spent and others[1].claim(study.ask) is None
     for slots, claim in ((others[0], again), (others[2], running)):
         assert slots.end(claim, Result("COMPLETE", 0.4, "completed", {"epochs": EPOCHS}))
-    assert search_is_over(study, forced=False) and is_due(study)  # it is confirmed as any other
+    assert search_is_over(study, asked=False) and is_due(study)  # it is confirmed as any other
     assert study.slots.waiting() == {paused.trial_number: "PAUSED"}
     reopen(store, study.study_id)
     assert others[1].claim(study.ask) is not None
