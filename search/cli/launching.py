@@ -97,7 +97,7 @@ def launch(
         if new and is_there:
             raise InputError(
                 f"study {study_spec.name} is in {opened.shown} already; give this one another "
-                f"name, or have more trials of that one: segtune resume {study_spec.name} --trials N"
+                f"name, or have more trials of it: segtune resume {study_spec.name} --trials N"
             )
         if study_spec.from_studies and not is_there:
             earlier_studies(opened, study_spec, spec)  # before the data are read

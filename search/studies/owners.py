@@ -8,6 +8,8 @@ import socket
 import uuid
 from pathlib import Path
 
+from search.database.store import Store
+
 LAUNCHED_BY = "launched_by"  # a study's user attribute: user@host, or a name of the dashboard's
 PERSON = "SEGTUNE_PERSON"  # who has asked for a command in the dashboard; a job's runner says so
 
@@ -30,6 +32,15 @@ def is_dead(owner: str) -> bool:
     except OSError:
         return False  # somebody else's process, or a system without /proc
     return status[0] in ("Z", "X")
+
+
+def launcher(store: Store, study_id: int) -> str | None:
+    """Who has launched a study; None where an earlier version did, or it was deleted."""
+    try:
+        found = store.storage.get_study_user_attrs(study_id).get(LAUNCHED_BY)
+    except KeyError:
+        return None
+    return None if found is None else str(found)
 
 
 def user() -> str:

@@ -293,7 +293,7 @@ def test_what_is_no_job_is_not_asked_for(
         ask(store, kind, arguments, "roads")
     assert latest(store) == []
     with pytest.raises(InputError):  # nor run, where somebody has written it into the store
-        command(kind, arguments, "roads", "out")
+        command(kind, arguments, "roads", "in", "out")
     row = {"kind": kind, "arguments": arguments, "asked_by": "", "state": WAITING, "asked_at": 0}
     with store.engine.begin() as connection:
         connection.execute(sa.insert(job_table).values(**row))
@@ -304,10 +304,25 @@ def test_what_is_no_job_is_not_asked_for(
 @pytest.mark.parametrize("study", [None, "", "--to", "-x", "a/b", "..", "a b", "a\nb", "a" * 101])
 def test_a_command_takes_the_name_of_a_study_and_nothing_else(study: str | None) -> None:
     with pytest.raises(InputError):
-        command("export", "{}", study, "out")
+        command("export", "{}", study, "in", "out")
     given = '{"trial": 3, "test": false, "onnx": true}'
     words = ["export", "roads", "--to", "out", "--trial", "3", "--no-test", "--onnx"]
-    assert command("export", given, "roads", "out") == words
+    assert command("export", given, "roads", "in", "out") == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("check", '{"file": "name: x"}', ["in/study.yaml"]),
+        ("launch", '{"file": "x"}', ["in/study.yaml", "--new", "--on", "local", "--workers", "0"]),
+        ("confirm", '{"top": 3}', ["roads", "--leave", "--top", "3"]),
+        ("confirm", '{"top": 3, "seeds": 1}', ["roads", "--leave", "--top", "3", "--seeds", "1"]),
+        ("resume", '{"trials": 40}', ["roads", "--trials", "40"]),
+        ("delete", "{}", ["roads", "--yes"]),
+    ],
+)
+def test_what_each_kind_runs(kind: str, arguments: str, words: list[str]) -> None:
+    assert command(kind, arguments, "roads", "in", "out") == [kind, *words]
 
 
 def test_the_bounds_are_those_that_are_documented() -> None:

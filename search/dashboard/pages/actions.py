@@ -14,6 +14,7 @@ from search.database.audit import add_deed
 from search.database.store import Store
 from search.database.tables import AFTER, NOW
 from search.studies.finishing import close_all, reopen_all
+from search.studies.owners import launcher
 from search.studies.study import Study, open_study, study_names
 from spaces.errors import did_you_mean
 from spaces.spec import BESIDE
@@ -71,9 +72,7 @@ class Actions:
         self.frame, self.store, self.forms, self._changed = frame, store, forms, changed
 
     def __call__(self, request: Request, name: str, action: str) -> Iterable[bytes]:
-        check_writes(self.frame)
-        check_owner(request, "do")
-        check_study(self.store, name)
+        check_own(self.frame, self.store, request, name)
         if request.environ["REQUEST_METHOD"] in READ_METHODS:
             return self._ask(request, name, action)
         form = self.forms.posted(request.environ, f"{HOME}/{name}")
@@ -102,6 +101,24 @@ class Actions:
             asked=asked,
             token=self.forms.token(request.environ),
         )
+
+
+def check_own(frame: Frame, store: Store, request: Request, name: str) -> None:
+    """Raise Refused for who may not change a study, as of `owns`."""
+    check_writes(frame)
+    if not request.may_ask:
+        check_owner(request, "do")
+    check_study(store, name)
+    if not owns(request, open_study(store, name)):
+        said = f"{name} is another's; an owner, and who has launched it in a browser, may do this"
+        raise Refused(HTTPStatus.FORBIDDEN, said)
+
+
+def owns(request: Request, study: Study) -> bool:
+    """Whether somebody may change a study: an owner, and a member who has launched it."""
+    if not request.may_ask:
+        return False
+    return request.is_owner or request.user == launcher(study.store, study.study_id)
 
 
 def check_owner(request: Request, what: str) -> None:

@@ -132,8 +132,8 @@ class Frame:
         return f'"{hashlib.sha256(text).hexdigest()[:32]}"'
 
     def page(self, request: Request, tag: str, make: Callable[[], bytes]) -> list[bytes]:
-        """Answer with a page, or with 304 where the browser has it; roles see it differently."""
-        tag = self.tag(tag, request.role)
+        """Answer with a page, or with 304 where the browser has it; people see it differently."""
+        tag = self.tag(tag, request.role, request.user)
         headers = [("ETag", tag)]
         if request.has(tag):
             return request.unchanged(headers)

@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.dashboard.pages.actions import owns
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.dashboard.pages.states import state
 from search.database.store import Store, UnknownStudy
@@ -49,10 +50,13 @@ class StudyPage:
             said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
         tag = self.frame.tag(found)
+        member = request.may_ask and not request.is_owner  # sees more of what is their own
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
-                return self._pages.get((name, order, page, request.role), tag, lambda: made())
+                return self._pages.get(
+                    (name, order, page, request.role, request.user), tag, lambda: made()
+                )
 
         def made() -> bytes:
             return self._made(request, name, order, page, found)
@@ -62,9 +66,6 @@ class StudyPage:
         except UnknownStudy:  # it was deleted just now
             said = f"Study {name} was deleted"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
-
-    def _may(self, request: Request) -> bool:
-        return self.frame.writes and request.is_owner
 
     def _made(
         self, request: Request, name: str, order: str, page: int, found: Sequence[Moment]
@@ -91,7 +92,9 @@ class StudyPage:
             task=study.spec.task.replace("_", " "),
             metric=study.metric,
             study_id=study.study_id,
-            action=self._may(request) and _action(listed[name], listed.get(name + CONFIRM)),
+            action=self.frame.writes
+            and owns(request, study)
+            and _action(listed[name], listed.get(name + CONFIRM)),
             takes_away=self.frame.writes and request.may_ask and facts.best is not None,
             beside=[listed[name + s] for s in BESIDE if name + s in listed],
             note=note,
