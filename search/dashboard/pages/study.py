@@ -54,9 +54,8 @@ class StudyPage:
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
-                return self._pages.get(
-                    (name, order, page, request.role, request.user), tag, lambda: made()
-                )
+                key = (name, order, page, request.role, request.user if member else "")
+                return self._pages.get(key, tag, lambda: made())
 
         def made() -> bytes:
             return self._made(request, name, order, page, found)
