@@ -59,12 +59,17 @@ class Known(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One search."""
+    """One search.
+
+    Attributes:
+        first: of so many runs of the table; None: of all.
+    """
 
     table: str
     workers: int
     rule: str
     seed: int
+    first: int | None = None
 
 
 class Found(NamedTuple):
@@ -182,13 +187,14 @@ def main() -> None:
     given = parser(__doc__)
     given.add_argument("--seeds", type=int, default=200, help="searches a row")
     given.add_argument("--choices", type=int, default=100, help="searches a row of settings")
+    given.add_argument("--first", type=int, help="runs of each table, where not all")
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
     tables = [name for name in TABLES if read_table(name)]
     installed = peers.available()
     rules = [name for name in RULES if name not in NEEDS or installed[NEEDS[name]] is not None]
     tasks = [
-        Task(table, workers, rule, seed)
+        Task(table, workers, rule, seed, args.first)
         for table in tables
         for workers in WORKERS
         for rule in (*rules, *CANDIDATES)
@@ -196,7 +202,8 @@ def main() -> None:
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         found = dict(zip(tasks, pool.map(search, tasks, chunksize=20), strict=True))
-    publish(report(found, rules, called("across.py")), args.to)
+    text = report(found, rules, called("across.py"), args.first)
+    publish(text, args.to)
 
 
 @cache
@@ -215,7 +222,7 @@ def recorded(table: str) -> list[Known]:
 def search(task: Task) -> Found:
     """Replay one search: a random half of its table, in a random order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    runs = recorded(task.table)
+    runs = recorded(task.table)[: task.first]
     half = random.Random(task.seed).sample(runs, len(runs) // 2)
     epochs = max(len(known.run.metric) for known in runs)
     make, pruner = RULES.get(task.rule) or CANDIDATES[task.rule], PRUNERS.get(task.rule)
@@ -282,8 +289,10 @@ def chosen(rows: Mapping[tuple[str, int, str], Row], tables: Sequence[str]) -> s
     return min(fast, key=lambda rule: statistics.mean(row.total for row in kept[rule]))
 
 
-def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> str:
-    """The Markdown report."""
+def report(
+    found: Mapping[Task, Found], rules: Sequence[str], command: str, first: int | None
+) -> str:
+    """The Markdown report; `first` as of `Task`."""
     rows = summed(found)
     tables = list(dict.fromkeys(task.table for task in found))
     seeds = len({task.seed for task in found if task.rule in rules})
@@ -294,7 +303,7 @@ def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> s
         program="research/early-stopping/",
     )
     sizes = "; ".join(
-        f"{name}: {len(recorded(name))} runs of {len(recorded(name)[0].run.metric)} epochs"
+        f"{name}: {len(recorded(name)[:first])} runs of {len(recorded(name)[0].run.metric)} epochs"
         for name in tables
     )
     text += f"""
