@@ -186,7 +186,9 @@ def main() -> None:
     """Replay every search and write the report."""
     given = parser(__doc__)
     given.add_argument("--seeds", type=int, default=200, help="searches a row")
-    given.add_argument("--choices", type=int, default=100, help="searches a row of settings")
+    given.add_argument(
+        "--choices", type=int, default=100, help="searches a row of settings; 0 leaves these out"
+    )
     given.add_argument("--first", type=int, help="runs of each table, where not all")
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
@@ -317,6 +319,8 @@ whole search, beside all runs in full.
 """
     for table in tables:
         text += f"\n## {table}\n\n{_block(rows, table, rules)}\n"
+    if not choices:
+        return text
     if len(tables) > 1:
         text += f"\n## Chosen on the others\n\n{_folds(rows, tables)}\n"
     every = list(CANDIDATES)
