@@ -13,12 +13,14 @@ from search.database.tables import AFTER
 from search.delete import delete_study
 from search.files.artifacts import Artifacts
 from search.studies.confirmations import create_confirmation
+from search.studies.job_kinds import command
 from search.studies.job_runs import claim, end
-from search.studies.jobs import ENDED, ask, latest
+from search.studies.jobs import ENDED, ask, find, latest
 from search.studies.limits import close
 from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import Result
 from search.studies.study import Study
+from spaces.errors import InputError
 from spaces.sections import ConfirmSpec
 from tests.browsing import Client
 from tests.conftest import HOSTILE
@@ -210,7 +212,7 @@ def test_a_dashboard_that_is_for_reading_asks_for_none_and_one_without_names_for
 def test_after_a_deletion_its_job_can_be_read_and_the_study_is_not_there(
     of_max: Desk, artifacts: Artifacts
 ) -> None:
-    """Another that waits is gone: it would delete the next study of that name."""
+    """Neither it, begun again, nor another that waits could delete the next study of that name."""
     max_, store = of_max.client("max"), of_max.study.store
     again = ask(store, "export", "{}", NAME, by="max")
     kept = claim(store, OWNER)
@@ -220,9 +222,14 @@ def test_after_a_deletion_its_job_can_be_read_and_the_study_is_not_there(
     job = claim(store, OWNER)
     assert job is not None and job.words == "delete"
     assert delete_study(of_max.study, artifacts) == []
+    left = find(store, job.number)
+    assert left is not None and left.study is None
+    with pytest.raises(InputError, match="delete must name a study"):
+        command(left.kind, left.arguments, left.study, "", "")
     assert end(store, job, ENDED, 0, "deleted study roads")
     shown = text(max_("GET", f"/jobs/{job.number}"))
     assert "deleted study roads" in shown and "ended" in shown and "no longer kept" not in shown
+    assert b"/studies/roads" not in max_("GET", f"/jobs/{job.number}").body
     assert [one.number for one in latest(store)] == [job.number]
     for gone in (f"/studies/{NAME}", path("delete"), f"/jobs/{again}", f"/jobs/{late}"):
         assert max_("GET", gone).status == 404, gone
