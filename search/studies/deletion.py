@@ -17,6 +17,7 @@ from search.database.tables import (
     worker_table,
 )
 from search.studies.earlier import delete_earlier
+from search.studies.jobs import RUNNING as JOB_RUNS
 from search.studies.owners import is_dead
 from search.studies.slots import LEASE_SECONDS
 from search.studies.study import Study
@@ -52,7 +53,11 @@ def delete_rows(studies: Sequence[Study]) -> None:
             .where(worker_table.c.study.in_(names))
             .values(study=None, trial_number=None)
         )
-        connection.execute(sa.delete(job_table).where(job_table.c.study.in_(names)))
+        theirs = job_table.c.study.in_(names)
+        # the job that does this stays, without a study: begun again it must not take a namesake
+        own = sa.and_(theirs, job_table.c.kind == "delete", job_table.c.state == JOB_RUNS)
+        connection.execute(sa.update(job_table).where(own).values(study=None))
+        connection.execute(sa.delete(job_table).where(theirs))
         for table in (epoch_table, slot_table, control_table, study_table):
             connection.execute(sa.delete(table).where(table.c.study_id.in_(ids)))
         delete_earlier(connection, name)

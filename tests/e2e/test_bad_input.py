@@ -926,6 +926,12 @@ CASES = [
         "study small of sqlite:///", "delete small"),
     Bad("stop-unknown", nothing, "no study phantom in sqlite:///", "stop phantom"),
     Bad("resume-unknown", nothing, "no study ghost in sqlite:///", "resume ghost"),
+    Bad("resume-fewer", launched,
+        "--trials 1: study small has 2 already, and a budget only grows; to end it where it is: "
+        "segtune stop small", "resume small --trials 1"),
+    Bad("confirm-left-not-ended", launched,
+        "study small has not ended: 0 of its trials run and 2 are open; wait, or end it: segtune "
+        "stop small", "confirm small --leave"),
     Bad("worker-unknown", nothing, "no study spirit in sqlite:///", "worker --study spirit"),
     Bad("workers-on-sqlite", nothing,
         "workers and --detach need Postgres, but the store is sqlite:///",

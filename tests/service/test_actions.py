@@ -21,6 +21,7 @@ from search.database.store import Store
 from search.database.tables import AFTER, NOW
 from search.files.artifacts import Artifacts
 from search.studies.limits import stopped
+from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume
 from spaces.spec import StudySpec
@@ -94,6 +95,23 @@ def test_an_owner_stops_and_resumes_a_study_in_the_browser(desk: Desk) -> None:
     assert said == [("olga", what, NAME) for what in done]
 
 
+def test_a_member_stops_and_resumes_what_they_have_launched_and_nothing_else(
+    desk: Desk, make_spec: Callable[..., StudySpec]
+) -> None:
+    max_, store = desk.client("max"), desk.study.store
+    store.storage.set_study_user_attr(desk.study.study_id, LAUNCHED_BY, "max")
+    create_or_resume(store, make_spec(name="sky", trials=3, epochs=4), "f" * 64, None)
+    for action, now in (("stop", AFTER), ("resume", None)):
+        path = f"/studies/roads/{action}"
+        assert f'href="{path}"'.encode() in max_("GET", "/studies/roads").body
+        assert f'href="/studies/sky/{action}"'.encode() not in max_("GET", "/studies/sky").body
+        token = form_token(max_, path)
+        assert post(max_, f"/studies/sky/{action}", token).status == 403  # another's
+        assert post(max_, path, token).status == 303 and desk.stopped == now
+    said = [(deed.who, deed.what, deed.study) for deed in deeds(store)][:2]
+    assert said == [("max", "resume", NAME), ("max", "stop after", NAME)]
+
+
 def test_a_study_that_has_ended_offers_nothing(desk: Desk) -> None:
     for _ in range(3):
         claim = desk.study.slots.claim(desk.study.ask)
@@ -149,7 +167,7 @@ def test_a_form_of_another_session_or_site_changes_nothing(desk: Desk) -> None:
         ("POST", "/studies/road/stop", "how=after", 404),
         ("POST", "/studies/roads:confirm/stop", "how=after", 404),
         ("GET", "/studies/road/stop", "", 404),
-        ("GET", "/studies/roads/delete", "", 404),
+        ("GET", "/studies/roads/rename", "", 404),
         ("POST", "/people", "", 405),
         ("POST", "/audit", "", 405),
         ("GET", "/audit?before=-1", "", 400),

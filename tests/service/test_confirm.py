@@ -25,16 +25,22 @@ from search.findings.search_graphs import importances_graph
 from search.findings.weights import MissingWeights, weights_of
 from search.launch import run
 from search.studies.confirmations import fresh_seed, open_confirmation, with_confirmation
+from search.studies.finishing import close_all
+from search.studies.heartbeats import Registration
 from search.studies.limits import close, limits, reopen
 from search.studies.slots import Result
 from search.studies.study import Study, create_or_resume, open_study, study_names
 from search.studies.trial_facts import TrialFacts
 from search.work.confirming import advance, is_due
+from search.work.service import Service
+from search.work.supervision import Timing
+from search.work.watchers import Interrupt
 from spaces.errors import DONE, InputError
 from spaces.sections import ConfirmSpec
 from tests.fake_child import FakeChild
 from tests.noop import crew, victims
 from tests.scripted import NoData, make_spec
+from tests.scripted import Quiet as Unheard
 from tests.stores import sqlite_too, worker_too
 from tests.waiting import Running
 from trainers.image_counts import FILE, ImageCounts
@@ -254,6 +260,84 @@ def ask(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, **confirm: 
     artifacts = Artifacts(folder / "artifacts")
     assert confirm_study(study, spec, artifacts, Quiet(), make_child=children.start) == DONE  # type: ignore[arg-type]
     return children
+
+
+def leave(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`segtune confirm --leave --top 2 --seeds 2`; returns what it prints."""
+    monkeypatch.setattr("search.work.preflight.preflight", lambda spec: NoData())
+    spec, console = with_confirm(study.spec, {"top": 2, "seeds": 2}), Quiet()
+    artifacts = Artifacts(folder / "artifacts")
+    assert confirm_study(study, spec, artifacts, console, here=False) == DONE  # type: ignore[arg-type]
+    return console.text
+
+
+def serve(study: Study, folder: Path, make_child: Any) -> None:
+    """A worker of the store, until nothing is left for it."""
+    service = Service(
+        study.store,
+        Artifacts(folder / "artifacts"),
+        Quiet(),  # type: ignore[arg-type]
+        Interrupt(),
+        Registration(study.store, "here:1:x", "cpu"),
+        lambda study: Unheard(),
+        until_idle=True,
+        load_data=lambda spec: NoData(),  # type: ignore[arg-type,return-value]
+        make_child=make_child,
+        timing=Timing(0.02, look=0.05),
+        idle_seconds=0.05,
+    )
+    assert service.run()
+
+
+@worker_too
+@pytest.mark.parametrize("stop", [None, NOW])
+def test_what_is_left_to_the_workers_runs_round_by_round_also_of_a_stopped_study(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str | None
+) -> None:
+    study, children = left(store, tmp_path, stop)
+    if stop:
+        serve(study, tmp_path, children.start)
+        assert open_confirmation(study) is None  # whoever stopped it did not ask for it
+    assert "small: 3 runs are left to the workers" in leave(study, tmp_path, monkeypatch)
+    assert children.begun == []
+    serve(study, tmp_path, children.start)
+    first, second = (fresh_seed(study, round_) for round_ in range(2))
+    assert sorted(children.begun[:3]) == [(number, first) for number in (1, 2, BASELINE)]
+    assert {(1, second), (2, second)} <= set(children.begun[3:])
+    assert {seed for _, seed in children.begun[3:]} == {second}
+    assert "small: nothing is left to run" in leave(study, tmp_path, monkeypatch)
+    assert study.slots.counts()["OPEN"] == (1 if stop else 0)  # the search does not go on
+
+
+def test_who_stops_a_study_once_more_stops_its_confirmation(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, children = left(store, tmp_path, AFTER)
+    leave(study, tmp_path, monkeypatch)
+
+    def start(*given: Any) -> FakeChild:
+        child = children.start(*given)
+        if len(children.begun) == 3:
+            close_all(study, AFTER)
+        return child
+
+    serve(study, tmp_path, start)
+    assert len(children.begun) == 3 and advance(study) is None and not is_due(study)
+    leave(study, tmp_path, monkeypatch)  # asked for anew
+    serve(study, tmp_path, start)
+    assert len(children.begun) > 3
+
+
+def left(store: Store, folder: Path, stop: str | None) -> tuple[Study, Children]:
+    """A study without a confirmation, of which a trial is open where it is stopped.
+
+    On fresh seeds its two best are close to each other, so that there is a second round.
+    """
+    study = searched(store, folder, None)
+    if stop:
+        study.slots.extend(len(VALUES) + 1)
+        close_all(study, stop)
+    return study, Children(study, folder, {1: 0.03})
 
 
 @worker_too

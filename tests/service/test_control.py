@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.database.store import Store, open_store
-from search.database.tables import AFTER, HOURS, NOW, control_table, worker_table
+from search.database.tables import AFTER, GAIN, HOURS, NOW, control_table, worker_table
 from search.studies.heartbeats import Registration, workers
 from search.studies.limits import close, limits, reopen, stopped
 from search.studies.owners import new_owner
@@ -44,6 +46,26 @@ def test_a_stopped_study_hands_out_no_slot_until_it_is_reopened(
     assert limits(study).now == "preempted"
     reopen(store, study.study_id)
     assert stopped(study) is None and study.slots.claim(study.ask)
+
+
+@sqlite_too
+def test_resume_with_more_trials_opens_a_study_that_was_stopped_or_has_ended(
+    store: Store, make_spec: MakeSpec
+) -> None:
+    study = make(store, make_spec, trials=1)
+    url = {"SEGTUNE_STORE": store.engine.url.render_as_string(hide_password=False)}
+    claim = study.slots.claim(study.ask)
+    assert claim and study.slots.end(claim, Result("COMPLETE", 0.5, "completed", {}))
+    for trials, stop in ((2, None), (3, AFTER), (4, GAIN), (4, HOURS)):
+        if stop is not None:
+            close(store, study.study_id, stop)
+        words = ["resume", "small", "--trials", str(trials)]
+        done = CliRunner().invoke(app, words, env=url)
+        assert done.exit_code == 0 and "study small is open" in done.output
+        assert sum(study.slots.counts().values()) == trials and stopped(study) is None
+    fewer = CliRunner().invoke(app, ["resume", "small", "--trials", "3"], env=url)
+    assert fewer.exit_code == 2 and "study small has 4 already" in fewer.output
+    assert study.slots.claim(study.ask) is not None
 
 
 @sqlite_too

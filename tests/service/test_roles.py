@@ -302,6 +302,21 @@ def test_a_workers_role_is_enough_for_workers_and_not_for_more(
             execute(ended.of(WORKER), statement)
 
 
+def test_a_job_deletes_a_study_where_its_runner_has_the_owners_role(ended: Shared) -> None:
+    for role, code, name in ((WORKER, 2, "small"), (OWNER, 0, None)):
+        with ended.open(WORKER) as store:
+            number = jobs.ask(store, "delete", "{}", "small")
+        assert ended.run(role, "jobs", "--until-idle").exit_code == 0
+        with ended.open(READER) as store:
+            job, said = jobs.find(store, number), jobs.lines_of(store, number)
+            assert job is not None and job.code == code and said.count("\n") == 0, said
+            assert job.state == (jobs.FAILED if code else jobs.ENDED)
+            assert study_names(store) == ([name] if name else [])
+        refused = f"segtune: the role {WORKER} may not do this in "
+        assert said.startswith(refused if code else "deleted study small of ")
+        assert not code or "docs/operations.md says which role" in said
+
+
 def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_users(
     ended: Shared,
 ) -> None:

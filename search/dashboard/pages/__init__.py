@@ -15,12 +15,12 @@ from search.dashboard.doors import Clock
 from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.actions import ACTIONS, Actions
+from search.dashboard.pages.asking import ASKINGS, Asks
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
-from search.dashboard.pages.take_away import TakeAway
 from search.dashboard.pages.workers import WorkersPage
 from search.database.store import Store
 from search.files.artifacts import Artifacts
@@ -54,7 +54,7 @@ class Pages:
         self.studies = StudiesPage(frame, store, clock)
         self.study = StudyPage(frame, store)
         self.actions = Actions(frame, store, forms, self.studies.forget)
-        self.take_away = TakeAway(frame, store, forms)
+        self.asks = Asks(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
@@ -97,8 +97,8 @@ class Pages:
         name, action = found[1].encode("latin-1").decode(), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
-        if action == "export":
-            return lambda request: self.take_away(request, name), (*READ_METHODS, "POST")
+        if action in ASKINGS:
+            return lambda request: self.asks(request, name, action), (*READ_METHODS, "POST")
         if action not in ACTIONS:
             return None, READ_METHODS
         return lambda request: self.actions(request, name, action), (*READ_METHODS, "POST")

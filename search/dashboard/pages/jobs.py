@@ -13,11 +13,12 @@ from search.dashboard.downloads import BLOCK, send_file
 from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS
 from search.dashboard.pages.actions import Action
+from search.dashboard.pages.asking import check_asker
 from search.dashboard.pages.frame import Frame, Request, second
-from search.dashboard.pages.take_away import check_asker
 from search.database.store import Store
 from search.files.results import Results
 from search.findings.wording import clock
+from search.studies.job_kinds import KINDS
 from search.studies.jobs import SHOWN, Job, cancel, find, is_served, latest, lines_of
 from search.studies.slots import LEASE_SECONDS
 
@@ -162,4 +163,5 @@ def _shown(job: Job) -> dict[str, Any]:
         "ended": None if job.ended_at is None else second(job.ended_at),
         "took": took,
         "file": job.result is not None,
+        "makes": job.kind in KINDS and KINDS[job.kind].makes,
     }

@@ -50,7 +50,6 @@ class StudyPage:
             said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
         tag = self.frame.tag(found)
-        member = request.may_ask and not request.is_owner  # sees more of what is their own
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
@@ -81,6 +80,8 @@ class StudyPage:
             raise InputError(f"page must be 1 to {pages} for study {name}, but got {page}")
         shown = trials[(page - 1) * TRIALS : page * TRIALS]
         waiting = study.slots.waiting()
+        beside = [listed[name + suffix] for suffix in BESIDE if name + suffix in listed]
+        own = self.frame.writes and owns(request, study)
         return self.frame.render(
             request,
             "study.html",
@@ -91,11 +92,9 @@ class StudyPage:
             task=study.spec.task.replace("_", " "),
             metric=study.metric,
             study_id=study.study_id,
-            action=self.frame.writes
-            and owns(request, study)
-            and _action(listed[name], listed.get(name + CONFIRM)),
+            actions=_actions(listed[name], beside, facts.best is not None) if own else [],
             takes_away=self.frame.writes and request.may_ask and facts.best is not None,
-            beside=[listed[name + s] for s in BESIDE if name + s in listed],
+            beside=beside,
             note=note,
             rows=[_row(facts, trial, waiting) for trial in shown],
             count=len(trials),
@@ -105,12 +104,23 @@ class StudyPage:
         )
 
 
-def _action(entry: Entry, confirmation: Entry | None) -> str | None:
-    """What an owner may do to a study that stands so."""
+def _actions(entry: Entry, beside: Sequence[Entry], valued: bool) -> list[str]:
+    """What whose study it is may do to it, as it stands.
+
+    Args:
+        valued: whether a trial has a value.
+    """
+    confirmation = next((one for one in beside if one.name.endswith(CONFIRM)), None)
     word = state(entry, confirmation).word
-    if entry.stop is not None:
-        return None if word == "ended" and entry.stop != GAIN else "resume"
-    return "stop" if word in ("running", "waiting") else None
+    over = not entry.running and (entry.ended == entry.slots or entry.stop is not None)
+    makes_sense = {
+        "stop": entry.stop is None and word in ("running", "waiting"),
+        "resume": entry.stop is not None and (word != "ended" or entry.stop == GAIN),
+        "extend": True,
+        "confirm": over and valued,
+        "delete": not any(one.running for one in (entry, *beside)),
+    }
+    return [action for action, makes in makes_sense.items() if makes]
 
 
 class Kept:
