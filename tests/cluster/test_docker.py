@@ -144,7 +144,7 @@ def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploymen
         "install -d -m 700 secrets",
         "openssl rand -base64 24 > secrets/postgres_password.txt",
         "openssl rand -base64 24 > secrets/worker_password.txt",
-        "openssl rand -base64 24 > secrets/reader_password.txt",
+        "openssl rand -base64 24 > secrets/dashboard_role_password.txt",
         "openssl rand -base64 24 > secrets/dashboard_password.txt",
         "chmod 644 secrets/*.txt",
         "cp .env.example .env",
@@ -230,7 +230,7 @@ def test_nothing_runs_as_root_or_is_published_beyond_this_machine(running: Deplo
         ports = container["NetworkSettings"]["Ports"].values()
         bound = [(end["HostIp"], end["HostPort"]) for ends in ports if ends for end in ends]
         published |= {name: bound} if bound else {}
-        if name == "dashboard":  # which shows and writes nothing
+        if name == "dashboard":  # which writes no file
             assert host["ReadonlyRootfs"] and not any(m["RW"] for m in container["Mounts"])
     assert published == {"dashboard": [("127.0.0.1", str(running.port))]}
 
@@ -252,11 +252,16 @@ def test_each_service_has_the_role_that_it_needs(running: Deployment) -> None:
     assert secrets == {
         "postgres": {"postgres_password"},
         "worker": {"worker_password"},
-        "dashboard": {"reader_password", "dashboard_password"},
+        "jobs": {"worker_password"},
+        "dashboard": {"dashboard_role_password", "dashboard_password"},
     }
     sessions = "SELECT host(client_addr), usename FROM pg_stat_activity WHERE client_port > 0"
     roles = {(addresses[address], role) for address, role in running.rows(sessions)}
-    assert roles == {("worker", "segtune_worker"), ("dashboard", "segtune_reader")}
+    assert roles == {
+        ("worker", "segtune_worker"),
+        ("jobs", "segtune_worker"),
+        ("dashboard", "segtune_dashboard"),
+    }
     for name, statement in (
         ("worker", "DROP TABLE segtune_slot"),
         ("worker", "DELETE FROM segtune_slot"),
@@ -329,8 +334,8 @@ def test_a_backup_holds_the_store_and_the_files(studied: Studied) -> None:
 
 def test_a_changed_password_file_changes_the_password(studied: Studied) -> None:
     deployment = studied.deployment
-    for role in ("worker", "reader"):
-        deployment.documented(f"openssl rand -base64 24 > secrets/{role}_password.txt")
+    for name in ("worker_password", "dashboard_role_password"):
+        deployment.documented(f"openssl rand -base64 24 > secrets/{name}.txt")
     deployment.documented("docker compose up --detach --force-recreate")
     deployment.until_healthy()  # which a worker is that the store has heard of
 
