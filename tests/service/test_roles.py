@@ -216,9 +216,9 @@ def ask(dashboard: Any, path: str, method: str = "GET", body: bytes = b"") -> st
 
 
 def test_a_dashboard_that_allows_writes_needs_a_role_that_may(ended: Shared) -> None:
-    note = b'{"version": 1, "body": "good"}'
     statuses = {}
-    for role in (READER, WORKER, DASHBOARD):
+    for version, role in enumerate((READER, WORKER, DASHBOARD)):
+        note = b'{"version": %d, "body": "good"}' % version
         with ended.open(role) as store:
             dashboard = make_app(store, Artifacts(ended.artifacts), allow_writes=True)
             statuses[role] = [
