@@ -6,6 +6,8 @@ stand-ins (tests/cluster/docker_engine.py), and there is no GPU, so docker-compo
 
 from __future__ import annotations
 
+import html
+import io
 import json
 import os
 import re
@@ -18,7 +20,8 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ BUILT_FROM = (
     "docker", "docker-compose.yml", "docker-compose.cpu.yml", ".dockerignore", ".env.example",
 )  # fmt: skip
 TRIALS, EPOCHS = 4, 15
+PASSWORD = "a long enough password"
 
 # run in an image: what pip has installed there
 INSTALLED = """\
@@ -98,6 +102,22 @@ class Deployment:
             return {c["Name"]: c["State"]["Health"]["Status"] for c in self.containers()}
 
         until(lambda: set(states().values()) == {"healthy"}, progress=states, every=1.0)
+
+    def password(self, name: str) -> str:
+        return (self.folder / "secrets" / f"{name}_password.txt").read_text().strip()
+
+    def browser(self, **sign_in: str) -> Callable[..., Any]:
+        """Somebody who has signed in: takes a path, and the fields of a form to be posted."""
+        url = f"http://127.0.0.1:{self.port}"
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+        def ask(path: str, **fields: str) -> Any:
+            form = urllib.parse.urlencode(fields).encode() if fields else None
+            request = urllib.request.Request(f"{url}{path}", form, {"Origin": url})
+            return opener.open(request, timeout=60)
+
+        ask("/login", **sign_in).close()
+        return ask
 
     def secrets(self) -> list[str]:
         files = sorted((self.folder / "secrets").iterdir())
@@ -291,13 +311,10 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
         urllib.request.urlopen(f"{url}/api/studies", timeout=20)
     refused.value.close()
     assert refused.value.code == 401
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    form = urllib.parse.urlencode({"password": deployment.secrets()[0]}).encode()
-    opener.open(urllib.request.Request(f"{url}/login", form, {"Origin": url}), timeout=20).close()
+    browser = deployment.browser(password=deployment.password("dashboard"))
 
     def get(path: str) -> Any:
-        with opener.open(f"{url}{path}", timeout=60) as answer:
-            return json.load(answer)
+        return json.loads(browser(path).read())
 
     [study] = get("/api/studies")["study_summaries"]
     assert study["study_name"] == "my-study"
@@ -305,6 +322,33 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
     assert len(get(f"{here}?after=0")["trials"]) == TRIALS
     for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
         assert get(f"{here}/plot/{plot}")["data"], plot
+
+
+def test_people_launch_in_the_browser_and_take_the_best_away(studied: Studied) -> None:
+    """By name: the jobs of two checks and an export run in a container of their own."""
+    deployment = studied.deployment
+    (deployment.folder / "olga.txt").write_text(PASSWORD)
+    mounted = f"{deployment.folder / 'olga.txt'}:/olga.txt:ro"
+    words = ["users", "add", "olga", "--role", "owner", "--password-file", "/olga.txt"]
+    deployment.compose("run", "--rm", "--volume", mounted, "admin", *words)
+    deployment.documented("docker compose restart dashboard")
+    deployment.until_healthy()
+    browser = deployment.browser(name="olga", password=PASSWORD)
+    place = "/studies/my-study/export"
+    found = re.search('name="token" value="([0-9a-f]{64})"', browser(place).read().decode())
+    assert found
+    job = urllib.parse.urlsplit(browser(place, token=found[1]).url).path
+    assert re.fullmatch(r"/jobs/\d+", job), job
+
+    def lines() -> str:
+        return html.unescape(browser(job).read().decode())
+
+    until(lambda: f'href="{job}/result"' in lines(), progress=lines, every=1.0)
+    archive = zipfile.ZipFile(io.BytesIO(browser(f"{job}/result").read()))
+    facts = json.loads(archive.read("my-study/provenance.json"))
+    [[best]] = deployment.rows("SELECT max(value) FROM trial_values")
+    assert facts["value"] == float(best)
+    assert "my-study/model/model.safetensors" in archive.namelist()
 
 
 def test_the_export_has_the_value_of_the_study(studied: Studied) -> None:
