@@ -14,6 +14,7 @@ from psycopg2.extensions import encrypt_password
 from search.database.locks import LockHeld
 from search.database.migrations import WAIT_SECONDS, alone
 from search.database.optuna_private import (
+    STUDY_SYSTEM_ATTRS,
     TRIAL_PARAMS,
     TRIAL_STEPS,
     TRIAL_VALUES,
@@ -67,6 +68,8 @@ _PEOPLE = {
 }
 # what it may do with jobs: ask for one, and for its end; to begin and end it is a runner's
 _JOBS = "INSERT, UPDATE (cancelled_by)"
+# how it stops and resumes a study, and keeps optuna-dashboard's notes
+_STOPS, _NOTES = "UPDATE (stop, opened_at)", "INSERT, UPDATE"
 # of the others some rows are removed: what is shown, and a study whose creation was cut short
 _OPTUNA_WRITES = {TRIAL_VALUES: _ADDED, TRIAL_STEPS: _ADDED, TRIAL_PARAMS: _CHANGED}
 
@@ -155,6 +158,9 @@ def _statements() -> list[str]:
         *(f"GRANT {right} ON {name} TO {WORKER};" for name, right in writes.items() if right),
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER};",
         f"GRANT {_JOBS} ON {job_table.name} TO {DASHBOARD};",
+        f"GRANT {_STOPS} ON {control_table.name} TO {DASHBOARD};",
+        f"GRANT {_NOTES} ON {STUDY_SYSTEM_ATTRS.name} TO {DASHBOARD};",
+        f"GRANT USAGE ON SEQUENCE {_sequence(STUDY_SYSTEM_ATTRS)} TO {DASHBOARD};",
         f"GRANT USAGE ON SEQUENCE {job_table.name}_number_seq TO {WORKER}, {DASHBOARD};",
         *(
             f"GRANT {right} ON {table.name} TO {DASHBOARD};"
@@ -178,9 +184,10 @@ def _enums() -> list[str]:
 
 def _sequences() -> list[str]:
     """Names of the sequences that number Optuna's rows."""
-    found = []
-    for table in optuna_tables():
-        column = table.autoincrement_column
-        if column is not None:
-            found.append(f"{table.name}_{column.name}_seq")
-    return found
+    return [_sequence(t) for t in optuna_tables() if t.autoincrement_column is not None]
+
+
+def _sequence(table: sa.Table) -> str:
+    column = table.autoincrement_column
+    assert column is not None
+    return f"{table.name}_{column.name}_seq"

@@ -6,6 +6,8 @@ stand-ins (tests/cluster/docker_engine.py), and there is no GPU, so docker-compo
 
 from __future__ import annotations
 
+import html
+import io
 import json
 import os
 import re
@@ -18,7 +20,8 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ BUILT_FROM = (
     "docker", "docker-compose.yml", "docker-compose.cpu.yml", ".dockerignore", ".env.example",
 )  # fmt: skip
 TRIALS, EPOCHS = 4, 15
+PASSWORD = "a long enough password"
 
 # run in an image: what pip has installed there
 INSTALLED = """\
@@ -99,6 +103,22 @@ class Deployment:
 
         until(lambda: set(states().values()) == {"healthy"}, progress=states, every=1.0)
 
+    def password(self, name: str) -> str:
+        return (self.folder / "secrets" / f"{name}_password.txt").read_text().strip()
+
+    def browser(self, **sign_in: str) -> Callable[..., Any]:
+        """Somebody who has signed in: takes a path, and the fields of a form to be posted."""
+        url = f"http://127.0.0.1:{self.port}"
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+
+        def ask(path: str, **fields: str) -> Any:
+            form = urllib.parse.urlencode(fields).encode() if fields else None
+            request = urllib.request.Request(f"{url}{path}", form, {"Origin": url})
+            return opener.open(request, timeout=60)
+
+        ask("/login", **sign_in).close()
+        return ask
+
     def secrets(self) -> list[str]:
         files = sorted((self.folder / "secrets").iterdir())
         assert len(files) == 4
@@ -144,7 +164,7 @@ def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploymen
         "install -d -m 700 secrets",
         "openssl rand -base64 24 > secrets/postgres_password.txt",
         "openssl rand -base64 24 > secrets/worker_password.txt",
-        "openssl rand -base64 24 > secrets/reader_password.txt",
+        "openssl rand -base64 24 > secrets/dashboard_role_password.txt",
         "openssl rand -base64 24 > secrets/dashboard_password.txt",
         "chmod 644 secrets/*.txt",
         "cp .env.example .env",
@@ -230,8 +250,9 @@ def test_nothing_runs_as_root_or_is_published_beyond_this_machine(running: Deplo
         ports = container["NetworkSettings"]["Ports"].values()
         bound = [(end["HostIp"], end["HostPort"]) for ends in ports if ends for end in ends]
         published |= {name: bound} if bound else {}
-        if name == "dashboard":  # which shows and writes nothing
-            assert host["ReadonlyRootfs"] and not any(m["RW"] for m in container["Mounts"])
+        if name == "dashboard":  # which writes what people put beside studies, and nothing else
+            assert host["ReadonlyRootfs"]
+            assert [m["Destination"] for m in container["Mounts"] if m["RW"]] == ["/artifacts"]
     assert published == {"dashboard": [("127.0.0.1", str(running.port))]}
 
 
@@ -252,11 +273,16 @@ def test_each_service_has_the_role_that_it_needs(running: Deployment) -> None:
     assert secrets == {
         "postgres": {"postgres_password"},
         "worker": {"worker_password"},
-        "dashboard": {"reader_password", "dashboard_password"},
+        "jobs": {"worker_password"},
+        "dashboard": {"dashboard_role_password", "dashboard_password"},
     }
     sessions = "SELECT host(client_addr), usename FROM pg_stat_activity WHERE client_port > 0"
     roles = {(addresses[address], role) for address, role in running.rows(sessions)}
-    assert roles == {("worker", "segtune_worker"), ("dashboard", "segtune_reader")}
+    assert roles == {
+        ("worker", "segtune_worker"),
+        ("jobs", "segtune_worker"),
+        ("dashboard", "segtune_dashboard"),
+    }
     for name, statement in (
         ("worker", "DROP TABLE segtune_slot"),
         ("worker", "DELETE FROM segtune_slot"),
@@ -286,13 +312,10 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
         urllib.request.urlopen(f"{url}/api/studies", timeout=20)
     refused.value.close()
     assert refused.value.code == 401
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    form = urllib.parse.urlencode({"password": deployment.secrets()[0]}).encode()
-    opener.open(urllib.request.Request(f"{url}/login", form, {"Origin": url}), timeout=20).close()
+    browser = deployment.browser(password=deployment.password("dashboard"))
 
     def get(path: str) -> Any:
-        with opener.open(f"{url}{path}", timeout=60) as answer:
-            return json.load(answer)
+        return json.loads(browser(path).read())
 
     [study] = get("/api/studies")["study_summaries"]
     assert study["study_name"] == "my-study"
@@ -300,6 +323,33 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
     assert len(get(f"{here}?after=0")["trials"]) == TRIALS
     for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
         assert get(f"{here}/plot/{plot}")["data"], plot
+
+
+def test_people_launch_in_the_browser_and_take_the_best_away(studied: Studied) -> None:
+    """By name: the jobs of two checks and an export run in a container of their own."""
+    deployment = studied.deployment
+    (deployment.folder / "olga.txt").write_text(PASSWORD)
+    mounted = f"{deployment.folder / 'olga.txt'}:/olga.txt:ro"
+    words = ["users", "add", "olga", "--role", "owner", "--password-file", "/olga.txt"]
+    deployment.compose("run", "--rm", "--volume", mounted, "admin", *words)
+    deployment.documented("docker compose restart dashboard")
+    deployment.until_healthy()
+    browser = deployment.browser(name="olga", password=PASSWORD)
+    place = "/studies/my-study/export"
+    found = re.search('name="token" value="([0-9a-f]{64})"', browser(place).read().decode())
+    assert found
+    job = urllib.parse.urlsplit(browser(place, token=found[1]).url).path
+    assert re.fullmatch(r"/jobs/\d+", job), job
+
+    def lines() -> str:
+        return html.unescape(browser(job).read().decode())
+
+    until(lambda: f'href="{job}/result"' in lines(), progress=lines, every=1.0)
+    archive = zipfile.ZipFile(io.BytesIO(browser(f"{job}/result").read()))
+    facts = json.loads(archive.read("my-study/provenance.json"))
+    [[best]] = deployment.rows("SELECT max(value) FROM trial_values")
+    assert facts["value"] == float(best)
+    assert "my-study/model/model.safetensors" in archive.namelist()
 
 
 def test_the_export_has_the_value_of_the_study(studied: Studied) -> None:
@@ -329,8 +379,8 @@ def test_a_backup_holds_the_store_and_the_files(studied: Studied) -> None:
 
 def test_a_changed_password_file_changes_the_password(studied: Studied) -> None:
     deployment = studied.deployment
-    for role in ("worker", "reader"):
-        deployment.documented(f"openssl rand -base64 24 > secrets/{role}_password.txt")
+    for name in ("worker_password", "dashboard_role_password"):
+        deployment.documented(f"openssl rand -base64 24 > secrets/{name}.txt")
     deployment.documented("docker compose up --detach --force-recreate")
     deployment.until_healthy()  # which a worker is that the store has heard of
 

@@ -36,14 +36,15 @@ from search.database.sessions import (
     of_token,
 )
 from search.database.store import Store, open_store
-from search.database.tables import schema_table
+from search.database.tables import AFTER, schema_table
 from search.files.artifacts import Artifacts
 from search.files.shown import attach
 from search.samples.streets import write_streets
 from search.studies import jobs, slots
 from search.studies.confirmations import create_confirmation
+from search.studies.finishing import close_all, reopen_all
 from search.studies.job_runs import beat, claim, end, forget_results
-from search.studies.limits import close, reopen
+from search.studies.limits import close, reopen, stopped
 from search.studies.looks import Look, Score, add_look, looks_of
 from search.studies.study import Study, create_or_resume, open_study, study_names
 from search.studies.trial_facts import TrialFacts
@@ -214,10 +215,10 @@ def ask(dashboard: Any, path: str, method: str = "GET", body: bytes = b"") -> st
     return statuses[0]
 
 
-def test_a_dashboard_that_allows_writes_needs_the_workers_role(ended: Shared) -> None:
-    note = b'{"version": 1, "body": "good"}'
+def test_a_dashboard_that_allows_writes_needs_a_role_that_may(ended: Shared) -> None:
     statuses = {}
-    for role in (READER, WORKER):
+    for version, role in ((1, READER), (1, WORKER), (2, DASHBOARD)):
+        note = b'{"version": %d, "body": "good"}' % version
         with ended.open(role) as store:
             dashboard = make_app(store, Artifacts(ended.artifacts), allow_writes=True)
             statuses[role] = [
@@ -225,7 +226,11 @@ def test_a_dashboard_that_allows_writes_needs_the_workers_role(ended: Shared) ->
                 ask(dashboard, "/api/studies/1/1/note", "PUT", note),
             ]
     written, refused = "204 No Content", "500 Internal Server Error"
-    assert statuses == {READER: [refused] * 2, WORKER: [written] * 2}
+    assert statuses == {
+        READER: [refused] * 2,
+        WORKER: [written] * 2,
+        DASHBOARD: [written] * 2,
+    }
 
 
 def test_a_reader_changes_nothing_and_is_told_so_in_one_line(
@@ -343,6 +348,12 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
         jobs.cancel(store, number, "ann", "192.0.2.1")
         job = jobs.find(store, number)
         assert job is not None and job.state == jobs.CANCELLED
+        study = open_study(store, "small")
+        close_all(study, AFTER)
+        assert stopped(study) == AFTER
+        reopen_all(study)
+        assert stopped(study) is None
+        store.storage.set_study_system_attr(study.study_id, "dashboard:note_ver", 1)
         with pytest.raises(InputError, match=f"the role {DASHBOARD} may not do this"):
             claim(store, "me")
     before = ended.rows()
@@ -357,7 +368,10 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
         "UPDATE segtune_session SET name = 'ann'",
         "UPDATE segtune_token SET token = 'mine'",
         "DELETE FROM segtune_slot",
-        "UPDATE segtune_control SET stop = 'now'",
+        "DELETE FROM segtune_control",
+        "UPDATE segtune_study SET spec = '{}'",
+        "UPDATE trial_values SET value = 1",
+        "DELETE FROM study_system_attributes",
         "CREATE TABLE mine (a int)",
     ):
         with pytest.raises(psycopg2.Error):

@@ -35,6 +35,7 @@ def test_the_example_names_the_variables_of_the_file_and_their_defaults() -> Non
 
 
 def test_each_service_has_the_role_and_the_secrets_that_it_needs() -> None:
+    role = "dashboard_role_password"
     administrator, worker = (
         ("segtune", {"postgres_password"}),
         ("segtune_worker", {"worker_password"}),
@@ -46,10 +47,10 @@ def test_each_service_has_the_role_and_the_secrets_that_it_needs() -> None:
         )
         for name in OURS
     } == {
-        "migrate": ("segtune", {"postgres_password", "worker_password", "reader_password"}),
+        "migrate": ("segtune", {"postgres_password", "worker_password", role}),
         "admin": administrator,
-        **dict.fromkeys(("worker", "launch", "segtune"), worker),
-        "dashboard": ("segtune_reader", {"reader_password", "dashboard_password"}),
+        **dict.fromkeys(("worker", "jobs", "launch", "segtune"), worker),
+        "dashboard": ("segtune_dashboard", {role, "dashboard_password"}),
     }
 
 
@@ -84,4 +85,4 @@ def test_each_worker_sees_every_gpu_and_takes_one() -> None:
     assert devices["driver"] == "nvidia" and "gpu" in devices["capabilities"]
     assert devices["count"] == "all"  # a number would give every replica the first ones
     assert "segtune-own-gpu" in words("worker")
-    assert "deploy" not in SERVICES["launch"]  # it trains nothing
+    assert not any("deploy" in SERVICES[name] for name in ("launch", "jobs"))  # they train nothing
