@@ -50,6 +50,7 @@ class StudyPage:
             said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
         tag = self.frame.tag(found)
+        member = request.may_ask and not request.is_owner  # sees more of what is their own
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
