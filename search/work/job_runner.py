@@ -284,7 +284,7 @@ class _Turn:
 def _replaced(store: Store, folder: Path) -> dict[str, str]:
     """What must not, or need not, be read in a browser: passwords, and where a command wrote."""
     secrets = spellings(store.engine.url.password, *map(os.environ.get, SECRETS))
-    return {f"{folder}/": "", **dict.fromkeys(secrets, "***")}
+    return {f"{folder}/": "", f"{folder}/made/": "", **dict.fromkeys(secrets, "***")}
 
 
 def serve_jobs(
