@@ -24,6 +24,7 @@ from search.database.tables import (
     ENDED,
     RUNNING,
     control_table,
+    epoch_table,
     slot_table,
     study_table,
     worker_table,
@@ -31,6 +32,7 @@ from search.database.tables import (
 from search.studies.looks import LOOKS
 from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import LEASE_SECONDS
+from search.studies.trained import reported
 from spaces.spec import BESIDE, StudySpec
 
 ANSWER = "segtune:answer"  # system attribute: `Answer.to_json` with more, as a worker last found it
@@ -46,6 +48,7 @@ class Entry:
         slots: in all.
         ended: of these.
         running: of these, under a lease that holds.
+        epochs: that trials have trained which run, or whose lease was lost.
         workers: that say that they work on it.
         answer: the value of ANSWER, JSON; None where no worker has written it.
         launched_by: user@host, JSON; None where an earlier version launched it.
@@ -59,6 +62,7 @@ class Entry:
     slots: int
     ended: int
     running: int
+    epochs: int
     workers: int
     answer: str | None
     launched_by: str | None
@@ -97,6 +101,13 @@ def entries(store: Store) -> list[Entry]:
         .group_by(slot_table.c.study_id)
         .subquery()
     )
+    epochs = (
+        sa.select(slot_table.c.study_id, sa.func.count().label("epochs"))
+        .join(epoch_table, reported())
+        .where(slot_table.c.state == RUNNING)
+        .group_by(slot_table.c.study_id)
+        .subquery()
+    )
     crew = (
         sa.select(worker_table.c.study, sa.func.count().label("workers"))
         .where(sa.func.abs(now - worker_table.c.seen_at) <= LEASE_SECONDS)
@@ -114,6 +125,7 @@ def entries(store: Store) -> list[Entry]:
             sa.func.coalesce(slots.c.slots, 0),
             sa.func.coalesce(slots.c.ended, 0),
             sa.func.coalesce(slots.c.running, 0),
+            sa.func.coalesce(epochs.c.epochs, 0),
             sa.func.coalesce(crew.c.workers, 0),
             answer.c.value_json,
             launched.c.value_json,
@@ -121,6 +133,7 @@ def entries(store: Store) -> list[Entry]:
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)
         .outerjoin(slots, slots.c.study_id == study_table.c.study_id)
+        .outerjoin(epochs, epochs.c.study_id == study_table.c.study_id)
         .outerjoin(crew, crew.c.study == STUDIES.c.study_name)
         .outerjoin(
             answer,

@@ -73,7 +73,7 @@ def test_a_page_brings_itself_up_to_date_and_keeps_the_focus(page: Any, site: An
         crew = Registration(store, "elsewhere:1:00000000", "cuda:0")
         crew.enter()
         crew.works_on(NAME, 1)
-        workers = page.page.get_by_role("row", name=NAME).get_by_role("cell").nth(5)
+        workers = page.page.get_by_role("row", name=NAME).get_by_role("cell").nth(6)
         expect(workers).to_have_text("1", timeout=60_000)
         expect(link).to_be_focused()
         crew.leave()
