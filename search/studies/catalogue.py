@@ -221,6 +221,7 @@ class Moment:
     """
 
     name: str
+    uid: str
     known: tuple[object, ...]
     leases: float | None
 
@@ -245,8 +246,8 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
     query = (
         sa.select(
             STUDIES.c.study_name,
-            slots.c.leases,
             study_table.c.uid,
+            slots.c.leases,
             study_table.c.spec,
             control_table.c.stop,
             control_table.c.opened_at,
@@ -266,4 +267,4 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
     )
     with store.engine.connect() as connection:
         rows = connection.execute(query).all()
-    return [Moment(name, tuple(rest), leases) for name, leases, *rest in rows]
+    return [Moment(name, uid, tuple(rest), leases) for name, uid, leases, *rest in rows]

@@ -81,6 +81,13 @@ def report(study: Study, claim: Any, value: float, epoch: int = 1) -> None:
     study.report(claim, EpochReport(epoch=epoch, metric=value, train=losses, val=losses))
 
 
+def age(study: Study) -> None:
+    """Let leases be older: sqlite's clock counts whole seconds, and a report prolongs them."""
+    with study.store.engine.begin() as connection:
+        earlier = {"lease_until": slot_table.c.lease_until - 5}
+        connection.execute(sa.update(slot_table).values(**earlier))
+
+
 @pytest.fixture
 def client(store: Store, tmp_path: Path) -> Client:
     """A reader to whom a second passes with each look."""
@@ -278,9 +285,7 @@ def test_a_poll_costs_one_statement_until_something_changes(client: Client, stud
     end(study, 0.25)
     claim = study.slots.claim(study.ask)
     assert claim
-    with study.store.engine.begin() as connection:  # sqlite's clock counts whole seconds
-        earlier = {"lease_until": slot_table.c.lease_until - 5}
-        connection.execute(sa.update(slot_table).values(**earlier))
+    age(study)
     name = f"/studies/{study.spec.name}"
     crashed = Result("FAILED", None, "crashed", {})
     for path, change in (

@@ -18,6 +18,7 @@ from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.people import AuditPage, PeoplePage
+from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
 from search.dashboard.pages.take_away import TakeAway
@@ -37,7 +38,7 @@ class Pages:
     """Answers for its own paths; all else goes to `inner`.
 
     Args:
-        artifacts: where the results of jobs are.
+        artifacts: where the files of trials and the results of jobs are.
         clock: seconds; only differences count.
     """
 
@@ -52,7 +53,7 @@ class Pages:
         self.inner, self.frame = inner, frame
         forms = Forms()
         self.studies = StudiesPage(frame, store, clock)
-        self.study = StudyPage(frame, store)
+        self.study = StudyPage(frame, store, Room(artifacts, clock))
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.take_away = TakeAway(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
