@@ -22,6 +22,8 @@ from search.database.optuna_private import (
 from search.database.store import Store
 from search.database.tables import (
     ENDED,
+    OPEN,
+    PAUSED,
     RUNNING,
     control_table,
     epoch_table,
@@ -209,6 +211,49 @@ def bests(store: Store, known: Mapping[int, StudySpec]) -> dict[int, Best]:
         study_id: Best(number, value, None if stored in (None, "null") else int(stored))
         for study_id, number, value, stored in rows
     }
+
+
+@dataclass(frozen=True)
+class OneTrial:
+    """A trial by its number, as far as a page of its own needs it.
+
+    Attributes:
+        uid: its study's.
+        state: running, paused, interrupted, or Optuna's in small letters.
+    """
+
+    uid: str
+    state: str
+
+
+def one_trial(store: Store, study: str, number: int) -> OneTrial | None:
+    """Return a trial of a study, or of one beside it; one statement, None where it is not there."""
+    own = sa.and_(
+        slot_table.c.study_id == TRIALS.c.study_id, slot_table.c.trial_number == TRIALS.c.number
+    )
+    query = (
+        sa.select(
+            study_table.c.uid,
+            sa.type_coerce(TRIALS.c.state, sa.String),
+            slot_table.c.state,
+            slot_table.c.reason,
+            slot_table.c.lease_until >= store.now(),
+        )
+        .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
+        .join(TRIALS, TRIALS.c.study_id == study_table.c.study_id)
+        .outerjoin(slot_table, own)
+        .where(STUDIES.c.study_name == study, TRIALS.c.number == number)
+    )
+    with store.engine.connect() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    uid, state, slot, reason, live = row
+    if slot == RUNNING and live:
+        return OneTrial(uid, "running")
+    if slot in (OPEN, RUNNING):
+        return OneTrial(uid, "paused" if reason == PAUSED else "interrupted")
+    return OneTrial(uid, state.lower())
 
 
 @dataclass(frozen=True)

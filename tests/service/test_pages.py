@@ -33,7 +33,8 @@ from tests.statements import Statements
 from trainers.report import EpochReport, Losses
 
 MakeSpec = Callable[..., StudySpec]
-ROUTES = ("/studies", "/studies/NAME", "/workers", "/pages/page.css", "/pages/page.js", "/")
+LOG = "/studies/scripted-segmentation/trials/0/log"
+ROUTES = ("/studies", "/studies/NAME", LOG, "/workers", "/pages/page.css", "/pages/page.js", "/")
 
 
 class Cells(HTMLParser):
@@ -273,9 +274,10 @@ def test_workers_are_shown_with_what_they_run(client: Client, study: Study) -> N
     crew.works_on(f"{study.spec.name}:confirm", 3)
     body = client("GET", "/workers").body
     [row] = Cells(body).rows[1:]
-    assert row[1:5] == [" ".join(HOSTILE.split()), "running", f"{study.spec.name}:confirm", "3"]
+    assert row[1:5] == [" ".join(HOSTILE.split()), "running", f"{study.spec.name}:confirm", "3 log"]
     assert HOSTILE.encode() not in body
     assert f'href="/studies/{study.spec.name}"'.encode() in body
+    assert f'href="/studies/{study.spec.name}%3Aconfirm/trials/3/log#end"'.encode() in body
 
 
 # --- what a poll costs ---
@@ -357,7 +359,8 @@ def test_markup_in_the_store_stays_text(hostile: Client, path: str) -> None:
 def test_a_page_of_a_name_that_is_no_study_is_404_with_the_nearest(hostile: Client) -> None:
     answer = hostile("GET", "/studies/scripted-segmentatoin")
     assert answer.status == 404 and b"did you mean scripted-segmentation?" in answer.body
-    for name in ("%3Cscript%3Ealert(1)%3C/script%3E", "%3Cb%3E", "..", "%F0%9F%92%A5", "a" * 5000):
+    script = "%3Cscript%3Ealert(1)%3C/script%3E"
+    for name in (script, "%3Cb%3E", "..", "%F0%9F%92%A5", "%FF", "a" * 5000):
         answer = hostile("GET", f"/studies/{name}")
         assert answer.status == 404 and b"<script>alert" not in answer.body, name
         assert b"<b>" not in answer.body
@@ -414,7 +417,7 @@ def test_pages_ask_for_the_password_and_say_how_to_sign_out(
 
 
 def test_pages_run_their_own_script_alone(hostile: Client) -> None:
-    for path in ("/studies", "/studies/scripted-segmentation", "/workers", "/studies/none"):
+    for path in ("/studies", "/studies/scripted-segmentation", LOG, "/workers", "/studies/none"):
         answer = hostile("GET", path)
         assert answer.header("Content-Security-Policy") == POLICY
         assert answer.header("Cache-Control") == "no-store"

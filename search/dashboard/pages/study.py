@@ -181,7 +181,8 @@ def _runs(confirmation: Confirmation) -> list[dict[str, Any]]:
     waiting, shown = confirmation.study.slots.waiting(), confirmation.runs[::-1][:RUNS]
     return [
         _row(trial_row(confirmation.study, run, waiting))
-        | {"confirms": TrialFacts.of(run).confirms, "seed": run.params[SEED]}
+        | {"of": confirmation.study.spec.name, "seed": run.params[SEED]}
+        | {"confirms": TrialFacts.of(run).confirms}
         for run in shown
     ]
 
