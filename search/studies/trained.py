@@ -68,7 +68,11 @@ def ended_trials(store: Store, ids: Collection[int]) -> dict[int, list[Trained]]
         .outerjoin(
             seconds, sa.and_(seconds.c.trial_id == TRIALS.c.trial_id, seconds.c.key == "seconds")
         )
-        .where(slot_table.c.study_id.in_(list(ids)), slot_table.c.state.in_(ENDED))
+        .where(
+            slot_table.c.study_id.in_(list(ids)),
+            TRIALS.c.study_id.in_(list(ids)),  # the same, so that no other trial is looked at
+            slot_table.c.state.in_(ENDED),
+        )
     )
     return _by_study(store, query, ids)
 

@@ -129,8 +129,8 @@ def test_runs_on_fresh_seeds_are_listed(client: Client, study: Study) -> None:
     rows = Cells(rest.partition(b"</section>")[0]).rows[1:]
     assert rows == [
         ["2", "0", "9", "waiting", "-", "0/4", "-"],
-        ["1", "0", "8", "running", "0.3750 so far", "1/4", "-"],
-        ["0", "0", "7", "complete", "0.5000", "2", "completed"],
+        ["1", "0", "8", "running log", "0.3750 so far", "1/4", "-"],
+        ["0", "0", "7", "complete log", "0.5000", "2", "completed"],
     ]
 
 
