@@ -1,6 +1,6 @@
 """The Studies page at 200 studies of 200 trials, beside optuna-dashboard's list alone.
 
-    python -m benchmarks.pages [--studies 200] [--trials 200] [--viewers 50] [--to FILE]
+    python -m benchmarks.pages [--studies 200] [--trials 200] [--running 20] [--viewers 50]
 
 Both answer over one embedded Postgres. A poll has the tag of what is shown. Viewers ask every
 5 seconds, as the page's script does, and a trial ends every 5 seconds.
@@ -26,17 +26,21 @@ def main() -> None:
     command = parser(__doc__ or "")
     command.add_argument("--studies", type=int, default=200)
     command.add_argument("--trials", type=int, default=200)
+    command.add_argument("--running", type=int, default=20, help="studies with trials that run")
     command.add_argument("--viewers", type=int, default=50)
     given = command.parse_args()
     with own_home() as folder:
-        text = report(measure(folder, given.studies, given.trials, given.viewers), given)
+        text = report(measure(folder, given), given)
     publish(text, given.to)
 
 
-def measure(folder: Path, studies: int, trials: int, viewers: int) -> dict[str, Any]:
+def measure(folder: Path, given: Any) -> dict[str, Any]:
     """Return seconds and statements of each kind of request."""
+    import sqlalchemy as sa
+
     from search.dashboard.server import dashboard_app, make_app
     from search.database.store import open_store
+    from search.database.tables import RUNNING, slot_table
     from search.files.artifacts import Artifacts
     from search.findings.facts import gather
     from search.studies.catalogue import ANSWER
@@ -46,14 +50,20 @@ def measure(folder: Path, studies: int, trials: int, viewers: int) -> dict[str, 
     from tests.scripted import make_spec
     from tests.statements import Statements
 
+    trials, viewers = given.trials, given.viewers
     store, answer = open_store(), None
-    for number in range(studies):
+    for number in range(given.studies):
         spec = make_spec(folder, f"study-{number}", trials=trials, sampler="random")
         last = create_or_resume(store, spec, "f" * 64, trials + 1)
         fill(last, trials, EPOCHS)
         answer = answer or gather(last).answer  # as long as any other's
         assert answer is not None
         store.replace_study_attrs(last.study_id, [], {ANSWER: answer.to_json()})
+        if number < given.running:
+            runs = slot_table.c.study_id == last.study_id, slot_table.c.state == RUNNING
+            lease = {"lease_until": store.now() + 3600, "claimed_at": store.now()}
+            with store.engine.begin() as connection:
+                connection.execute(sa.update(slot_table).where(*runs).values(**lease))
     url = store.engine.url.render_as_string(hide_password=False)
     fresh = open_store(url)
     artifacts = Artifacts(folder / "artifacts")
@@ -127,8 +137,12 @@ def report(found: dict[str, Any], given: Any) -> str:
             ("optuna-dashboard's own list", "alone", ""),
         )
     ]
+    title = (
+        f"The Studies page at {given.studies} studies of {given.trials} trials, {given.running} of "
+        "which run"
+    )
     return f"""\
-{heading(f"The Studies page at {given.studies} studies of {given.trials} trials", called("pages"))}
+{heading(title, called("pages"))}
 {table(["request", "takes", "SQL statements"], rows)}
 
 {given.viewers} viewers who ask every {EVERY:g} s, as the page's script does, keep {ours:.2f} of a \

@@ -28,7 +28,7 @@ from spaces.config import (
     TrialConfig,
     parameter_types,
 )
-from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec
+from spaces.data import AnyDataSpec, SegmentationDataSpec, TextDetectionDataSpec, fold_count
 from spaces.defaults import FIRST, LATEST, fitted, of_version
 from spaces.entries import build_space
 from spaces.errors import InputError, did_you_mean, known_keys, own_path, pydantic_message, shown
@@ -197,6 +197,11 @@ class StudySpec(Section):
     def starting_points(self) -> tuple[StartingPoint, ...]:
         """Recipes of the field, tried first."""
         raise NotImplementedError
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of a trial in full, those of all its folds together."""
+        return self._epochs() * fold_count(self.data)
 
     def _epochs(self) -> int:
         """Length of a trial; 1 where the file's is wrong, which `build_space` will say."""

@@ -54,7 +54,7 @@ class Artifacts:
 
     def key(self, study: Study, number: int) -> str:
         """What a trial's files are under, in folder and bucket."""
-        return f"{study.spec.name}-{study.uid[:8]}/{trial_name(number)}"
+        return trial_key(study.spec.name, study.uid, number)
 
     @property
     def shown(self) -> ShownFiles:
@@ -62,6 +62,11 @@ class Artifacts:
         if self.bucket is not None:
             return BucketFiles(self.bucket)
         return FolderFiles(inside(self.folder, FOLDER))
+
+
+def trial_key(name: str, uid: str, number: int) -> str:
+    """The same of a study that is not open."""
+    return f"{name}-{uid[:8]}/{trial_name(number)}"
 
 
 def trial_name(number: int) -> str:

@@ -15,15 +15,25 @@ from search.files.shown import OF_STUDY, OF_TRIALS
 from search.files.sizes import bytes_under
 from search.studies.study import Study
 from spaces.errors import InputError
+from spaces.paths import inside
 
 
 def files_size(artifacts: Artifacts, study: Study) -> int:
     """Bytes of a study's trials: those in the bucket where there is one, else those here."""
-    if (key := _key(study)) is None:
+    return size_of(artifacts, study.spec.name, study.uid)
+
+
+def size_of(artifacts: Artifacts, name: str, uid: str) -> int:
+    """The same of a study that is not open.
+
+    Raises:
+        InputError: its name leads out of the artifacts folder.
+    """
+    if (key := _key(name, uid)) is None:
         return 0
     if artifacts.bucket is not None:
         return artifacts.bucket.size(f"{key}/")
-    return bytes_under(artifacts.folder / key)
+    return bytes_under(inside(artifacts.folder, key))
 
 
 def shown_files(study: Study) -> list[str]:
@@ -42,7 +52,7 @@ def remove_files(artifacts: Artifacts, study: Study, shown: Iterable[str]) -> No
         OSError, botocore's errors: something is left.
         InputError: the study's uid is none.
     """
-    if (key := _key(study)) is None:
+    if (key := _key(study.spec.name, study.uid)) is None:
         raise InputError(
             f"{study.store.shown} gives study {study.spec.name} the uid {study.uid!r}, which is "
             f"none; look for its files in {artifacts.name}"
@@ -57,11 +67,11 @@ def remove_files(artifacts: Artifacts, study: Study, shown: Iterable[str]) -> No
             shutil.rmtree(folder)
 
 
-def _key(study: Study) -> str | None:
+def _key(name: str, uid: str) -> str | None:
     """What a study's files are under; None where the store, which others write, has no uid."""
-    if not re.fullmatch("[0-9a-f]{32}", study.uid):
+    if not re.fullmatch("[0-9a-f]{32}", uid):
         return None
-    return f"{study.spec.name}-{study.uid[:8]}"
+    return f"{name}-{uid[:8]}"
 
 
 def _events(artifacts: Artifacts, key: str) -> Path:

@@ -22,8 +22,11 @@ from search.database.optuna_private import (
 from search.database.store import Store
 from search.database.tables import (
     ENDED,
+    OPEN,
+    PAUSED,
     RUNNING,
     control_table,
+    epoch_table,
     slot_table,
     study_table,
     worker_table,
@@ -31,6 +34,7 @@ from search.database.tables import (
 from search.studies.looks import LOOKS
 from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import LEASE_SECONDS
+from search.studies.trained import reported
 from spaces.spec import BESIDE, StudySpec
 
 ANSWER = "segtune:answer"  # system attribute: `Answer.to_json` with more, as a worker last found it
@@ -46,6 +50,7 @@ class Entry:
         slots: in all.
         ended: of these.
         running: of these, under a lease that holds.
+        epochs: that trials have trained which run, or whose lease was lost.
         workers: that say that they work on it.
         answer: the value of ANSWER, JSON; None where no worker has written it.
         launched_by: user@host, JSON; None where an earlier version launched it.
@@ -59,6 +64,7 @@ class Entry:
     slots: int
     ended: int
     running: int
+    epochs: int
     workers: int
     answer: str | None
     launched_by: str | None
@@ -97,6 +103,13 @@ def entries(store: Store) -> list[Entry]:
         .group_by(slot_table.c.study_id)
         .subquery()
     )
+    epochs = (
+        sa.select(slot_table.c.study_id, sa.func.count().label("epochs"))
+        .join(epoch_table, reported())
+        .where(slot_table.c.state == RUNNING)
+        .group_by(slot_table.c.study_id)
+        .subquery()
+    )
     crew = (
         sa.select(worker_table.c.study, sa.func.count().label("workers"))
         .where(sa.func.abs(now - worker_table.c.seen_at) <= LEASE_SECONDS)
@@ -114,6 +127,7 @@ def entries(store: Store) -> list[Entry]:
             sa.func.coalesce(slots.c.slots, 0),
             sa.func.coalesce(slots.c.ended, 0),
             sa.func.coalesce(slots.c.running, 0),
+            sa.func.coalesce(epochs.c.epochs, 0),
             sa.func.coalesce(crew.c.workers, 0),
             answer.c.value_json,
             launched.c.value_json,
@@ -121,6 +135,7 @@ def entries(store: Store) -> list[Entry]:
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)
         .outerjoin(slots, slots.c.study_id == study_table.c.study_id)
+        .outerjoin(epochs, epochs.c.study_id == study_table.c.study_id)
         .outerjoin(crew, crew.c.study == STUDIES.c.study_name)
         .outerjoin(
             answer,
@@ -199,6 +214,49 @@ def bests(store: Store, known: Mapping[int, StudySpec]) -> dict[int, Best]:
 
 
 @dataclass(frozen=True)
+class OneTrial:
+    """A trial by its number, as far as a page of its own needs it.
+
+    Attributes:
+        uid: its study's.
+        state: running, paused, interrupted, or Optuna's in small letters.
+    """
+
+    uid: str
+    state: str
+
+
+def one_trial(store: Store, study: str, number: int) -> OneTrial | None:
+    """Return a trial of a study, or of one beside it; one statement, None where it is not there."""
+    own = sa.and_(
+        slot_table.c.study_id == TRIALS.c.study_id, slot_table.c.trial_number == TRIALS.c.number
+    )
+    query = (
+        sa.select(
+            study_table.c.uid,
+            sa.type_coerce(TRIALS.c.state, sa.String),
+            slot_table.c.state,
+            slot_table.c.reason,
+            slot_table.c.lease_until >= store.now(),
+        )
+        .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
+        .join(TRIALS, TRIALS.c.study_id == study_table.c.study_id)
+        .outerjoin(slot_table, own)
+        .where(STUDIES.c.study_name == study, TRIALS.c.number == number)
+    )
+    with store.engine.connect() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    uid, state, slot, reason, live = row
+    if slot == RUNNING and live:
+        return OneTrial(uid, "running")
+    if slot in (OPEN, RUNNING):
+        return OneTrial(uid, "paused" if reason == PAUSED else "interrupted")
+    return OneTrial(uid, state.lower())
+
+
+@dataclass(frozen=True)
 class Moment:
     """What changes whenever there is more to tell of a study.
 
@@ -208,6 +266,7 @@ class Moment:
     """
 
     name: str
+    uid: str
     known: tuple[object, ...]
     leases: float | None
 
@@ -232,8 +291,8 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
     query = (
         sa.select(
             STUDIES.c.study_name,
-            slots.c.leases,
             study_table.c.uid,
+            slots.c.leases,
             study_table.c.spec,
             control_table.c.stop,
             control_table.c.opened_at,
@@ -253,4 +312,4 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
     )
     with store.engine.connect() as connection:
         rows = connection.execute(query).all()
-    return [Moment(name, tuple(rest), leases) for name, leases, *rest in rows]
+    return [Moment(name, uid, tuple(rest), leases) for name, uid, leases, *rest in rows]

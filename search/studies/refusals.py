@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from search.database import optuna_writer
 from search.database.tables import OPEN
-from search.studies.slots import Claim, Result, Slots
+from search.studies.slots import Claim, Result, Slots, held_seconds
 
 
 def refuse(slots: Slots, claim: Claim, result: Result) -> bool:
@@ -30,7 +30,7 @@ def refuse(slots: Slots, claim: Claim, result: Result) -> bool:
                 owner=None,
                 lease_until=None,
                 claimed_at=None,
-                seconds=slots.held_seconds(),
+                seconds=held_seconds(slots.store),
             )
         )
         if freed.rowcount != 1:

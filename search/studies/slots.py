@@ -219,7 +219,7 @@ class Slots:
 
     def used_seconds(self) -> float:
         """Seconds that trials of this study have held a device, running ones up to now."""
-        total = sa.func.sum(self.held_seconds())
+        total = sa.func.sum(held_seconds(self.store))
         with self.store.engine.connect() as connection:
             found = connection.execute(sa.select(total).where(self._mine)).scalar()
         return float(found or 0.0)
@@ -310,7 +310,7 @@ class Slots:
 
     def _freed(self) -> dict[str, object]:
         freed = dict.fromkeys(("owner", "lease_until", "claimed_at"))
-        return {**freed, "state": OPEN, "seconds": self.held_seconds()}
+        return {**freed, "state": OPEN, "seconds": held_seconds(self.store)}
 
     def _update(self, slot: int, *, owned: bool = False, **values: object) -> sa.Update:
         where = [self._mine, slot_table.c.slot == slot]
@@ -349,7 +349,7 @@ class Slots:
             result=json.dumps(asdict(result)),
             images=images,
             lease_until=None,
-            seconds=self.held_seconds(),
+            seconds=held_seconds(self.store),
             claimed_at=None,
         )
         if not stored:
@@ -378,13 +378,14 @@ class Slots:
         ).one_or_none()  # its study may be deleted
         return row is not None and tuple(row) == (self.owner, result.state, result.reason)
 
-    def held_seconds(self) -> sa.ColumnElement[Any]:
-        """Seconds that the slot has been held, this attempt included."""
-        held = self.store.now() - slot_table.c.claimed_at
-        now = sa.case((held > 0, held), else_=0.0)  # below where the clock was put back
-        return sa.func.coalesce(slot_table.c.seconds, 0.0) + now
-
 
 def is_ahead(store: Store) -> sa.ColumnElement[bool]:
     """Whether a lease ends later than any can: the database's clock was put back since."""
     return slot_table.c.lease_until > store.now() + LEASE_SECONDS
+
+
+def held_seconds(store: Store) -> sa.ColumnElement[Any]:
+    """Seconds that a slot has been held, this attempt included."""
+    held = store.now() - slot_table.c.claimed_at
+    now = sa.case((held > 0, held), else_=0.0)  # below where the clock was put back
+    return sa.func.coalesce(slot_table.c.seconds, 0.0) + now

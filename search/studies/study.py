@@ -36,7 +36,7 @@ from search.studies.samplers import build_sampler, other_seed
 from search.studies.slots import Claim, Slots
 from search.studies.trial_facts import TrialFacts
 from spaces.config import TrialConfig
-from spaces.data import AnyDataSpec, fold_count
+from spaces.data import AnyDataSpec
 from spaces.difference import CHANGEABLE, spec_difference
 from spaces.errors import InputError, did_you_mean
 from spaces.space import Space
@@ -88,7 +88,7 @@ class Study:
     @property
     def full_epochs(self) -> int:
         """Epochs of a trial in full, those of all its folds together."""
-        return self.space.base.train.epochs * fold_count(self.spec.data)
+        return self.spec.full_epochs
 
     @cached_property
     def earlier(self) -> list[FrozenTrial]:

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
+from search.files.logs import LOG
 from search.work.forkserver import context
 from search.work.worker_log import log_to
 from spaces.config import TrialConfig
@@ -40,7 +41,6 @@ from trainers.report import EpochReport
 from trainers.tasks import Data
 from trainers.train import TrialResult
 
-LOG = "trial.log"
 LOCK = "lock"  # in a trial's folder, held by its process
 ALIVE_SECONDS = 30.0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.work.child import LOG
+from search.files.logs import LOG
 from search.work.forkserver import context
 from search.work.worker_log import log_to
 from spaces.config import TrialConfig

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 import io
-import re
 from collections import deque
 from collections.abc import Mapping
 
+from search.files.logs import printable
+
 MOST_LINES, MOST_BYTES = 2000, 256 * 1024
 LONGEST = 2000  # characters of a line; the rest of it becomes a further one
-
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")  # colours, moves of a cursor
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class JobLog:
@@ -45,7 +43,7 @@ class JobLog:
         """Add a whole line."""
         for text, other in self._replaced.items():
             line = line.replace(text, other)
-        line = _CONTROLS.sub("\ufffd", _ESCAPES.sub("", line))
+        line = printable(line)
         for start in range(0, max(1, len(line)), LONGEST):
             self._add(line[start : start + LONGEST])
         self.changed = True

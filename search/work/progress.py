@@ -15,13 +15,13 @@ from rich.text import Text
 from search.database.retry import is_away
 from search.database.tables import ENDED, GAIN, OPEN, RUNNING
 from search.findings.ranking import ranked
+from search.findings.time_left import TimeLeft
 from search.findings.wording import clock, describe, epoch_named
 from search.studies.confirmations import SEED
 from search.studies.limits import stopped
 from search.studies.reasons import reason as reason_of
 from search.studies.study import Study
 from search.studies.trial_facts import TrialFacts
-from search.work.time_left import TimeLeft
 from spaces.config import TrialConfig
 from spaces.data import fold_count
 from trainers.report import EpochReport

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from search.database.retry import Backoff, is_away, until_it_answers
 from search.files.artifacts import Artifacts
 from search.files.bucket_copies import Copies, fetch_checkpoint
+from search.files.logs import LOG
 from search.studies.heartbeats import Registration
 from search.studies.limits import limits
 from search.studies.reasons import REASONS
@@ -307,7 +308,7 @@ class Worker:
             if failure.files:
                 self._wait_for_files()
             return
-        said = failure.message if failure.unfit else f"{failure.message}; see {workdir}/trial.log"
+        said = failure.message if failure.unfit else f"{failure.message}; see {workdir / LOG}"
         reason = "unfit" if failure.unfit else "crashed"
         if not failure.unfit and claim.attempt < slots.max_attempts:
             self._give_back(claim, counts=True)

@@ -13,6 +13,7 @@ from search.studies.heartbeats import Registration
 from tests.browser.test_dashboard import sign_in
 
 NAME = "scripted-segmentation"
+LOG = f"/studies/{NAME}/trials/0/log"
 
 
 @pytest.mark.parametrize("width", [390, 1400])
@@ -22,7 +23,7 @@ def test_from_the_list_to_a_study_and_back(page: Any, site: Any, width: int) -> 
         page.page.emulate_media(color_scheme=scheme)
         if scheme == "light":
             sign_in(page, site, "/studies")
-        for path in (f"/studies/{NAME}", "/workers", "/studies"):
+        for path in (f"/studies/{NAME}", LOG, "/workers", "/studies"):
             page.page.goto(site.url + path)
             wide = page.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, path  # what is wider scrolls in a part of its own
@@ -48,6 +49,8 @@ def test_axe_finds_no_barrier(page: Any, site: Any) -> None:
         f"/studies/{NAME}",
         f"/studies/{NAME}?order=best",
         "/studies/nothing",
+        LOG,
+        LOG.replace("/0/", "/1/"),  # which is not there
         "/workers",
         "/logout",
     )
@@ -73,11 +76,22 @@ def test_a_page_brings_itself_up_to_date_and_keeps_the_focus(page: Any, site: An
         crew = Registration(store, "elsewhere:1:00000000", "cuda:0")
         crew.enter()
         crew.works_on(NAME, 1)
-        workers = page.page.get_by_role("row", name=NAME).get_by_role("cell").nth(5)
+        workers = page.page.get_by_role("row", name=NAME).get_by_role("cell").nth(6)
         expect(workers).to_have_text("1", timeout=60_000)
         expect(link).to_be_focused()
         crew.leave()
     expect(workers).to_have_text("0", timeout=60_000)
+    assert page.errors == []
+
+
+def test_a_log_is_shown_from_its_end_and_curves_say_what_they_show(page: Any, site: Any) -> None:
+    sign_in(page, site, f"/studies/{NAME}")
+    drawing = page.page.get_by_role("img", name="mIoU by epoch of 22 trials. The best is trial")
+    expect(drawing).to_be_visible()
+    page.page.get_by_role("link", name=f"Log of trial 0 of {NAME}", exact=True).click()
+    expect(page.page.locator("#end")).to_be_in_viewport()
+    lines = page.page.get_by_role("region", name="What it has printed")
+    assert lines.evaluate("one => one.scrollTop + one.clientHeight > one.scrollHeight - 4")
     assert page.errors == []
 
 

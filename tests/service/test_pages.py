@@ -33,7 +33,8 @@ from tests.statements import Statements
 from trainers.report import EpochReport, Losses
 
 MakeSpec = Callable[..., StudySpec]
-ROUTES = ("/studies", "/studies/NAME", "/workers", "/pages/page.css", "/pages/page.js", "/")
+LOG = "/studies/scripted-segmentation/trials/0/log"
+ROUTES = ("/studies", "/studies/NAME", LOG, "/workers", "/pages/page.css", "/pages/page.js", "/")
 
 
 class Cells(HTMLParser):
@@ -81,6 +82,13 @@ def report(study: Study, claim: Any, value: float, epoch: int = 1) -> None:
     study.report(claim, EpochReport(epoch=epoch, metric=value, train=losses, val=losses))
 
 
+def age(study: Study) -> None:
+    """Let leases be older: sqlite's clock counts whole seconds, and a report prolongs them."""
+    with study.store.engine.begin() as connection:
+        earlier = {"lease_until": slot_table.c.lease_until - 5}
+        connection.execute(sa.update(slot_table).values(**earlier))
+
+
 @pytest.fixture
 def client(store: Store, tmp_path: Path) -> Client:
     """A reader to whom a second passes with each look."""
@@ -113,21 +121,22 @@ def test_the_list_says_how_far_a_study_is_and_what_is_best(
 ) -> None:
     name = study.spec.name
     assert page(client) == [
-        [name, "waiting for workers", "0 of 4", "-", "-", "-", "0", "segmentation", user()]
+        [name, "waiting for workers", "0 of 4", *("-" * 4), "0", "segmentation", user()]
     ]
     end(study, 0.25)
     best = end(study, 0.5, "median")
     claim = study.slots.claim(study.ask)
     assert claim
     [row] = page(client)
-    assert row[1:4] == ["running", "2 of 4", f"0.5000 mIoU trial {best}, epoch 2"]
-    assert row[4:6] == ["not confirmed", "-"]  # nobody has written the answer yet
+    assert row[1:3] == ["running", "2 of 4"]
+    assert row[4] == f"0.5000 mIoU trial {best}, epoch 2"
+    assert row[5:7] == ["not confirmed", "-"]  # nobody has written the answer yet
     Publisher(study, Artifacts(tmp_path)).refresh(gather(study))
-    assert page(client)[0][5] == "it is the baseline"
+    assert page(client)[0][6] == "it is the baseline"
     crew = Registration(study.store, study.owner, "cuda:0")
     crew.enter()
     crew.works_on(name, claim.trial_number)
-    assert page(client)[0][6] == "1"
+    assert page(client)[0][7] == "1"
     close(study.store, study.study_id, AFTER)
     assert page(client)[0][1] == "running its last trials; stopped by a user"
     study.slots.end(claim, Result("FAILED", None, "crashed", {}))
@@ -138,7 +147,30 @@ def test_the_list_says_how_far_a_study_is_and_what_is_best(
     assert page(client)[0][1] == "ended by itself: little is left to gain"
     reopen(study.store, study.study_id)
     end(study, 0.125)
-    assert page(client)[0][1:4] == ["ended", "4 of 4", f"0.5000 mIoU trial {best}, epoch 2"]
+    assert page(client)[0][1:4] == ["ended", "4 of 4", "-"]
+    assert page(client)[0][4] == f"0.5000 mIoU trial {best}, epoch 2"
+
+
+def test_the_list_says_how_far_a_study_is_in_epochs_and_how_long_it_takes(
+    client: Client, study: Study
+) -> None:
+    claim = study.slots.claim(study.ask)
+    assert claim
+    report(study, claim, 0.25)
+    assert page(client)[0][3] == "not known yet 1 of at most 16 epochs"
+    study.slots.extend(8)
+    for _ in range(3):
+        end(study, 0.5)  # 2 epochs in 4 s; the first is the one that ran
+    claim = study.slots.claim(study.ask)
+    assert claim
+    for epoch in (1, 2):
+        report(study, claim, 0.5, epoch)
+    left, told = re.split(" s ", page(client)[0][3].removeprefix("about "))
+    assert told == "8 of at most 32 epochs" and 0 < int(left) <= 4 * 4 * 2 + 4
+    close(study.store, study.study_id, AFTER)
+    assert page(client)[0][3].endswith("8 of at most 16 epochs")  # only what runs goes on
+    study.slots.end(claim, Result("FAILED", None, "crashed", {}))
+    assert page(client)[0][3] == "-"
 
 
 def test_the_list_says_what_fresh_seeds_have_shown(
@@ -156,7 +188,12 @@ def test_the_list_says_what_fresh_seeds_have_shown(
         for trial in (study.trial(best), answer.baseline):
             plan(confirmation, trial, study.config(trial), seed)
     assert page(client)[0][1] == "waiting for workers, to confirm"
-    assert page(client)[0][4] == "0 of 4 runs"
+    assert page(client)[0][5] == "0 of 4 runs"
+    claim = confirmation.slots.claim(confirmation.ask)
+    assert claim
+    report(confirmation, claim, 0.5)
+    assert page(client)[0][3] == "not known yet 1 of at most 16 epochs, to confirm"
+    confirmation.slots.give_back(claim, counts=False)
     for value in (0.5, 0.25, 0.625, 0.125):
         end(confirmation, value)
     Publisher(study, Artifacts(tmp_path)).refresh(gather(study))
@@ -166,8 +203,8 @@ def test_the_list_says_what_fresh_seeds_have_shown(
     assert gain is not None
     [row] = page(client)
     assert row[1] == "ended"
-    assert row[4] == f"0.5625 ± {answer.confirmed.sd:.4f} 2 seeds"
-    assert row[5] == f"{gain.mean:+.4f} ± {gain.half:.4f}"
+    assert row[5] == f"0.5625 ± {answer.confirmed.sd:.4f} 2 seeds"
+    assert row[6] == f"{gain.mean:+.4f} ± {gain.half:.4f}"
     trials = page(client, f"/studies/{study.spec.name}")
     assert len(trials) == number + 3  # a confirmation's runs are no trials of the study
     assert client("GET", f"/studies/{confirmation.spec.name}").status == 404
@@ -237,9 +274,10 @@ def test_workers_are_shown_with_what_they_run(client: Client, study: Study) -> N
     crew.works_on(f"{study.spec.name}:confirm", 3)
     body = client("GET", "/workers").body
     [row] = Cells(body).rows[1:]
-    assert row[1:5] == [" ".join(HOSTILE.split()), "running", f"{study.spec.name}:confirm", "3"]
+    assert row[1:5] == [" ".join(HOSTILE.split()), "running", f"{study.spec.name}:confirm", "3 log"]
     assert HOSTILE.encode() not in body
     assert f'href="/studies/{study.spec.name}"'.encode() in body
+    assert f'href="/studies/{study.spec.name}%3Aconfirm/trials/3/log#end"'.encode() in body
 
 
 # --- what a poll costs ---
@@ -249,13 +287,12 @@ def test_a_poll_costs_one_statement_until_something_changes(client: Client, stud
     end(study, 0.25)
     claim = study.slots.claim(study.ask)
     assert claim
-    with study.store.engine.begin() as connection:  # sqlite's clock counts whole seconds
-        earlier = {"lease_until": slot_table.c.lease_until - 5}
-        connection.execute(sa.update(slot_table).values(**earlier))
+    age(study)
     name = f"/studies/{study.spec.name}"
     crashed = Result("FAILED", None, "crashed", {})
     for path, change in (
         (name, lambda: report(study, claim, 0.5)),
+        ("/studies", lambda: report(study, claim, 0.5, epoch=2)),
         ("/studies", lambda: study.slots.end(claim, crashed)),
         (name, lambda: end(study, 0.5)),
         ("/studies", lambda: close(study.store, study.study_id, AFTER)),
@@ -290,15 +327,17 @@ def test_the_list_costs_as_many_statements_at_any_number_of_studies(
     counts = []
     for many in (2, 20):
         for index in range(many):
-            spec = make_spec(name=f"study-{many}-{index}", trials=1)
-            end(create_or_resume(store, spec, "f" * 64, None), 0.5)
+            spec = make_spec(name=f"study-{many}-{index}", trials=2)
+            study = create_or_resume(store, spec, "f" * 64, None)
+            end(study, 0.5)
+            study.slots.claim(study.ask)
         client = Client(make_app(store, Artifacts(tmp_path), clock=count().__next__))
         with Statements.of(store) as first:
             assert len(page(client)) >= many
         with Statements.of(store) as after:
             page(client, "/studies?sort=-best")
         counts.append((len(first), len(after)))
-    assert counts == [(3, 1), (3, 1)]
+    assert counts == [(5, 1), (5, 1)]
 
 
 # --- who may ask, and for what ---
@@ -320,7 +359,8 @@ def test_markup_in_the_store_stays_text(hostile: Client, path: str) -> None:
 def test_a_page_of_a_name_that_is_no_study_is_404_with_the_nearest(hostile: Client) -> None:
     answer = hostile("GET", "/studies/scripted-segmentatoin")
     assert answer.status == 404 and b"did you mean scripted-segmentation?" in answer.body
-    for name in ("%3Cscript%3Ealert(1)%3C/script%3E", "%3Cb%3E", "..", "%F0%9F%92%A5", "a" * 5000):
+    script = "%3Cscript%3Ealert(1)%3C/script%3E"
+    for name in (script, "%3Cb%3E", "..", "%F0%9F%92%A5", "%FF", "a" * 5000):
         answer = hostile("GET", f"/studies/{name}")
         assert answer.status == 404 and b"<script>alert" not in answer.body, name
         assert b"<b>" not in answer.body
@@ -377,7 +417,7 @@ def test_pages_ask_for_the_password_and_say_how_to_sign_out(
 
 
 def test_pages_run_their_own_script_alone(hostile: Client) -> None:
-    for path in ("/studies", "/studies/scripted-segmentation", "/workers", "/studies/none"):
+    for path in ("/studies", "/studies/scripted-segmentation", LOG, "/workers", "/studies/none"):
         answer = hostile("GET", path)
         assert answer.header("Content-Security-Policy") == POLICY
         assert answer.header("Cache-Control") == "no-store"

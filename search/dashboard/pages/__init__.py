@@ -18,7 +18,9 @@ from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.asking import ASKINGS, Asks
 from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
+from search.dashboard.pages.logs import LogPage
 from search.dashboard.pages.people import AuditPage, PeoplePage
+from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
 from search.dashboard.pages.workers import WorkersPage
@@ -28,6 +30,7 @@ from search.files.results import Results
 from spaces.errors import InputError
 
 _STUDY = re.compile(r"/studies/([^/]+)(?:/([a-z]+))?")
+_LOG = re.compile(r"/studies/([^/]+)/trials/(0|[1-9][0-9]{0,8})/log")
 _JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result))?")
 
 Page = Callable[[Request], Iterable[bytes]]
@@ -37,7 +40,7 @@ class Pages:
     """Answers for its own paths; all else goes to `inner`.
 
     Args:
-        artifacts: where the results of jobs are.
+        artifacts: where the files of trials and the results of jobs are.
         clock: seconds; only differences count.
     """
 
@@ -52,9 +55,10 @@ class Pages:
         self.inner, self.frame = inner, frame
         forms = Forms()
         self.studies = StudiesPage(frame, store, clock)
-        self.study = StudyPage(frame, store)
+        self.study = StudyPage(frame, store, Room(artifacts, clock))
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.asks = Asks(frame, store, forms)
+        self.log = LogPage(frame, store, artifacts)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
@@ -91,10 +95,13 @@ class Pages:
             number, what = int(job[1]), job[2] or ""
             methods = (*READ_METHODS, "POST") if what == "cancel" else READ_METHODS
             return lambda request: self.job(request, number, what), methods
+        if (log := _LOG.fullmatch(path)) is not None:
+            of, trial = _text(log[1]), int(log[2])
+            return lambda request: self.log(request, of, trial), READ_METHODS
         found = _STUDY.fullmatch(path)
         if found is None:
             return self.places.get(path), READ_METHODS
-        name, action = found[1].encode("latin-1").decode(), found[2]
+        name, action = _text(found[1]), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
         if action in ASKINGS:
@@ -102,3 +109,8 @@ class Pages:
         if action not in ACTIONS:
             return None, READ_METHODS
         return lambda request: self.actions(request, name, action), (*READ_METHODS, "POST")
+
+
+def _text(part: str) -> str:
+    """A part of a path, which WSGI gives as Latin-1; bytes that are no UTF-8 are U+FFFD."""
+    return part.encode("latin-1").decode("utf-8", "replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,38 @@ from search.dashboard.doors import Clock
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.dashboard.pages.states import STATES, State, state
 from search.database.store import Store
+from search.database.tables import RUNNING
+from search.findings.time_left import seconds_left
+from search.findings.wording import clock
 from search.studies.catalogue import Best, Entry, bests, entries, specs
+from search.studies.trained import Trained, begun_trials, ended_trials
 from spaces.spec import CONFIRM, StudySpec
 
 ANY = "any"
 NEWEST = "newest"
 LONGEST = 100  # characters of a text that is looked for
 SHARED_SECONDS = 1.0  # what one viewer's poll has read answers all others for so long
+
+
+@dataclass(frozen=True)
+class Going:
+    """How far the trials are of a study that runs.
+
+    Attributes:
+        epochs: that they have trained.
+        of: that they train at most; fewer where they are stopped early.
+        seconds: that they will still take; None where too little is known.
+        confirms: they are runs of its confirmation.
+    """
+
+    epochs: int
+    of: int
+    seconds: float | None
+    confirms: bool
+
+    @property
+    def left(self) -> str | None:
+        return None if self.seconds is None else clock(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,7 @@ class Row:
         confirming: (ended, all) runs of its confirmation; None where there is none.
         gain: beside the baseline, and half the width of its interval, None for one seed each.
         is_baseline: the best trial is the baseline itself.
+        going: how far it is in epochs, or its confirmation; None where no worker trains for it.
         workers: on it, or on its confirmation.
         launched_by: user@host; None where that is not known.
     """
@@ -45,6 +71,7 @@ class Row:
     confirming: tuple[int, int] | None
     gain: tuple[float, float | None] | None
     is_baseline: bool
+    going: Going | None
     workers: int
     launched_by: str | None
 
@@ -63,6 +90,7 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "best": lambda row: None if row.best is None else row.best.value,
     "fresh": lambda row: None if row.fresh is None else row.fresh[0],
     "gain": lambda row: None if row.gain is None else row.gain[0],
+    "left": lambda row: None if row.going is None else row.going.seconds,
     "workers": lambda row: row.workers,
     "by": lambda row: row.launched_by,
 }
@@ -70,6 +98,7 @@ COLUMNS = (
     ("name", "Study"),
     ("state", "State"),
     ("trials", "Trials"),
+    ("left", "Time left"),
     ("best", "Best value"),
     ("fresh", "On fresh seeds"),
     ("gain", "Beside the baseline"),
@@ -93,6 +122,7 @@ class StudiesPage:
         self._lock = threading.Lock()
         self._specs: dict[str, StudySpec] = {}  # by uid
         self._bests: dict[tuple[str, int, int], Best | None] = {}  # by uid and what has ended
+        self._ended: dict[tuple[str, int, int], list[Trained]] = {}  # of those that run
         self._rows: tuple[list[Entry], list[Row]] = [], []
 
     def __call__(self, request: Request) -> Iterable[bytes]:
@@ -154,15 +184,25 @@ class StudiesPage:
         read = bests(self.store, {entry.study_id: self._specs[entry.uid] for entry in stale})
         known = self._bests | {_key(entry): read.get(entry.study_id) for entry in stale}
         self._bests = {_key(e): known[_key(e)] for e in searches if _key(e) in known}
-        return [
-            _row(
-                entry,
-                beside.get(entry.name + CONFIRM),
-                self._specs[entry.uid],
-                self._bests.get(_key(entry)),
-            )
-            for entry in searches
-        ]
+        trained = self._trained([entry for entry in found if entry.running])
+        rows = []
+        for entry in searches:
+            spec, confirmation = self._specs[entry.uid], beside.get(entry.name + CONFIRM)
+            going = _going(entry, confirmation, spec, trained)
+            rows.append(_row(entry, confirmation, spec, self._bests.get(_key(entry)), going))
+        return rows
+
+    def _trained(self, running: list[Entry]) -> dict[int, list[Trained]]:
+        """{study id: its trials that have begun}; those that had ended are not read again."""
+        new = [entry for entry in running if _key(entry) not in self._ended]
+        ended = ended_trials(self.store, [entry.study_id for entry in new])
+        known = self._ended | {_key(entry): ended.get(entry.study_id, []) for entry in new}
+        self._ended = {_key(entry): known[_key(entry)] for entry in running}
+        begun = begun_trials(self.store, [entry.study_id for entry in running])
+        return {
+            entry.study_id: [*self._ended[_key(entry)], *begun.get(entry.study_id, [])]
+            for entry in running
+        }
 
 
 def ordered(rows: list[Row], sort: str) -> list[Row]:
@@ -180,7 +220,35 @@ def _key(entry: Entry) -> tuple[str, int, int]:
     return entry.uid, entry.ends, entry.ended
 
 
-def _row(entry: Entry, confirmation: Entry | None, spec: StudySpec, best: Best | None) -> Row:
+def _going(
+    entry: Entry,
+    confirmation: Entry | None,
+    spec: StudySpec,
+    trained: Mapping[int, list[Trained]],
+) -> Going | None:
+    """How far a study is in epochs: its search while that runs, else its confirmation."""
+    for one in (entry, confirmation):
+        if one is not None and one.study_id in trained:
+            trials, unended = trained[one.study_id], one.slots - one.ended
+            if one.stop is not None:  # what waits is not taken up
+                trials = [trial for trial in trials if trial.ended or trial.state == RUNNING]
+                unended = one.running
+            return Going(
+                sum(trial.epochs for trial in trials),
+                (one.ended + unended) * spec.full_epochs,
+                seconds_left(trials, spec.full_epochs, unended, one.running),
+                one is confirmation,
+            )
+    return None
+
+
+def _row(
+    entry: Entry,
+    confirmation: Entry | None,
+    spec: StudySpec,
+    best: Best | None,
+    going: Going | None,
+) -> Row:
     answer = {} if entry.answer is None else json.loads(entry.answer)
     values, gain, fresh = answer.get("fresh_seeds"), answer.get("gain"), None
     baseline, beside = answer.get("baseline_value"), None
@@ -201,6 +269,7 @@ def _row(entry: Entry, confirmation: Entry | None, spec: StudySpec, best: Best |
         None if confirmation is None else (confirmation.ended, confirmation.slots),
         beside,
         is_baseline,
+        going,
         entry.workers + (0 if confirmation is None else confirmation.workers),
         None if entry.launched_by is None else json.loads(entry.launched_by),
     )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from search.dashboard.pages.actions import owns
+from search.dashboard.pages.curves import curves
 from search.dashboard.pages.frame import HOME, Frame, Request
+from search.dashboard.pages.room import Room
 from search.dashboard.pages.states import state
 from search.database.store import Store, UnknownStudy
 from search.database.tables import GAIN
+from search.files.sizes import shown_bytes
+from search.findings.confirmation import Confirmation
 from search.findings.facts import Facts, gather, trial_row
 from search.findings.markup import Heading, to_html
 from search.findings.notes import study_note
@@ -23,12 +27,15 @@ from search.findings.ranking import by_folds
 from search.findings.tables import how_far
 from search.findings.wording import clock, describe
 from search.studies.catalogue import Entry, Moment, entries, moments
+from search.studies.confirmations import SEED
 from search.studies.reasons import REASONS
 from search.studies.study import open_study, study_names
+from search.studies.trial_facts import TrialFacts
 from spaces.errors import InputError, did_you_mean
 from spaces.spec import BESIDE, CONFIRM
 
 TRIALS = 200  # a page
+RUNS = 50  # on fresh seeds
 KEPT = 32  # pages and notes that are kept
 LATEST, BEST = ORDERS = ("latest", "best")
 
@@ -36,8 +43,8 @@ LATEST, BEST = ORDERS = ("latest", "best")
 class StudyPage:
     """Answers GET /studies/NAME."""
 
-    def __init__(self, frame: Frame, store: Store) -> None:
-        self.frame, self.store = frame, store
+    def __init__(self, frame: Frame, store: Store, room: Room) -> None:
+        self.frame, self.store, self.room = frame, store, room
         self._pages, self._notes = Kept(), Kept()
         self._lock = threading.Lock()
 
@@ -49,8 +56,9 @@ class StudyPage:
             names = study_names(self.store)
             said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
-        tag = self.frame.tag(found)
         member = request.may_ask and not request.is_owner  # sees more of what is their own
+        size = self.room.of([(one.name, one.uid) for one in found])
+        tag = self.frame.tag(found, size)
 
         def make() -> bytes:
             with self._lock:  # one look at a time: the second finds the first one's work done
@@ -58,7 +66,7 @@ class StudyPage:
                 return self._pages.get(key, tag, lambda: made())
 
         def made() -> bytes:
-            return self._made(request, name, order, page, found)
+            return self._made(request, name, order, page, found, size)
 
         try:
             return self.frame.page(request, tag, make)
@@ -67,13 +75,19 @@ class StudyPage:
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
 
     def _made(
-        self, request: Request, name: str, order: str, page: int, found: Sequence[Moment]
+        self,
+        request: Request,
+        name: str,
+        order: str,
+        page: int,
+        found: Sequence[Moment],
+        size: int | None,
     ) -> bytes:
         study = open_study(self.store, name)
         facts, listed = gather(study), {entry.name: entry for entry in entries(self.store)}
         if name not in listed:
             raise UnknownStudy(name)
-        known = self.frame.tag([one.known for one in found])
+        known = self.frame.tag([(one.uid, one.known) for one in found])
         note = self._notes.get(name, known, lambda: _note(facts))
         trials = _ordered(facts, order)
         pages = max(1, -(-len(trials) // TRIALS))
@@ -83,6 +97,7 @@ class StudyPage:
         waiting = study.slots.waiting()
         beside = [listed[name + suffix] for suffix in BESIDE if name + suffix in listed]
         own = self.frame.writes and owns(request, study)
+        confirmation = None if facts.answer is None else facts.answer.confirmation
         return self.frame.render(
             request,
             "study.html",
@@ -96,8 +111,12 @@ class StudyPage:
             actions=_actions(listed[name], beside, facts.best is not None) if own else [],
             takes_away=self.frame.writes and request.may_ask and facts.best is not None,
             beside=beside,
+            size=None if size is None else shown_bytes(size),
+            curves=curves(facts, waiting),
             note=note,
-            rows=[_row(facts, trial, waiting) for trial in shown],
+            runs=[] if confirmation is None else _runs(confirmation),
+            run_count=0 if confirmation is None else len(confirmation.runs),
+            rows=[_trial_row(facts, trial, waiting) for trial in shown],
             count=len(trials),
             order=order,
             page=page,
@@ -155,24 +174,43 @@ def _ordered(facts: Facts, order: str) -> list[FrozenTrial]:
     return [*valued, *(trial for trial in facts.trials[::-1] if trial.number not in there)]
 
 
-def _row(facts: Facts, trial: FrozenTrial, waiting: dict[int, str]) -> dict[str, Any]:
+def _trial_row(facts: Facts, trial: FrozenTrial, waiting: Mapping[int, str]) -> dict[str, Any]:
     row = trial_row(facts.study, trial, waiting)
-    value, best_epoch, epochs = how_far(row)
     why = row["reason"]
-    return {
-        "number": row["number"],
-        "state": row["state"].lower(),
-        "reason": why,
+    return _row(row) | {
         "sentence": REASONS[why].sentence if why in REASONS else "",
         "error": row["error"],
         "origin": row["origin"],
         "best": facts.best is not None and trial.number == facts.best.number,
+        "time": None if row["seconds"] is None else clock(row["seconds"]),
+        "settings": describe(row["params"]),
+    }
+
+
+def _runs(confirmation: Confirmation) -> list[dict[str, Any]]:
+    """The latest runs on fresh seeds, those that wait for a worker included."""
+    if confirmation.study is None:
+        return []
+    waiting, shown = confirmation.study.slots.waiting(), confirmation.runs[::-1][:RUNS]
+    return [
+        _row(trial_row(confirmation.study, run, waiting))
+        | {"of": confirmation.study.spec.name, "seed": run.params[SEED]}
+        | {"confirms": TrialFacts.of(run).confirms}
+        for run in shown
+    ]
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a trial of the study, and of a run on a fresh seed."""
+    value, best_epoch, epochs = how_far(dict(row))
+    return {
+        "number": row["number"],
+        "state": row["state"].lower(),
+        "reason": row["reason"],
         "value": value,
         "ended": row["so_far"] is None,
         "best_epoch": best_epoch,
         "epochs": epochs,
-        "time": None if row["seconds"] is None else clock(row["seconds"]),
-        "settings": describe(row["params"]),
     }
 
 

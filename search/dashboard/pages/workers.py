@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search.dashboard.pages.frame import Frame, Request
+from search.dashboard.pages.logs import searched
 from search.database.store import Store
 from search.findings.wording import clock
 from search.studies.heartbeats import FORGET_SECONDS, workers
-from spaces.spec import BESIDE
 
 
 class WorkersPage:
@@ -23,7 +23,7 @@ class WorkersPage:
                 **worker,
                 "for": None if worker["for_seconds"] is None else clock(worker["for_seconds"]),
                 "silent": clock(worker["silent_seconds"]),
-                "page": _searched(worker["study"]),
+                "page": None if worker["study"] is None else searched(worker["study"]),
             }
             for worker in workers(self.store)
         ]
@@ -35,10 +35,3 @@ class WorkersPage:
             rows=rows,
             hours=round(FORGET_SECONDS / 3600),
         )
-
-
-def _searched(study: str | None) -> str | None:
-    """The study whose page tells of a worker's trial: a confirmation has none of its own."""
-    for suffix in BESIDE:
-        study = None if study is None else study.removesuffix(suffix)
-    return study

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from optuna.trial import create_trial
 
-from search.work.time_left import JUMP, KNOWN, TimeLeft
+from search.findings.time_left import JUMP, KNOWN, TimeLeft, seconds_left
+from search.studies.trained import Trained
 
 # what a worker heard of `segtune demo --trials 16`: seconds, what, trial, epoch of 8
 DEMO = """\
@@ -155,3 +156,20 @@ def test_a_resumed_study_is_known_from_the_start() -> None:
     said.estimate(0.0, 1, 1)
     why = "trials that have begun will train fewer epochs than expected"
     assert said.text(0.0) == f"about 40 s left, not 1 min 00 s: {why}"
+
+
+def test_what_the_store_has_of_trials_is_told_as_a_worker_tells_it(steady: TimeLeft) -> None:
+    ended = [Trained(n, "COMPLETE", "completed", 10, 100.0, 100.0) for n in range(4)]
+    assert seconds_left(ended, 10, 20, 1) == steady.left == 2000
+    assert seconds_left(ended, 10, 20, 4) == 500
+    assert seconds_left(ended[:2], 10, 20, 1) is None
+    waited = [trial._replace(held=200.0) for trial in ended]  # between epochs
+    assert seconds_left(waited, 10, 20, 1) == 4000
+    crashed = Trained(4, "FAILED", "crashed", 0, None, 0.0)
+    refused = Trained(5, "PRUNED", "limit", 0, None, 0.0)
+    assert seconds_left([*ended, crashed, refused], 10, 20, 1) == 2000
+    runs = Trained(6, "RUNNING", None, 5, None, 50.0)
+    assert seconds_left([*ended, runs], 10, 1, 1) == pytest.approx(50)
+    paused = runs._replace(state="OPEN", reason="paused")
+    left = seconds_left([*ended, paused], 10, 1, 1)
+    assert left is not None and left < 50

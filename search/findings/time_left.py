@@ -9,13 +9,14 @@ trials that train to the end keep the first real ones from deciding alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.findings.wording import clock, clock_span
+from search.studies.trained import Trained
 from search.studies.trial_facts import TrialFacts
 
 KNOWN = 3  # trials with epochs that were timed; with fewer nothing is said but what was measured
@@ -157,6 +158,11 @@ class TimeLeft:
                 said = replace(said, why=f", not {clock(expected)}: {why}")
         self._said = said
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that it said last; None where too little is known."""
+        return None if self._said is None else self._said.left
+
     def text(self, now: float) -> str:
         """`about 12 min 30 s left`; with a reason where that is far from what was said before."""
         said = self._said
@@ -178,33 +184,70 @@ class TimeLeft:
             for pace in self.paces.values()
         )
         between = max(1.0, self._busy / trained) if trained else 1.0
-        return Basis(workers, unended, self._more(0), speed * between)
+        return Basis(workers, unended, self._more()[0], speed * between)
 
     def _left(self, basis: Basis) -> float:
         """Seconds that are left; the last trials do not share their epochs among workers."""
         begun = [pace for pace in self.paces.values() if pace.ended is None]
+        more = self._more()
         alone = [
-            self._more(pace.epochs) * basis.speed * (1 - PAUSED * pace.paused) for pace in begun
+            more[min(pace.epochs, self.epochs)] * basis.speed * (1 - PAUSED * pace.paused)
+            for pace in begun
         ]
         new = max(basis.unended - len(begun), 0)
         return max((sum(alone) + new * basis.length * basis.speed) / basis.workers, *alone, 0.0)
 
-    def _more(self, epochs: int) -> float:
-        """Epochs that a trial which has trained so many will train yet, on average."""
+    def _more(self) -> list[float]:
+        """Epochs that a trial will train yet, on average, by those that it has trained, from 0."""
         ends: dict[int, float] = defaultdict(float)
         came: dict[int, int] = defaultdict(int)
         for pace in self.paces.values():
             came[pace.epochs] += 1
             ends[pace.epochs] += 1.0 if pace.ended else PAUSED * pace.paused
         beyond = len(self.paces) + IMAGINED  # trials that have trained more than so many
-        expected, share = 0.0, 1.0
+        shares = []
         for epoch in range(self.epochs):
             beyond -= came[epoch]
-            if epoch < epochs:
-                continue
-            share *= beyond / (beyond + ends[epoch])
-            expected += share
-        return expected
+            shares.append(beyond / (beyond + ends[epoch]))
+        expected = [0.0]  # of one that has trained them all
+        for share in reversed(shares):
+            expected.append(share * (1 + expected[-1]))
+        return expected[::-1]
+
+
+def seconds_left(
+    trials: Sequence[Trained], epochs: int, unended: int, workers: int
+) -> float | None:
+    """How long a study will still take, by its trials as the store has them.
+
+    Args:
+        trials: all that have begun.
+        epochs: of a trial in full.
+        unended: trials that have not ended, those that have not begun included.
+        workers: that train now, at least 1.
+
+    Returns:
+        None where fewer than KNOWN trials have trained.
+    """
+    estimate = TimeLeft(epochs, paces={trial.trial: _pace(trial) for trial in trials})
+    estimate.worked(sum(trial.held for trial in trials))
+    estimate.estimate(0.0, unended, workers)
+    return estimate.left
+
+
+def _pace(trial: Trained) -> Pace:
+    """What a trial has shown; of one that has not ended all time on a device counts as training."""
+    seconds = trial.seconds
+    if seconds is None and not trial.ended and trial.held:
+        seconds = trial.held
+    refused = trial.reason == "limit" and not trial.epochs
+    return Pace(
+        trial.epochs,
+        0 if seconds is None else trial.epochs,
+        seconds or 0.0,
+        paused=trial.paused,
+        ended=None if not trial.ended else trial.state != "FAILED" and not refused,
+    )
 
 
 def _reason(before: Basis, now: Basis, longer: bool) -> str:
