@@ -90,20 +90,25 @@ def existing(folder: Path, given: str, name: str, where: str) -> Path:
     named = os.environ.get(ROOTS)
     roots = [Path(root).resolve() for root in named.split(os.pathsep)] if named else []
     try:
-        tried = [(start / Path(given).expanduser()).resolve() for start in roots or [folder]]
-        if roots and not all(any(map(path.is_relative_to, roots)) for path in tried):
-            raise InputError(
-                f"{name}: {given!r} lies outside of the folders that study files may name here: "
-                f"{', '.join(map(str, roots))} ({where})"
-            )
-        for path in tried:
-            if path.exists():
-                return path
-        path = tried[0]
-        missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
-        siblings = [p.name for p in missing.parent.iterdir()] if missing.parent.is_dir() else []
+        path = (
+            Path(given) if roots else Path(given).expanduser()
+        )  # whose homes are here is not told
+        tried = [(start / path).resolve() for start in roots or [folder]]
+        outside = roots and not all(any(map(one.is_relative_to, roots)) for one in tried)
+        if not outside:
+            for one in tried:
+                if one.exists():
+                    return one
+            path = tried[0]
+            missing = next(p for p in (*reversed(path.parents), path) if not p.exists())
+            siblings = [p.name for p in missing.parent.iterdir()] if missing.parent.is_dir() else []
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: {given!r} cannot be read: {error} ({where})") from None
+    if outside:
+        raise InputError(
+            f"{name}: {given!r} lies outside of the folders that study files may name here: "
+            f"{', '.join(map(str, roots))} ({where})"
+        )
     near = difflib.get_close_matches(missing.name, siblings, n=1)
     hint = f"; did you mean {missing.parent / near[0]}?" if near else ""
     raise InputError(f"{name}: {path} does not exist{hint} ({where})")

@@ -209,7 +209,7 @@ class _Turn:
                     "this runner takes no study file, as it may read no data; name the folder that "
                     "they are in: segtune jobs --data-root DIR"
                 )
-            (self.folder / FILE).write_text(settings.file)
+            (self.folder / FILE).write_text(settings.file, encoding="utf-8")
             told[ROOTS] = os.pathsep.join(map(str, self.runner.roots))
         return told
 
