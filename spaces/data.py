@@ -58,7 +58,7 @@ def _check_pattern(group: str | None) -> None:
         return
     try:
         groups = re.compile(group).groups
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"group: not a regular expression: {error}") from None
     if groups < 1:
         raise ValueError("group: needs one capture, as in '^([^_]+)_'")

@@ -53,6 +53,20 @@ def resolve_paths(
             section.setdefault("ignore_index", ignore)
 
 
+def without_class_file(data: dict[str, Any]) -> dict[str, Any]:
+    """A study file's content without what only the names in its class file could tell.
+
+    One class stands in for them: all that a task of many may have, one of a single class may have.
+    """
+    section = data.get("data")
+    if not isinstance(section, dict) or not isinstance(section.get("classes"), str):
+        return data
+    by_name = ("palette", "palette_ignore", "values", "ignore_values", "ignore_index")
+    left = {key: value for key, value in section.items() if key not in (*by_name, "ignore_classes")}
+    rest = {key: value for key, value in data.items() if key != "metric"}
+    return {**rest, "data": {**left, "classes": ["a"]}}
+
+
 def files_elsewhere(study: Path) -> dict[str, Path]:
     """{setting: text file that it reads} of those that lie outside of a study file's folder.
 

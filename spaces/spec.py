@@ -37,12 +37,13 @@ from spaces.limits import LimitsSpec
 from spaces.metric import check_metric, classes_of_a_mean, metric_name
 from spaces.sections import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WorkersSpec
 from spaces.settings import Section
-from spaces.sources import resolve_paths
+from spaces.sources import resolve_paths, without_class_file
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
 from spaces.text_detection import TextDetectionConfig, TextMetric
-from spaces.yamlfile import Document, Key, read_yaml
+from spaces.yamlfile import Document, Key, parse_yaml, read_yaml
 
+TEXT = "study.yaml"  # what messages call a text that is no file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONFIRM, FINISH = BESIDE = (":confirm", ":finish")
 """What the names of a study's confirmation, and of its stopped trials that were trained to their
@@ -149,6 +150,15 @@ class StudySpec(Section):
             InputError: with file and line.
         """
         return _from_document(read_yaml(path), path.resolve().parent)
+
+    @classmethod
+    def of_text(cls, text: str) -> StudySpec:
+        """Check a study file's text alone: nothing that it names is looked at.
+
+        Raises:
+            InputError: with the line, of a file TEXT.
+        """
+        return _from_document(parse_yaml(text, TEXT), None)
 
     @classmethod
     def from_json(cls, text: str) -> StudySpec:
@@ -321,14 +331,17 @@ def mapping(document: Document) -> dict[str, Any]:
     return document.data
 
 
-def _from_document(document: Document, folder: Path) -> StudySpec:
+def _from_document(document: Document, folder: Path | None) -> StudySpec:
     data = mapping(document)
     if "trial" in data and "name" not in data:
         raise InputError(f"{document.source} is an exported config; give it to `segtune train`")
     for key in {"left_out", "init_sha256"} & data.keys():
         raise InputError(f"{key}: unknown key ({document.where((key,))})")
-    resolve_paths(data, document, folder)
-    resolve_entry(data.get("space"), document, folder)
+    if folder is None:
+        data = without_class_file(data)
+    else:
+        resolve_paths(data, document, folder)
+        resolve_entry(data.get("space"), document, folder)
     study = TASKS[task_of(data, document)].study if "task" in data else SegmentationStudySpec
     try:
         spec = study.model_validate(data)

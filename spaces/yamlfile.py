@@ -22,6 +22,7 @@ Key = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000  # bytes; a study file is a few kB
 MAX_DEPTH = 50
+MAX_OPEN = 200  # brackets; PyYAML looks at each of those that are open for every word
 MAX_DIGITS = 400  # longer numbers than a float can hold
 MAX_NODES = 50_000  # aliases can multiply a small file without bound
 MAX_CHARACTERS = MAX_BYTES  # of all texts together, as aliases multiply them too
@@ -114,6 +115,8 @@ def read_yaml(path: Path) -> Document:
 def parse_yaml(text: str, source: str) -> Document:
     """Parse YAML text; `source` is the name shown in errors. Raises as `read_yaml`."""
     document = Document(None, source)
+    if _open_brackets(text) > MAX_OPEN:
+        raise InputError(f"{source}: lists or mappings are nested too deep")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
@@ -126,6 +129,16 @@ def parse_yaml(text: str, source: str) -> Document:
     except RecursionError:
         raise InputError(f"{source}: lists or mappings are nested too deep") from None
     return document
+
+
+def _open_brackets(text: str) -> int:
+    """How many are open at once, at most; those in quotes and comments are counted too."""
+    most = now = 0
+    for found in re.finditer(r"[\[{]+|[\]}]+", text):
+        size = len(found[0])
+        now = now + size if found[0][0] in "[{" else max(0, now - size)
+        most = max(most, now)
+    return most
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:

@@ -14,6 +14,7 @@ from wsgiref.types import WSGIEnvironment
 from search.dashboard.guards import SESSION, USER
 
 MAX_BODY = 16 * 1024  # bytes
+MAX_FIELDS = 8
 FIELD = "token"
 
 
@@ -41,18 +42,22 @@ class Forms:
         given = first(form, FIELD).encode("utf-8", "surrogateescape")
         return hmac.compare_digest(given, self.token(environ).encode())
 
-    def posted(self, environ: WSGIEnvironment, page: str) -> dict[str, list[str]]:
+    def posted(
+        self, environ: WSGIEnvironment, page: str, limit: int = MAX_BODY, fields: int = MAX_FIELDS
+    ) -> dict[str, list[str]]:
         """The fields of a form that this session was given.
 
         Args:
             page: where it is given.
+            limit: bytes, as it is sent.
+            fields: how many it may have.
 
         Raises:
             Refused: it is another session's, or no form.
         """
-        form = read_form(environ)
+        form = read_form(environ, limit, fields)
         if form is None:
-            said = f"The form must be UTF-8 of at most {MAX_BODY} bytes"
+            said = f"The form must be UTF-8 of at most {limit} bytes"
             raise Refused(HTTPStatus.BAD_REQUEST, said)
         if not self.is_ours(environ, form):
             said = f"This form is of another session; open {page} and try again"
@@ -60,14 +65,16 @@ class Forms:
         return form
 
 
-def read_form(environ: WSGIEnvironment) -> dict[str, list[str]] | None:
+def read_form(
+    environ: WSGIEnvironment, limit: int = MAX_BODY, fields: int = MAX_FIELDS
+) -> dict[str, list[str]] | None:
     """The fields of a posted form; None where it is too large or no text."""
     length = environ.get("CONTENT_LENGTH") or "0"
-    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
+    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > limit:
         return None
     try:
         body = environ["wsgi.input"].read(int(length)).decode()
-        return parse_qs(body, keep_blank_values=True, max_num_fields=8, errors="strict")
+        return parse_qs(body, keep_blank_values=True, max_num_fields=fields, errors="strict")
     except ValueError:
         return None
 

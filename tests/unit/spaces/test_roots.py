@@ -103,5 +103,5 @@ def test_homes_are_no_way_out_and_nobody_is_told_whose_there_are(
 
 def test_a_path_that_is_none_is_refused(root: Path, tmp_path: Path) -> None:
     for given in ('"a\\0b"', "x" * 5000):
-        with pytest.raises(InputError, match="data.train.images: .* cannot be read"):
+        with pytest.raises(InputError, match=r"data\.train\.images: .* cannot be read"):
             load(tmp_path / "job", given)
