@@ -62,3 +62,34 @@
   }
   setTimeout(look, pause);
 })();
+
+// The editor of a study file: the caret goes to the line that a message names, a file into the text.
+(function () {
+  "use strict";
+  const text = document.querySelector("textarea[name='text']");
+  if (!text) return;
+  const line = Number(text.dataset.line);
+  if (line) {
+    const before = text.value.split("\n").slice(0, line - 1), wrong = text.value.split("\n")[line - 1] || "";
+    const start = before.join("\n").length + (line > 1 ? 1 : 0);
+    text.focus({ preventScroll: true });
+    text.setSelectionRange(start, start + wrong.length);
+    text.scrollTop = Math.max(0, line - 5) * parseFloat(getComputedStyle(text).lineHeight);
+  }
+  const file = document.querySelector("input[data-into]");
+  file.closest("[hidden]").hidden = false;
+  file.addEventListener("change", async () => {
+    if (!file.files.length) return;
+    const tooLarge = file.files[0].size > 4 * text.maxLength;
+    const read = tooLarge ? "" : await file.files[0].text();
+    const fits = !tooLarge && read.length <= text.maxLength;
+    file.setCustomValidity(fits ? "" : "A study file has at most " + text.maxLength + " characters");
+    file.reportValidity();
+    if (fits) {
+      text.value = read;
+      text.focus();
+    } else {
+      file.value = "";
+    }
+  });
+})();

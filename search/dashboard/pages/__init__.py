@@ -1,4 +1,4 @@
-"""segtune's own pages beside optuna-dashboard's: studies, one study, jobs, workers.
+"""segtune's own pages beside optuna-dashboard's: studies, one study, a new one, jobs, workers.
 
 They are made on the server and work without scripts. One small script asks again every few
 seconds, with the tag of what is shown, and puts in place what has changed.
@@ -16,9 +16,10 @@ from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.asking import ASKINGS, Asks
-from search.dashboard.pages.frame import ASSETS, HOME, Frame, Request, send_asset
+from search.dashboard.pages.frame import ASSETS, HOME, NEW, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.logs import LogPage
+from search.dashboard.pages.new import NewStudy
 from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
@@ -59,6 +60,7 @@ class Pages:
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.asks = Asks(frame, store, forms)
         self.log = LogPage(frame, store, artifacts)
+        self.new = NewStudy(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
@@ -91,6 +93,8 @@ class Pages:
         """What answers for a path, and which methods it takes."""
         if path in ASSETS:
             return lambda request: send_asset(request, path), READ_METHODS
+        if path == NEW:
+            return self.new, (*READ_METHODS, "POST")
         if (job := _JOB.fullmatch(path)) is not None:
             number, what = int(job[1]), job[2] or ""
             methods = (*READ_METHODS, "POST") if what == "cancel" else READ_METHODS

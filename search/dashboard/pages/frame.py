@@ -20,11 +20,11 @@ from search.database.people import MEMBER, OWNER
 from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 
-HOME = "/studies"
+HOME, NEW = "/studies", "/new"
 ASSETS = {"/pages/page.css": "text/css", "/pages/page.js": "text/javascript"}
 MOST_FIELDS = 8  # of a query
 PLACES = ((HOME, "Studies"), ("/workers", "Workers"), ("/dashboard", "optuna-dashboard"))
-JOBS_PLACE = ("/jobs", "Jobs")
+NEW_PLACE, JOBS_PLACE = (NEW, "New study"), ("/jobs", "Jobs")
 OWNERS_PLACES = (("/people", "People"), ("/audit", "Audit"))
 TITLES = {HTTPStatus.NOT_FOUND: "Not found", HTTPStatus.FORBIDDEN: "Not allowed"}
 POLICY = (
@@ -164,9 +164,9 @@ class Frame:
 
     def _places(self, request: Request) -> list[tuple[str, str]]:
         studies, *rest = PLACES
-        jobs = [JOBS_PLACE] if self.writes and request.may_ask else []
+        asks = [NEW_PLACE, JOBS_PLACE] if self.writes and request.may_ask else []
         owners = OWNERS_PLACES if self.by_name and request.is_owner else ()
-        return [studies, *jobs, *rest, *owners]
+        return [studies, *asks, *rest, *owners]
 
     def problem(self, request: Request, status: HTTPStatus, said: str) -> list[bytes]:
         """A page that says what is wrong."""

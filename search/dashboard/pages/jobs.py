@@ -18,9 +18,10 @@ from search.dashboard.pages.frame import Frame, Request, second
 from search.database.store import Store
 from search.files.results import Results
 from search.findings.wording import clock
-from search.studies.job_kinds import KINDS
-from search.studies.jobs import SHOWN, Job, cancel, find, is_served, latest, lines_of
+from search.studies.job_kinds import KINDS, OnFile, parsed
+from search.studies.jobs import ENDED, SHOWN, Job, cancel, find, is_served, latest, lines_of
 from search.studies.slots import LEASE_SECONDS
+from spaces.errors import InputError
 
 PLACE = "/jobs"
 MOST_STREAMS = 3  # files out of a bucket at once: each holds one of the server's threads
@@ -57,18 +58,17 @@ class JobPage:
         self._streams = threading.BoundedSemaphore(MOST_STREAMS)
 
     def __call__(self, request: Request, number: int, what: str) -> Iterable[bytes]:
-        job = find(self.store, number)
-        if job is None or not (request.is_owner or job.asked_by == request.user):
-            said = f"There is no job {number} of yours; old ones are forgotten"
-            raise Refused(HTTPStatus.NOT_FOUND, said)
+        job = own_job(self.store, request, number)
         if what == "result":
             return self._send(request, job)
         if what == "cancel":
             check_asker(self.frame, request)
             return self._cancel(request, job)
-        return self.frame.page(request, self.frame.tag(job), lambda: self._made(request, job))
+        token = self.forms.token(request.environ)
+        tag = self.frame.tag(job, token)
+        return self.frame.page(request, tag, lambda: self._made(request, job, token))
 
-    def _made(self, request: Request, job: Job) -> bytes:
+    def _made(self, request: Request, job: Job, token: str) -> bytes:
         return self.frame.render(
             request,
             "job.html",
@@ -78,7 +78,9 @@ class JobPage:
             row=_shown(job),
             host=None if job.runner is None else job.runner.rsplit(":", 2)[0],
             lines=lines_of(self.store, job.number),
-            may_cancel=self.frame.writes and request.may_ask,
+            file=file_text(job),
+            may_ask=self.frame.writes and request.may_ask,
+            token=token,
             lease=round(LEASE_SECONDS),
         )
 
@@ -127,6 +129,24 @@ class JobPage:
         return send_file(request.environ, request.start_response, file, size, name)
 
 
+def own_job(store: Store, request: Request, number: int) -> Job:
+    """A job that who asks may see: their own, and an owner all. Raises Refused."""
+    job = find(store, number)
+    if job is None or not (request.is_owner or job.asked_by == request.user):
+        said = f"There is no job {number} of yours; old ones are forgotten"
+        raise Refused(HTTPStatus.NOT_FOUND, said)
+    return job
+
+
+def file_text(job: Job) -> str | None:
+    """The study file that a job is about; None where it is about none."""
+    try:
+        settings = parsed(job.kind, job.arguments)
+    except InputError:
+        return None
+    return settings.file if isinstance(settings, OnFile) else None
+
+
 class _Stream:
     """A file that gives its place back when it is closed."""
 
@@ -156,6 +176,7 @@ def _shown(job: Job) -> dict[str, Any]:
         "number": job.number,
         "words": job.words,
         "study": job.study,
+        "page": _page(job),
         "state": job.state,
         "by": job.asked_by or "-",
         "asked": second(job.asked_at),
@@ -165,3 +186,10 @@ def _shown(job: Job) -> dict[str, Any]:
         "file": job.result is not None,
         "makes": job.kind in KINDS and KINDS[job.kind].makes,
     }
+
+
+def _page(job: Job) -> str | None:
+    """The study whose page is there: what is checked, or not yet launched, has none."""
+    begins = job.kind in KINDS and issubclass(KINDS[job.kind], OnFile)
+    launched = job.kind == "launch" and job.state == ENDED
+    return job.study if launched or not begins else None

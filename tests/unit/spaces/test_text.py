@@ -57,7 +57,7 @@ def test_a_class_file_is_not_read_and_what_it_may_say_is_no_error(tmp_path: Path
         text = GOOD.replace("[road, car]", f"{name}\n  palette: [[0, 0, 0], [1, 1, 1]]")
         text += "metric: {name: miou, classes: [bus]}\n"
         assert StudySpec.of_text(text).name == "roads"
-        with pytest.raises(InputError, match="train.epoch: .*line 9"):
+        with pytest.raises(InputError, match=r"train\.epoch: .*line 9"):
             StudySpec.of_text(text.replace("train.epochs", "train.epoch"))
 
 

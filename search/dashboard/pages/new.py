@@ -1,0 +1,146 @@
+"""New study: an editor of a study file, and the jobs that check and launch what it says.
+
+Here the text alone is looked at; the data are where `segtune jobs` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from search.dashboard.forms import Forms, Refused, first
+from search.dashboard.guards import READ_METHODS
+from search.dashboard.pages.asking import check_asker
+from search.dashboard.pages.frame import NEW, POLICY, Frame, Request
+from search.dashboard.pages.jobs import PLACE as JOBS
+from search.dashboard.pages.jobs import file_text, own_job
+from search.database.store import Store
+from search.studies.job_kinds import FILE_LENGTH
+from search.studies.jobs import ask, is_served
+from search.studies.study import study_names
+from search.templates import recipes, study_file
+from spaces.errors import InputError
+from spaces.spec import TASKS, TEXT, StudySpec
+from spaces.yamlfile import parse_yaml
+
+MAX_BODY = 128 * 1024  # bytes of the form: signs that are no letters take three each
+AROUND = 3  # lines that are shown before and behind a wrong one
+WIDTH = 200  # characters of each
+CHECK, LAUNCH, LOOK = "check", "launch", "text"
+DEEDS = (LOOK, CHECK, LAUNCH)
+
+
+class NewStudy:
+    """Answers GET and POST /new."""
+
+    def __init__(self, frame: Frame, store: Store, forms: Forms) -> None:
+        self.frame, self.store, self.forms = frame, store, forms
+
+    def __call__(self, request: Request) -> Iterable[bytes]:
+        check_asker(self.frame, request)
+        if request.environ["REQUEST_METHOD"] in READ_METHODS:
+            chosen = request.chosen("from", beginnings())
+            job = request.query.get("job")
+            text = beginning(chosen) if job is None else self._text_of(request, job)
+            return self._editor(request, text, chosen=chosen)
+        form = self.forms.posted(request.environ, NEW, MAX_BODY)
+        do, job = first(form, "do"), first(form, "job")
+        if do not in DEEDS:
+            said = f"do must be one of {', '.join(DEEDS)}, but got {do[:40]!r}"
+            raise Refused(HTTPStatus.BAD_REQUEST, said)
+        text = self._text_of(request, job) if job else first(form, "text").replace("\r\n", "\n")
+        try:
+            spec = _checked(text)
+            if do == LAUNCH and spec.name in study_names(self.store):
+                where = parse_yaml(text, TEXT).where(("name",))
+                raise InputError(
+                    f"name: a study {spec.name} is in this store already; give this one another "
+                    f"name ({where})"
+                )
+            if do != LOOK:
+                return self._ask(request, do, text, spec.name)
+        except InputError as error:
+            wrong = _wrong(text, str(error))
+            return self._editor(request, text, HTTPStatus.BAD_REQUEST, wrong=wrong)
+        return self._editor(request, text, fine=_described(spec))
+
+    def _ask(self, request: Request, kind: str, text: str, name: str) -> Iterable[bytes]:
+        address = request.address if self.frame.by_name else None
+        number = ask(self.store, kind, json.dumps({"file": text}), name, request.user, address)
+        return request.redirect(f"{JOBS}/{number}", HTTPStatus.SEE_OTHER)
+
+    def _text_of(self, request: Request, number: str) -> str:
+        """The study file of one of their jobs."""
+        if not re.fullmatch("[1-9][0-9]{0,8}", number):
+            raise InputError(f"job must be the number of a job, but got {number[:40]!r}")
+        text = file_text(own_job(self.store, request, int(number)))
+        if text is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"Job {number} has no study file")
+        return text
+
+    def _editor(
+        self,
+        request: Request,
+        text: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        *,
+        chosen: str | None = None,
+        wrong: dict[str, Any] | None = None,
+        fine: str | None = None,
+    ) -> list[bytes]:
+        body = self.frame.render(
+            request,
+            "new.html",
+            "New study",
+            NEW,
+            text=text,
+            length=FILE_LENGTH,
+            beginnings=beginnings(),
+            chosen=chosen,
+            wrong=wrong,
+            fine=fine,
+            served=is_served(self.store),
+            token=self.forms.token(request.environ),
+        )
+        return request.send(status, body, "text/html", [("Content-Security-Policy", POLICY)])
+
+
+def beginnings() -> list[str]:
+    """What the editor can begin with: a task, or one of its recipes, TASK/RECIPE."""
+    return [one for task in TASKS for one in (task, *(f"{task}/{r}" for r in recipes(task)))]
+
+
+def beginning(chosen: str) -> str:
+    """The text of one of `beginnings`."""
+    task, _, recipe = chosen.partition("/")
+    return study_file(task, recipe or None)
+
+
+def _checked(text: str) -> StudySpec:
+    if len(text) > FILE_LENGTH:
+        raise InputError(f"a study file has at most {FILE_LENGTH} characters, but got {len(text)}")
+    return StudySpec.of_text(text)
+
+
+def _wrong(text: str, said: str) -> dict[str, Any]:
+    """A message, and the lines around the one that it names, if any: (number, line, whether)."""
+    found = re.findall(rf"{re.escape(TEXT)} line ([0-9]{{1,9}})", said)
+    lines = text.split("\n")
+    line = min(int(found[-1]), len(lines)) if found else None
+    around: list[tuple[int, str, bool]] = []
+    if line is not None:
+        shown = range(max(1, line - AROUND), min(len(lines), line + AROUND) + 1)
+        around = [(number, lines[number - 1][:WIDTH], number == line) for number in shown]
+    return {"said": said, "line": line, "around": around}
+
+
+def _described(spec: StudySpec) -> str:
+    """What a text that is a study file says, in a line."""
+    count = len(spec.search_space().dims)
+    return (
+        f"{spec.name}: {spec.task.replace('_', ' ')}, {count} settings searched, "
+        f"{spec.budget.trials} trials"
+    )
