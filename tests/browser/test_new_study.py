@@ -48,13 +48,14 @@ def test_a_member_launches_a_study(
 
         def look(name: str) -> None:
             browser.wait_for_load_state()  # with its style
-            for scheme in ("light", "dark"):
+            for scheme, width in (("light", 390), ("dark", 390), ("light", 1400)):
+                browser.set_viewport_size({"width": width, "height": 800})
                 browser.emulate_media(color_scheme=scheme)
                 if script:
                     assert page.barriers() == [], (name, scheme)
                     wide = browser.evaluate("document.documentElement.scrollWidth")
-                    assert wide <= 390, name
-                page.screenshot(f"new-study-{name}-{scheme}")
+                    assert wide <= width, name
+                page.screenshot(f"new-study-{name}-{scheme}-{width}-{script}")
 
         def says(text: str) -> None:
             """The page says it, of itself where it has its script."""
@@ -92,6 +93,11 @@ def test_a_member_launches_a_study(
         browser.get_by_role("button", name="Check the text").click()
         expect(browser.get_by_role("status").first).to_contain_text("The text is a study file.")
         look("fine")
+        browser.get_by_role("button", name="As a form").click()
+        browser.get_by_label("Epochs").fill("5")
+        look("form")
+        browser.get_by_role("button", name="Write into the text").click()
+        expect(editor).to_have_value(re.compile(r"train\.epochs: 5"))
         browser.get_by_role("button", name="Check", exact=True).click()
         expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
         done(store, "check", "ok: 8 train and 4 val images")

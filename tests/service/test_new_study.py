@@ -205,7 +205,7 @@ def test_anothers_study_file_is_not_there(desk: Desk) -> None:
         ("POST", {"do": "check", "job": "999"}, 404),
         ("POST", {"do": "check", "text": FILE + "#" * FILE_LENGTH}, 400),
         ("POST", {"do": "check", "text": FILE + "#" * MAX_BODY}, 400),
-        ("POST", {"do": "check", "text": FILE, **{f"x{n}": "1" for n in range(9)}}, 400),
+        ("POST", {"do": "check", "text": FILE, **{f"x{n}": "1" for n in range(19)}}, 400),
         ("POST", {"do": "check", "text": FILE.replace("lanes", "..")}, 400),
         ("POST", {"do": "check", "text": FILE.replace("lanes", "roads:confirm")}, 400),
         ("POST", {"do": "check", "text": FILE_LENGTH * "["}, 400),
@@ -266,3 +266,27 @@ def test_without_names_whoever_is_in_may_launch(study: Study, artifacts: Artifac
     client = Client(make_app(study.store, artifacts, allow_writes=True))
     job = asked(study.store, send(client, "launch"))
     assert (job.kind, job.asked_by) == ("launch", "") and deeds(study.store) == []
+
+
+def test_some_settings_have_a_form_and_all_others_stay(desk: Desk) -> None:
+    max_ = desk.client("max")
+    file = FILE + "  model.encoder: {choices: [resnet18]}\nsampler: random\n"
+    form = send(max_, "form", file)
+    assert form.status == 200 and b'name="name" value="lanes"' in form.body
+    assert b'name="encoders"' not in form.body and "change it in the text" in text(form)
+    kept = re.search(r'name="text" value="([^"]*)"', form.body.decode())
+    assert kept and unescape(kept[1]) == file
+    assert edited(send(max_, "write", file, name="lanes", classes="road, lane")) == file
+    done = send(max_, "write", file, name="lanes-2", epochs="7", encoders="resnet50")
+    assert done.status == 200 and "lanes-2: segmentation" in text(done)
+    assert "train.epochs: 7" in edited(done) and "sampler: random" in edited(done)
+    assert "resnet50" not in edited(done)  # which the form did not show
+    assert edited(send(max_, "back", file, name="x")) == file
+    wrong = send(max_, "write", file, epochs=HOSTILE)
+    assert wrong.status == 400 and "Epochs: must be a whole number" in text(wrong)
+    assert HOSTILE.encode() not in wrong.body and HOSTILE in unescape(wrong.body.decode())
+    broken = send(max_, "form", "task: [")
+    assert broken.status == 400 and edited(broken) == "task: ["
+    beyond = send(max_, "write", file, name="../x")
+    assert beyond.status == 400 and b"<mark>name: ../x</mark>" in beyond.body
+    assert latest(desk.study.store) == []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +17,7 @@ from search.dashboard.pages.asking import check_asker
 from search.dashboard.pages.frame import NEW, POLICY, Frame, Request
 from search.dashboard.pages.jobs import PLACE as JOBS
 from search.dashboard.pages.jobs import file_text, own_job
+from search.dashboard.study_fields import MOST, shown, written
 from search.database.store import Store
 from search.studies.job_kinds import FILE_LENGTH
 from search.studies.jobs import ask, is_served
@@ -30,7 +31,8 @@ MAX_BODY = 128 * 1024  # bytes of the form: signs that are no letters take three
 AROUND = 3  # lines that are shown before and behind a wrong one
 WIDTH = 200  # characters of each
 CHECK, LAUNCH, LOOK = "check", "launch", "text"
-DEEDS = (LOOK, CHECK, LAUNCH)
+FORM, WRITE, BACK = "form", "write", "back"  # from the text to the form of some settings, and back
+DEEDS = (LOOK, CHECK, LAUNCH, FORM, WRITE, BACK)
 
 
 class NewStudy:
@@ -46,13 +48,22 @@ class NewStudy:
             job = request.query.get("job")
             text = beginning(chosen) if job is None else self._text_of(request, job)
             return self._editor(request, text, chosen=chosen)
-        form = self.forms.posted(request.environ, NEW, MAX_BODY)
+        form = self.forms.posted(request.environ, NEW, MAX_BODY, MOST + 4)
         do, job = first(form, "do"), first(form, "job")
         if do not in DEEDS:
             said = f"do must be one of {', '.join(DEEDS)}, but got {do[:40]!r}"
             raise Refused(HTTPStatus.BAD_REQUEST, said)
         text = self._text_of(request, job) if job else first(form, "text").replace("\r\n", "\n")
+        if do == BACK:
+            return self._editor(request, text)
+        if do == WRITE:
+            try:
+                text = written(text, {name: values[0] for name, values in form.items()})
+            except InputError as error:
+                return self._as_form(request, text, form, str(error))
         try:
+            if do == FORM:
+                return self._as_form(request, text)
             spec = _checked(text)
             if do == LAUNCH and spec.name in study_names(self.store):
                 where = parse_yaml(text, TEXT).where(("name",))
@@ -60,7 +71,7 @@ class NewStudy:
                     f"name: a study {spec.name} is in this store already; give this one another "
                     f"name ({where})"
                 )
-            if do != LOOK:
+            if do in (CHECK, LAUNCH):
                 return self._ask(request, do, text, spec.name)
         except InputError as error:
             wrong = _wrong(text, str(error))
@@ -80,6 +91,29 @@ class NewStudy:
         if text is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"Job {number} has no study file")
         return text
+
+    def _as_form(
+        self,
+        request: Request,
+        text: str,
+        form: Mapping[str, list[str]] | None = None,
+        said: str | None = None,
+    ) -> list[bytes]:
+        """The settings that have fields; with `said`, as they were given."""
+        task, fields = shown(text)
+        body = self.frame.render(
+            request,
+            "new_form.html",
+            "New study as a form",
+            NEW,
+            task=task,
+            fields=fields,
+            given={name: values[0] for name, values in (form or {}).items()},
+            said=said,
+            text=text,
+            token=self.forms.token(request.environ),
+        )
+        return self._send(request, HTTPStatus.OK if said is None else HTTPStatus.BAD_REQUEST, body)
 
     def _editor(
         self,
@@ -105,6 +139,10 @@ class NewStudy:
             served=is_served(self.store),
             token=self.forms.token(request.environ),
         )
+        return self._send(request, status, body)
+
+    @staticmethod
+    def _send(request: Request, status: HTTPStatus, body: bytes) -> list[bytes]:
         return request.send(status, body, "text/html", [("Content-Security-Policy", POLICY)])
 
 
