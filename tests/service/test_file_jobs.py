@@ -95,6 +95,7 @@ def test_a_study_is_checked_and_launched_for_the_workers_that_serve_the_store(
     assert "study roads is in" in again[1] and "give this one another name" in again[1]
     assert (outside[0].state, outside[0].code) == (FAILED, 2)
     assert "lies outside of the folders that study files may name here" in outside[1]
+    assert "(study.yaml line 4)" in outside[1]  # by which the editor finds the line
     assert study_names(store) == ["roads"]
     study = open_study(store, "roads")
     assert launcher(store, study.study_id) == "max"

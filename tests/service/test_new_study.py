@@ -105,9 +105,15 @@ def test_a_member_checks_and_launches_a_study(desk: Desk) -> None:
 def test_what_fails_can_be_mended_and_is_not_launched(desk: Desk) -> None:
     max_, store = desk.client("max"), desk.study.store
     job = asked(store, send(max_, "check"))
-    run(store, FAILED, "data.train.images: ... does not exist")
+    run(store, FAILED, "reading\ndata.train.images: x does not exist (study.yaml line 4)\nover")
     shown = max_("GET", f"/jobs/{job.number}")
     assert b'value="launch"' not in shown.body and f"/new?job={job.number}".encode() in shown.body
+    back = max_("GET", f"{NEW}?job={job.number}")
+    assert back.status == 200 and edited(back) == FILE and b'data-line="4"' in back.body
+    assert "data.train.images: x does not exist (study.yaml line 4)" in text(back)
+    other = asked(store, send(max_, "check"))
+    run(store, FAILED, "no room")
+    assert b"<mark>" not in max_("GET", f"{NEW}?job={other.number}").body
 
 
 def test_a_mistake_is_shown_at_its_line_and_asks_for_no_job(desk: Desk) -> None:

@@ -20,7 +20,7 @@ from search.dashboard.pages.jobs import file_text, own_job
 from search.dashboard.study_fields import MOST, shown, written
 from search.database.store import Store
 from search.studies.job_kinds import FILE_LENGTH
-from search.studies.jobs import ask, is_served
+from search.studies.jobs import FAILED, Job, ask, is_served, lines_of
 from search.studies.study import study_names
 from search.templates import recipes, study_file
 from spaces.errors import InputError
@@ -44,16 +44,18 @@ class NewStudy:
     def __call__(self, request: Request) -> Iterable[bytes]:
         check_asker(self.frame, request)
         if request.environ["REQUEST_METHOD"] in READ_METHODS:
+            if (number := request.query.get("job")) is not None:
+                return self._again(request, number)
             chosen = request.chosen("from", beginnings())
-            job = request.query.get("job")
-            text = beginning(chosen) if job is None else self._text_of(request, job)
-            return self._editor(request, text, chosen=chosen)
+            return self._editor(request, beginning(chosen), chosen=chosen)
         form = self.forms.posted(request.environ, NEW, MAX_BODY, MOST + 4)
         do, job = first(form, "do"), first(form, "job")
         if do not in DEEDS:
             said = f"do must be one of {', '.join(DEEDS)}, but got {do[:40]!r}"
             raise Refused(HTTPStatus.BAD_REQUEST, said)
-        text = self._text_of(request, job) if job else first(form, "text").replace("\r\n", "\n")
+        text = first(form, "text").replace("\r\n", "\n")
+        if job:
+            _, text = self._job(request, job)
         if do == BACK:
             return self._editor(request, text)
         if do == WRITE:
@@ -83,14 +85,22 @@ class NewStudy:
         number = ask(self.store, kind, json.dumps({"file": text}), name, request.user, address)
         return request.redirect(f"{JOBS}/{number}", HTTPStatus.SEE_OTHER)
 
-    def _text_of(self, request: Request, number: str) -> str:
-        """The study file of one of their jobs."""
+    def _again(self, request: Request, number: str) -> Iterable[bytes]:
+        """The study file of one of their jobs, with what that has said of a line of it."""
+        job, text = self._job(request, number)
+        lines = lines_of(self.store, job.number).splitlines() if job.state == FAILED else []
+        said = next((line for line in reversed(lines) if f"{TEXT} line " in line), None)
+        return self._editor(request, text, wrong=None if said is None else _wrong(text, said))
+
+    def _job(self, request: Request, number: str) -> tuple[Job, str]:
+        """One of their jobs, and its study file."""
         if not re.fullmatch("[1-9][0-9]{0,8}", number):
             raise InputError(f"job must be the number of a job, but got {number[:40]!r}")
-        text = file_text(own_job(self.store, request, int(number)))
+        job = own_job(self.store, request, int(number))
+        text = file_text(job)
         if text is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"Job {number} has no study file")
-        return text
+        return job, text
 
     def _as_form(
         self,
