@@ -12,8 +12,8 @@ from spaces.errors import InputError, did_you_mean
 from spaces.initial_weights import INIT, absolute
 from spaces.metric import check_metric
 from spaces.sources import resolve_paths
-from spaces.spec import TASKS, input_error, mapping, task_of
-from spaces.yamlfile import dump_yaml, read_yaml
+from spaces.spec import TASKS, input_error, task_of
+from spaces.yamlfile import dump_yaml, mapping, read_yaml
 
 
 def load_run_config(path: Path, *, splits: bool = True) -> tuple[AnyDataSpec, TrialConfig]:

@@ -41,7 +41,7 @@ from spaces.sources import resolve_paths, without_class_file
 from spaces.space import EntryError, Space
 from spaces.starting import StartingPoint
 from spaces.text_detection import TextDetectionConfig, TextMetric
-from spaces.yamlfile import Document, Key, parse_yaml, read_yaml
+from spaces.yamlfile import Document, Key, mapping, parse_yaml, read_yaml
 
 TEXT = "study.yaml"  # what messages call a text that is no file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -322,13 +322,6 @@ def check_study_name(name: str) -> None:
 
 
 # ---------------------------------------------------------------- from YAML to a checked spec
-
-
-def mapping(document: Document) -> dict[str, Any]:
-    if not isinstance(document.data, dict):
-        kind = "is empty" if document.data is None else "is not a mapping"
-        raise InputError(f"{document.source}: the file {kind}; it must have `key: value` lines")
-    return document.data
 
 
 def _from_document(document: Document, folder: Path | None) -> StudySpec:

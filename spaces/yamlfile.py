@@ -131,6 +131,14 @@ def parse_yaml(text: str, source: str) -> Document:
     return document
 
 
+def mapping(document: Document) -> dict[str, Any]:
+    """The content of a file that must be `key: value` lines; else InputError."""
+    if not isinstance(document.data, dict):
+        kind = "is empty" if document.data is None else "is not a mapping"
+        raise InputError(f"{document.source}: the file {kind}; it must have `key: value` lines")
+    return document.data
+
+
 def _open_brackets(text: str) -> int:
     """How many are open at once, at most; those in quotes and comments are counted too."""
     most = now = 0

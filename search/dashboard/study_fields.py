@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaces.errors import InputError
-from spaces.spec import TEXT, mapping, task_of
-from spaces.yamlfile import dump_yaml, parse_yaml
+from spaces.spec import TEXT, task_of
+from spaces.yamlfile import dump_yaml, mapping, parse_yaml
 
 LR = ("space", "optim.lr")
 WORDS, WHOLE, NUMBER, NAMES, CLASSES = "words", "whole", "number", "names", "classes"
