@@ -360,7 +360,7 @@ def test_a_page_of_a_name_that_is_no_study_is_404_with_the_nearest(hostile: Clie
     answer = hostile("GET", "/studies/scripted-segmentatoin")
     assert answer.status == 404 and b"did you mean scripted-segmentation?" in answer.body
     script = "%3Cscript%3Ealert(1)%3C/script%3E"
-    for name in (script, "%3Cb%3E", "..", "%F0%9F%92%A5", "%FF", "a" * 5000):
+    for name in (script, "%3Cb%3E", "..", "%F0%9F%92%A5", "a" * 5000):
         answer = hostile("GET", f"/studies/{name}")
         assert answer.status == 404 and b"<script>alert" not in answer.body, name
         assert b"<b>" not in answer.body

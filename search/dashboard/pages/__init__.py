@@ -116,5 +116,5 @@ class Pages:
 
 
 def _text(part: str) -> str:
-    """A part of a path, which WSGI gives as Latin-1; bytes that are no UTF-8 are U+FFFD."""
-    return part.encode("latin-1").decode("utf-8", "replace")
+    """A part of a path, which WSGI gives as Latin-1; guards let UTF-8 through alone."""
+    return part.encode("latin-1").decode()
