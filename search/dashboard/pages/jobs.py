@@ -57,12 +57,9 @@ class JobPage:
         self._streams = threading.BoundedSemaphore(MOST_STREAMS)
 
     def __call__(self, request: Request, number: int, what: str) -> Iterable[bytes]:
-        job = find(self.store, number)
-        if job is None or not (request.is_owner or job.asked_by == request.user):
-            said = f"There is no job {number} of yours; old ones are forgotten"
-            raise Refused(HTTPStatus.NOT_FOUND, said)
+        job = own_job(self.store, request, number)
         if what == "result":
-            return self._send(request, job)
+            return self.send(request, job)
         if what == "cancel":
             check_asker(self.frame, request)
             return self._cancel(request, job)
@@ -100,7 +97,8 @@ class JobPage:
             token=self.forms.token(request.environ),
         )
 
-    def _send(self, request: Request, job: Job) -> Iterable[bytes]:
+    def send(self, request: Request, job: Job) -> Iterable[bytes]:
+        """Answer with the file that a job has made."""
         if job.result is None:
             said = f"Job {job.number} has no file, or none any more"
             raise Refused(HTTPStatus.NOT_FOUND, said)
@@ -125,6 +123,15 @@ class JobPage:
         else:
             file = _Stream(file, self._streams)  # type: ignore[assignment]
         return send_file(request.environ, request.start_response, file, size, name)
+
+
+def own_job(store: Store, request: Request, number: int) -> Job:
+    """Return a job of who asks, or of anybody for an owner; raises Refused where there is none."""
+    job = find(store, number)
+    if job is None or not (request.is_owner or job.asked_by == request.user):
+        said = f"There is no job {number} of yours; old ones are forgotten"
+        raise Refused(HTTPStatus.NOT_FOUND, said)
+    return job
 
 
 class _Stream:
