@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from spaces.errors import InputError
@@ -167,7 +167,7 @@ class Server:
         body: bytes | None = None,
         kind: str | None = None,
         tag: str | None = None,
-    ) -> IO[bytes] | Any:
+    ) -> Any:
         given = {"Content-Type": kind, "If-None-Match": tag, "Accept": "application/json"}
         if self.token is not None:
             given["Authorization"] = f"Bearer {self.token}"
@@ -203,7 +203,7 @@ class Server:
         text = self._of(lambda: error.read(MOST)).decode(errors="replace")
         try:
             said = printable(str(json.loads(text)["reason"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             if error.code in (502, 503, 504):
                 return Unreachable(f"--server {self.address}: {error.code} {error.reason}")
             line = printable(text.strip().partition("\n")[0])[:200]
@@ -223,7 +223,7 @@ class Server:
         body = self._of(lambda: answer.read(MOST + 1))
         try:
             found = json.loads(body) if len(body) <= MOST else None
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             kind = printable(answer.headers.get("Content-Type") or "nothing")[:60]
@@ -282,6 +282,7 @@ def unpack(archive: Path, to: Path) -> int:
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise InputError(f"{entry.filename!r} is packed")
+                inside(to, entry.filename)
                 target = inside(to, entry.filename.partition("/")[2])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(entry) as source, open(target, "xb") as file:
