@@ -207,10 +207,9 @@ class Server:
             if error.code in (502, 503, 504):
                 return Unreachable(f"--server {self.address}: {error.code} {error.reason}")
             line = printable(text.strip().partition("\n")[0])[:200]
-            line = "" if line.startswith("<") else f": {line}"
-            return InputError(
-                f"--server {self.address} answers {error.code}{line}; is it a dashboard of segtune?"
-            )
+            line = "" if line.startswith("<") or not line else f": {line}"
+            wrong = "" if error.code == 500 else "; is it a dashboard of segtune?"
+            return InputError(f"--server {self.address} answers {error.code}{line}{wrong}")
         if error.code == 401 and self.token is None:
             said += (
                 f"; programs send a token: put it into ${TOKEN} or --token-file, "

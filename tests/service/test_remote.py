@@ -308,6 +308,7 @@ def refused(url: str) -> str:
         (421, b"unknown Host header\nx", "answers 421: unknown Host header; is it"),
         (403, b'{"reason": "not \\u001b[31mfor you"}', "not \ufffd[31mfor you"),
         (502, b"", "502 Bad Gateway"),
+        (500, b"its reason stands in the log", "answers 500: its reason stands in the log\n"),
     ],
 )
 def test_one_line_says_what_is_wrong_with_an_answer(status: int, body: bytes, said: str) -> None:
