@@ -101,8 +101,8 @@ def resume(
     server = _server(context)
     answer = _posted(server, f"{_path(study)}/resume", {"trials": trials})
     if trials is not None:
-        _end(_followed(server, answer["job"]))
-    typer.echo(f"study {study} is open; workers serve it")
+        return _end(_followed(server, answer["job"]))
+    return typer.echo(f"study {study} is open; workers serve it")
 
 
 @app.command(cls=_Command)
