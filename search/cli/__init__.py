@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -49,7 +50,21 @@ COMMANDS = (  # in the order of `segtune --help`
 
 
 class _Group(TyperGroup):
-    """Ends bad input with one line and code 2, a store that goes away with 1, Ctrl-C with 130."""
+    """Ends bad input with one line and code 2, a store that goes away with 1, Ctrl-C with 130.
+
+    With --server the commands are those of `remote`.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if ctx.params.get("server") is None:
+            return super().resolve_command(ctx, args)
+        from search.cli.remote import app as remote
+
+        there: Any = typer.main.get_command(remote)
+        if args[0] in self.commands and args[0] not in there.commands:
+            known = ", ".join(name for name in self.commands if name in there.commands)
+            raise InputError(f"{args[0]} does not go over --server; there: {known}")
+        return there.resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -94,6 +109,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            help="Address of a dashboard that does the command, as in https://dash.example.org: "
+            "check, launch, confirm, stop, resume, status, studies, export",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help="With --server: file with a token of `segtune users token` [default: "
+            "$SEGTUNE_TOKEN]",
+        ),
+    ] = None,
+) -> None:
+    if server is not None:
+        from search.cli.remote import connect
+
+        context.obj = connect(server, token_file)
+    elif token_file is not None:
+        raise InputError("--token-file goes with --server")
+
+
 for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(users)

@@ -26,6 +26,7 @@ READ_METHODS = ("GET", "HEAD")
 HEALTH = "/healthz"
 # of who has signed in, in environ; never a header's
 USER, ROLE, SESSION = "segtune.user", "segtune.role", "segtune.session"
+PROGRAM = "segtune.program"  # it was a token, which no browser sends by itself
 
 # optuna-dashboard's page draws with WebGL, which compiles, and styles its elements in place
 PAGE_POLICY = (

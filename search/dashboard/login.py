@@ -19,7 +19,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from search.dashboard.doors import SESSION_SECONDS, Busy, Clock, Door, Proxy
 from search.dashboard.forms import MAX_BODY, first, read_form
-from search.dashboard.guards import READ_METHODS, ROLE, SESSION, USER, answer, refuse
+from search.dashboard.guards import PROGRAM, READ_METHODS, ROLE, SESSION, USER, answer, refuse
 from search.dashboard.pages.frame import HOME
 from search.database.sessions import Visitor
 from search.templates import asset, render
@@ -94,7 +94,8 @@ class Failures:
 class Login:
     """Lets through to an app who has signed in; /login and /logout are its own.
 
-    The app finds who asks in environ: `segtune.user` ("" under a shared password), `segtune.role`.
+    The app finds who asks in environ: `segtune.user` ("" under a shared password), `segtune.role`,
+    and `segtune.program` where it was a program's token that said so.
 
     Args:
         proxy: whose word counts for a password, where people sign in by name.
@@ -156,6 +157,7 @@ class Login:
             raise _Stranger(HTTPStatus.FORBIDDEN, reason)
         if self._door.by_name and (found := _BEARER.fullmatch(_authorization(environ))):
             if visitor := self._door.of_program(found[1]):
+                environ[PROGRAM] = True
                 return visitor
             reason = "this token opens nothing; a new one: segtune users token NAME --label LABEL"
             raise _Stranger(HTTPStatus.UNAUTHORIZED, reason)

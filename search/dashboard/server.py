@@ -20,6 +20,7 @@ import optuna_dashboard
 from rich.console import Console
 
 from search.dashboard import guards
+from search.dashboard.api import Api
 from search.dashboard.audited import audited
 from search.dashboard.connections import Server
 from search.dashboard.doors import ByName, Clock, Proxy, SharedPassword
@@ -151,7 +152,7 @@ def make_app(
     if people:
         app = audited(app, store)
     frame = Frame(people or password is not None, by_name=people, writes=allow_writes)
-    app = Pages(app, store, artifacts, frame, clock)
+    app = Api(Pages(app, store, artifacts, frame, clock), store, frame)
     app = guards.studies_stay(app)
     app = guards.members_write(app) if allow_writes else guards.read_only(app)
     if people:

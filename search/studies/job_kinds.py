@@ -5,12 +5,15 @@ Whoever writes into the store may ask for these commands, and for nothing else.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spaces.errors import InputError, did_you_mean, pydantic_message
-from spaces.spec import check_study_name
+from spaces.errors import InputError, did_you_mean, pydantic_message, shown
+from spaces.spec import check_study_name, mapping
+from spaces.yamlfile import parse_yaml
+
+T = TypeVar("T", bound=BaseModel)
 
 FILE = "study.yaml"  # how a study file is called while its job runs
 FILE_LENGTH = 64 * 1024  # characters of it
@@ -155,12 +158,42 @@ def parsed(kind: str, arguments: str) -> Kind:
             f"a job must be one of {', '.join(KINDS)}, but got {kind[:40]!r}"
             f"{did_you_mean(kind, KINDS)}"
         )
+    return checked(KINDS[kind], arguments, kind)
+
+
+def checked(model: type[T], text: str | bytes, what: str) -> T:
+    """Return the settings that a JSON text holds.
+
+    Args:
+        what: it is, for messages.
+
+    Raises:
+        InputError: it is no JSON, or the model takes no such settings.
+    """
     try:
-        return KINDS[kind].model_validate_json(arguments)
+        return model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or kind
+        where = ".".join(map(str, first["loc"])) or what
         raise InputError(f"{where}: {pydantic_message(first)}") from None
+
+
+def named_in(file: str) -> str:
+    """Return the name of the study that a study file describes; the rest of it is not looked at.
+
+    Raises:
+        InputError: it is no YAML, or names none.
+    """
+    document = parse_yaml(file, FILE)
+    name = mapping(document).get("name")
+    where = document.where(("name",))
+    if not isinstance(name, str):
+        raise InputError(f"name: must be text, but got {shown(name)} ({where})")
+    try:
+        check_study_name(name)
+    except ValueError as error:
+        raise InputError(f"name: {error} ({where})") from None
+    return name
 
 
 def command(kind: str, arguments: str, study: str | None, folder: str, to: str) -> list[str]:

@@ -29,6 +29,10 @@ TRIES = 20  # of a transaction that met others; each time one of them succeeds
 SERIALIZATION_FAILURE = "40001"  # SQLSTATE
 
 
+class TooMany(InputError):
+    """As many jobs wait as may."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A job as it stands.
@@ -98,7 +102,7 @@ def ask(
         address: where the request came from, for the audit; None writes no line of it.
 
     Raises:
-        InputError: it is no job, or too many wait already.
+        InputError: it is no job; as TooMany, too many wait already.
     """
     parsed(kind, arguments)
     row = {"kind": kind, "arguments": arguments, "study": study, "asked_by": by, "state": WAITING}
@@ -186,12 +190,12 @@ def _check_room(connection: sa.Connection, by: str) -> None:
     waits = sa.and_(job_table.c.state == WAITING, job_table.c.cancelled_by.is_(None))
     asked = connection.execute(sa.select(job_table.c.asked_by).where(waits)).scalars().all()
     if len(asked) >= MOST_WAITING:
-        raise InputError(
+        raise TooMany(
             f"{len(asked)} jobs wait already, and {MOST_WAITING} may; wait until some have ended, "
             "or start another runner: segtune jobs"
         )
     if by and asked.count(by) >= MOST_OF_USER:
-        raise InputError(
+        raise TooMany(
             f"{asked.count(by)} of your jobs wait already, and {MOST_OF_USER} may; wait until one "
             "has begun, or cancel one"
         )

@@ -81,11 +81,7 @@ class Actions:
         if known and how not in known:
             said = f"how must be one of {', '.join(known)}, but got {how[:40]!r}"
             raise Refused(HTTPStatus.BAD_REQUEST, said)
-        study = open_study(self.store, name)
-        if self.frame.by_name:  # what cannot be written down is not done
-            deed = f"{action} {how}".strip()
-            add_deed(self.store, request.user, deed, study=name, address=request.address)
-        ACTIONS[action].do(study, how)
+        act(self.frame, self.store, request, name, action, how)
         self._changed()
         return request.redirect(f"{HOME}/{quote(name)}", HTTPStatus.SEE_OTHER)
 
@@ -101,6 +97,17 @@ class Actions:
             asked=asked,
             token=self.forms.token(request.environ),
         )
+
+
+def act(
+    frame: Frame, store: Store, request: Request, name: str, action: str, how: str = ""
+) -> None:
+    """Do one of ACTIONS to a study, for somebody who may."""
+    study = open_study(store, name)
+    if frame.by_name:  # what cannot be written down is not done
+        deed = f"{action} {how}".strip()
+        add_deed(store, request.user, deed, study=name, address=request.address)
+    ACTIONS[action].do(study, how)
 
 
 def check_own(frame: Frame, store: Store, request: Request, name: str) -> None:

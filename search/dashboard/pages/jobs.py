@@ -60,7 +60,7 @@ class JobPage:
     def __call__(self, request: Request, number: int, what: str) -> Iterable[bytes]:
         job = own_job(self.store, request, number)
         if what == "result":
-            return self._send(request, job)
+            return self.send(request, job)
         if what == "cancel":
             check_asker(self.frame, request)
             return self._cancel(request, job)
@@ -102,7 +102,8 @@ class JobPage:
             token=self.forms.token(request.environ),
         )
 
-    def _send(self, request: Request, job: Job) -> Iterable[bytes]:
+    def send(self, request: Request, job: Job) -> Iterable[bytes]:
+        """Answer with the file that a job has made."""
         if job.result is None:
             said = f"Job {job.number} has no file, or none any more"
             raise Refused(HTTPStatus.NOT_FOUND, said)
@@ -130,7 +131,7 @@ class JobPage:
 
 
 def own_job(store: Store, request: Request, number: int) -> Job:
-    """A job that who asks may see: their own, and an owner all. Raises Refused."""
+    """Return a job of who asks, or of anybody for an owner; raises Refused where there is none."""
     job = find(store, number)
     if job is None or not (request.is_owner or job.asked_by == request.user):
         said = f"There is no job {number} of yours; old ones are forgotten"

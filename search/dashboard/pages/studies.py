@@ -129,7 +129,7 @@ class StudiesPage:
         sort = request.chosen("sort", [s for name in SORTS for s in (name, f"-{name}")])
         shown = request.chosen("state", (ANY, *STATES))
         text = request.query.get("text", "").strip()[:LONGEST]
-        found, tag = self._now()
+        found, tag = self.now()
 
         def make() -> bytes:
             rows = self.rows(found)
@@ -154,7 +154,7 @@ class StudiesPage:
         with self._lock:
             self._read = -math.inf, [], ""
 
-    def _now(self) -> tuple[list[Entry], str]:
+    def now(self) -> tuple[list[Entry], str]:
         """How far all studies are, at most SHARED_SECONDS ago, and the tag of that."""
         with self._lock:
             if self._clock() - self._read[0] >= SHARED_SECONDS:
