@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
-from spaces.spec import check_study_name, mapping
-from spaces.yamlfile import parse_yaml
+from spaces.spec import check_study_name
+from spaces.yamlfile import mapping, parse_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
