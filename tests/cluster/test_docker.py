@@ -334,7 +334,7 @@ def test_people_launch_in_the_browser_and_take_the_best_away(studied: Studied) -
     deployment.compose("run", "--rm", "--volume", mounted, "admin", *words)
     deployment.documented("docker compose restart dashboard")
     deployment.until_healthy()
-    browser = deployment.browser(name="olga", password=PASSWORD)
+    browser = deployment.browser(username="olga", password=PASSWORD)
     place = "/studies/my-study/export"
     found = re.search('name="token" value="([0-9a-f]{64})"', browser(place).read().decode())
     assert found
