@@ -47,7 +47,14 @@ class Client:
     scheme: str = "http"
     answers: list[Answer] = field(default_factory=list)
 
-    def __call__(self, method: str, url: str, body: bytes = b"", **headers: str | None) -> Answer:
+    def __call__(
+        self,
+        method: str,
+        url: str,
+        body: bytes = b"",
+        kind: str = "application/json",
+        **headers: str | None,
+    ) -> Answer:
         """`headers` by name with `_` for `-`; None leaves a default one out."""
         path, _, query = url.partition("?")
         environ: WSGIEnvironment = {
@@ -56,7 +63,7 @@ class Client:
             "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
             "QUERY_STRING": query,
             "CONTENT_LENGTH": str(len(body)),
-            "CONTENT_TYPE": "application/json",
+            "CONTENT_TYPE": kind,
             "REMOTE_ADDR": self.address,
             "SERVER_NAME": "localhost",
             "SERVER_PORT": "8080",

@@ -21,6 +21,7 @@ from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
+from search.dashboard.pages.trying import TryIt
 from search.dashboard.pages.workers import WorkersPage
 from search.database.store import Store
 from search.files.artifacts import Artifacts
@@ -28,7 +29,7 @@ from search.files.results import Results
 from spaces.errors import InputError
 
 _STUDY = re.compile(r"/studies/([^/]+)(?:/([a-z]+))?")
-_JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result))?")
+_JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result|picture))?")
 
 Page = Callable[[Request], Iterable[bytes]]
 
@@ -55,6 +56,7 @@ class Pages:
         self.study = StudyPage(frame, store)
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.asks = Asks(frame, store, forms)
+        self.try_it = TryIt(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
@@ -97,6 +99,8 @@ class Pages:
         name, action = found[1].encode("latin-1").decode(), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
+        if action == "try":
+            return lambda request: self.try_it(request, name), (*READ_METHODS, "POST")
         if action in ASKINGS:
             return lambda request: self.asks(request, name, action), (*READ_METHODS, "POST")
         if action not in ACTIONS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -16,7 +17,7 @@ from search.dashboard.pages.actions import Action
 from search.dashboard.pages.asking import check_asker
 from search.dashboard.pages.frame import Frame, Request, second
 from search.database.store import Store
-from search.files.results import Results
+from search.files.results import Results, picture_in
 from search.findings.wording import clock
 from search.studies.job_kinds import KINDS
 from search.studies.jobs import SHOWN, Job, cancel, find, is_served, latest, lines_of
@@ -47,7 +48,7 @@ class JobsPage:
 
 
 class JobPage:
-    """Answers GET /jobs/NUMBER and .../result, GET and POST .../cancel.
+    """Answers GET /jobs/NUMBER, .../result and .../picture, GET and POST .../cancel.
 
     What is another's is not there, but for an owner.
     """
@@ -63,6 +64,8 @@ class JobPage:
             raise Refused(HTTPStatus.NOT_FOUND, said)
         if what == "result":
             return self._send(request, job)
+        if what == "picture":
+            return self._picture(request, job)
         if what == "cancel":
             check_asker(self.frame, request)
             return self._cancel(request, job)
@@ -101,6 +104,25 @@ class JobPage:
         )
 
     def _send(self, request: Request, job: Job) -> Iterable[bytes]:
+        file, size = self._opened(job)
+        name = f"{job.study or f'job-{job.number}'}.zip"
+        return send_file(request.environ, request.start_response, file, size, name)
+
+    def _picture(self, request: Request, job: Job) -> Iterable[bytes]:
+        if not _is_pictured(job):
+            raise Refused(HTTPStatus.NOT_FOUND, f"Job {job.number} has no picture")
+        file, size = self._opened(job)
+        with file:
+            found = picture_in(file, size)
+        if found is None:
+            said = f"The file of job {job.number} holds no picture that can be shown; download it"
+            raise Refused(HTTPStatus.NOT_FOUND, said)
+        name, kind, content = found
+        body = BytesIO(content)
+        return send_file(request.environ, request.start_response, body, len(content), name, kind)
+
+    def _opened(self, job: Job) -> tuple[BinaryIO, int]:
+        """The file that a job has made, with its size; it takes one of few places until closed."""
         if job.result is None:
             said = f"Job {job.number} has no file, or none any more"
             raise Refused(HTTPStatus.NOT_FOUND, said)
@@ -119,12 +141,11 @@ class JobPage:
         except BaseException:
             self._streams.release()
             raise
-        name = f"{job.study or f'job-{job.number}'}.zip"
         if file.seekable():  # the server sends it by itself, and no thread waits
             self._streams.release()
         else:
             file = _Stream(file, self._streams)  # type: ignore[assignment]
-        return send_file(request.environ, request.start_response, file, size, name)
+        return file, size
 
 
 class _Stream:
@@ -164,4 +185,10 @@ def _shown(job: Job) -> dict[str, Any]:
         "took": took,
         "file": job.result is not None,
         "makes": job.kind in KINDS and KINDS[job.kind].makes,
+        "pictured": _is_pictured(job) and job.result is not None,
     }
+
+
+def _is_pictured(job: Job) -> bool:
+    """Whether what it makes holds a picture of the image that was sent along."""
+    return job.kind in KINDS and KINDS[job.kind].takes_image
