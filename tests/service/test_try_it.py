@@ -406,7 +406,7 @@ def test_a_runner_gives_the_command_its_image(
     image = b"\x00an image\r\n"
     number = ask(served.store, "predict", ASKS, "roads", image=image)
     assert served.runner(LOOKS).run()
-    words = "['predict', 'study:roads', 'street.png', '--to', 'made/roads', '--overlay'] cpu"
+    words = "['predict', 'study:roads', 'street.png', '--to', 'roads', '--overlay'] cpu"
     assert lines_of(served.store, number) == f"{words}\n{image!r}"
     assert sent(served.store) == [None]
     number = ask(served.store, "predict", ASKS, "roads", image=b"an image")
