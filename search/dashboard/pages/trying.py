@@ -22,7 +22,7 @@ from search.studies.study import open_study
 from spaces.errors import InputError
 from trainers.pairs import SUFFIXES
 
-MOST_UPLOADS = 2  # at once: each takes up to 100 MB of memory on its way into the store
+MOST_UPLOADS = 2  # at once: each takes up to 130 MB of memory on its way into the store
 
 
 class TryIt:
