@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from search.cli import app
+from search.dashboard.pages.jobs import MOST_STREAMS
 from search.dashboard.pages.trying import MOST_UPLOADS
 from search.dashboard.server import make_app
 from search.dashboard.uploads import MOST_PARTS
@@ -350,6 +351,29 @@ def test_a_zip_without_a_picture_shows_none(
     ended(store)
     assert "has no picture" in text(max_("GET", f"/jobs/{export}/picture"))
     assert b"/picture" not in max_("GET", f"/jobs/{export}").body
+
+
+def test_a_picture_out_of_a_bucket_holds_no_place(
+    desk: Desk, artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file there is read from its beginning to its end; a ZIP's list stands at its end."""
+    max_, shown = desk.client("max"), png()
+    assert send(max_).status == 303
+    zipped(artifacts, tmp_path, masks__a_png=b"a mask", overlays__a_png=shown)
+    ended(desk.study.store)
+    content = (tmp_path / "made.zip").read_bytes()
+
+    class Body(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *where: Any) -> int:
+            raise io.UnsupportedOperation
+
+    monkeypatch.setattr(Results, "open", lambda results, key: (Body(content), len(content)))
+    for _ in range(MOST_STREAMS + 1):
+        answer = max_("GET", "/jobs/1/picture")
+        assert (answer.status, answer.body) == (200, shown)
 
 
 @sqlite_too

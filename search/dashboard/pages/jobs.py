@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -112,7 +113,7 @@ class JobPage:
         if not _is_pictured(job):
             raise Refused(HTTPStatus.NOT_FOUND, f"Job {job.number} has no picture")
         file, size = self._opened(job)
-        with file:
+        with closing(file):
             found = picture_in(file, size)
         if found is None:
             said = f"The file of job {job.number} holds no picture that can be shown; download it"
@@ -154,6 +155,9 @@ class _Stream:
     def __init__(self, file: BinaryIO, places: threading.BoundedSemaphore) -> None:
         self._file, self._places = file, places
         self._open = True
+
+    def seekable(self) -> bool:
+        return False
 
     def read(self, size: int = BLOCK) -> bytes:
         return self._file.read(size)
