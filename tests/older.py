@@ -8,6 +8,7 @@ from search.database.tables import metadata, schema_table, slot_table
 
 # {version: what the next one has added}: columns as "table.column", tables
 _ADDED = {
+    8: ("segtune_job.sent",),
     7: ("segtune_job",),
     6: ("segtune_user", "segtune_session", "segtune_token", "segtune_audit"),
     5: ("segtune_slot.images",),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from search.cli.choosing import check_choice, choose, keep_settings, parts_of
-from search.cli.options import StoreOption, console
+from search.cli.options import ArtifactsOption, StoreOption, closing_store, console
 from search.cli.settings import with_settings
 from spaces.errors import InputError
 from spaces.paths import MODEL, MODELS
@@ -18,6 +20,8 @@ if TYPE_CHECKING:  # they bring torch
     from spaces.config import TrialConfig
     from spaces.data import AnyDataSpec
     from trainers.members import Ensemble
+
+OF_STUDY = "study:"  # before a study's name, where a folder is taken too
 
 DecodeOption = Annotated[
     list[str] | None,
@@ -228,7 +232,14 @@ def _comparable(
 
 
 def predict(
-    folder: Annotated[Path, typer.Argument(help="An exported folder", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="An exported folder; or study:NAME, for the best trial of a study",
+            show_default=False,
+        ),
+    ],
     images: Annotated[
         list[str],
         typer.Argument(
@@ -238,6 +249,9 @@ def predict(
         ),
     ],
     to: Annotated[Path, typer.Option("--to", help="Folder to write", show_default=False)],
+    trial: Annotated[
+        int | None, typer.Option(help="With study:NAME: this trial instead of the best one")
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Pictures to look at, too")] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Float16 arrays (.npy), too")
@@ -249,26 +263,53 @@ def predict(
         str, typer.Option("--runtime", help="torch, or onnx: what export --onnx has written")
     ] = "torch",
     settings: DecodeOption = None,
+    store: StoreOption = None,
+    artifacts: ArtifactsOption = None,
 ) -> None:
     """Predict masks or text boxes of new images. The same line goes on where it was."""
     from spaces.run_config import load_run_config
 
-    _, config = load_run_config(folder / "config.yaml", splits=False)
-    config = with_settings(config, settings or [])
+    with _exported(model, trial, store, artifacts) as folder:
+        _, config = load_run_config(folder / "config.yaml", splits=False)
+        config = with_settings(config, settings or [])
 
-    from search.findings.manifest import check_export
-    from search.predict import Wanted, predict_files
-    from trainers.predict import Predictor
+        from search.findings.manifest import check_export
+        from search.predict import Wanted, predict_files
+        from trainers.predict import Predictor
 
-    for line in check_export(folder):
-        typer.echo(line, err=True)
-    code = predict_files(
-        Predictor(folder, config, runtime),
-        images,
-        to,
-        Wanted(overlay, probabilities),
-        overwrite=overwrite,
-        console=console(),
-        complain=lambda said: typer.echo(f"segtune: {said}", err=True),
-    )
+        for line in check_export(folder):
+            typer.echo(line, err=True)
+        code = predict_files(
+            Predictor(folder, config, runtime),
+            images,
+            to,
+            Wanted(overlay, probabilities),
+            overwrite=overwrite,
+            console=console(),
+            complain=lambda said: typer.echo(f"segtune: {said}", err=True),
+        )
     raise typer.Exit(code)
+
+
+@contextmanager
+def _exported(
+    given: str, trial: int | None, store: str | None, artifacts: str | None
+) -> Iterator[Path]:
+    """A folder that export wrote: the one that is given, or that of a study, while it is needed."""
+    if not given.startswith(OF_STUDY):
+        if trial is not None:
+            raise InputError(
+                f"--trial is for {OF_STUDY}NAME, but got the folder {given}, which holds one trial"
+            )
+        yield Path(given)
+        return
+    from search.files.artifacts import open_artifacts
+    from search.findings.export import export_model
+    from search.studies.study import open_study
+
+    with TemporaryDirectory(prefix="segtune-predict-") as folder:
+        to = Path(folder) / "model"
+        with closing_store(store) as opened:
+            study = open_study(opened, given.removeprefix(OF_STUDY))
+            export_model(study, open_artifacts(artifacts), to, trial)
+        yield to

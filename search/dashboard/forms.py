@@ -59,10 +59,14 @@ class Forms:
         if form is None:
             said = f"The form must be UTF-8 of at most {limit} bytes"
             raise Refused(HTTPStatus.BAD_REQUEST, said)
+        self.check(environ, form, page)
+        return form
+
+    def check(self, environ: Mapping[str, Any], form: Mapping[str, list[str]], page: str) -> None:
+        """Raise Refused where this session was not given the form."""
         if not self.is_ours(environ, form):
             said = f"This form is of another session; open {page} and try again"
             raise Refused(HTTPStatus.FORBIDDEN, said)
-        return form
 
 
 def read_form(

@@ -31,7 +31,7 @@ from search.database.tables import (
 from search.database.url import engine_options
 from spaces.errors import InputError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 WAIT_SECONDS = 60.0  # for whoever creates or upgrades the tables, or has locked one
 
 
@@ -230,6 +230,11 @@ def _from_version_7(connection: sa.Connection) -> None:
     metadata.create_all(connection, [job_table])
 
 
+def _from_version_8(connection: sa.Connection) -> None:
+    """Add what version 9 has: images that are sent along with jobs."""
+    _add_columns(connection, job_table.c.sent)
+
+
 UPGRADES = (
     (1, _from_version_1),
     (2, _from_version_2),
@@ -238,6 +243,7 @@ UPGRADES = (
     (5, _from_version_5),
     (6, _from_version_6),
     (7, _from_version_7),
+    (8, _from_version_8),
 )
 
 

@@ -66,8 +66,9 @@ _PEOPLE = {
     token_table: ("SELECT, UPDATE (used_at)", ""),
     audit_table: ("SELECT, INSERT", ""),
 }
-# what it may do with jobs: ask for one, and for its end; to begin and end it is a runner's
-_JOBS = "INSERT, UPDATE (cancelled_by)"
+# what it may do with jobs: ask for one, and for its end, with which the image that was sent along
+# is gone; to begin and end it is a runner's
+_JOBS = "INSERT, UPDATE (cancelled_by, sent)"
 # how it stops and resumes a study, and keeps optuna-dashboard's notes
 _STOPS, _NOTES = "UPDATE (stop, opened_at)", "INSERT, UPDATE"
 # of the others some rows are removed: what is shown, and a study whose creation was cut short

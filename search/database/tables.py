@@ -170,6 +170,7 @@ job_table = sa.Table(
     sa.Column("code", sa.Integer),  # its command's exit code
     sa.Column("lines", sa.Text, nullable=False, server_default=""),  # bounded by job_log
     sa.Column("result", sa.String(36)),  # its file's key
+    sa.Column("sent", sa.LargeBinary),  # the image that was sent along; NULL when it is over
     sa.Index("segtune_job_state", "state"),
 )
 

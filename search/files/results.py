@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +19,8 @@ from search.files.shown import FolderFiles, checked_key
 from spaces.paths import inside, no_link
 
 FOLDER = "jobs"  # in folder and bucket
+MOST_BYTES = 32 * 2**20  # of a ZIP whose picture is shown, and of the picture
+PICTURES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 class Results:
@@ -68,3 +73,25 @@ def zip_folder(folder: Path, to: Path) -> None:
             entry = zipfile.ZipInfo.from_file(path, path.relative_to(folder.parent))
             with open(path, "rb", opener=no_link) as file, archive.open(entry, "w") as out:
                 shutil.copyfileobj(file, out)
+
+
+def picture_in(file: BinaryIO, size: int) -> tuple[str, str, bytes] | None:
+    """Return (name, type, content) of the first overlay in a ZIP; None where none can be shown.
+
+    Args:
+        size: of the ZIP, in bytes.
+    """
+    if size > MOST_BYTES:
+        return None
+    whole = file if file.seekable() else io.BytesIO(file.read(MOST_BYTES))
+    try:
+        with zipfile.ZipFile(whole) as archive:
+            for entry in archive.infolist():
+                found = re.fullmatch(r"[^/]+/overlays/([^/]+(\.[a-z]+))", entry.filename)
+                if found is None or found[2] not in PICTURES or entry.file_size > MOST_BYTES:
+                    continue
+                with archive.open(entry) as picture:
+                    return found[1], PICTURES[found[2]], picture.read(MOST_BYTES)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+        pass  # somebody else's file: damaged, packed in an unknown way, or encrypted
+    return None

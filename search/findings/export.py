@@ -87,6 +87,17 @@ def export_study(
         return _export(to, chosen, weights, artifacts, Path(made), found, test=test)
 
 
+def export_model(study: Study, artifacts: Artifacts, to: Path, number: int | None = None) -> None:
+    """Write a trial as `export_study` does, always with its weights, the test split left unread.
+
+    Raises:
+        InputError: no such trial has a value, or its weights are not on this machine.
+    """
+    chosen = choose(study, number)
+    weights = weights_of(chosen.answer, chosen.trial, artifacts, fresh=chosen.best)
+    _export(to, chosen, weights, artifacts, test=False)
+
+
 def _export(
     to: Path,
     chosen: Chosen,

@@ -5,6 +5,8 @@ Whoever writes into the store may ask for these commands, and for nothing else.
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,12 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from spaces.errors import InputError, did_you_mean, pydantic_message, shown
 from spaces.spec import check_study_name
 from spaces.yamlfile import mapping, parse_yaml
+from trainers.pairs import SUFFIXES
 
 T = TypeVar("T", bound=BaseModel)
 
 FILE = "study.yaml"  # how a study file is called while its job runs
 FILE_LENGTH = 64 * 1024  # characters of it
 MOST_TRIALS = 100_000  # that a study may be given here
+IMAGE_NAME = rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,59}}({'|'.join(map(re.escape, SUFFIXES))})"
+
+Trial = Annotated[int, Field(ge=0, le=999_999_999)]
 
 
 class Kind(BaseModel):
@@ -25,16 +31,27 @@ class Kind(BaseModel):
 
     Attributes:
         makes: it writes a folder, which is the job's result.
+        takes_image: an image is sent along.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     makes: ClassVar[bool] = False
+    takes_image: ClassVar[bool] = False
 
     @property
     def options(self) -> list[str]:
         """As the command line takes them."""
         return []
+
+    @property
+    def words(self) -> list[str]:
+        """What a list shows of them."""
+        return self.options
+
+    def subject(self, study: str, folder: str) -> list[str]:
+        """What the command is about: a study, or what lies in the job's folder."""
+        return [study]
 
     @property
     def fixed(self) -> list[str]:
@@ -52,7 +69,7 @@ class Export(Kind):
 
     makes = True
 
-    trial: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
+    trial: Trial | None = None
     test: bool = True
     onnx: bool = False
     config_only: bool = False
@@ -65,9 +82,39 @@ class Export(Kind):
 
     @property
     def options(self) -> list[str]:
-        trial = [] if self.trial is None else ["--trial", str(self.trial)]
+        trial = _trial(self.trial)
         flags = {"--no-test": not self.test, "--onnx": self.onnx, "--config-only": self.config_only}
         return [*trial, *(flag for flag, given in flags.items() if given)]
+
+
+class Predict(Kind):
+    """`segtune predict` of an image that was sent along, by a trial of a study.
+
+    Attributes:
+        image: how its file is called while the job runs.
+        trial: None: the best one.
+    """
+
+    makes = True
+    takes_image = True
+
+    image: Annotated[str, Field(pattern=f"^{IMAGE_NAME}$")]
+    trial: Trial | None = None
+
+    @property
+    def options(self) -> list[str]:
+        return _trial(self.trial)
+
+    @property
+    def fixed(self) -> list[str]:
+        return ["--overlay"]
+
+    @property
+    def words(self) -> list[str]:
+        return [self.image, *self.options]
+
+    def subject(self, study: str, folder: str) -> list[str]:
+        return [f"study:{study}", f"{folder}/{self.image}"]
 
 
 class OnFile(Kind):
@@ -78,6 +125,9 @@ class OnFile(Kind):
     """
 
     file: Annotated[str, Field(min_length=1, max_length=FILE_LENGTH)]
+
+    def subject(self, study: str, folder: str) -> list[str]:
+        return [f"{folder}/{FILE}"]
 
 
 class Check(OnFile):
@@ -134,8 +184,13 @@ class Delete(Kind):
         return ["--yes"]
 
 
+def _trial(number: int | None) -> list[str]:
+    return [] if number is None else ["--trial", str(number)]
+
+
 KINDS: dict[str, type[Kind]] = {
     "export": Export,
+    "predict": Predict,
     "check": Check,
     "launch": Launch,
     "confirm": Confirm,
@@ -200,7 +255,7 @@ def command(kind: str, arguments: str, study: str | None, folder: str, to: str) 
     """Return the words of the command line behind `segtune`.
 
     Args:
-        folder: where FILE lies, for a command on one.
+        folder: where FILE lies, or the image, for a command on one.
         to: the folder of what it makes.
 
     Raises:
@@ -213,14 +268,29 @@ def command(kind: str, arguments: str, study: str | None, folder: str, to: str) 
         check_study_name(study)
     except ValueError as error:
         raise InputError(f"study: {error}") from None
-    what = f"{folder}/{FILE}" if isinstance(settings, OnFile) else study
     made = ["--to", to] if settings.makes else []
-    return [kind, what, *made, *settings.fixed, *settings.options]
+    what = settings.subject(study, folder)
+    return [kind, *what, *made, *settings.fixed, *settings.options]
+
+
+def image_name(given: str) -> str:
+    """Reduce a file's name, as a browser sends it, to one that a job takes.
+
+    Raises:
+        InputError: it ends in nothing that images end in.
+    """
+    path = PurePosixPath(given.replace("\\", "/"))
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
+        raise InputError(
+            f"an image's file must end in {', '.join(SUFFIXES)}, but got {path.name[-40:]!r}"
+        )
+    stem = re.sub("[^A-Za-z0-9_-]+", "_", path.stem).strip("_-")[:60]
+    return f"{stem or 'image'}{suffix}"
 
 
 def described(kind: str, arguments: str) -> str:
     """A job in a few words; what is none of KINDS has its kind alone."""
     try:
-        return " ".join([kind, *parsed(kind, arguments).options])
+        return " ".join([kind, *parsed(kind, arguments).words])
     except InputError:
         return kind

@@ -12,7 +12,17 @@ import sqlalchemy as sa
 
 from search.database.store import Store
 from search.database.tables import job_table
-from search.studies.jobs import CANCELLED, ENDED, LOST, RUNNING, WAITING, Job, find, is_silent
+from search.studies.jobs import (
+    CANCELLED,
+    ENDED,
+    IMAGE_BYTES,
+    LOST,
+    RUNNING,
+    WAITING,
+    Job,
+    find,
+    is_silent,
+)
 from search.studies.owners import is_dead
 
 RESULTS, RESULT_DAYS = 20, 7  # results that are kept, and for how long
@@ -48,6 +58,14 @@ def claim(store: Store, owner: str) -> Job | None:
     return None if held is None else find(store, held)
 
 
+def image_of(store: Store, job: Job) -> bytes | None:
+    """The image that was sent along with a job; None where there is none, or too large a one."""
+    size = sa.func.length(job_table.c.sent)
+    query = sa.select(job_table.c.sent).where(job_table.c.number == job.number, size <= IMAGE_BYTES)
+    with store.engine.connect() as connection:
+        return connection.execute(query).scalar()
+
+
 def beat(
     store: Store, job: Job, *, lines: str | None = None, result: str | None = None
 ) -> Literal["ours", "cancelled", "gone"]:
@@ -69,7 +87,8 @@ def beat(
 
 def end(store: Store, job: Job, state: str, code: int | None, lines: str) -> bool:
     """Store how a job ended; False where it is no longer ours. Twice the same is True twice."""
-    ended = _ours(job).values(state=state, code=code, lines=lines, ended_at=store.now())
+    over = {"state": state, "code": code, "lines": lines, "sent": None}
+    ended = _ours(job).values(**over, ended_at=store.now())
     with store.engine.begin() as connection:
         if connection.execute(ended).rowcount:
             return True
@@ -136,7 +155,7 @@ def _end_abandoned(store: Store, connection: sa.Connection) -> None:
     for numbers, before, after in ((lost, RUNNING, LOST), (unwanted, WAITING, CANCELLED)):
         if numbers:
             these = sa.update(job_table).where(table.number.in_(numbers), table.state == before)
-            connection.execute(these.values(state=after, ended_at=store.now()))
+            connection.execute(these.values(state=after, ended_at=store.now(), sent=None))
 
 
 def _ours(job: Job) -> sa.Update:

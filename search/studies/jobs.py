@@ -24,6 +24,7 @@ WAITING, RUNNING = "waiting", "running"
 ENDED, FAILED, LOST, CANCELLED = "ended", "failed", "lost", "cancelled"
 MOST_WAITING, MOST_OF_USER = 20, 3
 SHOWN = 50  # of a list, the latest
+IMAGE_BYTES = 16 * 2**20  # of an image that is sent along
 DEVICE = "jobs"  # a runner among the workers: what stands for its device
 TRIES = 20  # of a transaction that met others; each time one of them succeeds
 SERIALIZATION_FAILURE = "40001"  # SQLSTATE
@@ -93,6 +94,7 @@ def ask(
     study: str | None,
     by: str = "",
     address: str | None = None,
+    image: bytes | None = None,
 ) -> int:
     """Ask for a job; returns its number.
 
@@ -100,11 +102,12 @@ def ask(
         arguments: JSON.
         by: a user's name.
         address: where the request came from, for the audit; None writes no line of it.
+        image: an image's file, for a job that takes one.
 
     Raises:
-        InputError: it is no job; as TooMany, too many wait already.
+        InputError: it is no job, has no image or too large a one; as TooMany, too many wait.
     """
-    parsed(kind, arguments)
+    _check_image(kind, parsed(kind, arguments).takes_image, image)
     row = {"kind": kind, "arguments": arguments, "study": study, "asked_by": by, "state": WAITING}
 
     for left in reversed(range(TRIES)):
@@ -114,7 +117,7 @@ def ask(
                 if address is not None:  # what cannot be written down is not done
                     deed = described(kind, arguments)
                     add_deed(store, by, deed, study=study, address=address, connection=connection)
-                added = sa.insert(job_table).values(**row, asked_at=store.now())
+                added = sa.insert(job_table).values(**row, sent=image, asked_at=store.now())
                 number = connection.execute(added.returning(job_table.c.number)).scalar_one()
             return int(number)
         except sa.exc.OperationalError as error:
@@ -144,6 +147,7 @@ def lines_of(store: Store, number: int) -> str:
 
 def cancel(store: Store, number: int, by: str, address: str | None = None) -> None:
     """Ask for the end of a job that waits or runs; else nothing happens."""
+    waits = job_table.c.state == WAITING  # and will never run: the image is gone at once
     asked = (
         sa.update(job_table)
         .where(
@@ -151,7 +155,7 @@ def cancel(store: Store, number: int, by: str, address: str | None = None) -> No
             job_table.c.state.in_((WAITING, RUNNING)),
             job_table.c.cancelled_by.is_(None),
         )
-        .values(cancelled_by=by)
+        .values(cancelled_by=by, sent=sa.case((waits, None), else_=job_table.c.sent))
         .returning(job_table.c.study)
     )
     with store.engine.begin() as connection:
@@ -184,6 +188,16 @@ def _alone(store: Store) -> Iterator[sa.Connection]:
             connection.rollback()
             raise
         connection.commit()
+
+
+def _check_image(kind: str, takes_one: bool, image: bytes | None) -> None:
+    if takes_one != (image is not None):
+        raise InputError(f"{kind} takes {'an' if takes_one else 'no'} image that is sent along")
+    if image is not None and not 0 < len(image) <= IMAGE_BYTES:
+        raise InputError(
+            f"an image must have 1 to {IMAGE_BYTES} bytes ({IMAGE_BYTES >> 20} MiB), but got "
+            f"{len(image)}; send a smaller one"
+        )
 
 
 def _check_room(connection: sa.Connection, by: str) -> None:

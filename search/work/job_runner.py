@@ -31,7 +31,7 @@ from search.files.sizes import shown_bytes
 from search.findings.wording import clock
 from search.studies import job_runs
 from search.studies.heartbeats import Registration
-from search.studies.job_kinds import FILE, OnFile, command, parsed
+from search.studies.job_kinds import FILE, OnFile, Predict, command, parsed
 from search.studies.jobs import CANCELLED, DEVICE, ENDED, FAILED, WAITING, Job
 from search.studies.owners import PERSON, new_owner
 from search.work.command import Command
@@ -42,6 +42,7 @@ from spaces.paths import ROOTS
 
 GONE = "gone"  # the job is another's by now, or nobody's
 PROGRAM = (sys.executable, "-m", "search.cli")
+ON_CPU = {"SEGTUNE_DEVICE": "cpu"}  # as GPUs are for training; trainers.devices brings torch
 SECRETS = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY")
 
 T = TypeVar("T")
@@ -196,10 +197,10 @@ class _Turn:
         return over or ENDED, child.code
 
     def _told(self) -> dict[str, str]:
-        """What the command finds in its environment; its study file is written here.
+        """What the command finds in its environment; its study file or image is written here.
 
         Raises:
-            InputError: no folder is named that study files may name data in.
+            InputError: no folder is named that study files may name data in; or the image is gone.
         """
         told = {"TMPDIR": str(self.folder), PERSON: self.job.asked_by}
         settings = parsed(self.job.kind, self.job.arguments)
@@ -211,6 +212,12 @@ class _Turn:
                 )
             (self.folder / FILE).write_text(settings.file, encoding="utf-8")
             told[ROOTS] = os.pathsep.join(map(str, self.runner.roots))
+        if isinstance(settings, Predict):
+            read = partial(job_runs.image_of, self.runner.store, self.job)
+            if (image := self.runner.patiently(read)) is None:
+                raise InputError("the image of this job is not in the store any more; send it anew")
+            (self.folder / settings.image).write_bytes(image)
+            told |= ON_CPU
         return told
 
     def _tend(self, busy: Callable[[], bool]) -> str | None:

@@ -284,6 +284,13 @@ def test_a_study_that_is_deleted_takes_its_jobs_along(
         ("export", '{"trial": true}', "trial: "),
         ("export", '{"test": "; rm -rf"}', "test: "),
         ("export", '{"onnx": true, "config_only": true}', "exclude each other"),
+        ("predict", "{}", "image: "),
+        ("predict", '{"image": "../a.png"}', "image: "),
+        ("predict", '{"image": "/etc/a.png"}', "image: "),
+        ("predict", '{"image": "-a.png"}', "image: "),
+        ("predict", '{"image": "a.png\\n"}', "image: "),
+        ("predict", '{"image": "a.txt"}', "image: "),
+        ("predict", '{"image": "a.png", "trial": -1}', "trial: "),
     ],
 )
 def test_what_is_no_job_is_not_asked_for(
@@ -319,6 +326,7 @@ def test_a_command_takes_the_name_of_a_study_and_nothing_else(study: str | None)
         ("confirm", '{"top": 3, "seeds": 1}', ["roads", "--leave", "--top", "3", "--seeds", "1"]),
         ("resume", '{"trials": 40}', ["roads", "--trials", "40"]),
         ("delete", "{}", ["roads", "--yes"]),
+        ("predict", '{"image": "a.png"}', ["study:roads", "in/a.png", "--to", "out", "--overlay"]),
     ],
 )
 def test_what_each_kind_runs(kind: str, arguments: str, words: list[str]) -> None:

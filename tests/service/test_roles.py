@@ -344,7 +344,10 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
             with pytest.raises(InputError, match=f"the role {DASHBOARD} may not do this"):
                 change()
         assert study_names(store) == ["small"]
-        number = jobs.ask(store, "export", "{}", "small", "ann", "192.0.2.1")
+        image = {"image": "a.png"}
+        number = jobs.ask(
+            store, "predict", json.dumps(image), "small", "ann", "192.0.2.1", b"an image"
+        )
         jobs.cancel(store, number, "ann", "192.0.2.1")
         job = jobs.find(store, number)
         assert job is not None and job.state == jobs.CANCELLED

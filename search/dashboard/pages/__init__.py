@@ -24,6 +24,7 @@ from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
+from search.dashboard.pages.trying import TryIt
 from search.dashboard.pages.workers import WorkersPage
 from search.database.store import Store
 from search.files.artifacts import Artifacts
@@ -32,7 +33,7 @@ from spaces.errors import InputError
 
 _STUDY = re.compile(r"/studies/([^/]+)(?:/([a-z]+))?")
 _LOG = re.compile(r"/studies/([^/]+)/trials/(0|[1-9][0-9]{0,8})/log")
-_JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result))?")
+_JOB = re.compile(r"/jobs/([1-9][0-9]{0,8})(?:/(cancel|result|picture))?")
 
 Page = Callable[[Request], Iterable[bytes]]
 
@@ -61,6 +62,7 @@ class Pages:
         self.asks = Asks(frame, store, forms)
         self.log = LogPage(frame, store, artifacts)
         self.new = NewStudy(frame, store, forms)
+        self.try_it = TryIt(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
@@ -108,6 +110,8 @@ class Pages:
         name, action = _text(found[1]), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
+        if action == "try":
+            return lambda request: self.try_it(request, name), (*READ_METHODS, "POST")
         if action in ASKINGS:
             return lambda request: self.asks(request, name, action), (*READ_METHODS, "POST")
         if action not in ACTIONS:

@@ -91,7 +91,7 @@ def check_asker(frame: Frame, request: Request) -> None:
 
 def _export(form: Fields, name: str) -> dict[str, Any]:
     return {
-        "trial": _number(form, "trial", "Trial", "the best one"),
+        "trial": number_in(form, "trial", "Trial", "the best one"),
         "test": not first(form, "no_test"),
         "onnx": bool(first(form, "onnx")),
         "config_only": bool(first(form, "config_only")),
@@ -99,14 +99,14 @@ def _export(form: Fields, name: str) -> dict[str, Any]:
 
 
 def _extend(form: Fields, name: str) -> dict[str, Any]:
-    return {"trials": _number(form, "trials", "Trials in all")}
+    return {"trials": number_in(form, "trials", "Trials in all")}
 
 
 def _confirm(form: Fields, name: str) -> dict[str, Any]:
     own = "what the study has"
     return {
-        "top": _number(form, "top", "Best trials", own),
-        "seeds": _number(form, "seeds", "Fresh seeds", own),
+        "top": number_in(form, "top", "Best trials", own),
+        "seeds": number_in(form, "seeds", "Fresh seeds", own),
     }
 
 
@@ -118,7 +118,7 @@ def _delete(form: Fields, name: str) -> dict[str, Any]:
     return {}
 
 
-def _number(form: Fields, field: str, label: str, empty: str | None = None) -> int | None:
+def number_in(form: Fields, field: str, label: str, empty: str | None = None) -> int | None:
     """A field that is a whole number; None where it is empty, and `empty` says what that means."""
     given = first(form, field).strip()
     if not given and empty is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -16,7 +18,7 @@ from search.dashboard.pages.actions import Action
 from search.dashboard.pages.asking import check_asker
 from search.dashboard.pages.frame import Frame, Request, second
 from search.database.store import Store
-from search.files.results import Results
+from search.files.results import Results, picture_in
 from search.findings.wording import clock
 from search.studies.job_kinds import KINDS, OnFile, parsed
 from search.studies.jobs import ENDED, SHOWN, Job, cancel, find, is_served, latest, lines_of
@@ -48,7 +50,7 @@ class JobsPage:
 
 
 class JobPage:
-    """Answers GET /jobs/NUMBER and .../result, GET and POST .../cancel.
+    """Answers GET /jobs/NUMBER, .../result and .../picture, GET and POST .../cancel.
 
     What is another's is not there, but for an owner.
     """
@@ -61,6 +63,8 @@ class JobPage:
         job = own_job(self.store, request, number)
         if what == "result":
             return self.send(request, job)
+        if what == "picture":
+            return self._picture(request, job)
         if what == "cancel":
             check_asker(self.frame, request)
             return self._cancel(request, job)
@@ -104,6 +108,25 @@ class JobPage:
 
     def send(self, request: Request, job: Job) -> Iterable[bytes]:
         """Answer with the file that a job has made."""
+        file, size = self._opened(job)
+        name = f"{job.study or f'job-{job.number}'}.zip"
+        return send_file(request.environ, request.start_response, file, size, name)
+
+    def _picture(self, request: Request, job: Job) -> Iterable[bytes]:
+        if not _is_pictured(job):
+            raise Refused(HTTPStatus.NOT_FOUND, f"Job {job.number} has no picture")
+        file, size = self._opened(job)
+        with closing(file):
+            found = picture_in(file, size)
+        if found is None:
+            said = f"The file of job {job.number} holds no picture that can be shown; download it"
+            raise Refused(HTTPStatus.NOT_FOUND, said)
+        name, kind, content = found
+        body = BytesIO(content)
+        return send_file(request.environ, request.start_response, body, len(content), name, kind)
+
+    def _opened(self, job: Job) -> tuple[BinaryIO, int]:
+        """The file that a job has made, with its size; it takes one of few places until closed."""
         if job.result is None:
             said = f"Job {job.number} has no file, or none any more"
             raise Refused(HTTPStatus.NOT_FOUND, said)
@@ -122,12 +145,11 @@ class JobPage:
         except BaseException:
             self._streams.release()
             raise
-        name = f"{job.study or f'job-{job.number}'}.zip"
         if file.seekable():  # the server sends it by itself, and no thread waits
             self._streams.release()
         else:
             file = _Stream(file, self._streams)  # type: ignore[assignment]
-        return send_file(request.environ, request.start_response, file, size, name)
+        return file, size
 
 
 def own_job(store: Store, request: Request, number: int) -> Job:
@@ -154,6 +176,9 @@ class _Stream:
     def __init__(self, file: BinaryIO, places: threading.BoundedSemaphore) -> None:
         self._file, self._places = file, places
         self._open = True
+
+    def seekable(self) -> bool:
+        return False
 
     def read(self, size: int = BLOCK) -> bytes:
         return self._file.read(size)
@@ -186,6 +211,7 @@ def _shown(job: Job) -> dict[str, Any]:
         "took": took,
         "file": job.result is not None,
         "makes": job.kind in KINDS and KINDS[job.kind].makes,
+        "pictured": _is_pictured(job) and job.result is not None,
     }
 
 
@@ -194,3 +220,8 @@ def _page(job: Job) -> str | None:
     begins = job.kind in KINDS and issubclass(KINDS[job.kind], OnFile)
     launched = job.kind == "launch" and job.state == ENDED
     return job.study if launched or not begins else None
+
+
+def _is_pictured(job: Job) -> bool:
+    """Whether what it makes holds a picture of the image that was sent along."""
+    return job.kind in KINDS and KINDS[job.kind].takes_image
