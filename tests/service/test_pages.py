@@ -356,6 +356,32 @@ def test_markup_in_the_store_stays_text(hostile: Client, path: str) -> None:
         assert HOSTILE in " ".join(" ".join(row) for row in Cells(answer.body).rows)
 
 
+def test_a_report_is_taken_away_by_whoever_reads(hostile: Client) -> None:
+    shown = hostile("GET", "/studies/scripted-segmentation").body
+    assert b'href="/studies/scripted-segmentation/report"' in shown
+    sent = hostile("GET", "/studies/scripted-segmentation/report")
+    assert sent.status == 200 and sent.header("Content-Type") == "application/octet-stream"
+    disposition = sent.header("Content-Disposition") or ""
+    assert disposition.startswith('attachment; filename="scripted-segmentation-report.html"')
+    assert "sandbox" in (sent.header("Content-Security-Policy") or "")
+    page = sent.body.decode()
+    assert page.startswith("<!DOCTYPE html>") and HOSTILE not in page and "Best config" in page
+    head = hostile("HEAD", "/studies/scripted-segmentation/report")
+    assert (head.body, head.header("Content-Length")) == (b"", str(len(sent.body)))
+    assert hostile("GET", "/studies/scripted/report").status == 404
+    inside: list[int] = []
+
+    def slowly(*given: Any) -> str:
+        inside.append(hostile("GET", "/studies/scripted-segmentation/report").status)
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.dashboard.pages.report.report_text", slowly)
+        assert hostile("GET", "/studies/scripted-segmentation/report").status == 200
+    assert inside == [503]
+    assert hostile("POST", "/studies/scripted-segmentation/report").status in (403, 405)
+
+
 def test_a_page_of_a_name_that_is_no_study_is_404_with_the_nearest(hostile: Client) -> None:
     answer = hostile("GET", "/studies/scripted-segmentatoin")
     assert answer.status == 404 and b"did you mean scripted-segmentation?" in answer.body

@@ -21,6 +21,7 @@ from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.logs import LogPage
 from search.dashboard.pages.new import NewStudy
 from search.dashboard.pages.people import AuditPage, PeoplePage
+from search.dashboard.pages.report import ReportFile
 from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
@@ -61,6 +62,7 @@ class Pages:
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.asks = Asks(frame, store, forms)
         self.log = LogPage(frame, store, artifacts)
+        self.report = ReportFile(store, artifacts)
         self.new = NewStudy(frame, store, forms)
         self.try_it = TryIt(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
@@ -110,6 +112,8 @@ class Pages:
         name, action = _text(found[1]), found[2]
         if action is None:
             return lambda request: self.study(request, name), READ_METHODS
+        if action == "report":
+            return lambda request: self.report(request, name), READ_METHODS
         if action == "try":
             return lambda request: self.try_it(request, name), (*READ_METHODS, "POST")
         if action in ASKINGS:

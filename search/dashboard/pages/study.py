@@ -111,6 +111,7 @@ class StudyPage:
             actions=_actions(listed[name], beside, facts.best is not None) if own else [],
             takes_away=self.frame.writes and request.may_ask and facts.best is not None,
             beside=beside,
+            reports=bool(facts.ended),
             size=None if size is None else shown_bytes(size),
             curves=curves(facts, waiting),
             note=note,
