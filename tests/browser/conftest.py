@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from search.dashboard.publish import PICTURES, Publisher
+from search.database.people import add_user
+from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.files.logs import LOG
 from search.findings.answer import best_trial
@@ -22,6 +27,9 @@ from search.findings.facts import gather
 from tests.waiting import Running
 
 PASSWORD = "correct horse battery"
+PEOPLE = {"olga": "owner", "max": "member", "ray": "reader"}
+NARROW = 390  # px
+TIMEOUT = 120_000  # ms, of a page where nothing moves: a busy host is slow
 ENDINGS = (*["completed"] * 14, *["median"] * 8)
 
 
@@ -30,12 +38,14 @@ class Page:
     """A browser page that keeps what went wrong on it.
 
     Attributes:
+        script: whether it runs scripts.
         errors: console errors and uncaught exceptions.
         requests: every URL that was asked for.
     """
 
     page: Any
     folder: Path
+    script: bool = True
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
@@ -45,6 +55,45 @@ class Page:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path, full_page=True)
         return path
+
+    def narrow(self, chromium: Any, script: bool = True) -> Any:
+        """Go on in a window as wide as a phone's, with a profile of its own; returns its page."""
+        context = chromium.new_context(
+            java_script_enabled=script, viewport={"width": NARROW, "height": 800}
+        )
+        context.set_default_timeout(TIMEOUT)
+        self.page.context.close()
+        self.page, self.script = context.new_page(), script
+        self.page.on("console", self.hear)
+        return self.page
+
+    def hear(self, message: Any) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def sign_in(self, address: str, name: str, path: str = "/studies") -> None:
+        self.page.goto(address + path)
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url(address + path)
+
+    def look(self, name: str, *widths: int) -> None:
+        """Pictures in light and dark, in which nothing juts out and nothing bars the way."""
+        self.page.wait_for_load_state()  # with its style
+        for width, scheme in product(widths or [NARROW], ("light", "dark")):
+            self.page.set_viewport_size({"width": width, "height": 800})
+            self.page.emulate_media(color_scheme=scheme)
+            self.screenshot(f"{name}-{scheme}-{width}{'' if self.script else '-no-script'}")
+            if self.script:
+                assert self.page.evaluate("document.documentElement.scrollWidth") <= width, name
+                assert self.barriers() == [], (name, scheme, width)
+
+    def says(self, text: str) -> None:
+        """Wait until the page says it, of itself where it has its script."""
+        if not self.script:
+            self.page.reload()
+        expect(self.page.locator("main")).to_contain_text(text, timeout=TIMEOUT)
 
     def barriers(self) -> list[str]:
         """What axe-core calls serious or critical on the page as it is: rule and first element."""
@@ -78,13 +127,28 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any, tmp_path: Path) -> Iterator[Page]:
     """A fresh page in a browser profile of its own, at a laptop's size."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900})
-    context.set_default_timeout(120_000)  # ms, of a page where nothing moves: a busy host is slow
+    context.set_default_timeout(TIMEOUT)
     opened = Page(context.new_page(), tmp_path)
-    opened.page.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
+    opened.page.on("console", opened.hear)
     opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.page.on("request", lambda request: opened.requests.append(request.url))
     yield opened
-    context.close()
+    opened.page.context.close()
+
+
+@contextlib.contextmanager
+def serving(store: Store, artifacts: Path) -> Iterator[str]:
+    """The address of a dashboard that may write, for PEOPLE."""
+    for name, role in PEOPLE.items():
+        add_user(store, name, role, PASSWORD, "test")
+    url = store.engine.url.render_as_string(hide_password=False)
+    environment = {"SEGTUNE_STORE": url, "SEGTUNE_ARTIFACTS": str(artifacts)}
+    server = Running.segtune("dashboard", "--port", "0", "--allow-writes", env=environment)
+    found = re.search(r"http://127\.0\.0\.1:\d+", server.line("dashboard: http"))
+    assert found
+    yield found[0]
+    server.send(signal.SIGTERM)
+    server.finish()
 
 
 @dataclass(frozen=True)

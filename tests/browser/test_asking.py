@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from search.database.people import add_user
 from search.database.store import Store, open_store
 from search.database.tables import AFTER
 from search.delete import delete_study
@@ -24,8 +21,7 @@ from search.studies.owners import LAUNCHED_BY
 from search.studies.slots import Result
 from search.studies.study import create_or_resume
 from spaces.spec import StudySpec
-from tests.browser.conftest import PASSWORD
-from tests.waiting import Running
+from tests.browser.conftest import serving
 
 OWNER = "gpu-host:1:runner"
 
@@ -46,63 +42,43 @@ def test_a_member_extends_their_study_and_deletes_it_by_its_name(
         trial = study.slots.claim(study.ask)
         assert trial and study.slots.end(trial, Result("COMPLETE", 0.5, "completed", {}))
         store.storage.set_study_user_attr(study.study_id, LAUNCHED_BY, "max")
-        add_user(store, "olga", "owner", PASSWORD, "test")
-        add_user(store, "max", "member", PASSWORD, "test")
-        environment = {"SEGTUNE_STORE": url, "SEGTUNE_ARTIFACTS": str(artifacts.folder)}
-        server = Running.segtune("dashboard", "--port", "0", "--allow-writes", env=environment)
-        found = re.search(r"http://127\.0\.0\.1:\d+", server.line("dashboard: http"))
-        assert found
-        browser = page.page
-        browser.set_viewport_size({"width": 390, "height": 800})
-
-        def shot(name: str) -> None:
-            browser.wait_for_load_state()  # with its style
-            for scheme in ("light", "dark"):
-                browser.emulate_media(color_scheme=scheme)
-                assert browser.evaluate("document.documentElement.scrollWidth") <= 390, name
-                page.screenshot(f"asking-{name}-{scheme}")
-                assert page.barriers() == [], name
-
-        browser.goto(f"{found[0]}/studies/roads")
-        browser.get_by_label("Name").fill("max")
-        browser.get_by_label("Password").fill(PASSWORD)
-        browser.get_by_role("button", name="Sign in").click()
-        browser.get_by_role("link", name="Extend").click()
-        expect(browser.get_by_label("In all")).to_have_accessible_description(
-            "It has 2 now, open ones included; 100,000 at most."
-        )
-        shot("extend")
-        browser.get_by_label("In all").fill("5")
-        browser.get_by_role("button", name="Extend").click()
-        expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
-        Registration(store, OWNER, DEVICE).enter()
-        job = taken(store, "resume --trials 5")
-        study.slots.extend(5)
-        assert end(store, job, ENDED, 0, "study roads is open; workers serve it")
-        expect(browser.locator("main")).to_contain_text("study roads is open", timeout=120_000)
-        shot("extended")
-        close(store, study.study_id, AFTER)
-        browser.get_by_role("link", name="roads").click()
-        browser.get_by_role("link", name="Confirm").click()
-        shot("confirm")
-        browser.get_by_role("link", name="Cancel").click()
-        shot("study")
-        browser.get_by_role("link", name="Delete").click()
-        shot("delete")
-        browser.get_by_label("Its name").fill("road")
-        browser.get_by_role("button", name="Delete").click()
-        expect(browser.locator("main")).to_contain_text("must be typed as it is, roads")
-        browser.go_back()
-        browser.get_by_label("Its name").fill("roads")
-        browser.get_by_role("button", name="Delete").click()
-        expect(browser.get_by_role("heading", level=1)).to_have_text("Job 2")
-        job = taken(store, "delete")
-        assert delete_study(study, artifacts) == []
-        assert end(store, job, ENDED, 0, "deleted study roads of sqlite: 5 trials")
-        expect(browser.locator("main")).to_contain_text("deleted study roads", timeout=120_000)
-        shot("deleted")
-        browser.get_by_role("link", name="Studies").click()
-        expect(browser.locator("main")).not_to_contain_text("roads")
-        server.send(signal.SIGTERM)
-        server.finish()
+        with serving(store, artifacts.folder) as address:
+            browser = page.narrow(chromium)
+            page.sign_in(address, "max", "/studies/roads")
+            browser.get_by_role("link", name="Extend").click()
+            expect(browser.get_by_label("In all")).to_have_accessible_description(
+                "It has 2 now, open ones included; 100,000 at most."
+            )
+            page.look("asking-extend")
+            browser.get_by_label("In all").fill("5")
+            browser.get_by_role("button", name="Extend").click()
+            expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
+            Registration(store, OWNER, DEVICE).enter()
+            job = taken(store, "resume --trials 5")
+            study.slots.extend(5)
+            assert end(store, job, ENDED, 0, "study roads is open; workers serve it")
+            page.says("study roads is open")
+            page.look("asking-extended")
+            close(store, study.study_id, AFTER)
+            browser.get_by_role("link", name="roads").click()
+            browser.get_by_role("link", name="Confirm").click()
+            page.look("asking-confirm")
+            browser.get_by_role("link", name="Cancel").click()
+            page.look("asking-study")
+            browser.get_by_role("link", name="Delete").click()
+            page.look("asking-delete")
+            browser.get_by_label("Its name").fill("road")
+            browser.get_by_role("button", name="Delete").click()
+            expect(browser.locator("main")).to_contain_text("must be typed as it is, roads")
+            browser.go_back()
+            browser.get_by_label("Its name").fill("roads")
+            browser.get_by_role("button", name="Delete").click()
+            expect(browser.get_by_role("heading", level=1)).to_have_text("Job 2")
+            job = taken(store, "delete")
+            assert delete_study(study, artifacts) == []
+            assert end(store, job, ENDED, 0, "deleted study roads of sqlite: 5 trials")
+            page.says("deleted study roads")
+            page.look("asking-deleted")
+            browser.get_by_role("link", name="Studies").click()
+            expect(browser.locator("main")).not_to_contain_text("roads")
     assert [one for one in page.errors if "400 (Bad Request)" not in one] == []  # as it was to be

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import signal
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +15,6 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from search.database.people import add_user
 from search.database.store import open_store
 from search.files.artifacts import Artifacts
 from search.files.results import Results
@@ -26,8 +24,7 @@ from search.studies.jobs import DEVICE, ENDED
 from search.studies.slots import Result
 from search.studies.study import create_or_resume
 from spaces.spec import StudySpec
-from tests.browser.conftest import PASSWORD
-from tests.waiting import Running
+from tests.browser.conftest import serving
 from trainers.pictures import painted
 
 KEY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
@@ -45,67 +42,45 @@ def test_a_member_tries_the_winner_on_an_image(
         study = create_or_resume(store, make_spec(name="roads", trials=1), "f" * 64, None)
         trial = study.slots.claim(study.ask)
         assert trial and study.slots.end(trial, Result("COMPLETE", 0.5, "completed", {}))
-        add_user(store, "olga", "owner", PASSWORD, "test")
-        add_user(store, "max", "member", PASSWORD, "test")
-        environment = {"SEGTUNE_STORE": url, "SEGTUNE_ARTIFACTS": str(artifacts.folder)}
-        server = Running.segtune("dashboard", "--port", "0", "--allow-writes", env=environment)
-        found = re.search(r"http://127\.0\.0\.1:\d+", server.line("dashboard: http"))
-        assert found
-        browser = page.page
-        browser.set_viewport_size({"width": 390, "height": 800})
-
-        def shot(name: str) -> None:
-            browser.wait_for_load_state()  # with its style
-            for scheme in ("light", "dark"):
-                browser.emulate_media(color_scheme=scheme)
-                assert browser.evaluate("document.documentElement.scrollWidth") <= 390, name
-                page.screenshot(f"try-{name}-{scheme}")
-                assert page.barriers() == [], name
-
-        browser.goto(f"{found[0]}/studies/roads")
-        browser.get_by_label("Name").fill("max")
-        browser.get_by_label("Password").fill(PASSWORD)
-        browser.get_by_role("button", name="Sign in").click()
-        browser.get_by_role("link", name="Try it").click()
-        file = browser.get_by_label("File")
-        expect(file).to_have_accessible_description(re.compile("drop one here: PNG, JPEG, TIFF"))
-        shot("form")
-        file.set_input_files(tmp_path / "store.db")
-        browser.get_by_role("button", name="Predict").click()
-        expect(browser.locator("main")).to_contain_text("must end in .png, .jpg")
-        browser.go_back()
-        file.set_input_files(photo)
-        browser.get_by_label("Number").fill("0")
-        shot("chosen")
-        browser.get_by_role("button", name="Predict").click()
-        expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
-        Registration(store, OWNER, DEVICE).enter()
-        job = claim(store, OWNER)
-        assert job is not None and job.words == "predict Stra_e_7_1.png --trial 0"
-        assert image_of(store, job) == photo.read_bytes()  # as Chromium has sent it
-        mask = np.zeros((480, 640), np.uint8)
-        mask[200:, 100:500] = 1
-        shown = io.BytesIO()
-        painted(np.asarray(noise), mask, ("road", "car"), photo.name).save(shown, "PNG")
-        artifacts.folder.mkdir()
-        with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
-            archive.writestr("roads/overlays/Stra_e_7_1.png", shown.getvalue())
-            archive.writestr("roads/predictions.jsonl", json.dumps({}))
-        Results(artifacts).write(KEY, tmp_path / "made.zip")
-        beat(store, job, result=KEY)
-        assert end(store, job, ENDED, 0, "1 images in 0.2 s, 5.0 a second: roads")
-        picture = browser.get_by_role("img")
-        expect(picture).to_have_accessible_name(re.compile("with what the model sees"))
-        browser.wait_for_function("document.images[0].naturalWidth > 600")
-        shot("ended")
-        browser.set_viewport_size({"width": 1400, "height": 900})
-        page.screenshot("try-wide-dark")
-        browser.emulate_media(color_scheme="light")
-        page.screenshot("try-wide-light")
-        with browser.expect_download() as download:
-            browser.get_by_role("link", name="Download the ZIP").click()
-        with zipfile.ZipFile(download.value.path()) as archive:
-            assert "roads/overlays/Stra_e_7_1.png" in archive.namelist()
-        server.send(signal.SIGTERM)
-        server.finish()
+        with serving(store, artifacts.folder) as address:
+            browser = page.narrow(chromium)
+            page.sign_in(address, "max", "/studies/roads")
+            browser.get_by_role("link", name="Try it").click()
+            file = browser.get_by_label("File")
+            expect(file).to_have_accessible_description(
+                re.compile("drop one here: PNG, JPEG, TIFF")
+            )
+            page.look("try-form")
+            file.set_input_files(tmp_path / "store.db")
+            browser.get_by_role("button", name="Predict").click()
+            expect(browser.locator("main")).to_contain_text("must end in .png, .jpg")
+            browser.go_back()
+            file.set_input_files(photo)
+            browser.get_by_label("Number").fill("0")
+            page.look("try-chosen")
+            browser.get_by_role("button", name="Predict").click()
+            expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
+            Registration(store, OWNER, DEVICE).enter()
+            job = claim(store, OWNER)
+            assert job is not None and job.words == "predict Stra_e_7_1.png --trial 0"
+            assert image_of(store, job) == photo.read_bytes()  # as Chromium has sent it
+            mask = np.zeros((480, 640), np.uint8)
+            mask[200:, 100:500] = 1
+            shown = io.BytesIO()
+            painted(np.asarray(noise), mask, ("road", "car"), photo.name).save(shown, "PNG")
+            artifacts.folder.mkdir()
+            with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+                archive.writestr("roads/overlays/Stra_e_7_1.png", shown.getvalue())
+                archive.writestr("roads/predictions.jsonl", json.dumps({}))
+            Results(artifacts).write(KEY, tmp_path / "made.zip")
+            beat(store, job, result=KEY)
+            assert end(store, job, ENDED, 0, "1 images in 0.2 s, 5.0 a second: roads")
+            picture = browser.get_by_role("img")
+            expect(picture).to_have_accessible_name(re.compile("with what the model sees"))
+            browser.wait_for_function("document.images[0].naturalWidth > 600")
+            page.look("try-ended", 390, 1400)
+            with browser.expect_download() as download:
+                browser.get_by_role("link", name="Download the ZIP").click()
+            with zipfile.ZipFile(download.value.path()) as archive:
+                assert "roads/overlays/Stra_e_7_1.png" in archive.namelist()
     assert [one for one in page.errors if "400 (Bad Request)" not in one] == []  # as it was to be
