@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import ArtifactsOption, StoreOption, StudyArgument, closing_store, console
+from search.cli.options import (
+    ArtifactsOption,
+    RootsOption,
+    StoreOption,
+    StudyArgument,
+    closing_store,
+    console,
+)
 from spaces.errors import InputError
 
 
@@ -68,6 +75,7 @@ def dashboard(
         list[str] | None,
         typer.Option(help="Address of that proxy; from others the header is nothing (repeatable)"),
     ] = None,
+    data_root: RootsOption = None,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -80,7 +88,7 @@ def dashboard(
     kept = open_artifacts(artifacts, write=allow_writes)
     signs_in = proxy_of(proxy_user_header, tuple(proxy or ()))
     password, names = read_password(password_file), tuple(allow_host or ())
-    access = Access(host, names, password, allow_writes, signs_in)
+    access = Access(host, names, password, allow_writes, signs_in, tuple(data_root or ()))
     if not has_store(store):
         access.check(people=False)  # before a store is made
     with listen(host, port) as listener, closing_store(store) as opened:

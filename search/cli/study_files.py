@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from search.cli.options import SpecArgument, StoreOption, closing_store, console, known_task
 from spaces.errors import InputError
+from spaces.paths import ROOTS
 
 
 def init(
@@ -31,9 +33,13 @@ def init(
     if data is not None:
         if task is not None:
             raise InputError(f"--from finds the task and writes to --to; leave {task} out")
-        from search.layouts import recognise, study_of
+        from search.layouts import check_links, recognise, study_of
+        from spaces.sources import existing
 
         _new_file(to)
+        if os.environ.get(ROOTS):  # somebody in a browser names the folder
+            data = existing(Path(), str(data), "--from", "segtune init")
+            check_links(data)
         layout = recognise(data)
         template = study_file(layout.task, recipe)
         _write(to, study_of(layout, template, to.resolve().parent, data.resolve().name))

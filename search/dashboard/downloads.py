@@ -67,12 +67,14 @@ def send_file(
     size: int,
     name: str,
     shown: str | None = None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> Iterable[bytes]:
     """Answer with a file, piece by piece; it is closed at the end.
 
     Args:
         name: under which it is saved.
         shown: its type, where it may be shown in place; else it is downloaded as plain bytes.
+        headers: more of them.
     """
     start_response(
         "200 OK",
@@ -81,6 +83,7 @@ def send_file(
             ("Content-Length", str(size)),
             ("Content-Disposition", _disposition(name, shown is not None)),
             ("Content-Security-Policy", POLICY),
+            *headers,
         ],
     )
     if environ["REQUEST_METHOD"] == "HEAD":

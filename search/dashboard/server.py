@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -38,6 +38,7 @@ from search.database.sessions import drop_ended
 from search.database.store import Store
 from search.database.url import spellings
 from search.files.artifacts import Artifacts
+from search.files.data_roots import DataRoots
 from search.files.shown import ShownFiles
 from spaces.errors import InputError
 from spaces.signals import ending_signals
@@ -59,6 +60,7 @@ class Access:
         names: further names under which it answers.
         password: of all who come; None asks for none.
         proxy: who signs people in, where they have names.
+        roots: folders whose data members may look at, with allow_writes.
     """
 
     host: str
@@ -66,6 +68,7 @@ class Access:
     password: str | None = field(default=None, repr=False)
     allow_writes: bool = False
     proxy: Proxy | None = None
+    roots: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -128,6 +131,7 @@ def make_app(
     hosts: Iterable[str] = (),
     inner: WSGIApplication | None = None,
     proxy: Proxy | None = None,
+    roots: Sequence[Path] = (),
     clock: Clock = time.monotonic,
 ) -> WSGIApplication:
     """The dashboard as a WSGI app with its guards.
@@ -139,6 +143,7 @@ def make_app(
         hosts: names under which it answers, beside those of the loopback.
         inner: what shows the studies, in place of `dashboard_app`.
         proxy: who signs users in.
+        roots: as of `Access`.
         clock: seconds; measures failed sign-ins, sessions of a password, and the age of what pages
             share.
     """
@@ -152,7 +157,7 @@ def make_app(
     if people:
         app = audited(app, store)
     frame = Frame(people or password is not None, by_name=people, writes=allow_writes)
-    app = Api(Pages(app, store, artifacts, frame, clock), store, frame)
+    app = Api(Pages(app, store, artifacts, frame, clock, DataRoots(roots)), store, frame)
     app = guards.studies_stay(app)
     app = guards.members_write(app) if allow_writes else guards.read_only(app)
     if people:
@@ -223,6 +228,7 @@ def serve(
         allow_writes=access.allow_writes,
         hosts=(access.host, *access.names),
         proxy=access.proxy,
+        roots=access.roots,
     )
     server = Server(
         app,

@@ -21,6 +21,7 @@ from spaces.paths import inside, no_link
 FOLDER = "jobs"  # in folder and bucket
 MOST_BYTES = 32 * 2**20  # of a ZIP whose picture is shown, and of the picture
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg"}
+PICTURE = r"[^/]+/overlays/([^/]+(\.png|\.jpg))"  # the name of one in a ZIP
 
 
 class Results:
@@ -81,17 +82,42 @@ def picture_in(file: BinaryIO, size: int) -> tuple[str, str, bytes] | None:
     Args:
         size: of the ZIP, in bytes.
     """
+    if (found := _first(file, size, PICTURE, MOST_BYTES)) is None:
+        return None
+    name, content = found
+    return name[1], PICTURES[name[2]], content
+
+
+def text_in(file: BinaryIO, size: int, name: str, most: int) -> str | None:
+    """Return a text that a ZIP holds in its one folder; None where it cannot be read.
+
+    Args:
+        size: of the ZIP, in bytes.
+        most: characters of the text.
+    """
+    found = _first(file, size, f"[^/]+/{re.escape(name)}", 4 * most)
+    try:
+        text = None if found is None else found[1].decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text is not None and len(text) <= most else None
+
+
+def _first(
+    file: BinaryIO, size: int, pattern: str, most: int
+) -> tuple[re.Match[str], bytes] | None:
+    """(match of its name, content) of the first file in a ZIP that is called so, and not larger."""
     if size > MOST_BYTES:
         return None
     whole = file if file.seekable() else io.BytesIO(file.read(MOST_BYTES))
     try:
         with zipfile.ZipFile(whole) as archive:
             for entry in archive.infolist():
-                found = re.fullmatch(r"[^/]+/overlays/([^/]+(\.[a-z]+))", entry.filename)
-                if found is None or found[2] not in PICTURES or entry.file_size > MOST_BYTES:
+                found = re.fullmatch(pattern, entry.filename)
+                if found is None or entry.file_size > most:
                     continue
-                with archive.open(entry) as picture:
-                    return found[1], PICTURES[found[2]], picture.read(MOST_BYTES)
+                with archive.open(entry) as content:
+                    return found, content.read(most)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
         pass  # somebody else's file: damaged, packed in an unknown way, or encrypted
     return None

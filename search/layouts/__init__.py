@@ -14,7 +14,8 @@ from search.layouts.folders import Layout, folders_of
 from search.layouts.masks import camvid, cityscapes, pairs, voc
 from search.layouts.text import coco_text, icdar, pages
 from spaces.errors import InputError
-from trainers.pairs import kinds, listing
+from spaces.sources import existing
+from trainers.pairs import SUFFIXES, kinds, listing
 
 LAYOUTS: dict[str, Callable[[Path], Layout | None]] = {
     "Cityscapes (leftImg8bit, gtFine)": cityscapes,
@@ -53,6 +54,26 @@ def recognise(folder: Path) -> Layout:
         f"--from {folder}: no layout of a data set that is known; {what}. Known are: "
         f"{'; '.join(LAYOUTS)}. For any other, segtune init TASK FOLDER writes a file to fill in"
     )
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links in a folder that lead out of the folders of `spaces.paths.ROOTS`.
+
+    Else names of classes, and of files, would come from there. Links of images may lead anywhere,
+    as in the folders that a study file names: nothing quotes an image.
+
+    Raises:
+        InputError: there is one, or one that leads to nothing.
+    """
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        seen.add(real)
+        others = [name for name in files if not name.lower().endswith(SUFFIXES)]
+        for path in (Path(place, name) for name in (*folders, *others)):
+            if path.is_symlink():
+                existing(folder, str(path), "--from", "segtune init")
 
 
 def _of(folder: Path) -> Layout | None:

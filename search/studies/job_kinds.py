@@ -32,12 +32,14 @@ class Kind(BaseModel):
     Attributes:
         makes: it writes a folder, which is the job's result.
         takes_image: an image is sent along.
+        of_study: it is about a study, which is or shall be there.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     makes: ClassVar[bool] = False
     takes_image: ClassVar[bool] = False
+    of_study: ClassVar[bool] = True
 
     @property
     def options(self) -> list[str]:
@@ -52,6 +54,10 @@ class Kind(BaseModel):
     def subject(self, study: str, folder: str) -> list[str]:
         """What the command is about: a study, or what lies in the job's folder."""
         return [study]
+
+    def made(self, to: str) -> list[str]:
+        """Where what it makes shall lie: the folder `to`."""
+        return ["--to", to] if self.makes else []
 
     @property
     def fixed(self) -> list[str]:
@@ -115,6 +121,29 @@ class Predict(Kind):
 
     def subject(self, study: str, folder: str) -> list[str]:
         return [f"study:{study}", f"{folder}/{self.image}"]
+
+
+class Init(Kind):
+    """`segtune init` for a data set, which is in a folder of the runner's.
+
+    Attributes:
+        folder: absolute.
+    """
+
+    makes = True
+    of_study = False
+
+    folder: Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=4096)]
+
+    @property
+    def options(self) -> list[str]:
+        return ["--from", self.folder]
+
+    def subject(self, study: str, folder: str) -> list[str]:
+        return []
+
+    def made(self, to: str) -> list[str]:
+        return ["--to", f"{to}/{FILE}"]
 
 
 class OnFile(Kind):
@@ -191,6 +220,7 @@ def _trial(number: int | None) -> list[str]:
 KINDS: dict[str, type[Kind]] = {
     "export": Export,
     "predict": Predict,
+    "init": Init,
     "check": Check,
     "launch": Launch,
     "confirm": Confirm,
@@ -262,15 +292,15 @@ def command(kind: str, arguments: str, study: str | None, folder: str, to: str) 
         InputError: it is none of KINDS, or the study's name is none.
     """
     settings = parsed(kind, arguments)
-    if study is None:
-        raise InputError(f"{kind} must name a study")
+    if settings.of_study != (study is not None):
+        raise InputError(f"{kind} must name {'a' if settings.of_study else 'no'} study")
     try:
-        check_study_name(study)
+        if study is not None:
+            check_study_name(study)
     except ValueError as error:
         raise InputError(f"study: {error}") from None
-    made = ["--to", to] if settings.makes else []
-    what = settings.subject(study, folder)
-    return [kind, *what, *made, *settings.fixed, *settings.options]
+    what = settings.subject(study or "", folder)
+    return [kind, *what, *settings.made(to), *settings.fixed, *settings.options]
 
 
 def image_name(given: str) -> str:

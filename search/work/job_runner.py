@@ -31,7 +31,7 @@ from search.files.sizes import shown_bytes
 from search.findings.wording import clock
 from search.studies import job_runs
 from search.studies.heartbeats import Registration
-from search.studies.job_kinds import FILE, OnFile, Predict, command, parsed
+from search.studies.job_kinds import FILE, Init, OnFile, Predict, command, parsed
 from search.studies.jobs import CANCELLED, DEVICE, ENDED, FAILED, WAITING, Job
 from search.studies.owners import PERSON, new_owner
 from search.work.command import Command
@@ -200,18 +200,19 @@ class _Turn:
         """What the command finds in its environment; its study file or image is written here.
 
         Raises:
-            InputError: no folder is named that study files may name data in; or the image is gone.
+            InputError: no folder is named that data may lie in; or the image is gone.
         """
         told = {"TMPDIR": str(self.folder), PERSON: self.job.asked_by}
         settings = parsed(self.job.kind, self.job.arguments)
-        if isinstance(settings, OnFile):
+        if isinstance(settings, OnFile | Init):
             if not self.runner.roots:
                 raise InputError(
                     "this runner takes no study file, as it may read no data; name the folder that "
                     "they are in: segtune jobs --data-root DIR"
                 )
-            (self.folder / FILE).write_text(settings.file, encoding="utf-8")
             told[ROOTS] = os.pathsep.join(map(str, self.runner.roots))
+        if isinstance(settings, OnFile):
+            (self.folder / FILE).write_text(settings.file, encoding="utf-8")
         if isinstance(settings, Predict):
             read = partial(job_runs.image_of, self.runner.store, self.job)
             if (image := self.runner.patiently(read)) is None:

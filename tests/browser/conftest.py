@@ -137,13 +137,14 @@ def page(chromium: Any, tmp_path: Path) -> Iterator[Page]:
 
 
 @contextlib.contextmanager
-def serving(store: Store, artifacts: Path) -> Iterator[str]:
+def serving(store: Store, artifacts: Path, *options: str | Path) -> Iterator[str]:
     """The address of a dashboard that may write, for PEOPLE."""
     for name, role in PEOPLE.items():
         add_user(store, name, role, PASSWORD, "test")
     url = store.engine.url.render_as_string(hide_password=False)
     environment = {"SEGTUNE_STORE": url, "SEGTUNE_ARTIFACTS": str(artifacts)}
-    server = Running.segtune("dashboard", "--port", "0", "--allow-writes", env=environment)
+    words = ("dashboard", "--port", "0", "--allow-writes", *options)
+    server = Running.segtune(*words, env=environment)
     found = re.search(r"http://127\.0\.0\.1:\d+", server.line("dashboard: http"))
     assert found
     yield found[0]

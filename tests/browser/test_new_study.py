@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,13 +14,16 @@ import pytest
 from playwright.sync_api import expect
 
 from search.database.store import Store, open_store
+from search.files.artifacts import Artifacts
+from search.files.results import Results
 from search.studies.heartbeats import Registration
-from search.studies.job_runs import claim, end
+from search.studies.job_runs import beat, claim, end
 from search.studies.jobs import DEVICE, ENDED
 from search.studies.study import create_or_resume
 from spaces.spec import StudySpec
 from tests.browser.conftest import serving
 from tests.service.test_new_study import FILE
+from tests.service.test_take_away import KEY
 
 OWNER = "gpu-host:1:runner"
 WRONG = FILE.replace("train.epochs", "train.epoch") + "".join(f"# {n}\n" for n in range(40))
@@ -79,8 +84,47 @@ def test_a_member_launches_a_study(
     assert [error for error in page.errors if "400 (Bad Request)" not in error] == []
 
 
-def done(store: Store, kind: str, said: str) -> None:
+def test_a_member_finds_the_data_of_the_server(
+    chromium: Any, page: Any, tmp_path: Path, streets: Path
+) -> None:
+    """With the keyboard, from the editor and back to it with a study file."""
+    url, artifacts = f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "artifacts"
+    root = tmp_path / "data"
+    shutil.copytree(streets, root / "streets")
+    (root / "streets" / ("a-long-name-" * 12)).mkdir()
+    options = ("--data-root", root)
+    with closing(open_store(url)) as store, serving(store, artifacts, *options) as address:
+        browser = page.narrow(chromium)
+        page.sign_in(address, "max", "/new")
+        for name in ("Look for data", "streets", "train", "images"):
+            browser.get_by_role("link", name=name, exact=True).press("Enter")
+            expect(browser.get_by_role("heading", level=1)).to_have_text("Look for data")
+        pictures = browser.get_by_role("main").get_by_role("img")
+        assert pictures.count() == 8
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            expect(picture).to_have_js_property("naturalWidth", 48)
+        page.look("data-images", 390, 1400)
+        trail = browser.get_by_role("navigation", name="Folders")
+        trail.get_by_role("link", name="streets").press("Enter")
+        expect(browser.get_by_role("row", name="train 0")).to_be_visible()
+        page.look("data-folder", 390, 1400)
+        browser.get_by_role("button", name="Use this folder").press("Enter")
+        expect(browser.get_by_role("heading", level=1)).to_have_text("Job 1")
+        with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+            archive.writestr("result/study.yaml", FILE)
+        Results(Artifacts(artifacts)).write(KEY, tmp_path / "made.zip")
+        done(store, "init", "looks like images and masks", KEY)
+        page.says("looks like images and masks")
+        page.look("data-job", 390)
+        browser.get_by_role("link", name="Open in the editor").click()
+        expect(browser.get_by_label("Study file")).to_have_value(FILE)
+    assert page.errors == []
+
+
+def done(store: Store, kind: str, said: str, result: str | None = None) -> None:
     """As a runner would end the job that waits."""
     job = claim(store, OWNER)
     assert job is not None and job.kind == kind
+    assert beat(store, job, result=result) == "ours"
     assert end(store, job, ENDED, 0, said)

@@ -284,6 +284,10 @@ def test_a_study_that_is_deleted_takes_its_jobs_along(
         ("export", '{"trial": true}', "trial: "),
         ("export", '{"test": "; rm -rf"}', "test: "),
         ("export", '{"onnx": true, "config_only": true}', "exclude each other"),
+        ("init", "{}", "folder: "),
+        ("init", '{"folder": "data"}', "folder: "),
+        ("init", '{"folder": "--to"}', "folder: "),
+        ("init", '{"folder": "/a\\nb"}', "folder: "),
         ("predict", "{}", "image: "),
         ("predict", '{"image": "../a.png"}', "image: "),
         ("predict", '{"image": "/etc/a.png"}', "image: "),
@@ -315,6 +319,8 @@ def test_a_command_takes_the_name_of_a_study_and_nothing_else(study: str | None)
     given = '{"trial": 3, "test": false, "onnx": true}'
     words = ["export", "roads", "--to", "out", "--trial", "3", "--no-test", "--onnx"]
     assert command("export", given, "roads", "in", "out") == words
+    words = ["init", "--to", "out/study.yaml", "--from", "/data/-a b"]
+    assert command("init", '{"folder": "/data/-a b"}', None, "in", "out") == words
 
 
 @pytest.mark.parametrize(

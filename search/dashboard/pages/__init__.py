@@ -16,7 +16,8 @@ from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.asking import ASKINGS, Asks
-from search.dashboard.pages.frame import ASSETS, HOME, NEW, Frame, Request, send_asset
+from search.dashboard.pages.data import DataPage
+from search.dashboard.pages.frame import ASSETS, DATA, HOME, NEW, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.logs import LogPage
 from search.dashboard.pages.new import NewStudy
@@ -29,6 +30,7 @@ from search.dashboard.pages.trying import TryIt
 from search.dashboard.pages.workers import WorkersPage
 from search.database.store import Store
 from search.files.artifacts import Artifacts
+from search.files.data_roots import DataRoots
 from search.files.results import Results
 from spaces.errors import InputError
 
@@ -45,6 +47,7 @@ class Pages:
     Args:
         artifacts: where the files of trials and the results of jobs are.
         clock: seconds; only differences count.
+        roots: folders whose data may be looked at.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Pages:
         artifacts: Artifacts,
         frame: Frame,
         clock: Clock,
+        roots: DataRoots,
     ) -> None:
         self.inner, self.frame = inner, frame
         forms = Forms()
@@ -63,14 +67,16 @@ class Pages:
         self.asks = Asks(frame, store, forms)
         self.log = LogPage(frame, store, artifacts)
         self.report = ReportFile(store, artifacts)
-        self.new = NewStudy(frame, store, forms)
         self.try_it = TryIt(frame, store, forms)
         self.job = JobPage(frame, store, Results(artifacts), forms)
+        self.new = NewStudy(frame, store, forms, self.job.study_file, bool(roots.roots))
+        self.data = DataPage(frame, store, forms, roots)
         self.places: dict[str, Page] = {
             "/": lambda request: request.redirect(HOME),
             HOME: self.studies,
             "/jobs": JobsPage(frame, store),
             "/workers": WorkersPage(frame, store),
+            f"{DATA}/picture": self.data.picture,
         }
         if frame.by_name:
             self.places |= {"/people": PeoplePage(frame, store), "/audit": AuditPage(frame, store)}
@@ -97,8 +103,8 @@ class Pages:
         """What answers for a path, and which methods it takes."""
         if path in ASSETS:
             return lambda request: send_asset(request, path), READ_METHODS
-        if path == NEW:
-            return self.new, (*READ_METHODS, "POST")
+        if path in (NEW, DATA):
+            return self.new if path == NEW else self.data, (*READ_METHODS, "POST")
         if (job := _JOB.fullmatch(path)) is not None:
             number, what = int(job[1]), job[2] or ""
             methods = (*READ_METHODS, "POST") if what == "cancel" else READ_METHODS

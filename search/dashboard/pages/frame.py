@@ -20,7 +20,7 @@ from search.database.people import MEMBER, OWNER
 from search.templates import asset, render
 from spaces.errors import InputError, did_you_mean
 
-HOME, NEW = "/studies", "/new"
+HOME, NEW, DATA = "/studies", "/new", "/data"
 ASSETS = {"/pages/page.css": "text/css", "/pages/page.js": "text/javascript"}
 MOST_FIELDS = 8  # of a query
 PLACES = ((HOME, "Studies"), ("/workers", "Workers"), ("/dashboard", "optuna-dashboard"))

@@ -18,9 +18,9 @@ from search.dashboard.pages.actions import Action
 from search.dashboard.pages.asking import check_asker
 from search.dashboard.pages.frame import Frame, Request, second
 from search.database.store import Store
-from search.files.results import Results, picture_in
+from search.files.results import Results, picture_in, text_in
 from search.findings.wording import clock
-from search.studies.job_kinds import KINDS, OnFile, parsed
+from search.studies.job_kinds import FILE, FILE_LENGTH, KINDS, Init, OnFile, parsed
 from search.studies.jobs import ENDED, SHOWN, Job, cancel, find, is_served, latest, lines_of
 from search.studies.slots import LEASE_SECONDS
 from spaces.errors import InputError
@@ -124,6 +124,22 @@ class JobPage:
         name, kind, content = found
         body = BytesIO(content)
         return send_file(request.environ, request.start_response, body, len(content), name, kind)
+
+    def study_file(self, job: Job) -> str | None:
+        """The study file that a job is about, or has made; None where there is none.
+
+        Raises:
+            Refused: what it has made is not kept any more, or holds none that can be read.
+        """
+        if job.kind not in KINDS or KINDS[job.kind] is not Init:
+            return file_text(job)
+        file, size = self._opened(job)
+        with closing(file):
+            text = text_in(file, size, FILE, FILE_LENGTH)
+        if text is None:
+            said = f"The file of job {job.number} holds no study file; ask for the job anew"
+            raise Refused(HTTPStatus.NOT_FOUND, said)
+        return text
 
     def _opened(self, job: Job) -> tuple[BinaryIO, int]:
         """The file that a job has made, with its size; it takes one of few places until closed."""

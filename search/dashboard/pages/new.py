@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from search.dashboard.forms import Forms, Refused, first
 from search.dashboard.guards import READ_METHODS
 from search.dashboard.pages.asking import check_asker
-from search.dashboard.pages.frame import NEW, POLICY, Frame, Request
+from search.dashboard.pages.frame import DATA, NEW, POLICY, Frame, Request
 from search.dashboard.pages.jobs import PLACE as JOBS
-from search.dashboard.pages.jobs import file_text, own_job
+from search.dashboard.pages.jobs import own_job
 from search.dashboard.study_fields import MOST, shown, written
 from search.database.store import Store
 from search.studies.job_kinds import FILE_LENGTH
@@ -36,10 +36,23 @@ DEEDS = (LOOK, CHECK, LAUNCH, FORM, WRITE, BACK)
 
 
 class NewStudy:
-    """Answers GET and POST /new."""
+    """Answers GET and POST /new.
 
-    def __init__(self, frame: Frame, store: Store, forms: Forms) -> None:
+    Args:
+        file_of: the study file that a job is about, or has made.
+        has_data: whether there are data to look at.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        store: Store,
+        forms: Forms,
+        file_of: Callable[[Job], str | None],
+        has_data: bool,
+    ) -> None:
         self.frame, self.store, self.forms = frame, store, forms
+        self._file_of, self._data = file_of, DATA if has_data else None
 
     def __call__(self, request: Request) -> Iterable[bytes]:
         check_asker(self.frame, request)
@@ -97,7 +110,7 @@ class NewStudy:
         if not re.fullmatch("[1-9][0-9]{0,8}", number):
             raise InputError(f"job must be the number of a job, but got {number[:40]!r}")
         job = own_job(self.store, request, int(number))
-        text = file_text(job)
+        text = self._file_of(job)
         if text is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"Job {number} has no study file")
         return job, text
@@ -147,6 +160,7 @@ class NewStudy:
             wrong=wrong,
             fine=fine,
             served=is_served(self.store),
+            data=self._data,
             token=self.forms.token(request.environ),
         )
         return self._send(request, status, body)

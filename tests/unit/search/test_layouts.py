@@ -16,6 +16,7 @@ from search.cli import app
 from search.layouts import LAYOUTS
 from search.layouts.masks import CAMVID, CITYSCAPES, VOC, VOC_BORDER, voc_colour
 from search.work.preflight import preflight
+from spaces.paths import ROOTS
 from spaces.spec import StudySpec
 from trainers.data import SegmentationData
 from trainers.losses import IGNORE
@@ -288,6 +289,41 @@ def test_a_recipe_takes_the_data_of_a_folder(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and not other.exists()
     said = " ".join(refused.output.split())
     assert "--recipe lanes does not fit this data set: decode.threshold: counts in" in said
+
+
+def test_a_folder_that_a_browser_names_leads_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a link of a file that names classes, or of a folder; images may be links."""
+    root, study = tmp_path / "root", tmp_path / "job" / "study.yaml"
+    private = Drawn(tmp_path / "private")
+    for name in "abc":
+        private.image(f"images/{name}.png")
+        private.mask(f"masks/{name}.png", [0, 1])
+    (tmp_path / "private" / "classes.txt").write_text("a secret\nanother\n")
+    for kind in ("images", "masks"):
+        (root / "ours" / kind).mkdir(parents=True)
+        for path in (tmp_path / "private" / kind).iterdir():
+            (root / "ours" / kind / path.name).symlink_to(path)
+    (root / "ours" / "again").symlink_to(root / "ours")
+    words = ["init", "--to", str(study), "--from"]
+    monkeypatch.setenv(ROOTS, str(root))
+    assert CliRunner().invoke(app, [*words, "ours"]).exit_code == 0  # relative ones begin there
+    assert StudySpec.load(study).data.train.images == str(root / "ours" / "images")
+    study.unlink()
+    for name, leads in {
+        "ours/classes.txt": "private/classes.txt",
+        "ours/labels.txt": "absent",
+        "ours/val": "private",
+        "theirs": "private",
+    }.items():
+        (root / name).symlink_to(tmp_path / leads)
+        refused = CliRunner().invoke(app, [*words, str(root / name.split("/")[0])])
+        assert refused.exit_code == 2, refused.output
+        said = f"{root / name}' lies outside of the folders that"
+        assert said in refused.output and "secret" not in refused.output
+        assert not study.exists()
+        (root / name).unlink()
 
 
 def test_rectangles_are_seen(tmp_path: Path) -> None:
