@@ -19,11 +19,14 @@ from spaces.errors import InputError
 from spaces.paths import inside, no_link
 from trainers.pairs import SUFFIXES
 
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before decoding
+
 MOST_ENTRIES = 5000  # of a folder that are looked at, and of all folders in it together
 MOST_BELOW = 1000  # of a folder in it
 MOST_BYTES = 32 * 2**20  # of an image that is made small
 MOST_PIXELS = 40_000_000  # of it, which take 160 MB
 SIDE = 256  # pixels of a small picture
+FEW = 64  # values of what is taken for a mask
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 DEEP = ("I", "F")  # how Pillow calls values that are no bytes; I;16 too
 
@@ -116,8 +119,8 @@ class DataRoots:
 def small_picture(path: Path) -> bytes:
     """Return an image as a JPEG of at most SIDE pixels.
 
-    What has one channel is stretched from black to white: the values of a mask are often few and
-    small, and would all look black.
+    What has one channel goes from black to white, few values of it in equal steps: those of a mask
+    are often small, with 255 beside them, and would all look black.
 
     Raises:
         InputError: it is too large, or none.
@@ -152,8 +155,9 @@ def _small(image: Image.Image) -> Image.Image:
         flat = image.convert("RGBA")
     else:
         flat = image.convert("RGB")
-    flat.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    if flat.mode in ("F", "L"):
+    grey = flat.mode in ("F", "L")  # maybe a mask, which has nothing between its values
+    flat.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST if grey else Image.Resampling.BOX)
+    if grey:
         flat = Image.fromarray(_stretched(np.asarray(flat, np.float64)))
     elif flat.mode == "RGBA":
         flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("RGB")
@@ -162,8 +166,11 @@ def _small(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Values as bytes, the lowest black and the highest white."""
+    """Values as bytes, the lowest black and the highest white; few in equal steps."""
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    known, ranks = np.unique(values, return_inverse=True)
+    if len(known) <= FEW:
+        values = ranks.reshape(values.shape)
     low, high = values.min(), values.max()
     scaled: np.ndarray = (values - low) * (255 / (high - low) if high > low else 0)
     return scaled.astype(np.uint8)
