@@ -79,6 +79,21 @@ def test_services_are_checked_or_end_by_themselves() -> None:
         assert waits == "service_completed_successfully", name
 
 
+def test_who_needs_the_data_has_them_at_the_same_place_and_read_only() -> None:
+    mounts = {
+        name: [one for one in SERVICES[name].get("volumes", ()) if isinstance(one, dict)]
+        for name in OURS
+    }
+    having = ("worker", "jobs", "launch", "segtune", "dashboard")
+    assert {name for name, found in mounts.items() if found} == set(having)
+    for name in having:
+        [data] = mounts[name]
+        assert (data["target"], data["read_only"]) == ("/data", True), name
+    for name in ("jobs", "dashboard"):  # what is looked at here is what its jobs may read
+        given = words(name)
+        assert given[given.index("--data-root") + 1] == "/data", name
+
+
 def test_each_worker_sees_every_gpu_and_takes_one() -> None:
     worker = SERVICES["worker"]
     [devices] = worker["deploy"]["resources"]["reservations"]["devices"]
