@@ -50,7 +50,8 @@ RootsOption = Annotated[
         exists=True,
         file_okay=False,
         resolve_path=True,
-        help="Folder whose data people in a browser may look at, and name in study files (repeatable)",
+        help="Folder whose data people in a browser may look at, and study files from there name "
+        "(repeatable)",
     ),
 ]
 SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]

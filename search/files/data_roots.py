@@ -24,7 +24,7 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before decoding
 MOST_ENTRIES = 5000  # of a folder that are looked at, and of all folders in it together
 MOST_BELOW = 1000  # of a folder in it
 MOST_BYTES = 32 * 2**20  # of an image that is made small
-MOST_PIXELS = 40_000_000  # of it, which take 160 MB
+MOST_PIXELS = 40_000_000  # of it, which take 360 MB at most
 SIDE = 256  # pixels of a small picture
 FEW = 64  # values of what is taken for a mask
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -145,23 +145,21 @@ def small_picture(path: Path) -> bytes:
 
 def _small(image: Image.Image) -> Image.Image:
     """RGB or grey, the way up that its EXIF says."""
+    exif = image.getexif()
     image.draft("RGB", (2 * SIDE, 2 * SIDE))  # of a JPEG only as much is decoded as is needed
-    flat: Image.Image = image
-    if image.mode.startswith(DEEP):
-        flat = image.convert("I").convert("F") if image.mode != "F" else image
-    elif image.mode in ("1", "L"):
-        flat = image.convert("L")
-    elif image.has_transparency_data:
-        flat = image.convert("RGBA")
-    else:
-        flat = image.convert("RGB")
-    grey = flat.mode in ("F", "L")  # maybe a mask, which has nothing between its values
-    flat.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST if grey else Image.Resampling.BOX)
+    # what is grey may be a mask, which has nothing between its values
+    grey = image.mode in ("1", "L") or image.mode.startswith(DEEP)
+    resample = Image.Resampling.NEAREST if grey else Image.Resampling.BOX
+    flat = image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image
+    flat.thumbnail((SIDE, SIDE), resample)
     if grey:
         flat = Image.fromarray(_stretched(np.asarray(flat, np.float64)))
-    elif flat.mode == "RGBA":
-        flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("RGB")
-    flat.getexif().update(image.getexif())
+    elif flat.has_transparency_data:
+        flat = flat.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat)
+    if not grey:
+        flat = flat.convert("RGB")
+    flat.getexif().update(exif)
     return ImageOps.exif_transpose(flat)
 
 

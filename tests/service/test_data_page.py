@@ -237,7 +237,7 @@ def test_a_picture_that_is_too_large_is_a_404_and_few_wait_for_one(
 
 def test_markup_in_names_stays_text(desk: Desk, root: Path) -> None:
     max_ = desk.client("max")
-    name = HOSTILE.replace("/", "&amp;\"'")
+    name = HOSTILE.replace("/", "&amp;\"'") + " straße 道"
     (root / name / name).mkdir(parents=True)
     Image.new("L", (4, 4)).save(root / name / f"{name}.png")
     number = use(max_, root / name).header("Location")
