@@ -111,7 +111,7 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
     secrets = {
         "postgres_password": tcp_postgres.password,
         "worker_password": "of-a-worker",
-        "reader_password": "of-a-reader",
+        "dashboard_role_password": "of-a-dashboard",
         "dashboard_password": DASHBOARD_PASSWORD,
     }
     for name, password in secrets.items():
@@ -190,7 +190,7 @@ def test_a_worker_whose_store_is_away_is_not_healthy(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("service", "name"),
-    [("migrate", "postgres"), ("worker", "worker"), ("dashboard", "reader")],
+    [("migrate", "postgres"), ("worker", "worker"), ("dashboard", "dashboard_role")],
 )
 @pytest.mark.parametrize(
     ("secret", "message"),
@@ -217,7 +217,7 @@ def test_a_secret_that_is_no_password_is_refused(
     assert out.startswith("segtune-entrypoint: ") and message in out and str(path) in out
 
 
-@pytest.mark.parametrize("name", ["worker", "reader"])
+@pytest.mark.parametrize("name", ["worker", "dashboard_role"])
 @pytest.mark.parametrize("secret", [None, b"", b"one\ntwo\n"])
 def test_a_role_is_given_no_password_that_is_none(
     machine: Machine, name: str, secret: bytes | None
@@ -226,7 +226,7 @@ def test_a_role_is_given_no_password_that_is_none(
     path.unlink() if secret is None else path.write_bytes(secret)
     code, out = machine.run("migrate")
     assert code == 2 and len(out.splitlines()) == 1
-    assert out.startswith(f"segtune: --password-file segtune_{name}: {path} ")
+    assert out.startswith(f"segtune: --password-file segtune_{name.removesuffix('_role')}: {path} ")
 
 
 def test_a_secret_that_the_user_may_not_read_is_refused(machine: Machine) -> None:
