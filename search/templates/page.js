@@ -63,7 +63,8 @@
   setTimeout(look, pause);
 })();
 
-// The editor of a study file: the caret goes to the line that a message names, a file into the text.
+// The editor of a study file: the caret goes to the line that a message names, a file into the text,
+// and what is wrong is said while somebody writes, once they pause.
 (function () {
   "use strict";
   const text = document.querySelector("textarea[name='text']");
@@ -76,6 +77,23 @@
     text.setSelectionRange(start, start + wrong.length);
     text.scrollTop = Math.max(0, line - 5) * parseFloat(getComputedStyle(text).lineHeight);
   }
+  let pause = 0, asked = 0;
+  async function check() {
+    const mine = ++asked, form = new FormData(text.form);
+    form.set("do", "text");
+    try {
+      const answer = await fetch(text.form.action, { method: "POST", body: new URLSearchParams(form) });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const said = page.getElementById("said");
+      if (said && mine === asked) document.getElementById("said").replaceWith(said);
+    } catch (error) {
+      // the dashboard is away, or the page is left: the buttons say it
+    }
+  }
+  text.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(check, 800);
+  });
   const file = document.querySelector("input[data-into]");
   file.closest("[hidden]").hidden = false;
   file.addEventListener("change", async () => {
@@ -88,6 +106,7 @@
     if (fits) {
       text.value = read;
       text.focus();
+      check();
     } else {
       file.value = "";
     }

@@ -48,6 +48,7 @@ def test_a_member_launches_a_study(
             (tmp_path / "mine.yaml").write_text(WRONG)
             browser.get_by_label("Take a file").set_input_files(tmp_path / "mine.yaml")
             expect(editor).to_have_value(WRONG)
+            expect(browser.get_by_role("alert")).to_contain_text("did you mean train.epochs?")
         else:
             expect(browser.get_by_label("Take a file")).to_be_hidden()
             editor.fill(WRONG)
@@ -60,6 +61,8 @@ def test_a_member_launches_a_study(
             assert browser.evaluate(chosen) == ["  train.epoch: 3"]
         page.look("new-study-wrong", 390, 1400)
         editor.fill(WRONG.replace("train.epoch:", "train.epochs:"))
+        if script:  # said while somebody writes
+            expect(browser.get_by_role("status").first).to_contain_text("The text is a study file.")
         browser.get_by_role("button", name="Check the text").click()
         expect(browser.get_by_role("status").first).to_contain_text("The text is a study file.")
         page.look("new-study-fine", 390, 1400)
