@@ -325,8 +325,8 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
         assert get(f"{here}/plot/{plot}")["data"], plot
 
 
-def test_people_launch_in_the_browser_and_take_the_best_away(studied: Studied) -> None:
-    """By name: the jobs of two checks and an export run in a container of their own."""
+def test_people_sign_in_by_name_and_take_the_best_away(studied: Studied) -> None:
+    """The job that exports it runs in a container of its own."""
     deployment = studied.deployment
     (deployment.folder / "olga.txt").write_text(PASSWORD)
     mounted = f"{deployment.folder / 'olga.txt'}:/olga.txt:ro"
