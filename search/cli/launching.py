@@ -9,10 +9,14 @@ import typer
 
 from search.cli.options import (
     ArtifactsOption,
+    NowOption,
     RootsOption,
+    SeedsOption,
     SpecArgument,
     StoreOption,
     StudyArgument,
+    TopOption,
+    TotalOption,
     closing_store,
     console,
     known_task,
@@ -108,12 +112,8 @@ def launch(
 
 def confirm(
     study: StudyArgument,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Best trials to run again [default: 2]")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Fresh seeds of each [default: 2]")
-    ] = None,
+    top: TopOption = None,
+    seeds: SeedsOption = None,
     share: Annotated[
         float | None,
         typer.Option(help="Most epochs of it, as a share of the study's [default: 10]"),
@@ -180,9 +180,7 @@ def jobs(
 
 def stop(
     study: StudyArgument,
-    now: Annotated[
-        bool, typer.Option("--now", help="Also return the trials that run, to be resumed")
-    ] = False,
+    now: NowOption = False,
     store: StoreOption = None,
 ) -> None:
     """Let no new trial of a study begin; running ones end as they would."""
@@ -201,9 +199,7 @@ def stop(
 
 def resume(
     study: StudyArgument,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Total trials from now on; they can only grow")
-    ] = None,
+    trials: TotalOption = None,
     store: StoreOption = None,
 ) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""

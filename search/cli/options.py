@@ -54,6 +54,27 @@ RootsOption = Annotated[
         "(repeatable)",
     ),
 ]
+TopOption = Annotated[
+    int | None, typer.Option(min=1, max=20, help="Best trials to run again [default: 2]")
+]
+SeedsOption = Annotated[
+    int | None, typer.Option(min=1, max=20, help="Fresh seeds of each [default: 2]")
+]
+NowOption = Annotated[
+    bool, typer.Option("--now", help="Also return the trials that run, to be resumed")
+]
+TotalOption = Annotated[
+    int | None, typer.Option(min=1, help="Total trials from now on; they can only grow")
+]
+NoTestOption = Annotated[
+    bool, typer.Option("--no-test", help="Leave the test split of the study unread")
+]
+ConfigOnlyOption = Annotated[
+    bool, typer.Option("--config-only", help="Leave the weights out; test stays unread")
+]
+OnnxOption = Annotated[
+    bool, typer.Option("--onnx", help="Also model.onnx, if it scores as the weights on val")
+]
 SpecArgument = Annotated[Path, typer.Argument(help="Study file (YAML)", show_default=False)]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study", show_default=False)]
 

@@ -15,7 +15,18 @@ import typer
 from typer.core import TyperCommand
 
 from search.cli.api_client import Server, checked_address, printable, read_token, unpack
-from search.cli.options import SpecArgument, StudyArgument, console
+from search.cli.options import (
+    ConfigOnlyOption,
+    NoTestOption,
+    NowOption,
+    OnnxOption,
+    SeedsOption,
+    SpecArgument,
+    StudyArgument,
+    TopOption,
+    TotalOption,
+    console,
+)
 from spaces.errors import FAILED, InputError
 from spaces.textfile import read_bytes
 
@@ -63,12 +74,8 @@ def launch(context: typer.Context, spec: SpecArgument) -> None:
 def confirm(
     context: typer.Context,
     study: StudyArgument,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Best trials to run again [default: 2]")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Fresh seeds of each [default: 2]")
-    ] = None,
+    top: TopOption = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Run the best trials of an ended study again on fresh seeds, by the store's workers."""
     server = _server(context)
@@ -80,9 +87,7 @@ def confirm(
 def stop(
     context: typer.Context,
     study: StudyArgument,
-    now: Annotated[
-        bool, typer.Option("--now", help="Also return the trials that run, to be resumed")
-    ] = False,
+    now: NowOption = False,
 ) -> None:
     """Let no new trial of a study begin; running ones end as they would."""
     _posted(_server(context), f"{_path(study)}/stop", {"now": now})
@@ -93,9 +98,7 @@ def stop(
 def resume(
     context: typer.Context,
     study: StudyArgument,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Total trials from now on; they can only grow")
-    ] = None,
+    trials: TotalOption = None,
 ) -> None:
     """Reopen a stopped study; its workers go on, and its hours count anew."""
     server = _server(context)
@@ -144,15 +147,9 @@ def export(
     trial: Annotated[
         int | None, typer.Option(min=0, help="This trial instead of the best one")
     ] = None,
-    no_test: Annotated[
-        bool, typer.Option("--no-test", help="Leave the test split of the study unread")
-    ] = False,
-    config_only: Annotated[
-        bool, typer.Option("--config-only", help="Leave the weights out; test stays unread")
-    ] = False,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also model.onnx, if it scores as the weights on val")
-    ] = False,
+    no_test: NoTestOption = False,
+    config_only: ConfigOnlyOption = False,
+    onnx: OnnxOption = False,
 ) -> None:
     """Write the best config, the weights of its median seed, their provenance and curves."""
     target = to.resolve()

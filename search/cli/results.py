@@ -10,6 +10,9 @@ import typer
 
 from search.cli.options import (
     ArtifactsOption,
+    ConfigOnlyOption,
+    NoTestOption,
+    OnnxOption,
     RootsOption,
     StoreOption,
     StudyArgument,
@@ -218,21 +221,15 @@ def export(
             show_default=False,
         ),
     ] = None,
-    no_test: Annotated[
-        bool, typer.Option("--no-test", help="Leave the test split of the study unread")
-    ] = False,
+    no_test: NoTestOption = False,
     refit: Annotated[
         bool, typer.Option("--refit", help="With data.folds: train it here on all images")
     ] = False,
-    config_only: Annotated[
-        bool, typer.Option("--config-only", help="Leave the weights out; test stays unread")
-    ] = False,
+    config_only: ConfigOnlyOption = False,
     all_configs: Annotated[
         bool, typer.Option("--all-configs", help="Instead the config of every ended trial")
     ] = False,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also model.onnx, if it scores as the weights on val")
-    ] = False,
+    onnx: OnnxOption = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:

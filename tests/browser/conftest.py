@@ -24,6 +24,9 @@ from search.files.artifacts import Artifacts
 from search.files.logs import LOG
 from search.findings.answer import best_trial
 from search.findings.facts import gather
+from search.studies.slots import Result
+from search.studies.study import Study, create_or_resume
+from spaces.spec import StudySpec
 from tests.waiting import Running
 
 PASSWORD = "correct horse battery"
@@ -134,6 +137,14 @@ def page(chromium: Any, tmp_path: Path) -> Iterator[Page]:
     opened.page.on("request", lambda request: opened.requests.append(request.url))
     yield opened
     opened.page.context.close()
+
+
+def valued(store: Store, spec: StudySpec) -> Study:
+    """A study whose first trial has ended with a value."""
+    study = create_or_resume(store, spec, "f" * 64, None)
+    trial = study.slots.claim(study.ask)
+    assert trial and study.slots.end(trial, Result("COMPLETE", 0.5, "completed", {}))
+    return study
 
 
 @contextlib.contextmanager

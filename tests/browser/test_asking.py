@@ -18,10 +18,8 @@ from search.studies.job_runs import claim, end
 from search.studies.jobs import DEVICE, ENDED, Job
 from search.studies.limits import close
 from search.studies.owners import LAUNCHED_BY
-from search.studies.slots import Result
-from search.studies.study import create_or_resume
 from spaces.spec import StudySpec
-from tests.browser.conftest import serving
+from tests.browser.conftest import serving, valued
 
 OWNER = "gpu-host:1:runner"
 
@@ -38,9 +36,7 @@ def test_a_member_extends_their_study_and_deletes_it_by_its_name(
 ) -> None:
     url, artifacts = f"sqlite:///{tmp_path / 'store.db'}", Artifacts(tmp_path / "artifacts")
     with closing(open_store(url)) as store:
-        study = create_or_resume(store, make_spec(name="roads", trials=2), "f" * 64, None)
-        trial = study.slots.claim(study.ask)
-        assert trial and study.slots.end(trial, Result("COMPLETE", 0.5, "completed", {}))
+        study = valued(store, make_spec(name="roads", trials=2))
         store.storage.set_study_user_attr(study.study_id, LAUNCHED_BY, "max")
         with serving(store, artifacts.folder) as address:
             browser = page.narrow(chromium)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from search.dashboard.pages import curves as drawing
-from search.dashboard.pages import room
-from search.dashboard.pages.room import AGE, Room
+from search.dashboard.pages import disk_use
+from search.dashboard.pages.disk_use import AGE, DiskUse
 from search.database.store import Store
 from search.files.artifacts import Artifacts
 from search.files.bucket import Bucket
@@ -156,7 +156,7 @@ class Sizes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
         self.go = threading.Event()
-        monkeypatch.setattr(room, "size_of", self)
+        monkeypatch.setattr(disk_use, "size_of", self)
 
     def __call__(self, artifacts: Artifacts, name: str, uid: str) -> int:
         self.asked.append(name)
@@ -168,7 +168,7 @@ def test_one_study_is_measured_at_a_time_and_nobody_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, clock = Sizes(monkeypatch), Clock()
-    found = Room(Artifacts(tmp_path), clock)
+    found = DiskUse(Artifacts(tmp_path), clock)
     roads, cells = [("roads", "a"), ("roads:confirm", "b")], [("cells", "c")]
     assert found.of(roads) is None and found.of(cells) is None and found.of(roads) is None
     sizes.go.set()
@@ -188,7 +188,7 @@ def test_what_is_not_here_or_in_a_bucket_has_no_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = "f" * 32
-    here = Room(Artifacts(tmp_path / "artifacts"), count().__next__)
+    here = DiskUse(Artifacts(tmp_path / "artifacts"), count().__next__)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").write_text("private")
@@ -200,4 +200,4 @@ def test_what_is_not_here_or_in_a_bucket_has_no_size(
         assert here.of([(name, uid)]) is None, name
         here.wait()
     bucket: Any = Bucket("bucket", "", None)
-    assert Room(Artifacts(tmp_path, bucket), Clock()).of([("roads", uid)]) is None
+    assert DiskUse(Artifacts(tmp_path, bucket), Clock()).of([("roads", uid)]) is None

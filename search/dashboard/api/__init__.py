@@ -33,7 +33,7 @@ from search.dashboard.forms import Refused
 from search.dashboard.guards import PROGRAM, READ_METHODS
 from search.dashboard.pages import Pages
 from search.dashboard.pages.actions import act, check_own, check_study, owns
-from search.dashboard.pages.asking import check_asker
+from search.dashboard.pages.asking import ask_for, check_asker
 from search.dashboard.pages.frame import Frame, Request
 from search.dashboard.pages.jobs import own_job
 from search.dashboard.pages.studies import Row
@@ -42,7 +42,7 @@ from search.database.tables import AFTER, NOW
 from search.findings.facts import summary
 from search.studies.catalogue import moments
 from search.studies.job_kinds import Confirm, Export, named_in
-from search.studies.jobs import TooMany, ask, cancel, find, lines_of
+from search.studies.jobs import TooMany, cancel, find, lines_of
 from search.studies.limits import stopped
 from search.studies.study import open_study
 from spaces.errors import InputError
@@ -181,7 +181,7 @@ class Api:
     def cancel(self, request: Request, number: int) -> Iterable[bytes]:
         own_job(self.store, request, number)
         check_asker(self.frame, request)
-        cancel(self.store, number, request.user, self._address(request))
+        cancel(self.store, number, request.user, self.frame.address(request))
         left = find(self.store, number)
         assert left is not None  # jobs are forgotten after 30 days
         return self._send(request, JobFacts.of(left, lines_of(self.store, number)))
@@ -196,15 +196,10 @@ class Api:
     def _ask(
         self, request: Request, kind: str, study: str, arguments: dict[str, object]
     ) -> Iterable[bytes]:
-        given, address = json.dumps(arguments), self._address(request)
-        number = ask(self.store, kind, given, study, request.user, address)
+        number = ask_for(self.frame, self.store, request, kind, arguments, study)
         url = f"{BASE}/jobs/{number}"
         asked = Asked(job=number, url=url)
         return self._send(request, asked, HTTPStatus.ACCEPTED, [("Location", url)])
-
-    def _address(self, request: Request) -> str | None:
-        """Where a request came from, for the audit; None where nobody has a name to put there."""
-        return request.address if self.frame.by_name else None
 
     def _tagged(self, request: Request, tag: str, make: Callable[[], Shape]) -> Iterable[bytes]:
         """Answer, or with 304 where who asks has it."""

@@ -17,13 +17,13 @@ from search.dashboard.guards import READ_METHODS, answer
 from search.dashboard.pages.actions import ACTIONS, Actions
 from search.dashboard.pages.asking import ASKINGS, Asks
 from search.dashboard.pages.data import DataPage
+from search.dashboard.pages.disk_use import DiskUse
 from search.dashboard.pages.frame import ASSETS, DATA, HOME, NEW, Frame, Request, send_asset
 from search.dashboard.pages.jobs import JobPage, JobsPage
 from search.dashboard.pages.logs import LogPage
 from search.dashboard.pages.new import NewStudy
 from search.dashboard.pages.people import AuditPage, PeoplePage
 from search.dashboard.pages.report import ReportFile
-from search.dashboard.pages.room import Room
 from search.dashboard.pages.studies import StudiesPage
 from search.dashboard.pages.study import StudyPage
 from search.dashboard.pages.trying import TryIt
@@ -62,7 +62,7 @@ class Pages:
         self.inner, self.frame = inner, frame
         forms = Forms()
         self.studies = StudiesPage(frame, store, clock)
-        self.study = StudyPage(frame, store, Room(artifacts, clock))
+        self.study = StudyPage(frame, store, DiskUse(artifacts, clock))
         self.actions = Actions(frame, store, forms, self.studies.forget)
         self.asks = Asks(frame, store, forms)
         self.log = LogPage(frame, store, artifacts)

@@ -117,7 +117,7 @@ def check_own(frame: Frame, store: Store, request: Request, name: str) -> None:
         check_owner(request, "do")
     check_study(store, name)
     if not owns(request, open_study(store, name)):
-        said = f"{name} is another's; an owner, and who has launched it in a browser, may do this"
+        said = f"{name} is another's; an owner, and who has launched it here, may do this"
         raise Refused(HTTPStatus.FORBIDDEN, said)
 
 

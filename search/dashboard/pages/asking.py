@@ -60,9 +60,8 @@ class Asks:
         if request.environ["REQUEST_METHOD"] in READ_METHODS:
             return self._form(request, name, what)
         form = self.forms.posted(request.environ, f"{HOME}/{name}/{what}")
-        settings = json.dumps(asking.settings(form, name))
-        address = request.address if self.frame.by_name else None
-        number = ask(self.store, asking.kind, settings, name, request.user, address)
+        settings = asking.settings(form, name)
+        number = ask_for(self.frame, self.store, request, asking.kind, settings, name)
         return request.redirect(f"/jobs/{number}", HTTPStatus.SEE_OTHER)
 
     def _form(self, request: Request, name: str, what: str) -> Iterable[bytes]:
@@ -79,6 +78,20 @@ class Asks:
             token=self.forms.token(request.environ),
             **asking.shown(open_study(self.store, name)),
         )
+
+
+def ask_for(
+    frame: Frame,
+    store: Store,
+    request: Request,
+    kind: str,
+    settings: Mapping[str, Any],
+    study: str | None,
+    image: bytes | None = None,
+) -> int:
+    """Ask for a job in the name of who asks; returns its number. Arguments as of `jobs.ask`."""
+    address = frame.address(request)
+    return ask(store, kind, json.dumps(settings), study, request.user, address, image)
 
 
 def check_asker(frame: Frame, request: Request) -> None:

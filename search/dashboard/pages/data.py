@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -12,11 +11,11 @@ from pathlib import Path
 from search.dashboard.downloads import send_file
 from search.dashboard.forms import Forms, Refused, first
 from search.dashboard.guards import READ_METHODS
-from search.dashboard.pages.asking import check_asker
+from search.dashboard.pages.asking import ask_for, check_asker
 from search.dashboard.pages.frame import DATA, NEW, Frame, Request
 from search.database.store import Store
 from search.files.data_roots import MOST_ENTRIES, DataRoots, small_picture
-from search.studies.jobs import ask, is_served
+from search.studies.jobs import is_served
 from spaces.errors import InputError
 
 PICTURES = 12  # of a folder's images
@@ -81,9 +80,8 @@ class DataPage:
             folder = self.roots.look(first(form, "folder")).path
         except InputError as error:
             raise Refused(HTTPStatus.NOT_FOUND, str(error)) from None
-        settings = json.dumps({"folder": str(folder)})
-        address = request.address if self.frame.by_name else None
-        number = ask(self.store, "init", settings, None, request.user, address)
+        settings = {"folder": str(folder)}
+        number = ask_for(self.frame, self.store, request, "init", settings, None)
         return request.redirect(f"/jobs/{number}", HTTPStatus.SEE_OTHER)
 
     def _show(self, request: Request, given: str | None) -> Iterable[bytes]:

@@ -126,6 +126,10 @@ class Frame:
         self.signs_in, self.by_name, self.writes = signs_in, by_name, writes
         self._run = secrets.token_hex(8)  # a later version shows the same store in another way
 
+    def address(self, request: Request) -> str | None:
+        """Where a request came from, for the audit; None where nobody has a name to put there."""
+        return request.address if self.by_name else None
+
     def tag(self, *shown: object) -> str:
         """The tag of what is shown; of another run of the dashboard it is another one."""
         text = repr((self._run, shown)).encode("utf-8", "surrogateescape")

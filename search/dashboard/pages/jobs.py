@@ -92,8 +92,7 @@ class JobPage:
         page = f"{PLACE}/{job.number}"
         if request.environ["REQUEST_METHOD"] not in READ_METHODS:
             self.forms.posted(request.environ, page)
-            address = request.address if self.frame.by_name else None
-            cancel(self.store, job.number, request.user, address)
+            cancel(self.store, job.number, request.user, self.frame.address(request))
             return request.redirect(page, HTTPStatus.SEE_OTHER)
         return self.frame.show(
             request,

@@ -5,7 +5,6 @@ Here the text alone is looked at; the data are where `segtune jobs` runs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -13,14 +12,14 @@ from typing import Any
 
 from search.dashboard.forms import Forms, Refused, first
 from search.dashboard.guards import READ_METHODS
-from search.dashboard.pages.asking import check_asker
+from search.dashboard.pages.asking import ask_for, check_asker
 from search.dashboard.pages.frame import DATA, NEW, POLICY, Frame, Request
 from search.dashboard.pages.jobs import PLACE as JOBS
 from search.dashboard.pages.jobs import own_job
 from search.dashboard.study_fields import MOST, shown, written
 from search.database.store import Store
 from search.studies.job_kinds import FILE_LENGTH
-from search.studies.jobs import FAILED, Job, ask, is_served, lines_of
+from search.studies.jobs import FAILED, Job, is_served, lines_of
 from search.studies.study import study_names
 from search.templates import recipes, study_file
 from spaces.errors import InputError
@@ -94,8 +93,7 @@ class NewStudy:
         return self._editor(request, text, fine=_described(spec))
 
     def _ask(self, request: Request, kind: str, text: str, name: str) -> Iterable[bytes]:
-        address = request.address if self.frame.by_name else None
-        number = ask(self.store, kind, json.dumps({"file": text}), name, request.user, address)
+        number = ask_for(self.frame, self.store, request, kind, {"file": text}, name)
         return request.redirect(f"{JOBS}/{number}", HTTPStatus.SEE_OTHER)
 
     def _again(self, request: Request, number: str) -> Iterable[bytes]:

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 
 from search.dashboard.pages.actions import owns
 from search.dashboard.pages.curves import curves
+from search.dashboard.pages.disk_use import DiskUse
 from search.dashboard.pages.frame import HOME, Frame, Request
-from search.dashboard.pages.room import Room
 from search.dashboard.pages.states import state
 from search.database.store import Store, UnknownStudy
 from search.database.tables import GAIN
@@ -43,8 +43,8 @@ LATEST, BEST = ORDERS = ("latest", "best")
 class StudyPage:
     """Answers GET /studies/NAME."""
 
-    def __init__(self, frame: Frame, store: Store, room: Room) -> None:
-        self.frame, self.store, self.room = frame, store, room
+    def __init__(self, frame: Frame, store: Store, disk_use: DiskUse) -> None:
+        self.frame, self.store, self.disk_use = frame, store, disk_use
         self._pages, self._notes = Kept(), Kept()
         self._lock = threading.Lock()
 
@@ -57,7 +57,7 @@ class StudyPage:
             said = f"There is no study {name!r} in this store{did_you_mean(name, names)}"
             return self.frame.problem(request, HTTPStatus.NOT_FOUND, said)
         member = request.may_ask and not request.is_owner  # sees more of what is their own
-        size = self.room.of([(one.name, one.uid) for one in found])
+        size = self.disk_use.of([(one.name, one.uid) for one in found])
         tag = self.frame.tag(found, size)
 
         def make() -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,12 +11,12 @@ from urllib.parse import quote
 from search.dashboard.forms import Forms, Refused
 from search.dashboard.guards import READ_METHODS
 from search.dashboard.pages.actions import check_study
-from search.dashboard.pages.asking import check_asker, number_in
+from search.dashboard.pages.asking import ask_for, check_asker, number_in
 from search.dashboard.pages.frame import HOME, Frame, Request
 from search.dashboard.uploads import read_upload
 from search.database.store import Store
 from search.studies.job_kinds import image_name
-from search.studies.jobs import IMAGE_BYTES, MOST_OF_USER, ask, is_served
+from search.studies.jobs import IMAGE_BYTES, MOST_OF_USER, is_served
 from search.studies.study import open_study
 from spaces.errors import InputError
 from trainers.pairs import SUFFIXES
@@ -49,15 +48,8 @@ class TryIt:
             raise InputError(f"choose an image: a file that ends in {', '.join(SUFFIXES)}")
         trial = number_in(form, "trial", "Trial", "the best one")
         settings = {"image": image_name(image.name), "trial": trial}
-        return ask(
-            self.store,
-            "predict",
-            json.dumps(settings),
-            name,
-            request.user,
-            request.address if self.frame.by_name else None,
-            image.content,
-        )
+        kind, content = "predict", image.content
+        return ask_for(self.frame, self.store, request, kind, settings, name, content)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:

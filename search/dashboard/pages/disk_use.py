@@ -1,4 +1,4 @@
-"""How much room the files of studies take, measured beside the requests.
+"""How much of a disk the files of studies take, measured beside the requests.
 
 To add up a study's files means to look at each of them. So no page waits for it: one study is
 measured at a time, when somebody looks at its page, and what was found is shown for a while.
@@ -19,7 +19,7 @@ AGE = 300.0  # seconds for which a size is shown before it is measured anew
 KEPT = 1000  # studies
 
 
-class Room:
+class DiskUse:
     """The bytes of studies' files.
 
     Args:
@@ -49,7 +49,7 @@ class Room:
             idle = self._measures is None or not self._measures.is_alive()
             if idle and (at is None or self._clock() - at >= AGE):
                 self._measures = threading.Thread(
-                    target=self._measure, args=(studies,), name="room", daemon=True
+                    target=self._measure, args=(studies,), name="disk use", daemon=True
                 )
                 self._measures.start()
         return size
