@@ -18,7 +18,7 @@ from spaces.paths import ROOTS
 from spaces.spec import StudySpec
 from tests.service.test_job_runner import Served
 from tests.service.test_job_runner import served as served
-from tests.stores import small_study
+from tests.stores import TCP, small_study
 from tests.waiting import Running
 
 SHOWS = f"""\
@@ -74,6 +74,7 @@ def test_who_has_asked_is_who_has_launched(monkeypatch: pytest.MonkeyPatch) -> N
     assert "@" in user()
 
 
+@pytest.mark.parametrize("store_url", ["embedded", TCP], indirect=True)  # what workers share
 def test_a_study_is_checked_and_launched_for_the_workers_that_serve_the_store(
     store: Store, store_url: str, streets: Path, tmp_path: Path
 ) -> None:
