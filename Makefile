@@ -28,6 +28,8 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
+	for folder in research/*/; do MYPYPATH=research/early-stopping $(BIN)/mypy $$folder || exit 1; done
 	$(BIN)/lint-imports
 	$(PYTEST) -n 2 tests/unit -m "not slow and not cluster" -q
 

@@ -24,6 +24,7 @@ from search.retrain import retrain
 from spaces.config import SegmentationConfig
 from spaces.data import SegmentationDataSpec
 from spaces.spec import StudySpec
+from trainers.data import SegmentationData
 from trainers.tasks import load_data
 from trainers.train import train
 
@@ -81,7 +82,9 @@ def main() -> None:
 
 def halves(spec: SegmentationDataSpec, folder: Path) -> list[SegmentationDataSpec]:
     """The data set with the first half of the train images, by name, and with the second."""
-    samples = load_data(spec).split("train")
+    data = load_data(spec)
+    assert isinstance(data, SegmentationData)
+    samples = data.split("train")
     found = []
     for number, part in enumerate((samples[: len(samples) // 2], samples[len(samples) // 2 :])):
         listed = folder / f"half-{number}.txt"

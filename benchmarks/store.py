@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
 
     from search.findings.facts import gather
     from search.studies.study import create_or_resume
+    from search.work.background import Background
     from tests import scripted as s
     from tests.statements import stock_trial
 
@@ -88,6 +90,8 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
             sampler=optuna.samplers.TPESampler(multivariate=True, group=True, seed=0),
             pruner=optuna.pruners.MedianPruner(),
         )
+        assert isinstance(worker.background, Background)
+        publisher = worker.background.publisher
         script: list[list[float]] = []
         patches.enter_context(s.scripted(worker, lambda: script[0]))
         engines = (store.engine, store._optuna.engine, storage.engine)
@@ -102,8 +106,11 @@ def whole_trials(folder: Path, pairs: int) -> tuple[dict[str, Measured], Measure
             ]
             for who, run in turns if repetition % 2 else reversed(turns):
                 count(engines, run, found[who] if repetition >= WARM else Measured.nothing())
-            publish_now = lambda: worker.background.publisher.refresh(gather(worker.study))  # noqa: E731
-            count(engines, publish_now, refresh if repetition >= WARM else Measured.nothing())
+            count(
+                engines,
+                lambda: publisher.refresh(gather(worker.study)),
+                refresh if repetition >= WARM else Measured.nothing(),
+            )
         storage.engine.dispose()
     return found, refresh
 
@@ -155,7 +162,7 @@ def report_and_verdict(
                 for (who, size), side in sides.items():
                     # not of the first trial: its verdicts read all that has ended, once
                     measured = found[who][size] if trial else Measured.nothing()
-                    count(side.engines, lambda e=epoch, side=side: side.epoch(e), measured)
+                    count(side.engines, partial(side.epoch, epoch), measured)
         for side in sides.values():
             side.close()
     return found

@@ -224,7 +224,7 @@ def _answers(
         ranks = [f"{order.index(trial) + 1} of {len(order)}" for trial in (without, winner)]
         cells = [*ranks, *(f"{regret:.4f}" for regret in regrets)]
         cells += [*(f"{excess:+.4f}" for excess in too_high), f"{share:.0%}, {in_full:.0%}"]
-        yield cells, (*regrets, *too_high)  # type: ignore[misc]
+        yield cells, (*regrets, *too_high)
 
 
 if __name__ == "__main__":

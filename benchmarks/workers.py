@@ -19,7 +19,7 @@ import random
 import statistics
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -297,7 +297,11 @@ def claim_times(folder: Path, ended: int) -> tuple[list[float], list[float]]:
     return whole, held
 
 
-def report(given: argparse.Namespace, loads: Sequence[Load], claims: dict[int, list[float]]) -> str:
+def report(
+    given: argparse.Namespace,
+    loads: Sequence[Load],
+    claims: Mapping[int, tuple[list[float], list[float]]],
+) -> str:
     """The figures as Markdown."""
     rows = [
         (

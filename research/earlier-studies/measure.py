@@ -210,7 +210,7 @@ def beginning(case: Case, spec: StudySpec, ended: Sequence[Ended]) -> Beginning:
             value=max(one.curve),
             intermediate_values=dict(enumerate(one.curve, 1)),
         )
-        known.append(known_trial(trial, facts, one.settings, params, space))
+        known.append(known_trial(trial, facts, one.settings, params, space, spec.limits))
     first = []
     for one in sorted(whole, key=lambda one: -max(one.curve))[: BEST_TRIALS if not known else 1]:
         try:

@@ -62,14 +62,14 @@ class Task(NamedTuple):
     """One search.
 
     Attributes:
-        first: of so many runs of the table; None: of all.
+        runs: of these runs of the table, from the first to before the second; None: of all.
     """
 
     table: str
     workers: int
     rule: str
     seed: int
-    first: int | None = None
+    runs: tuple[int, int] | None = None
 
 
 class Found(NamedTuple):
@@ -189,28 +189,33 @@ def main() -> None:
     given.add_argument(
         "--choices", type=int, default=100, help="searches a row of settings; 0 leaves these out"
     )
-    given.add_argument("--first", type=int, help="runs of each table, where not all")
+    given.add_argument("--runs", type=_part, help="FROM:TO, runs of each table, where not all")
+    given.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
-    tables = [name for name in TABLES if read_table(name)]
     installed = peers.available()
     rules = [name for name in RULES if name not in NEEDS or installed[NEEDS[name]] is not None]
     tasks = [
-        Task(table, workers, rule, seed, args.first)
-        for table in tables
+        Task(table, workers, rule, seed, args.runs)
+        for table in args.tables
         for workers in WORKERS
         for rule in (*rules, *CANDIDATES)
         for seed in range(args.seeds if rule in rules else args.choices)
     ]
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         found = dict(zip(tasks, pool.map(search, tasks, chunksize=20), strict=True))
-    text = report(found, rules, called("across.py"), args.first)
+    text = report(found, rules, called("across.py"))
     publish(text, args.to)
 
 
+def _part(given: str) -> tuple[int, int]:
+    first, _, end = given.partition(":")
+    return int(first), int(end)
+
+
 @cache
-def recorded(table: str) -> list[Known]:
-    """All runs of a table."""
+def recorded(table: str, part: tuple[int, int] | None = None) -> list[Known]:
+    """The runs of a table; `part` as `runs` of `Task`."""
     runs = []
     own = space(table)
     for row in read_table(table):
@@ -218,13 +223,13 @@ def recorded(table: str) -> list[Known]:
         seconds, warmup = tuple(row["cpu_seconds"]), row["warmup"]
         settled = max(warmup, sum(own.config(row["params"]).loss_warmup))
         runs.append(Known(Recorded(row["params"], metric, seconds, warmup), settled))
-    return runs
+    return runs if part is None else runs[slice(*part)]
 
 
 def search(task: Task) -> Found:
     """Replay one search: a random half of its table, in a random order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    runs = recorded(task.table)[: task.first]
+    runs = recorded(task.table, task.runs)
     half = random.Random(task.seed).sample(runs, len(runs) // 2)
     epochs = max(len(known.run.metric) for known in runs)
     make, pruner = RULES.get(task.rule) or CANDIDATES[task.rule], PRUNERS.get(task.rule)
@@ -291,12 +296,11 @@ def chosen(rows: Mapping[tuple[str, int, str], Row], tables: Sequence[str]) -> s
     return min(fast, key=lambda rule: statistics.mean(row.total for row in kept[rule]))
 
 
-def report(
-    found: Mapping[Task, Found], rules: Sequence[str], command: str, first: int | None
-) -> str:
-    """The Markdown report; `first` as of `Task`."""
+def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> str:
+    """The Markdown report."""
     rows = summed(found)
-    tables = list(dict.fromkeys(task.table for task in found))
+    shown = dict.fromkeys((task.table, task.runs) for task in found)
+    tables = [table for table, _ in shown]
     seeds = len({task.seed for task in found if task.rule in rules})
     choices = len({task.seed for task in found if task.rule not in rules})
     text = heading(
@@ -305,8 +309,8 @@ def report(
         program="research/early-stopping/",
     )
     sizes = "; ".join(
-        f"{name}: {len(recorded(name)[:first])} runs of {len(recorded(name)[0].run.metric)} epochs"
-        for name in tables
+        f"{table}: {len(recorded(table, part))} runs of {len(recorded(table)[0].run.metric)} epochs"
+        for table, part in shown
     )
     text += f"""
 {sizes}.

@@ -39,7 +39,7 @@ def forecasts(runs: Sequence[Recorded], points: Floats) -> Floats:
     metric, best = np.maximum(metric, low), np.maximum(best, low)  # of epochs that gave no number
     config = _standard(np.where(np.isnan(points), -1.0, points))
     ends = best[:, -1]
-    found = np.empty_like(best)
+    found: Floats = np.empty_like(best)
     for epoch in range(best.shape[1]):
         rise = best[:, epoch] - best[:, max(0, epoch - 1)]
         curve = _standard(np.column_stack([best[:, epoch], metric[:, epoch], rise]))

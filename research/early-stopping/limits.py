@@ -105,7 +105,7 @@ class Task:
 def search(task: Task, mode: str, seed: int) -> Found:
     """Search until a config inside reaches the target."""
     limits = LimitsSpec(parameters=int(task.most))
-    spec = task.spec.model_copy(update={"seed": seed, "limits": limits})
+    spec = task.spec.model_copy(update={"limits": limits})
     drawn_from = task.only_inside() if mode == "inside alone" else task.space
     storage = InMemoryStorage()
     study_id = storage.create_new_study([StudyDirection.MAXIMIZE])
@@ -124,7 +124,9 @@ def search(task: Task, mode: str, seed: int) -> Found:
     trained = 0
     while trained < MOST and refused < 10 * MOST:
         slot = trained + refused if mode == "told alone" else trained  # a refused one returns it
-        drawn, config = draw(spec, drawn_from, slot, draft, optuna.pruners.NopPruner(), outside)
+        drawn, config = draw(
+            spec, drawn_from, seed, slot, draft, optuna.pruners.NopPruner(), outside
+        )
         assert drawn.trial is not None
         if not task.inside(config):
             refused += 1

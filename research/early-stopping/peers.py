@@ -24,6 +24,7 @@ from search.stopping.replay import NEW, WAIT, Run, Unpruned
 from search.stopping.rules import Verdict
 
 METRIC, EPOCH, LENGTH = "metric", "epoch", "epochs"
+CONTROLLER: Any = None  # what Ray's scheduler is told of, and does not look at
 
 
 def available() -> dict[str, str | None]:
@@ -61,13 +62,13 @@ class RayAsha(Unpruned):
     def epoch_ended(self, run: Run) -> Verdict:
         if run.number not in self.trials:
             self.trials[run.number] = SimpleNamespace(trial_id=str(run.number))
-            self.scheduler.on_trial_add(None, self.trials[run.number])
-        answer = self.scheduler.on_trial_result(None, self.trials[run.number], _result(run))
+            self.scheduler.on_trial_add(CONTROLLER, self.trials[run.number])
+        answer = self.scheduler.on_trial_result(CONTROLLER, self.trials[run.number], _result(run))
         return Verdict.STOP if answer == "STOP" else Verdict.GO
 
     def run_ended(self, run: Run) -> None:
         if run.ran_out and run.number in self.trials:
-            self.scheduler.on_trial_complete(None, self.trials[run.number], _result(run))
+            self.scheduler.on_trial_complete(CONTROLLER, self.trials[run.number], _result(run))
 
 
 class SyneTune(Unpruned):

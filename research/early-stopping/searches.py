@@ -56,7 +56,7 @@ class _Drawn:
 
     def __init__(self, model: Surrogate, sampler: str, seed: int, trials: int) -> None:
         self.model, self.seed, self.trials, self.begun = model, seed, trials, 0
-        self.sampler = build_sampler(SamplerSpec(name=sampler), seed, 0)  # type: ignore[arg-type]
+        self.sampler = build_sampler(SamplerSpec(name=sampler), seed, 0)
 
     @property
     def left(self) -> bool:
