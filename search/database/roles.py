@@ -1,4 +1,4 @@
-"""The four roles of a shared store, and the SQL that gives each what its commands need.
+"""The five roles of a shared store, and the SQL that gives each what its commands need.
 
 A role has no password until somebody gives it one. What each command needs stands in
 docs/operations.md.
@@ -39,9 +39,10 @@ from search.database.tables import (
 from search.database.url import drivers_words
 from spaces.errors import InputError
 
-ROLES = READER, WORKER, DASHBOARD, OWNER = (
+ROLES = READER, WORKER, JOBS, DASHBOARD, OWNER = (
     "segtune_reader",
     "segtune_worker",
+    "segtune_jobs",
     "segtune_dashboard",
     "segtune_owner",
 )
@@ -56,9 +57,11 @@ _WRITES = {
     slot_table: _CHANGED,
     epoch_table: _ADDED,
     worker_table: _REMOVED,  # they leave
-    job_table: _REMOVED,  # old ones go
+    job_table: "",  # a worker that could ask for a job could have a study deleted
 }
-# what the dashboard's role may do with the tables of people, and the two others, who could else
+# a runner of jobs may what a worker may, deletes studies, and begins and ends jobs; old ones go
+_RUNS = "UPDATE, DELETE"
+# what the dashboard's role may do with the tables of people, and the three others, who could else
 # guess at passwords, or write themselves a session or a clean record
 _PEOPLE = {
     user_table: ("SELECT", "SELECT (name)"),
@@ -67,7 +70,7 @@ _PEOPLE = {
     audit_table: ("SELECT, INSERT", ""),
 }
 # what it may do with jobs: ask for one, and for its end, with which the image that was sent along
-# is gone; to begin and end it is a runner's
+# is gone
 _JOBS = "INSERT, UPDATE (cancelled_by, sent)"
 # how it stops and resumes a study, and keeps optuna-dashboard's notes
 _STOPS, _NOTES = "UPDATE (stop, opened_at)", "INSERT, UPDATE"
@@ -132,7 +135,7 @@ def _statements() -> list[str]:
     people = [table.name for table in _PEOPLE]
     shown, every = ", ".join(writes), ", ".join([*writes, *people])
     classes = ", ".join(f"'{name}'::regclass" for name in [*writes, *people])
-    others = f"{READER}, {WORKER}, {DASHBOARD}"
+    others, at_work = f"{READER}, {WORKER}, {JOBS}, {DASHBOARD}", f"{WORKER}, {JOBS}"
     return [
         "DO $$ DECLARE name regclass; BEGIN",
         *(
@@ -156,19 +159,21 @@ def _statements() -> list[str]:
         *(f"ALTER TYPE {name} OWNER TO {OWNER};" for name in _enums()),
         f"REVOKE ALL ON {every} FROM {others};",
         f"GRANT SELECT ON {shown} TO {others};",
-        *(f"GRANT {right} ON {name} TO {WORKER};" for name, right in writes.items() if right),
-        f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER};",
+        *(f"GRANT {right} ON {name} TO {at_work};" for name, right in writes.items() if right),
+        *(f"GRANT DELETE ON {name} TO {JOBS};" for name, right in writes.items() if right),
+        f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {at_work};",
+        f"GRANT {_RUNS} ON {job_table.name} TO {JOBS};",
         f"GRANT {_JOBS} ON {job_table.name} TO {DASHBOARD};",
         f"GRANT {_STOPS} ON {control_table.name} TO {DASHBOARD};",
         f"GRANT {_NOTES} ON {STUDY_SYSTEM_ATTRS.name} TO {DASHBOARD};",
         f"GRANT USAGE ON SEQUENCE {_sequence(STUDY_SYSTEM_ATTRS)} TO {DASHBOARD};",
-        f"GRANT USAGE ON SEQUENCE {job_table.name}_number_seq TO {WORKER}, {DASHBOARD};",
+        f"GRANT USAGE ON SEQUENCE {job_table.name}_number_seq TO {DASHBOARD};",
         *(
             f"GRANT {right} ON {table.name} TO {DASHBOARD};"
             for table, (right, _) in _PEOPLE.items()
         ),
         *(
-            f"GRANT {right} ON {table.name} TO {READER}, {WORKER};"
+            f"GRANT {right} ON {table.name} TO {READER}, {at_work};"
             for table, (_, right) in _PEOPLE.items()
             if right
         ),

@@ -119,15 +119,43 @@ class Deployment:
         ask("/login", **sign_in).close()
         return ask
 
+    def add_user(self, name: str, role: str) -> None:
+        """Name somebody who may sign in with PASSWORD."""
+        (self.folder / "password.txt").write_text(PASSWORD)
+        mounted = f"{self.folder / 'password.txt'}:/password.txt:ro"
+        words = ["users", "add", name, "--role", role, "--password-file", "/password.txt"]
+        self.compose("run", "--rm", "--volume", mounted, "admin", *words)
+
     def secrets(self) -> list[str]:
         files = sorted((self.folder / "secrets").iterdir())
-        assert len(files) == 4
+        assert len(files) == 5
         return [path.read_text().strip() for path in files]
 
 
 def service(container: dict[str, Any]) -> str:
     name: str = container["Config"]["Labels"]["com.docker.compose.service"]
     return name
+
+
+def ended_job(browser: Callable[..., Any], page: str, place: str, **fields: str) -> str:
+    """Send a form that a page has, and wait for the end of the job that it asks for; its number."""
+    found = re.search('name="token" value="([0-9a-f]{64})"', browser(page).read().decode())
+    assert found, page
+    with browser(place, token=found[1], **fields) as answer:
+        asked = re.fullmatch(r"/jobs/(\d+)", urllib.parse.urlsplit(answer.url).path)
+    assert asked, place
+
+    def shown() -> str:
+        return html.unescape(browser(f"/jobs/{asked[1]}").read().decode())
+
+    def state() -> str:
+        found = re.search('class="state ([a-z]+)"', shown())
+        assert found
+        return found[1]
+
+    until(lambda: state() not in ("waiting", "running"), progress=shown, every=1.0)
+    assert state() == "ended", shown()
+    return asked[1]
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +185,15 @@ def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploymen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         deployment = Deployment(engine, folder, probe.getsockname()[1])
-    data = write_streets(folder / "data", train=8, val=4, size=(40, 48))
-    study = small_study(Path("/data"), name="my-study", trials=TRIALS, epochs=EPOCHS)
-    (data / "study.yaml").write_text(study)
+    write_streets(folder / "data" / "streets", train=8, val=4, size=(40, 48))
+    (folder / "data" / "study.yaml").write_text(
+        small_study(Path("streets"), name="other", trials=1, epochs=1)
+    )
     for line in (
         "install -d -m 700 secrets",
         "openssl rand -base64 24 > secrets/postgres_password.txt",
         "openssl rand -base64 24 > secrets/worker_password.txt",
+        "openssl rand -base64 24 > secrets/jobs_password.txt",
         "openssl rand -base64 24 > secrets/dashboard_role_password.txt",
         "openssl rand -base64 24 > secrets/dashboard_password.txt",
         "chmod 644 secrets/*.txt",
@@ -202,8 +232,23 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def studied(running: Deployment) -> Studied:
-    """A study of two workers; one is killed in a trial, and then Postgres is started anew."""
-    running.documented("docker compose run --rm launch study.yaml")
+    """A study that a member begins in the browser, and two workers train.
+
+    One of them is killed in a trial, and then Postgres is started anew.
+    """
+    running.add_user("olga", "owner")
+    running.add_user("max", "member")
+    running.documented("docker compose restart dashboard")
+    running.until_healthy()
+    browser = running.browser(username="max", password=PASSWORD)
+    place = "/data?folder=/data/streets"
+    found = ended_job(browser, place, "/data", folder="/data/streets")
+    text = html.unescape(browser(f"/new?job={found}").read().decode())
+    assert "images: /data/streets/train/images" in text, text
+    text = small_study(Path("streets"), name="my-study", trials=TRIALS, epochs=EPOCHS)
+    checked = ended_job(browser, "/new", "/new", do="check", text=text)
+    launched = ended_job(browser, f"/jobs/{checked}", "/new", do="launch", job=checked)
+    assert 'href="/studies/my-study"' in browser(f"/jobs/{launched}").read().decode()
 
     def begun() -> list[list[str]]:
         return running.rows("SELECT DISTINCT trial_number FROM segtune_epoch")
@@ -273,24 +318,36 @@ def test_each_service_has_the_role_that_it_needs(running: Deployment) -> None:
     assert secrets == {
         "postgres": {"postgres_password"},
         "worker": {"worker_password"},
-        "jobs": {"worker_password"},
+        "jobs": {"jobs_password"},
         "dashboard": {"dashboard_role_password", "dashboard_password"},
     }
     sessions = "SELECT host(client_addr), usename FROM pg_stat_activity WHERE client_port > 0"
     roles = {(addresses[address], role) for address, role in running.rows(sessions)}
     assert roles == {
         ("worker", "segtune_worker"),
-        ("jobs", "segtune_worker"),
+        ("jobs", "segtune_jobs"),
         ("dashboard", "segtune_dashboard"),
     }
     for name, statement in (
         ("worker", "DROP TABLE segtune_slot"),
         ("worker", "DELETE FROM segtune_slot"),
+        ("worker", "UPDATE segtune_job SET kind = 'delete'"),
+        ("jobs", "DROP TABLE segtune_slot"),
         ("dashboard", "UPDATE segtune_slot SET state = 'OPEN'"),
         ("dashboard", "DELETE FROM segtune_worker"),
     ):
         sent = ["segtune-entrypoint", "python", "-c", SEND, statement]
         assert running.compose("exec", "-T", name, *sent) == NO_RIGHT, statement
+
+
+def test_one_password_opens_the_dashboard_until_people_have_names(running: Deployment) -> None:
+    url = f"http://127.0.0.1:{running.port}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{url}/api/studies", timeout=20)
+    refused.value.close()
+    assert refused.value.code == 401
+    browser = running.browser(password=running.password("dashboard"))
+    assert json.loads(browser("/api/studies").read()) == {"study_summaries": []}
 
 
 def test_a_killed_worker_and_a_restarted_postgres_lose_nothing(studied: Studied) -> None:
@@ -306,13 +363,7 @@ def test_a_killed_worker_and_a_restarted_postgres_lose_nothing(studied: Studied)
 
 def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
     """From an image without torch and whatever else only workers need."""
-    deployment = studied.deployment
-    url = f"http://127.0.0.1:{deployment.port}"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{url}/api/studies", timeout=20)
-    refused.value.close()
-    assert refused.value.code == 401
-    browser = deployment.browser(password=deployment.password("dashboard"))
+    browser = studied.deployment.browser(username="max", password=PASSWORD)
 
     def get(path: str) -> Any:
         return json.loads(browser(path).read())
@@ -323,29 +374,18 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
     assert len(get(f"{here}?after=0")["trials"]) == TRIALS
     for plot in ("contour", "slice", "parallel_coordinate", "rank", "edf", "timeline"):
         assert get(f"{here}/plot/{plot}")["data"], plot
+    page = browser("/studies/my-study").read().decode()
+    assert page.count('class="state complete"') == TRIALS
+    assert re.search('class="state ended"', page) and re.search(r"launched by\W+max", page), page
 
 
-def test_people_sign_in_by_name_and_take_the_best_away(studied: Studied) -> None:
+def test_a_member_takes_the_best_away(studied: Studied) -> None:
     """The job that exports it runs in a container of its own."""
     deployment = studied.deployment
-    (deployment.folder / "olga.txt").write_text(PASSWORD)
-    mounted = f"{deployment.folder / 'olga.txt'}:/olga.txt:ro"
-    words = ["users", "add", "olga", "--role", "owner", "--password-file", "/olga.txt"]
-    deployment.compose("run", "--rm", "--volume", mounted, "admin", *words)
-    deployment.documented("docker compose restart dashboard")
-    deployment.until_healthy()
-    browser = deployment.browser(username="olga", password=PASSWORD)
+    browser = deployment.browser(username="max", password=PASSWORD)
     place = "/studies/my-study/export"
-    found = re.search('name="token" value="([0-9a-f]{64})"', browser(place).read().decode())
-    assert found
-    job = urllib.parse.urlsplit(browser(place, token=found[1]).url).path
-    assert re.fullmatch(r"/jobs/\d+", job), job
-
-    def lines() -> str:
-        return html.unescape(browser(job).read().decode())
-
-    until(lambda: f'href="{job}/result"' in lines(), progress=lines, every=1.0)
-    archive = zipfile.ZipFile(io.BytesIO(browser(f"{job}/result").read()))
+    job = ended_job(browser, place, place)
+    archive = zipfile.ZipFile(io.BytesIO(browser(f"/jobs/{job}/result").read()))
     facts = json.loads(archive.read("my-study/provenance.json"))
     [[best]] = deployment.rows("SELECT max(value) FROM trial_values")
     assert facts["value"] == float(best)
@@ -379,7 +419,7 @@ def test_a_backup_holds_the_store_and_the_files(studied: Studied) -> None:
 
 def test_a_changed_password_file_changes_the_password(studied: Studied) -> None:
     deployment = studied.deployment
-    for name in ("worker_password", "dashboard_role_password"):
+    for name in ("worker_password", "jobs_password", "dashboard_role_password"):
         deployment.documented(f"openssl rand -base64 24 > secrets/{name}.txt")
     deployment.documented("docker compose up --detach --force-recreate")
     deployment.until_healthy()  # which a worker is that the store has heard of
@@ -399,9 +439,24 @@ def test_the_passwords_stand_nowhere_but_in_their_files(studied: Studied) -> Non
     assert (found.returncode, found.stdout) == (1, ""), found  # 1: grep has found nothing
 
 
-def test_an_administrator_deletes_a_study(studied: Studied) -> None:
+def test_a_study_is_launched_and_deleted_from_the_command_line(studied: Studied) -> None:
     deployment = studied.deployment
-    deployment.compose("run", "--rm", "admin", "delete", "my-study", "--yes")
+    deployment.documented("docker compose run --rm launch study.yaml")
+
+    def states() -> list[list[str]]:
+        named = "JOIN studies USING (study_id) WHERE study_name = 'other'"
+        return deployment.rows(f"SELECT state FROM segtune_slot {named}")
+
+    until(lambda: states() == [["COMPLETE"]], progress=states, every=1.0)
+    deployment.compose("run", "--rm", "admin", "delete", "other", "--yes")
+    assert states() == []
+
+
+def test_a_member_deletes_a_study_in_the_browser(studied: Studied) -> None:
+    deployment = studied.deployment
+    browser = deployment.browser(username="max", password=PASSWORD)
+    place = "/studies/my-study/delete"
+    ended_job(browser, place, place, name="my-study")
     assert deployment.rows("SELECT count(*) FROM segtune_slot") == [["0"]]
     left = deployment.compose("exec", "-T", "worker", "find", "/artifacts", "-name", "trial-*")
     assert left == ""

@@ -111,6 +111,7 @@ def machine(tmp_path: Path, tcp_postgres: Any) -> Iterator[Machine]:
     secrets = {
         "postgres_password": tcp_postgres.password,
         "worker_password": "of-a-worker",
+        "jobs_password": "of-a-runner",
         "dashboard_role_password": "of-a-dashboard",
         "dashboard_password": DASHBOARD_PASSWORD,
     }
@@ -190,7 +191,12 @@ def test_a_worker_whose_store_is_away_is_not_healthy(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("service", "name"),
-    [("migrate", "postgres"), ("worker", "worker"), ("dashboard", "dashboard_role")],
+    [
+        ("migrate", "postgres"),
+        ("worker", "worker"),
+        ("jobs", "jobs"),
+        ("dashboard", "dashboard_role"),
+    ],
 )
 @pytest.mark.parametrize(
     ("secret", "message"),
@@ -217,7 +223,7 @@ def test_a_secret_that_is_no_password_is_refused(
     assert out.startswith("segtune-entrypoint: ") and message in out and str(path) in out
 
 
-@pytest.mark.parametrize("name", ["worker", "dashboard_role"])
+@pytest.mark.parametrize("name", ["worker", "jobs", "dashboard_role"])
 @pytest.mark.parametrize("secret", [None, b"", b"one\ntwo\n"])
 def test_a_role_is_given_no_password_that_is_none(
     machine: Machine, name: str, secret: bytes | None

@@ -901,7 +901,8 @@ CASES = [
     # roles of the store
     Bad("roles-unknown", nothing,
         "--password-file must be ROLE=FILE, with a ROLE of segtune_reader, segtune_worker, "
-        "segtune_dashboard, segtune_owner, but got worker=p", "migrate --password-file worker=p"),
+        "segtune_jobs, segtune_dashboard, segtune_owner, but got worker=p",
+        "migrate --password-file worker=p"),
     Bad("roles-no-file", nothing, "segtune_owner, but got segtune_worker",
         "migrate --password-file segtune_worker"),
     Bad("roles-file-missing", nothing,

@@ -26,7 +26,7 @@ from search.database import locks
 from search.database.migrations import SCHEMA_VERSION, migrate
 from search.database.people import add_user, has_users, set_role
 from search.database.retry import is_away
-from search.database.roles import DASHBOARD, OWNER, READER, ROLES, WORKER, roles_sql
+from search.database.roles import DASHBOARD, JOBS, OWNER, READER, ROLES, WORKER, roles_sql
 from search.database.sessions import (
     begin_session,
     end_sessions,
@@ -43,7 +43,7 @@ from search.samples.streets import write_streets
 from search.studies import jobs, slots
 from search.studies.confirmations import create_confirmation
 from search.studies.finishing import close_all, reopen_all
-from search.studies.job_runs import beat, claim, end, forget_results
+from search.studies.job_runs import claim
 from search.studies.limits import close, reopen, stopped
 from search.studies.looks import Look, Score, add_look, looks_of
 from search.studies.study import Study, create_or_resume, open_study, study_names
@@ -276,11 +276,6 @@ def test_a_workers_role_is_enough_for_workers_and_not_for_more(
         out = Running.fork(crew, ended.of(WORKER), tmp_path, "", 3, 0.0, 4.0, 1).finish()
         assert out.count("COMPLETE") == 4 and "not shown" not in out, out
         assert study.slots.counts()["COMPLETE"] == 5
-        assert jobs.ask(store, "export", "{}", "small")
-        job = claim(store, "me")
-        assert job is not None and beat(store, job, lines="a line") == "ours"
-        assert end(store, job, jobs.ENDED, 0, "a line")
-        forget_results(store, [job.number])
         confirmation = create_confirmation(study)
         picture = tmp_path / "a.png"
         picture.write_bytes(b"png")
@@ -307,19 +302,39 @@ def test_a_workers_role_is_enough_for_workers_and_not_for_more(
             execute(ended.of(WORKER), statement)
 
 
-def test_a_job_deletes_a_study_where_its_runner_has_the_owners_role(ended: Shared) -> None:
-    for role, code, name in ((WORKER, 2, "small"), (OWNER, 0, None)):
-        with ended.open(WORKER) as store:
-            number = jobs.ask(store, "delete", "{}", "small")
-        assert ended.run(role, "jobs", "--until-idle").exit_code == 0
-        with ended.open(READER) as store:
-            job, said = jobs.find(store, number), jobs.lines_of(store, number)
-            assert job is not None and job.code == code and said.count("\n") == 0, said
-            assert job.state == (jobs.FAILED if code else jobs.ENDED)
-            assert study_names(store) == ([name] if name else [])
-        refused = f"segtune: the role {WORKER} may not do this in "
-        assert said.startswith(refused if code else "deleted study small of ")
-        assert not code or "docs/operations.md says which role" in said
+def test_a_runner_of_jobs_deletes_studies_and_a_worker_cannot_have_it_done(
+    ended: Shared, make_spec: MakeSpec
+) -> None:
+    with ended.open(DASHBOARD) as store:
+        number = jobs.ask(store, "delete", "{}", "small")
+    answer = ended.run(WORKER, "jobs", "--until-idle")
+    assert answer.exit_code == 2 and answer.output.count("\n") == 1, answer.output
+    assert f"the role {WORKER} may not do this" in answer.output
+    with ended.open(JOBS) as store:
+        create_confirmation(open_study(store, "small"))
+        create_or_resume(store, make_spec(name="other"), FINGERPRINT, None)
+        job = jobs.find(store, number)
+        assert job is not None and job.state == jobs.WAITING
+    for words in (["stop", "small", "--now"], ["jobs", "--until-idle"], ["resume", "other"]):
+        answer = ended.run(JOBS, *words)
+        assert answer.exit_code == 0, (words, answer.output)
+    with ended.open(READER) as store:
+        job, said = jobs.find(store, number), jobs.lines_of(store, number)
+        assert job is not None and job.state == jobs.ENDED and study_names(store) == ["other"], said
+        assert said.startswith("deleted study small of ") and said.count("\n") == 0
+    assert not list(ended.artifacts.rglob("model-1"))
+    before = ended.rows()
+    for statement in (
+        "INSERT INTO segtune_job SELECT * FROM segtune_job",
+        "UPDATE segtune_epoch SET metric = 1",
+        "UPDATE trial_values SET value = 1",
+        "DELETE FROM segtune_schema",
+        "DROP TABLE segtune_worker",
+        "CREATE TABLE mine (a int)",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            execute(ended.of(JOBS), statement)
+    assert ended.rows() == before
 
 
 def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_users(
@@ -379,7 +394,7 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
     ):
         with pytest.raises(psycopg2.Error):
             execute(ended.of(DASHBOARD), statement)
-    for role in (READER, WORKER):
+    for role in (READER, WORKER, JOBS):
         with ended.open(role) as store:
             assert has_users(store)
         for statement in (
@@ -395,12 +410,15 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
         ):
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 execute(ended.of(role), statement)
-    for statement in (
-        "INSERT INTO segtune_job SELECT * FROM segtune_job",
-        "UPDATE segtune_job SET cancelled_by = 'ann'",
-    ):
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            execute(ended.of(READER), statement)
+    for role in (READER, WORKER):
+        for statement in (
+            "INSERT INTO segtune_job SELECT * FROM segtune_job",
+            "UPDATE segtune_job SET kind = 'delete'",
+            "UPDATE segtune_job SET cancelled_by = 'ann'",
+            "DELETE FROM segtune_job",
+        ):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                execute(ended.of(role), statement)
     assert ended.rows() == before
 
 

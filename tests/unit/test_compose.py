@@ -47,9 +47,10 @@ def test_each_service_has_the_role_and_the_secrets_that_it_needs() -> None:
         )
         for name in OURS
     } == {
-        "migrate": ("segtune", {"postgres_password", "worker_password", role}),
+        "migrate": ("segtune", {"postgres_password", "worker_password", "jobs_password", role}),
         "admin": administrator,
-        **dict.fromkeys(("worker", "jobs", "launch", "segtune"), worker),
+        **dict.fromkeys(("worker", "launch", "segtune"), worker),
+        "jobs": ("segtune_jobs", {"jobs_password"}),
         "dashboard": ("segtune_dashboard", {role, "dashboard_password"}),
     }
 
