@@ -283,6 +283,18 @@ def test_images_hold_what_is_pinned_and_no_more(built: Deployment) -> None:
     assert not worker & {"pytest", "moto", "ray", "submitit"} and "torch" not in dashboard
 
 
+def test_a_secret_that_an_older_installation_lacks_is_named(built: Deployment) -> None:
+    secret = built.folder / "secrets" / "jobs_password.txt"
+    kept = secret.rename(built.folder / "kept.txt")
+    words = ["docker", "compose", "up", "--detach"]
+    done = subprocess.run(
+        words, env=built.engine.environment, cwd=built.folder, capture_output=True, text=True
+    )
+    print(done.stdout, done.stderr, list(secret.parent.iterdir()), secret.is_dir())
+    kept.rename(secret)
+    assert done.returncode != 0 and str(secret) in done.stderr, done.stderr
+
+
 def test_nothing_runs_as_root_or_is_published_beyond_this_machine(running: Deployment) -> None:
     published = {}
     for container in running.containers():
@@ -376,7 +388,8 @@ def test_the_dashboard_shows_it_to_those_who_sign_in(studied: Studied) -> None:
         assert get(f"{here}/plot/{plot}")["data"], plot
     page = browser("/studies/my-study").read().decode()
     assert page.count('class="state complete"') == TRIALS
-    assert re.search('class="state ended"', page) and re.search(r"launched by\W+max", page), page
+    assert 'class="state ended"' in page, page
+    assert "<td>max</td>" in browser("/studies").read().decode()
 
 
 def test_a_member_takes_the_best_away(studied: Studied) -> None:
