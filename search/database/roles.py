@@ -71,7 +71,7 @@ _PEOPLE = {
 }
 # what it may do with jobs: ask for one, and for its end, with which the image that was sent along
 # is gone
-_JOBS = "INSERT, UPDATE (cancelled_by, sent)"
+_ASKS = "INSERT, UPDATE (cancelled_by, sent)"
 # how it stops and resumes a study, and keeps optuna-dashboard's notes
 _STOPS, _NOTES = "UPDATE (stop, opened_at)", "INSERT, UPDATE"
 # of the others some rows are removed: what is shown, and a study whose creation was cut short
@@ -163,7 +163,7 @@ def _statements() -> list[str]:
         *(f"GRANT DELETE ON {name} TO {JOBS};" for name, right in writes.items() if right),
         f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {at_work};",
         f"GRANT {_RUNS} ON {job_table.name} TO {JOBS};",
-        f"GRANT {_JOBS} ON {job_table.name} TO {DASHBOARD};",
+        f"GRANT {_ASKS} ON {job_table.name} TO {DASHBOARD};",
         f"GRANT {_STOPS} ON {control_table.name} TO {DASHBOARD};",
         f"GRANT {_NOTES} ON {STUDY_SYSTEM_ATTRS.name} TO {DASHBOARD};",
         f"GRANT USAGE ON SEQUENCE {_sequence(STUDY_SYSTEM_ATTRS)} TO {DASHBOARD};",

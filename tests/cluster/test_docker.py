@@ -286,13 +286,11 @@ def test_images_hold_what_is_pinned_and_no_more(built: Deployment) -> None:
 def test_a_secret_that_an_older_installation_lacks_is_named(built: Deployment) -> None:
     secret = built.folder / "secrets" / "jobs_password.txt"
     kept = secret.rename(built.folder / "kept.txt")
-    words = ["docker", "compose", "up", "--detach"]
-    done = subprocess.run(
-        words, env=built.engine.environment, cwd=built.folder, capture_output=True, text=True
-    )
-    print(done.stdout, done.stderr, list(secret.parent.iterdir()), secret.is_dir())
+    words, environment = ["docker", "compose", "up", "--detach"], built.engine.environment
+    done = subprocess.run(words, env=environment, cwd=built.folder, capture_output=True, text=True)
     kept.rename(secret)
-    assert done.returncode != 0 and str(secret) in done.stderr, done.stderr
+    said = f"bind source path does not exist: {secret}"
+    assert done.returncode != 0 and said in done.stderr, done.stderr
 
 
 def test_nothing_runs_as_root_or_is_published_beyond_this_machine(running: Deployment) -> None:
