@@ -38,6 +38,7 @@ from search.studies.trained import reported
 from spaces.spec import BESIDE, StudySpec
 
 ANSWER = "segtune:answer"  # system attribute: `Answer.to_json` with more, as a worker last found it
+OF_TRIALS = "dashboard:artifacts:"  # what the keys of files that are shown with trials begin with
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ class Moment:
     """What changes whenever there is more to tell of a study.
 
     Attributes:
-        known: changes with its trials that begin, pause and end, and with what is said of it.
+        known: changes with its trials that begin, pause and end, with what is said of it, and with
+            the files that are shown with trials.
         leases: grows with each epoch's report of a trial that runs.
     """
 
@@ -287,6 +289,20 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
         .group_by(slot_table.c.study_id)
         .subquery()
     )
+    attrs = STUDY_SYSTEM_ATTRS
+    files = (
+        sa.select(
+            attrs.c.study_id,
+            sa.func.max(attrs.c.study_system_attribute_id).label("latest"),
+            sa.func.sum(sa.func.length(attrs.c.value_json)).label("length"),
+        )
+        .where(
+            attrs.c.study_id.in_(sa.select(STUDIES.c.study_id).where(named)),
+            attrs.c.key.like(f"{OF_TRIALS}%"),
+        )
+        .group_by(attrs.c.study_id)
+        .subquery()
+    )
     looks = STUDY_SYSTEM_ATTRS.alias()
     query = (
         sa.select(
@@ -302,10 +318,13 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
             slots.c.held,
             slots.c.reasons,
             sa.func.length(looks.c.value_json),
+            files.c.latest,
+            files.c.length,
         )
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)
         .outerjoin(slots, slots.c.study_id == study_table.c.study_id)
+        .outerjoin(files, files.c.study_id == study_table.c.study_id)
         .outerjoin(looks, sa.and_(looks.c.study_id == study_table.c.study_id, looks.c.key == LOOKS))
         .where(named)
         .order_by(study_table.c.study_id)
