@@ -290,18 +290,16 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
         .subquery()
     )
     attrs = STUDY_SYSTEM_ATTRS
-    files = (
+    files = (  # a sum that another one, one less or one that was removed changes
         sa.select(
-            attrs.c.study_id,
-            sa.func.max(attrs.c.study_system_attribute_id).label("latest"),
-            sa.func.sum(sa.func.length(attrs.c.value_json)).label("length"),
+            sa.func.sum(attrs.c.study_system_attribute_id + sa.func.length(attrs.c.value_json))
         )
         .where(
-            attrs.c.study_id.in_(sa.select(STUDIES.c.study_id).where(named)),
+            attrs.c.study_id == study_table.c.study_id,
             attrs.c.key.like(f"{OF_TRIALS}%"),
         )
-        .group_by(attrs.c.study_id)
-        .subquery()
+        .correlate(study_table)
+        .scalar_subquery()
     )
     looks = STUDY_SYSTEM_ATTRS.alias()
     query = (
@@ -318,13 +316,11 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
             slots.c.held,
             slots.c.reasons,
             sa.func.length(looks.c.value_json),
-            files.c.latest,
-            files.c.length,
+            files,
         )
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)
         .outerjoin(slots, slots.c.study_id == study_table.c.study_id)
-        .outerjoin(files, files.c.study_id == study_table.c.study_id)
         .outerjoin(looks, sa.and_(looks.c.study_id == study_table.c.study_id, looks.c.key == LOOKS))
         .where(named)
         .order_by(study_table.c.study_id)
