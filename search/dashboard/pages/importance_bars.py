@@ -109,7 +109,7 @@ def _caption(facts: Facts, shown: int) -> str:
     ]
     if left_out:
         parts.append(
-            f"Of {left_out} nothing can be said: they have not varied over {MIN_TRIALS} of these "
+            f"Nothing can be said of {left_out} settings: they have not varied over {MIN_TRIALS} of these "
             "trials, or are chosen within each trial."
         )
     return " ".join(parts)
