@@ -109,7 +109,7 @@ def _caption(facts: Facts, shown: int) -> str:
     ]
     if left_out:
         parts.append(
-            f"Nothing can be said of {left_out} settings: they have not varied over {MIN_TRIALS} of these "
-            "trials, or are chosen within each trial."
+            f"Left out: {left_out} without variation over {MIN_TRIALS} of these trials, or chosen "
+            "within each of them."
         )
     return " ".join(parts)
