@@ -23,7 +23,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from benchmarks.report import called, heading, parser, publish, table
-from search.findings.importances import CONFIDENCE, SHUFFLES, importances
+from search.findings.importances import CONFIDENCE, SHUFFLES, shares
 
 CURVES = Path(__file__).parent.parent / "early-stopping" / "camvid.jsonl"
 SIZES = (12, 16, 30, 60)
@@ -77,11 +77,12 @@ def measured(named: Named, runs: Sequence[Any], size: int, studies: int) -> tupl
 
 def by_ranks(params: Params, values: Sequence[float]) -> list[str]:
     names = sorted({name for one in params for name in one})
-    return [*importances({name: [one.get(name) for one in params] for name in names}, values)]
+    settings = {name: [one.get(name) for one in params] for name in names}
+    return [one.setting for one in shares(settings, values) if one.named]
 
 
 class PedAnova:
-    """PED-ANOVA as Optuna has it, with the band of `importances`."""
+    """PED-ANOVA as Optuna has it, with the band of `shares`."""
 
     def __init__(self, runs: Sequence[Any]) -> None:
         values: dict[str, list[Any]] = {}

@@ -14,24 +14,29 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from optuna.artifacts import ArtifactMeta
 from optuna.artifacts.exceptions import ArtifactNotFound
+from PIL import Image
 
 from search.files.bucket import Bucket
+from search.studies.catalogue import OF_TRIALS as OF_TRIALS
 from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.paths import inside, no_link, unfinished
 
 FOLDER = "shown"  # within the artifacts folder
 
-# where optuna-dashboard looks for a study's own files, and for its trials'
-OF_STUDY, OF_TRIALS = "artifacts:", "dashboard:artifacts:"
+# where optuna-dashboard looks for a study's own files; for its trials' it is OF_TRIALS
+OF_STUDY = "artifacts:"
 
 _NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+PICTURE = "image/png"  # what workers draw
 
 _SPACE = uuid.UUID("5e9d7a52-6f3b-4f0e-9a53-0b6a3f6f8c11")
 
@@ -127,8 +132,9 @@ def attach(files: ShownFiles, study: Study, trial_id: int | None, path: Path) ->
         files.write(artifact_id, body)
     mimetype, encoding = mimetypes.guess_type(path.name)
     meta = ArtifactMeta(artifact_id, path.name, mimetype or "application/octet-stream", encoding)
+    known = asdict(meta) | (_size(path) if mimetype == PICTURE else {})
     key = _prefix(trial_id) + artifact_id
-    study.store.storage.set_study_system_attr(study.study_id, key, json.dumps(asdict(meta)))
+    study.store.storage.set_study_system_attr(study.study_id, key, json.dumps(known))
     return artifact_id
 
 
@@ -143,10 +149,9 @@ def detach(files: ShownFiles, study: Study, trial_id: int) -> None:
 
 def bring(files: ShownFiles, study: Study, trial_id: int, to: Path) -> None:
     """Write the files that are shown with a trial into a folder."""
-    prefix = _prefix(trial_id)
-    for key, meta in study.store.study_attrs(study.study_id, f"{prefix}%").items():
-        name = Path(json.loads(meta)["filename"]).name
-        with contextlib.suppress(ArtifactNotFound), files.open_reader(key[len(prefix) :]) as body:
+    for _, artifact_id, meta in _stored(study, _prefix(trial_id)):
+        name = Path(meta["filename"]).name
+        with contextlib.suppress(ArtifactNotFound), files.open_reader(artifact_id) as body:
             to.mkdir(parents=True, exist_ok=True)
             with open(inside(to, name), "wb", opener=no_link) as file:
                 file.write(body.read())
@@ -156,6 +161,54 @@ def shown_trials(study: Study) -> set[int]:
     """Ids of the trials that files are shown with."""
     keys = study.store.study_attrs(study.study_id, f"{OF_TRIALS}%")
     return {int(key.removeprefix(OF_TRIALS).partition(":")[0]) for key in keys}
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture that is shown with a trial.
+
+    Attributes:
+        name: of its file.
+        size: (width, height) in pixels; None where an earlier version has attached it.
+    """
+
+    artifact_id: str
+    name: str
+    size: tuple[int, int] | None
+
+
+def shown_pictures(study: Study) -> dict[int, list[ShownPicture]]:
+    """{trial id: the PNG files that are shown with it, by name}; one statement."""
+    found: dict[int, list[ShownPicture]] = {}
+    for trial_id, artifact_id, meta in _stored(study, OF_TRIALS):
+        if meta["mimetype"] == PICTURE and _NAME.fullmatch(artifact_id):
+            width, height = meta.get("width"), meta.get("height")
+            size = (int(width), int(height)) if width and height else None
+            picture = ShownPicture(artifact_id, str(meta["filename"]), size)
+            found.setdefault(trial_id, []).append(picture)
+    return {
+        trial_id: sorted(pictures, key=lambda one: one.name) for trial_id, pictures in found.items()
+    }
+
+
+def _stored(study: Study, prefix: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(trial id, artifact id, what is stored of it) of the files of trials, by their keys.
+
+    Of a file that somebody has removed in optuna-dashboard nothing is stored.
+    """
+    for key, stored in study.store.study_attrs(study.study_id, f"{prefix}%").items():
+        trial_id, _, artifact_id = key.removeprefix(OF_TRIALS).partition(":")
+        if meta := json.loads(stored):
+            yield int(trial_id), artifact_id, meta
+
+
+def _size(path: Path) -> dict[str, int]:
+    """The width and height of a picture in pixels; nothing of a file that is none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return {"width": picture.width, "height": picture.height}
+    except Exception:  # whatever a broken file makes of its decoder
+        return {}
 
 
 def _prefix(trial_id: int | None) -> str:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.database.tables import GAIN
 from search.findings.answer import Answer, read_answer
 from search.findings.fronts import near_front
-from search.findings.importances import importances
+from search.findings.importances import Share, shares
 from search.findings.ranking import judged, ranked
 from search.findings.wording import first_settings
 from search.studies.configs import drawn_config
@@ -174,17 +174,22 @@ class Facts:
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @cached_property
-    def importances(self) -> dict[str, float]:
-        """{setting: share that it explains}, as `importances.importances`, over `complete`.
+    def shares(self) -> list[Share]:
+        """What each setting explains, as `importances.shares`, over `complete`.
 
         What is swept inside each trial is a result of the trial, and is left out.
         """
         known = [(trial, self.searched_settings(trial)) for trial in self.complete]
         drawn = [n for n in self.searched if not isinstance(self.study.space.dims[n], Free)]
-        return importances(
+        return shares(
             {name: [settings.get(name) for _, settings in known] for name in drawn},
             [trial.value or 0.0 for trial, _ in known],
         )
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """{setting: share that it explains}, the largest first, where that is more than chance."""
+        return {one.setting: one.share for one in self.shares if one.named}
 
     @cached_property
     def comparison(self) -> list[Comparison]:

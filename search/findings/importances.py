@@ -7,6 +7,7 @@ against what it explains once the values have been dealt out anew.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,24 @@ CONFIDENCE = 0.95
 GROUPS = 3  # of a setting with more values, as many trials in each
 
 
-def importances(settings: Mapping[str, Sequence[Any]], values: Sequence[float]) -> dict[str, float]:
-    """{setting: share of the variance of the trials' ranks that it explains}, largest first.
+@dataclass(frozen=True)
+class Share:
+    """What a setting explains, beside what chance does.
+
+    Attributes:
+        share: of the variance of the trials' ranks that it explains.
+        chance: the share up to which it would be no more than chance.
+        named: whether it explains more than chance.
+    """
+
+    setting: str
+    share: float
+    chance: float
+    named: bool
+
+
+def shares(settings: Mapping[str, Sequence[Any]], values: Sequence[float]) -> list[Share]:
+    """What each setting explains that enough trials have and that varies, the largest first.
 
     The share is eta squared of the ranks, as in the test of Kruskal and Wallis (1952); numbers are
     sorted into GROUPS, so that an optimum in the middle counts too. Only settings that explain more
@@ -41,18 +58,20 @@ def importances(settings: Mapping[str, Sequence[Any]], values: Sequence[float]) 
         if (groups >= 0).sum() >= MIN_TRIALS and len(np.unique(groups[groups >= 0])) > 1:
             found[name] = _explained(dealt[:, groups >= 0], groups[groups >= 0])
     if not found:
-        return {}
-    shares = np.stack([*found.values()])  # (settings, 1 + SHUFFLES)
-    mean = shares[:, 1:].mean(axis=1, keepdims=True)
-    spread = shares[:, 1:].std(axis=1, keepdims=True)
-    scores = (shares - mean) / np.where(spread > 0, spread, np.inf)
+        return []
+    explained = np.stack([*found.values()])  # (settings, 1 + SHUFFLES)
+    mean = explained[:, 1:].mean(axis=1, keepdims=True)
+    spread = explained[:, 1:].std(axis=1, keepdims=True)
+    scores = (explained - mean) / np.where(spread > 0, spread, np.inf)
     band = np.quantile(scores[:, 1:].max(axis=0), CONFIDENCE, method="higher")
-    named = {
-        name: float(share[0])
-        for name, share, score in zip(found, shares, scores[:, 0], strict=True)
-        if score > band
-    }
-    return dict(sorted(named.items(), key=lambda item: -item[1]))
+    chance = np.minimum(mean + band * spread, 1.0)[:, 0]
+    all_shares = [
+        Share(name, float(share), float(reach), bool(score > band))
+        for name, share, reach, score in zip(
+            found, explained[:, 0], chance, scores[:, 0], strict=True
+        )
+    ]
+    return sorted(all_shares, key=lambda one: -one.share)
 
 
 def _groups(column: Sequence[Any]) -> NDArray[np.int64]:

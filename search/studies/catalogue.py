@@ -38,6 +38,7 @@ from search.studies.trained import reported
 from spaces.spec import BESIDE, StudySpec
 
 ANSWER = "segtune:answer"  # system attribute: `Answer.to_json` with more, as a worker last found it
+OF_TRIALS = "dashboard:artifacts:"  # what the keys of files that are shown with trials begin with
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ class Moment:
     """What changes whenever there is more to tell of a study.
 
     Attributes:
-        known: changes with its trials that begin, pause and end, and with what is said of it.
+        known: changes with its trials that begin, pause and end, with what is said of it, and with
+            the files that are shown with trials.
         leases: grows with each epoch's report of a trial that runs.
     """
 
@@ -287,6 +289,18 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
         .group_by(slot_table.c.study_id)
         .subquery()
     )
+    attrs = STUDY_SYSTEM_ATTRS
+    files = (  # a sum that another one, one less or one that was removed changes
+        sa.select(
+            sa.func.sum(attrs.c.study_system_attribute_id + sa.func.length(attrs.c.value_json))
+        )
+        .where(
+            attrs.c.study_id == study_table.c.study_id,
+            attrs.c.key.like(f"{OF_TRIALS}%"),
+        )
+        .correlate(study_table)
+        .scalar_subquery()
+    )
     looks = STUDY_SYSTEM_ATTRS.alias()
     query = (
         sa.select(
@@ -302,6 +316,7 @@ def moments(store: Store, names: Sequence[str]) -> list[Moment]:
             slots.c.held,
             slots.c.reasons,
             sa.func.length(looks.c.value_json),
+            files,
         )
         .join(STUDIES, STUDIES.c.study_id == study_table.c.study_id)
         .join(control_table, control_table.c.study_id == study_table.c.study_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_a_log_is_shown_from_its_end_and_curves_say_what_they_show(page: Any, si
     expect(page.page.locator("#end")).to_be_in_viewport()
     lines = page.page.get_by_role("region", name="What it has printed")
     assert lines.evaluate("one => one.scrollTop + one.clientHeight > one.scrollHeight - 4")
+    assert page.errors == []
+
+
+def test_pictures_are_there_once_they_are_looked_at_and_nothing_jumps(page: Any, site: Any) -> None:
+    sign_in(page, site, f"/studies/{NAME}")
+    assert not [url for url in page.requests if "/artifacts/" in url]  # they are far below
+    tall = page.page.evaluate("document.documentElement.scrollHeight")
+    pictures = page.page.get_by_role("region", name="Pictures of the best trials")
+    for image in pictures.get_by_role("img").all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("naturalWidth", 320)
+    assert len([url for url in page.requests if "/artifacts/" in url]) == 6
+    assert page.page.evaluate("document.documentElement.scrollHeight") == tall
+    bars = page.page.get_by_role("img", name="Share of the differences in rank that each setting")
+    expect(bars).to_be_visible()
+    pictures.get_by_role("link", name="the best of its val images, a:").click()
+    page.page.wait_for_url(re.compile("/artifacts/"))
     assert page.errors == []
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from search.findings.facts import Facts
+from search.findings.trial_graphs import MOST_TRIALS
 from search.studies.reasons import known, reason
 from search.studies.trial_facts import TrialFacts
 
@@ -63,6 +64,7 @@ class Curves:
         caption: what is left out; may be empty.
         size: of the drawing.
         frame: (left, right, bottom) of where the curves are.
+        most: trials in optuna-dashboard's graph of the same.
     """
 
     said: str
@@ -73,6 +75,7 @@ class Curves:
     caption: str
     size: tuple[int, int] = (WIDTH, HEIGHT)
     frame: tuple[int, int, int] = (LEFT, RIGHT, BOTTOM)
+    most: int = MOST_TRIALS
 
 
 def curves(facts: Facts, waiting: Mapping[int, str]) -> Curves | None:

@@ -15,6 +15,8 @@ from search.dashboard.pages.actions import owns
 from search.dashboard.pages.curves import curves
 from search.dashboard.pages.disk_use import DiskUse
 from search.dashboard.pages.frame import HOME, Frame, Request
+from search.dashboard.pages.gallery import galleries
+from search.dashboard.pages.importance_bars import importance_bars
 from search.dashboard.pages.states import state
 from search.database.store import Store, UnknownStudy
 from search.database.tables import GAIN
@@ -31,6 +33,7 @@ from search.studies.confirmations import SEED
 from search.studies.reasons import REASONS
 from search.studies.study import open_study, study_names
 from search.studies.trial_facts import TrialFacts
+from search.templates import render
 from spaces.errors import InputError, did_you_mean
 from spaces.spec import BESIDE, CONFIRM
 
@@ -88,7 +91,7 @@ class StudyPage:
         if name not in listed:
             raise UnknownStudy(name)
         known = self.frame.tag([(one.uid, one.known) for one in found])
-        note = self._notes.get(name, known, lambda: _note(facts))
+        findings = self._notes.get(name, known, lambda: _found(facts))
         trials = _ordered(facts, order)
         pages = max(1, -(-len(trials) // TRIALS))
         if page > pages:
@@ -114,7 +117,7 @@ class StudyPage:
             reports=bool(facts.ended),
             size=None if size is None else shown_bytes(size),
             curves=curves(facts, waiting),
-            note=note,
+            findings=findings,
             runs=[] if confirmation is None else _runs(confirmation),
             run_count=0 if confirmation is None else len(confirmation.runs),
             rows=[_trial_row(facts, trial, waiting) for trial in shown],
@@ -160,11 +163,21 @@ class Kept:
         return self._texts[key][1]
 
 
-def _note(facts: Facts) -> bytes:
-    """The note's HTML without its heading, which the page has itself."""
+def _found(facts: Facts) -> bytes:
+    """The note without its heading, which the page has itself; the bars of settings; pictures."""
     blocks = study_note(facts)
     assert isinstance(blocks[0], Heading)
-    return to_html(blocks[1:]).encode("utf-8", "backslashreplace")
+    text = render(
+        "found.html",
+        note=to_html(blocks[1:]),
+        bars=importance_bars(facts),
+        valued=facts.best is not None,
+        galleries=galleries(facts),
+        keeps=facts.study.spec.keep_models,
+        metric=facts.study.metric,
+        study_id=facts.study.study_id,
+    )
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _ordered(facts: Facts, order: str) -> list[FrozenTrial]:

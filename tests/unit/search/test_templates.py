@@ -36,6 +36,7 @@ def test_only_our_own_texts_are_not_escaped() -> None:
         ("report.html", "printing"),
         ("blocks.html", '".<wbr>"'),  # where a long name may be broken
         ("blocks.html", '"_<wbr>"'),
-        ("study.html", "note.decode()"),  # blocks.html has made it
+        ("study.html", "findings.decode()"),
+        ("found.html", "note"),  # blocks.html has made it
         ("blocks.html", "block.drawing()"),  # Plotly escapes what would end its script
     }
