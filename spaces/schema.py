@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from spaces.config import SegmentationConfig, parameter_types
+from spaces.models import ARCHS, ENCODERS, TIMM
 from spaces.spec import TASKS, Task
+
+RESOLUTION = {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
+ENCODER = {
+    "anyOf": [{"enum": list(ENCODERS)}, {"type": "string", "pattern": f"^{TIMM}"}],
+    "description": f"as segmentation_models_pytorch names it, or {TIMM} and the name of a timm one",
+}
 
 
 def study_schema() -> dict[str, Any]:
@@ -28,7 +35,6 @@ def _task_schema(task: Task) -> dict[str, Any]:
             "high": {"type": "number"},
             "log": {"type": "boolean"},
             "step": {"type": "number", "exclusiveMinimum": 0},
-            "choices": {"type": "array", "minItems": 1},
             "free": {"type": "boolean"},
             "when": {"type": "object"},
             "prior": {
@@ -55,10 +61,10 @@ def _task_schema(task: Task) -> dict[str, Any]:
         "additionalProperties": False,
         "description": "a value pins, a list is a choice, {low, high, log} is a range",
         "properties": {
-            name: {"anyOf": [_leaf(trial, name), {"type": "array", "minItems": 1}, range_]}
-            for name in parameter_types(task.config)
+            name: _entry(_leaf(trial, name), range_) for name in parameter_types(task.config)
         },
     }
+    schema["properties"]["confirm"]["anyOf"].append({"const": "none"})
     for part in ("sampler", "pruner", "metric"):
         model = task.study.model_fields[part].annotation
         assert model is not None
@@ -69,10 +75,24 @@ def _task_schema(task: Task) -> dict[str, Any]:
     return schema
 
 
+def _entry(leaf: dict[str, Any], range_: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of what `space:` says of a setting: a value, a list of them, or a range."""
+    listed = {"type": "array", "minItems": 1, "items": leaf}
+    if leaf.get("type") == RESOLUTION["type"]:
+        pair = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+        listed["items"] = {"anyOf": [leaf, pair]}
+    within = {**range_, "properties": {**range_["properties"], "choices": listed}}
+    return {"anyOf": [leaf, listed, within]}
+
+
 def _leaf(schema: dict[str, Any], name: str) -> dict[str, Any]:
     """The JSON Schema of one dotted setting; resolutions also take numbers and pairs."""
     if name == "data.resolution" and schema["title"] == SegmentationConfig.__name__:
-        return {"type": ["string", "integer"], "description": "HxW in pixels, or one number"}
+        return RESOLUTION
+    if name == "model.arch":
+        return {"enum": list(ARCHS), "description": "as segmentation_models_pytorch names it"}
+    if name == "model.encoder":
+        return ENCODER
     node = schema
     for part in name.split("."):
         leaf: dict[str, Any] = node["properties"][part]

@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 class Section(BaseModel):
     """A group of settings: immutable, and unknown names are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        strict=False,
+        use_attribute_docstrings=True,  # as descriptions of the JSON Schema
+    )
 
     @field_validator("*", mode="before")
     @classmethod

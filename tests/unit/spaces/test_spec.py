@@ -201,6 +201,9 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
         for more in (
             {"trackers": ["wandb", "mlflow"]},
             {"metric": "miou"},
+            {"confirm": "none"},
+            {"space": {"data.resolution": [256, [256, 384], "512x512"]}},
+            {"space": {"model.encoder": ["resnet18", "tu-resnet18"], "model.arch": "FPN"}},
             {"metric": {"name": "f1", "classes": ["a"], "weights": {"a": 2}}},
         ):
             assert not list(validator.iter_errors({**document, **more}))
@@ -211,6 +214,8 @@ def test_the_schema_knows_good_files_from_bad_ones() -> None:
             {"trackers": ["wandbb"]},
             {"trackers": ["wandb", "wandb"]},
             {"metric": "dicee"},
+            {"space": {"model.arch": ["Unet", "Unett"]}},
+            {"space": {"optim.schedule": {"choices": ["cosin"]}}},
             {"metric": {"nam": "dice"}},
         ):
             assert list(validator.iter_errors({**document, **change}))
