@@ -64,51 +64,66 @@
 })();
 
 // The editor of a study file: the caret goes to the line that a message names, a file into the text,
-// and what is wrong is said while somebody writes, once they pause.
+// and whenever somebody who writes pauses, what is wrong is said, and what may go on there.
 (function () {
   "use strict";
   const text = document.querySelector("textarea[name='text']");
   if (!text) return;
   const line = Number(text.dataset.line);
   if (line) {
-    const before = text.value.split("\n").slice(0, line - 1), wrong = text.value.split("\n")[line - 1] || "";
-    const start = before.join("\n").length + (line > 1 ? 1 : 0);
+    const lines = text.value.split("\n"), wrong = lines[line - 1] || "";
+    const start = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
     text.focus({ preventScroll: true });
     text.setSelectionRange(start, start + wrong.length);
     text.scrollTop = Math.max(0, line - 5) * parseFloat(getComputedStyle(text).lineHeight);
   }
+  const words = document.getElementById("words");
   let pause = 0, asked = 0;
-  async function check() {
+  async function check(writes) {
     const mine = ++asked, form = new FormData(text.form);
     form.set("do", "text");
+    if (writes) form.set("at", Array.from(text.value.slice(0, text.selectionEnd)).length); // as Python counts
     try {
       const answer = await fetch(text.form.action, { method: "POST", body: new URLSearchParams(form) });
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const said = page.getElementById("said");
-      if (said && mine === asked) document.getElementById("said").replaceWith(said);
+      if (mine !== asked || !page.getElementById("said")) return;
+      const chosen = words.contains(document.activeElement);
+      for (const id of ["said", "offered", "words"]) {
+        const old = document.getElementById(id), fresh = page.getElementById(id);
+        if (fresh.innerHTML !== old.innerHTML) old.replaceChildren(...fresh.childNodes);
+      }
+      if (chosen && !words.contains(document.activeElement)) text.focus();
     } catch (error) {
       // the dashboard is away, or the page is left: the buttons say it
     }
   }
   text.addEventListener("input", () => {
     clearTimeout(pause);
-    pause = setTimeout(check, 800);
+    pause = setTimeout(check, 800, true);
+  });
+  words.addEventListener("click", (event) => {
+    const button = event.target.closest("button"), end = text.selectionEnd;
+    if (!button) return;
+    const begun = text.value.slice(0, end).split(/[^\w.+-]/).pop();
+    text.focus();
+    text.setSelectionRange(end - begun.length, end);
+    document.execCommand("insertText", false, button.value); // the one way that can be undone
   });
   const file = document.querySelector("input[data-into]");
   file.closest("[hidden]").hidden = false;
-  file.addEventListener("change", async () => {
+  async function take() {
     if (!file.files.length) return;
     const tooLarge = file.files[0].size > 4 * text.maxLength;
     const read = tooLarge ? "" : await file.files[0].text();
     const fits = !tooLarge && read.length <= text.maxLength;
     file.setCustomValidity(fits ? "" : "A study file has at most " + text.maxLength + " characters");
     file.reportValidity();
-    if (fits) {
-      text.value = read;
-      text.focus();
-      check();
-    } else {
-      file.value = "";
-    }
-  });
+    file.value = ""; // who comes back keeps what is written
+    if (!fits) return;
+    text.value = read;
+    text.focus();
+    check();
+  }
+  file.addEventListener("change", take);
+  take(); // one from before the script
 })();

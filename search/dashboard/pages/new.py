@@ -22,6 +22,7 @@ from search.studies.job_kinds import FILE_LENGTH
 from search.studies.jobs import FAILED, Job, is_served, lines_of
 from search.studies.study import study_names
 from search.templates import recipes, study_file
+from spaces.completion import NOTHING, Offer, complete
 from spaces.errors import InputError
 from spaces.spec import TASKS, TEXT, StudySpec
 from spaces.yamlfile import parse_yaml
@@ -29,6 +30,7 @@ from spaces.yamlfile import parse_yaml
 MAX_BODY = 128 * 1024  # bytes of the form: signs that are no letters take three each
 AROUND = 3  # lines that are shown before and behind a wrong one
 WIDTH = 200  # characters of each
+OFFERED = 8  # words that may go on at the caret
 CHECK, LAUNCH, LOOK = "check", "launch", "text"
 FORM, WRITE, BACK = "form", "write", "back"  # from the text to the form of some settings, and back
 DEEDS = (LOOK, CHECK, LAUNCH, FORM, WRITE, BACK)
@@ -75,6 +77,7 @@ class NewStudy:
                 text = written(text, {name: values[0] for name, values in form.items()})
             except InputError as error:
                 return self._as_form(request, text, form, str(error))
+        offer = _offer(text, form["at"][0]) if do == LOOK and "at" in form else NOTHING
         try:
             if do == FORM:
                 return self._as_form(request, text)
@@ -89,8 +92,8 @@ class NewStudy:
                 return self._ask(request, do, text, spec.name)
         except InputError as error:
             wrong = _wrong(text, str(error))
-            return self._editor(request, text, HTTPStatus.BAD_REQUEST, wrong=wrong)
-        return self._editor(request, text, fine=_described(spec))
+            return self._editor(request, text, HTTPStatus.BAD_REQUEST, wrong=wrong, offer=offer)
+        return self._editor(request, text, fine=_described(spec), offer=offer)
 
     def _ask(self, request: Request, kind: str, text: str, name: str) -> Iterable[bytes]:
         number = ask_for(self.frame, self.store, request, kind, {"file": text}, name)
@@ -145,6 +148,7 @@ class NewStudy:
         chosen: str | None = None,
         wrong: dict[str, Any] | None = None,
         fine: str | None = None,
+        offer: Offer = NOTHING,
     ) -> list[bytes]:
         body = self.frame.render(
             request,
@@ -157,6 +161,8 @@ class NewStudy:
             chosen=chosen,
             wrong=wrong,
             fine=fine,
+            offer=offer,
+            most=OFFERED,
             served=is_served(self.store),
             data=self._data,
             token=self.forms.token(request.environ),
@@ -183,6 +189,14 @@ def _checked(text: str) -> StudySpec:
     if len(text) > FILE_LENGTH:
         raise InputError(f"a study file has at most {FILE_LENGTH} characters, but got {len(text)}")
     return StudySpec.of_text(text)
+
+
+def _offer(text: str, at: str) -> Offer:
+    """What may go on at the caret; raises Refused where it is no place in the text."""
+    if not re.fullmatch("[0-9]{1,9}", at) or int(at) > len(text):
+        said = f"at must be a place in the text, 0 to {len(text)}, but got {at[:40]!r}"
+        raise Refused(HTTPStatus.BAD_REQUEST, said)
+    return complete(text, int(at))
 
 
 def _wrong(text: str, said: str) -> dict[str, Any]:
