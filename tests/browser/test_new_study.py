@@ -87,6 +87,54 @@ def test_a_member_launches_a_study(
     assert [error for error in page.errors if "400 (Bad Request)" not in error] == []
 
 
+def test_an_editor_offers_what_may_go_on(chromium: Any, page: Any, tmp_path: Path) -> None:
+    """With the keyboard alone, and with a press; both can be undone."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    with closing(open_store(url)) as store, serving(store, tmp_path / "artifacts") as address:
+        browser = page.narrow(chromium)
+        page.sign_in(address, "max", "/new")
+        editor = browser.get_by_label("Study file")
+        words = browser.locator("#words").get_by_role("button")
+        editor.fill("# 😀\n" + FILE)
+        expect(browser.locator("#offered")).to_contain_text("words go on here")
+        page.look("new-study-offers", 390, 1400)
+        editor.press("Control+End")
+        editor.press_sequentially("  sched")
+        expect(words).to_have_text(["optim.schedule: constant, cosine, poly, step"])
+        editor.press("Tab")
+        expect(words).to_be_focused()
+        words.press("Enter")
+        expect(editor).to_have_value(f"# 😀\n{FILE}  optim.schedule: ")
+        expect(editor).to_be_focused()
+        expect(words).to_have_text(["constant", "cosine", "poly", "step"])
+        page.look("new-study-values", 390, 1400)
+        words.get_by_text("cosine").click()
+        expect(words).to_have_count(0)
+        expect(editor).to_have_value(f"# 😀\n{FILE}  optim.schedule: cosine")
+        editor.press("Control+z")
+        expect(editor).to_have_value(f"# 😀\n{FILE}  optim.schedule: ")
+    assert [error for error in page.errors if "400 (Bad Request)" not in error] == []
+
+
+def test_a_file_that_is_picked_before_the_script_came_is_read(
+    chromium: Any, page: Any, tmp_path: Path
+) -> None:
+    url, waiting = f"sqlite:///{tmp_path / 'store.db'}", []
+    (tmp_path / "mine.yaml").write_text(FILE)
+    with closing(open_store(url)) as store, serving(store, tmp_path / "artifacts") as address:
+        browser = page.narrow(chromium)
+        page.sign_in(address, "max")
+        browser.route("**/page.js", lambda route: waiting.append(route))
+        browser.goto(f"{address}/new", wait_until="commit")
+        picked = browser.get_by_label("Take a file")
+        picked.set_input_files(tmp_path / "mine.yaml")
+        expect(picked).to_have_value(re.compile("mine.yaml"))
+        waiting[0].continue_()
+        expect(browser.get_by_label("Study file")).to_have_value(FILE)
+        expect(picked).to_have_value("")
+    assert page.errors == []
+
+
 def test_a_member_finds_the_data_of_the_server(
     chromium: Any, page: Any, tmp_path: Path, streets: Path
 ) -> None:

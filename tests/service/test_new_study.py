@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from search.dashboard.pages.new import MAX_BODY
+from search.dashboard.pages.new import MAX_BODY, OFFERED
 from search.dashboard.server import make_app
 from search.database.audit import deeds
 from search.database.sessions import new_token
@@ -66,6 +66,12 @@ def edited(answer: Answer) -> str:
     found = re.search(r"(?s)<textarea[^>]*>\n(.*?)</textarea>", answer.body.decode())
     assert found
     return unescape(found[1])
+
+
+def offered(answer: Answer) -> list[str]:
+    """What a press of a button would put at the caret."""
+    tags = Cells(answer.body).tags
+    return [a["value"] or "" for t, a in tags if t == "button" and a["type"] == "button"]
 
 
 def test_a_member_checks_and_launches_a_study(desk: Desk) -> None:
@@ -133,6 +139,29 @@ def test_a_mistake_is_shown_at_its_line_and_asks_for_no_job(desk: Desk) -> None:
     assert taken.status == 400 and b"<mark>name: roads</mark>" in taken.body
     assert "a study roads is in this store already" in text(taken)
     assert latest(desk.study.store) == []
+
+
+def test_what_may_go_on_at_the_caret_is_offered(desk: Desk) -> None:
+    max_, begun = desk.client("max"), FILE + "  optim.sched"
+    assert offered(send(max_, "text", begun)) == offered(max_("GET", NEW)) == []
+    answer = send(max_, "text", begun, at=str(len(begun)))
+    assert answer.status == 400 and b'role="alert"' in answer.body  # what is wrong is said too
+    assert offered(answer) == ["optim.schedule: "] and "1 word goes on here" in text(answer)
+    fine = send(max_, "text", at=str(len(FILE)))
+    assert fine.status == 200 and len(offered(fine)) == OFFERED
+    assert f"the first {OFFERED} below" in text(fine)
+    signs = "# 😀 é\n" + begun  # counted as characters, over lines of any system
+    assert offered(send(max_, "text", signs, at=str(len(signs)))) == ["optim.schedule: "]
+    assert offered(send(max_, "form", at=str(len(FILE)))) == []
+
+
+def test_a_caret_outside_of_the_text_is_refused(desk: Desk) -> None:
+    max_ = desk.client("max")
+    for at in ("", "x", "-1", "1.0", "٣", "9" * 400, str(len(FILE) + 1), HOSTILE):
+        answer = send(max_, "text", at=at)
+        assert answer.status == 400 and HOSTILE.encode() not in answer.body
+        said = f"at must be a place in the text, 0 to {len(FILE)}, but got {at[:40]!r}"
+        assert said in text(answer)
 
 
 def test_nothing_that_a_text_names_is_read_here(desk: Desk, tmp_path: Path) -> None:
