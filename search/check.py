@@ -14,6 +14,7 @@ from search.check_text import say_text
 from search.database.store import Store
 from search.findings.beginning import earlier_studies, read_beginning
 from search.findings.wording import dimension_text, splits_named
+from search.label_shares import class_table
 from search.near_duplicates import near_duplicates
 from search.studies.study import study_names
 from search.work.estimate import estimate
@@ -25,7 +26,7 @@ from spaces.sources import files_elsewhere
 from spaces.space import Space
 from spaces.spec import StudySpec
 from trainers.cache import Sized
-from trainers.class_weights import METHODS, class_weights
+from trainers.class_weights import METHODS
 from trainers.data import SegmentationData
 from trainers.devices import device_name, pick_device
 from trainers.noise import visible_difference
@@ -97,7 +98,8 @@ def say_masks(space: Space, data: SegmentationData, console: Console) -> None:
     """Print what the masks hold: how much of each class, and how thick its parts are."""
     for note in data.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    console.print(_classes(data))
+    title = "train pixels, and class weights at max_ratio 10"
+    console.print(class_table(data.spec, data.counts, METHODS, title))
     _thin(space, data, console)
 
 
@@ -120,20 +122,6 @@ def _images(spec: StudySpec, data: Data, console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
-
-
-def _classes(data: SegmentationData) -> Table:
-    """Pixel share of each class, and the weights that each method gives it, clipped at 10."""
-    table = Table(title="train pixels, and class weights at max_ratio 10", title_justify="left")
-    table.add_column("class")
-    for column in ("share", *METHODS):
-        table.add_column(column, justify="right")
-    total = sum(data.counts)
-    weights = [class_weights(data.counts, method, 10.0) for method in METHODS]
-    for index, name in enumerate(data.spec.class_names):
-        row = [f"{float(w[index]):.2f}" for w in weights if w is not None]
-        table.add_row(name, f"{data.counts[index] / total:.3%}", *row)
-    return table
 
 
 def _thin(space: Space, data: SegmentationData, console: Console) -> None:

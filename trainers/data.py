@@ -28,7 +28,7 @@ from spaces.settings import Section
 from trainers.durable import file_digest
 from trainers.image_notes import image_notes
 from trainers.images import Seen, bytes_of, see_image
-from trainers.masks import decode_mask
+from trainers.masks import class_counts, decode_mask
 from trainers.near_duplicates import from_text, to_text
 from trainers.pairs import find_pairs, not_read, plain_file
 
@@ -540,8 +540,8 @@ def _check_sample(sample: Sample, spec: SegmentationDataSpec) -> _Facts:
             f"{sample.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, but its image {sample.image} "
             f"has {width}x{height}; both must be of one size"
         )
-    counts = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)]
-    return _Facts(file_digest(sample.image) + file_digest(sample.mask), counts.tolist(), seen)
+    digest = file_digest(sample.image) + file_digest(sample.mask)
+    return _Facts(digest, class_counts(mask, spec), seen)
 
 
 def check_overlap(splits: Mapping[str, Sequence[Imaged]], digests: dict[str, list[str]]) -> None:

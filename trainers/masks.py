@@ -27,6 +27,12 @@ def decode_mask(path: str, spec: SegmentationDataSpec) -> np.ndarray:
         return banded(image, lambda band, top: _map_indices(band, top, path, spec))
 
 
+def class_counts(mask: np.ndarray, spec: SegmentationDataSpec) -> list[int]:
+    """Pixels of each of `class_names`, of a decoded mask."""
+    counts: list[int] = np.bincount(mask.ravel(), minlength=256)[: len(spec.class_names)].tolist()
+    return counts
+
+
 def mask_values(path: str, max_pixels: int, *, colours: bool) -> set[int | tuple[int, int, int]]:
     """Return the values that a mask file holds, or the RGB colours where it is read by colour.
 

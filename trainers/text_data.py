@@ -173,7 +173,7 @@ def _read_all(spec: TextDetectionDataSpec, splits: dict[str, list[Page]]) -> dic
     hashes: dict[str, str] = {}
     mended: list[str] = []
     for name, pages in splits.items():
-        facts = each_decoded(pages, lambda _, page: _check_page(page, data))
+        facts = each_decoded(pages, lambda _, page: check_page(page, data))
         digests[name] = [digest for digest, _ in facts]
         seen = [(page.image, found) for page, (_, found) in zip(pages, facts, strict=True)]
         hashes[name] = to_text([found.picture for _, found in seen])
@@ -365,7 +365,12 @@ def _mended(name: str, pages: Sequence[Page], data: TextData) -> list[str]:
     ]
 
 
-def _check_page(page: Page, data: TextData) -> tuple[str, Seen]:
+def check_page(page: Page, data: TextData) -> tuple[str, Seen]:
+    """Read a page; return the digest of its image, and what was seen of that.
+
+    Raises:
+        InputError: its image is broken, or its boxes do not fit to it.
+    """
     seen = see_image(page.image, data.spec)
     height, width = seen.size
     truth = data.truth(page)

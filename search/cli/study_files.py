@@ -46,6 +46,7 @@ def init(
         if recipe is not None:
             _check_fits(recipe, to)
         typer.echo(f"{data} looks like {layout.name}; wrote {to}. Next: segtune check {to}")
+        _say_labels(to)
         return
     if task is None:
         raise InputError("init needs a task, or --from with the folder of a data set")
@@ -82,6 +83,17 @@ def _check_fits(recipe: str, written: Path) -> None:
     except InputError as error:
         written.unlink()
         raise InputError(f"--recipe {recipe} does not fit this data set: {error}") from None
+
+
+def _say_labels(written: Path) -> None:
+    """Say what some labels hold, or what is wrong with them; the file stays, to be mended."""
+    from search.label_shares import say_sample
+    from spaces.spec import StudySpec
+
+    try:
+        say_sample(StudySpec.load(written), console())
+    except InputError as error:
+        typer.echo(f"what its labels hold is not known, and segtune check will refuse it: {error}")
 
 
 def spaces(

@@ -96,7 +96,7 @@ def test_an_editor_offers_what_may_go_on(chromium: Any, page: Any, tmp_path: Pat
         editor = browser.get_by_label("Study file")
         words = browser.locator("#words").get_by_role("button")
         editor.fill("# 😀\n" + FILE)
-        expect(browser.locator("#offered")).to_contain_text("words go on here")
+        expect(browser.locator("#offered")).to_contain_text("words fit here")
         page.look("new-study-offers", 390, 1400)
         editor.press("Control+End")
         editor.press_sequentially("  sched")

@@ -115,6 +115,7 @@ def test_a_study_is_checked_and_launched_for_the_workers_that_serve_the_store(
     assert "(study.yaml line 4)" in outside[1]  # by which the editor finds the line
     assert (looked[0].state, looked[0].code) == (ENDED, 0), looked[1]
     assert f"{streets} looks like pairs of images and masks" in looked[1]
+    assert "pixels of 8 of 8 train masks; segtune check reads all" in looked[1]
     assert looked[0].result is not None
     file, size = Results(Artifacts(tmp_path / "artifacts")).open(looked[0].result)
     with file:

@@ -146,10 +146,10 @@ def test_what_may_go_on_at_the_caret_is_offered(desk: Desk) -> None:
     assert offered(send(max_, "text", begun)) == offered(max_("GET", NEW)) == []
     answer = send(max_, "text", begun, at=str(len(begun)))
     assert answer.status == 400 and b'role="alert"' in answer.body  # what is wrong is said too
-    assert offered(answer) == ["optim.schedule: "] and "1 word goes on here" in text(answer)
+    assert offered(answer) == ["optim.schedule: "] and "1 word fits here" in text(answer)
     fine = send(max_, "text", at=str(len(FILE)))
     assert fine.status == 200 and len(offered(fine)) == OFFERED
-    assert f"the first {OFFERED} below" in text(fine)
+    assert f"the first {OFFERED} are below" in text(fine)
     signs = "# 😀 é\n" + begun  # counted as characters, over lines of any system
     assert offered(send(max_, "text", signs, at=str(len(signs)))) == ["optim.schedule: "]
     assert offered(send(max_, "form", at=str(len(FILE)))) == []

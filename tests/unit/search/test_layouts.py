@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,7 @@ def checked(folder: Path, name: str) -> tuple[StudySpec, SegmentationData | Text
     answer = CliRunner().invoke(app, ["init", "--from", str(folder / "data"), "--to", str(study)])
     assert answer.exit_code == 0, answer.output
     assert f"looks like {name}; wrote" in answer.output
+    assert re.search(r"(pixels|text) of (\d+) of \2 train (masks|pages);", answer.output)
     assert f"# {name}\n" in study.read_text()
     text = study.read_text().replace("encoder_weights: imagenet", "encoder_weights: null")
     assert str(folder) not in text  # what lies below the file is named from there
