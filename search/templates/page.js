@@ -64,17 +64,17 @@
 })();
 
 // The editor of a study file: the caret goes to the line that a message names, a file into the text,
-// and whenever somebody who writes pauses, what is wrong is said, and what may go on there.
+// and when who writes pauses, what is wrong is said, and what fits there.
 (function () {
   "use strict";
   const text = document.querySelector("textarea[name='text']");
   if (!text) return;
   const line = Number(text.dataset.line);
   if (line) {
-    const lines = text.value.split("\n"), wrong = lines[line - 1] || "";
+    const lines = text.value.split("\n");
     const start = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
     text.focus({ preventScroll: true });
-    text.setSelectionRange(start, start + wrong.length);
+    text.setSelectionRange(start, start + (lines[line - 1] || "").length);
     text.scrollTop = Math.max(0, line - 5) * parseFloat(getComputedStyle(text).lineHeight);
   }
   const words = document.getElementById("words");
@@ -93,7 +93,7 @@
         if (fresh.innerHTML !== old.innerHTML) old.replaceChildren(...fresh.childNodes);
       }
       if (chosen && !words.contains(document.activeElement)) text.focus();
-    } catch (error) {
+    } catch {
       // the dashboard is away, or the page is left: the buttons say it
     }
   }
@@ -107,7 +107,7 @@
     const begun = text.value.slice(0, end).split(/[^\w.+-]/).pop();
     text.focus();
     text.setSelectionRange(end - begun.length, end);
-    document.execCommand("insertText", false, button.value); // the one way that can be undone
+    document.execCommand("insertText", false, button.value); // can be undone
   });
   const file = document.querySelector("input[data-into]");
   file.closest("[hidden]").hidden = false;
@@ -118,12 +118,13 @@
     const fits = !tooLarge && read.length <= text.maxLength;
     file.setCustomValidity(fits ? "" : "A study file has at most " + text.maxLength + " characters");
     file.reportValidity();
-    file.value = ""; // who comes back keeps what is written
+    file.value = ""; // not read again by Back
     if (!fits) return;
     text.value = read;
     text.focus();
     check();
   }
   file.addEventListener("change", take);
+  text.form.addEventListener("click", () => file.setCustomValidity(""));
   take(); // one from before the script
 })();

@@ -17,6 +17,7 @@ from search.database.store import Store, open_store
 from search.files.artifacts import Artifacts
 from search.files.results import Results
 from search.studies.heartbeats import Registration
+from search.studies.job_kinds import FILE_LENGTH
 from search.studies.job_runs import beat, claim, end
 from search.studies.jobs import DEVICE, ENDED
 from search.studies.study import create_or_resume
@@ -124,7 +125,7 @@ def test_a_file_that_is_picked_before_the_script_came_is_read(
     with closing(open_store(url)) as store, serving(store, tmp_path / "artifacts") as address:
         browser = page.narrow(chromium)
         page.sign_in(address, "max")
-        browser.route("**/page.js", lambda route: waiting.append(route))
+        browser.route("**/page.js", lambda route: waiting.append(route), times=1)
         browser.goto(f"{address}/new", wait_until="commit")
         picked = browser.get_by_label("Take a file")
         picked.set_input_files(tmp_path / "mine.yaml")
@@ -132,6 +133,14 @@ def test_a_file_that_is_picked_before_the_script_came_is_read(
         waiting[0].continue_()
         expect(browser.get_by_label("Study file")).to_have_value(FILE)
         expect(picked).to_have_value("")
+        (tmp_path / "large.yaml").write_text("#" * (FILE_LENGTH + 1))
+        picked.set_input_files(tmp_path / "large.yaml")
+        expect(picked).to_have_js_property(
+            "validationMessage", f"A study file has at most {FILE_LENGTH} characters"
+        )
+        with browser.expect_navigation(timeout=20_000):  # what is written can be sent all the same
+            browser.get_by_role("button", name="Check the text").click()
+        expect(browser.get_by_label("Study file")).to_have_value(FILE)
     assert page.errors == []
 
 
