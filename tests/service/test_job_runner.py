@@ -240,13 +240,13 @@ def test_old_results_are_removed_by_the_runner(served: Served) -> None:
 def test_while_the_result_is_written_the_runner_shows_that_it_lives(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, words = threading.Event(), []
+    lives, words = threading.Event(), []
     number = ask(served.store, "export", "{}", "roads")
 
     def slow(results: Results, key: str, path: Path) -> None:
         before = seen_at(served.store, number)
-        begun.set()
         until(lambda: seen_at(served.store, number) > before)
+        lives.set()
         until(lambda: "cancelled" in words)
 
     def heard(*given: Any, **more: Any) -> str:
@@ -257,7 +257,7 @@ def test_while_the_result_is_written_the_runner_shows_that_it_lives(
     monkeypatch.setattr("search.studies.job_runs.beat", heard)
     thread = threading.Thread(target=served.runner(MAKES).run)
     thread.start()
-    assert begun.wait(60)
+    assert lives.wait(60)
     cancel(served.store, number, "olga")
     thread.join()
     job = served.job(number)
