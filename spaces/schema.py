@@ -78,7 +78,7 @@ def _task_schema(task: Task) -> dict[str, Any]:
 def _entry(leaf: dict[str, Any], range_: dict[str, Any]) -> dict[str, Any]:
     """The JSON Schema of what `space:` says of a setting: a value, a list of them, or a range."""
     listed = {"type": "array", "minItems": 1, "items": leaf}
-    if leaf.get("type") == RESOLUTION["type"]:
+    if leaf is RESOLUTION:
         pair = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
         listed["items"] = {"anyOf": [leaf, pair]}
     within = {**range_, "properties": {**range_["properties"], "choices": listed}}

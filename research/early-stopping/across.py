@@ -62,14 +62,14 @@ class Task(NamedTuple):
     """One search.
 
     Attributes:
-        runs: of these runs of the table, from the first to before the second; None: of all.
+        part: of these runs of the table, from the first to before the second; None: of all.
     """
 
     table: str
     workers: int
     rule: str
     seed: int
-    runs: tuple[int, int] | None = None
+    part: tuple[int, int] | None = None
 
 
 class Found(NamedTuple):
@@ -189,14 +189,14 @@ def main() -> None:
     given.add_argument(
         "--choices", type=int, default=100, help="searches a row of settings; 0 leaves these out"
     )
-    given.add_argument("--runs", type=_part, help="FROM:TO, runs of each table, where not all")
+    given.add_argument("--part", type=_part, help="FROM:TO, runs of each table, where not all")
     given.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     given.add_argument("--processes", type=int, default=2)
     args = given.parse_args()
     installed = peers.available()
     rules = [name for name in RULES if name not in NEEDS or installed[NEEDS[name]] is not None]
     tasks = [
-        Task(table, workers, rule, seed, args.runs)
+        Task(table, workers, rule, seed, args.part)
         for table in args.tables
         for workers in WORKERS
         for rule in (*rules, *CANDIDATES)
@@ -215,7 +215,7 @@ def _part(given: str) -> tuple[int, int]:
 
 @cache
 def recorded(table: str, part: tuple[int, int] | None = None) -> list[Known]:
-    """The runs of a table; `part` as `runs` of `Task`."""
+    """The runs of a table; `part` as of `Task`."""
     runs = []
     own = space(table)
     for row in read_table(table):
@@ -229,7 +229,7 @@ def recorded(table: str, part: tuple[int, int] | None = None) -> list[Known]:
 def search(task: Task) -> Found:
     """Replay one search: a random half of its table, in a random order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    runs = recorded(task.table, task.runs)
+    runs = recorded(task.table, task.part)
     half = random.Random(task.seed).sample(runs, len(runs) // 2)
     epochs = max(len(known.run.metric) for known in runs)
     make, pruner = RULES.get(task.rule) or CANDIDATES[task.rule], PRUNERS.get(task.rule)
@@ -299,7 +299,7 @@ def chosen(rows: Mapping[tuple[str, int, str], Row], tables: Sequence[str]) -> s
 def report(found: Mapping[Task, Found], rules: Sequence[str], command: str) -> str:
     """The Markdown report."""
     rows = summed(found)
-    shown = dict.fromkeys((task.table, task.runs) for task in found)
+    shown = dict.fromkeys((task.table, task.part) for task in found)
     tables = [table for table, _ in shown]
     seeds = len({task.seed for task in found if task.rule in rules})
     choices = len({task.seed for task in found if task.rule not in rules})

@@ -11,8 +11,9 @@ from pathlib import Path
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.files.artifacts import Artifacts
-from search.files.shown import OF_STUDY, OF_TRIALS
+from search.files.shown import OF_STUDY
 from search.files.sizes import bytes_under
+from search.studies.catalogue import OF_TRIALS
 from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.paths import inside

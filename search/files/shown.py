@@ -24,7 +24,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from search.files.bucket import Bucket
-from search.studies.catalogue import OF_TRIALS as OF_TRIALS
+from search.studies.catalogue import OF_TRIALS
 from search.studies.study import Study
 from spaces.errors import InputError
 from spaces.paths import inside, no_link, unfinished

@@ -130,6 +130,13 @@ def execute(url: str, statements: str) -> None:
         connection.cursor().execute(statements)
 
 
+def refuses(url: str, *statements: str) -> None:
+    """The server refuses each of these to a role."""
+    for statement in statements:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            execute(url, statement)
+
+
 def ended_study(store: Store, spec: StudySpec, artifacts: Path) -> Study:
     """A study with one trial that has ended, whose weights are there, and one that is open."""
     study = create_or_resume(store, spec, FINGERPRINT, None)
@@ -324,16 +331,15 @@ def test_a_runner_of_jobs_deletes_studies_and_a_worker_cannot_have_it_done(
         assert said.startswith("deleted study small of ") and said.count("\n") == 0
     assert not list(ended.artifacts.rglob("model-1"))
     before = ended.rows()
-    for statement in (
+    refuses(
+        ended.of(JOBS),
         "INSERT INTO segtune_job SELECT * FROM segtune_job",
         "UPDATE segtune_epoch SET metric = 1",
         "UPDATE trial_values SET value = 1",
         "DELETE FROM segtune_schema",
         "DROP TABLE segtune_worker",
         "CREATE TABLE mine (a int)",
-    ):
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            execute(ended.of(JOBS), statement)
+    )
     assert ended.rows() == before
 
 
@@ -397,7 +403,8 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
     for role in (READER, WORKER, JOBS):
         with ended.open(role) as store:
             assert has_users(store)
-        for statement in (
+        refuses(
+            ended.of(role),
             "SELECT password FROM segtune_user",
             "SELECT key FROM segtune_user",
             "SELECT * FROM segtune_session",
@@ -407,18 +414,15 @@ def test_only_the_dashboards_role_keeps_sessions_and_none_but_the_owner_changes_
             "INSERT INTO segtune_token VALUES ('t', 'ann', 'k', 'ci', 0, 0)",
             "INSERT INTO segtune_audit VALUES (1, 0, 'ann', 'x', NULL, '')",
             "DELETE FROM segtune_user",
-        ):
-            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-                execute(ended.of(role), statement)
+        )
     for role in (READER, WORKER):
-        for statement in (
+        refuses(
+            ended.of(role),
             "INSERT INTO segtune_job SELECT * FROM segtune_job",
             "UPDATE segtune_job SET kind = 'delete'",
             "UPDATE segtune_job SET cancelled_by = 'ann'",
             "DELETE FROM segtune_job",
-        ):
-            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-                execute(ended.of(role), statement)
+        )
     assert ended.rows() == before
 
 

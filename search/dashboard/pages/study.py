@@ -39,7 +39,7 @@ from spaces.spec import BESIDE, CONFIRM
 
 TRIALS = 200  # a page
 RUNS = 50  # on fresh seeds
-KEPT = 32  # pages and notes that are kept
+KEPT = 32  # pages, and what was found, that are kept
 LATEST, BEST = ORDERS = ("latest", "best")
 
 
@@ -48,7 +48,7 @@ class StudyPage:
 
     def __init__(self, frame: Frame, store: Store, disk_use: DiskUse) -> None:
         self.frame, self.store, self.disk_use = frame, store, disk_use
-        self._pages, self._notes = Kept(), Kept()
+        self._pages, self._findings = Kept(), Kept()
         self._lock = threading.Lock()
 
     def __call__(self, request: Request, name: str) -> Iterable[bytes]:
@@ -91,7 +91,7 @@ class StudyPage:
         if name not in listed:
             raise UnknownStudy(name)
         known = self.frame.tag([(one.uid, one.known) for one in found])
-        findings = self._notes.get(name, known, lambda: _found(facts))
+        findings = self._findings.get(name, known, lambda: _found(facts))
         trials = _ordered(facts, order)
         pages = max(1, -(-len(trials) // TRIALS))
         if page > pages:
