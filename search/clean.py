@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from search.files.artifacts import OF_STORE, Artifacts, store_here, trial_name
 from search.files.sizes import bytes_under
 from search.studies.ended_trials import ended_trials
 from search.work.child import LOCK
-from spaces.paths import unfinished
+from spaces.paths import take_away
 from trainers import cache_folder, checkpoint
 
 QUIET_SECONDS = 24 * 3600.0  # a file that nobody has finished for so long never will be
@@ -56,9 +55,8 @@ class Leftover:
             if self.kind == "checkpoints":
                 checkpoint.remove_last(self.path)
             elif self.path.is_dir():
-                gone = unfinished(self.path)
-                self.path.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                with contextlib.suppress(OSError):  # what is left of it is found as temporary
+                    take_away(self.path)
             else:
                 self.path.unlink(missing_ok=True)
         return True

@@ -140,6 +140,22 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def take_away(folder: Path) -> None:
+    """Delete a folder that somebody may still write into, if it is there.
+
+    It is renamed first: what is written under its name from then on finds no folder.
+
+    Raises:
+        OSError: something is left, as `.<name>.<random>.tmp`.
+    """
+    gone = unfinished(folder)
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone)
+
+
 def _is_special(path: str | Path) -> bool:
     """Whether something is there that is neither a file nor a folder."""
     try:

@@ -45,7 +45,8 @@ def evaluate_segmentation(
 
     Args:
         task: of the effective config, with the chosen decode settings.
-        to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here.
+        to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here,
+            in one that is there.
     """
     metric, spec = task.config.metric, task.data.spec
     found = task.validate(model, split)

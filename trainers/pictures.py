@@ -54,7 +54,7 @@ def palette(classes: int) -> np.ndarray:
 
 def picture_folder(folder: Path) -> None:
     """Make the folder of an evaluation's pictures, without those of an earlier one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for rank in ("best", "worst"):
         for old in folder.glob(f"{rank}-[0-9]*-*.png"):
             old.unlink()

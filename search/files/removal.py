@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from search.files.sizes import bytes_under
 from search.studies.catalogue import OF_TRIALS
 from search.studies.study import Study
 from spaces.errors import InputError
-from spaces.paths import inside
+from spaces.paths import inside, take_away
 
 
 def files_size(artifacts: Artifacts, study: Study) -> int:
@@ -64,8 +63,7 @@ def remove_files(artifacts: Artifacts, study: Study, shown: Iterable[str]) -> No
         with contextlib.suppress(ArtifactNotFound):  # on another machine, or removed by hand
             artifacts.shown.remove(artifact_id)
     for folder in (artifacts.folder / key, _events(artifacts, key)):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+        take_away(folder)
 
 
 def _key(name: str, uid: str) -> str | None:

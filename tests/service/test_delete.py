@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from search.cli import app
+from search.dashboard.publish import PICTURES
 from search.database.store import Store, UnknownStudy, open_store
 from search.database.tables import slot_table, study_table
 from search.files.artifacts import Artifacts
@@ -27,13 +28,16 @@ from search.studies.deletion import delete_rows
 from search.studies.heartbeats import Registration, workers
 from search.studies.limits import close
 from search.studies.study import Study, create_or_resume, study_names
+from search.work.drawing import draw
 from search.work.service import Service
 from search.work.supervision import Timing
 from search.work.watchers import Interrupt
+from spaces.paths import take_away
 from spaces.spec import StudySpec
 from tests.fake_child import report, whole
 from tests.scripted import NoData, Quiet
 from tests.stores import sqlite_too
+from trainers.pictures import picture_folder
 
 MakeSpec = Callable[..., StudySpec]
 FINGERPRINT = "f" * 64
@@ -246,6 +250,21 @@ def test_a_worker_that_meets_a_deleted_study_serves_the_others(
     assert {trial.state for trial in other.trials()} == {TrialState.COMPLETE}
     assert text.getvalue().count("was deleted") == 1
     assert workers(store) == []
+
+
+def test_pictures_that_are_drawn_meanwhile_bring_no_folder_back(tmp_path: Path) -> None:
+    """What a worker draws of the last trial as its study is deleted: neither begun nor ended."""
+    pictures = tmp_path / "small-01234567" / "trial-0000" / PICTURES
+    pictures.parent.mkdir(parents=True)
+    picture_folder(pictures)
+    (pictures / "best-1-a.png").write_bytes(b"png")
+    take_away(tmp_path / "small-01234567")
+    with pytest.raises(FileNotFoundError):
+        picture_folder(pictures)
+    with pytest.raises(FileNotFoundError):
+        draw(None, None, pictures, lambda: False)  # type: ignore[arg-type]
+    take_away(tmp_path / "small-01234567")  # gone already
+    assert not list(tmp_path.iterdir())
 
 
 class Data(NoData):
