@@ -111,7 +111,7 @@ def how_far(row: dict[str, Any]) -> tuple[float | None, int | None, str]:
 def _devices(rows: list[dict[str, Any]]) -> list[str]:
     """What the trials trained on, a line for each device and precision."""
     peaks: dict[tuple[str, str], list[float]] = {}
-    for hardware in (row["hardware"] for row in rows if row["hardware"]):
+    for hardware in (row["hardware"] for row in rows if row["hardware"] and row["epochs"]):
         key = hardware.get("device", "?"), hardware.get("precision", "?")
         peaks.setdefault(key, []).append(hardware.get("peak_memory_mb", 0))
     return [

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from search.database.store import Store
-from search.findings.facts import gather
+from search.findings.facts import gather, summary
 from search.findings.front_section import fronts
 from search.findings.markup import Table, Text
+from search.findings.tables import show_study
 from search.studies.learning_curves import curves_ended_after
 from search.studies.study import Study, create_or_resume
 from search.studies.trial_facts import TrialFacts
@@ -104,6 +108,9 @@ def test_what_is_outside_trains_nothing_and_takes_no_slot(store: Store, tmp_path
     inside = [t for t in trials if t not in refused]
     assert all(t.constraints["latency_ms"] < 0 for t in inside)
     assert {TrialFacts.of(t).latency_ms for t in inside} == {5.0, 10.0}
+    out = io.StringIO()
+    show_study(summary(study), Console(file=out, width=300))
+    assert re.findall(r"trained on cpu in .*: (\d+) trials", out.getvalue()) == ["8"]
 
 
 def test_another_worker_remembers_what_this_one_measured(store: Store, tmp_path: Path) -> None:
