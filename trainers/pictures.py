@@ -53,7 +53,12 @@ def palette(classes: int) -> np.ndarray:
 
 
 def picture_folder(folder: Path) -> None:
-    """Make the folder of an evaluation's pictures, without those of an earlier one."""
+    """Make the folder of an evaluation's pictures, without those of an earlier one.
+
+    Raises:
+        FileNotFoundError: the folder of the one that it is in is gone, as of a deleted study.
+    """
+    folder.parent.mkdir(exist_ok=True)
     folder.mkdir(exist_ok=True)
     for rank in ("best", "worst"):
         for old in folder.glob(f"{rank}-[0-9]*-*.png"):

@@ -147,7 +147,6 @@ def evaluate(
         )
         return
     pictures = folder / f"evaluation-{data}"
-    pictures.mkdir(exist_ok=True)
     several = len(parts) > 1
     found = [
         run_evaluation(*part, data, pictures / f"fold-{k}" if several else pictures, cleval=cleval)
