@@ -69,9 +69,7 @@ def launch(
         typer.Option(help="Another setting of `workers:`, as in partition=gpu (repeatable)"),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave the workers running")] = False,
-    own: Annotated[
-        bool, typer.Option("--own", help="Refuse a study that somebody else has launched")
-    ] = False,
+    new: Annotated[bool, typer.Option("--new", help="Refuse a study that is there")] = False,
     store: StoreOption = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
@@ -86,8 +84,7 @@ def launch(
     from search.findings.beginning import earlier_studies
     from search.launch import launch as run_study
     from search.launchers.engine import Order
-    from search.studies.owners import launcher, user
-    from search.studies.study import open_study, study_names
+    from search.studies.study import study_names
     from search.work.forkserver import warm_up
     from trainers.devices import visible_gpus
 
@@ -101,13 +98,11 @@ def launch(
         warm_up()  # trains here, or measures a few steps
     with closing_store(store, create=True) as opened:
         is_there = study_spec.name in study_names(opened)
-        if own and is_there:
-            found = open_study(opened, study_spec.name)
-            if launcher(opened, found.study_id) != user():
-                raise InputError(
-                    f"study {found.spec.name} is in {opened.shown} already, launched by somebody "
-                    "else; give this one another name"
-                )
+        if new and is_there:
+            raise InputError(
+                f"study {study_spec.name} is in {opened.shown} already; give this one another "
+                f"name, or have more trials of it: segtune resume {study_spec.name} --trials N"
+            )
         if study_spec.from_studies and not is_there:
             earlier_studies(opened, study_spec, spec)  # before the data are read
         raise typer.Exit(

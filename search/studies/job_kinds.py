@@ -164,14 +164,11 @@ class Check(OnFile):
 
 
 class Launch(OnFile):
-    """`segtune launch` of a new study, for the workers that serve the store.
-
-    Where its runner was stopped after the study was created, it finds its own and ends.
-    """
+    """`segtune launch` of a new study, for the workers that serve the store."""
 
     @property
     def fixed(self) -> list[str]:
-        return ["--own", "--on", "local", "--workers", "0"]
+        return ["--new", "--on", "local", "--workers", "0"]
 
 
 class Confirm(Kind):

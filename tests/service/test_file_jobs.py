@@ -52,7 +52,7 @@ def test_a_command_finds_the_file_the_roots_and_who_has_asked(
     assert (job.state, job.result) == (ENDED, None)
     assert lines == f"['check', 'study.yaml'] {roots[0]}:{roots[1]} max\nname: straße"
     _, lines = ended(served.store, launch)
-    assert lines.startswith("['launch', 'study.yaml', '--own', '--on', 'local', '--workers', '0']")
+    assert lines.startswith("['launch', 'study.yaml', '--new', '--on', 'local', '--workers', '0']")
 
 
 @pytest.mark.parametrize("kind", ["check", "launch", "init"])
@@ -89,7 +89,6 @@ def test_a_study_is_checked_and_launched_for_the_workers_that_serve_the_store(
         asked(store, "check", text),
         asked(store, "launch", text),
         asked(store, "launch", text, by="olga"),
-        asked(store, "launch", text),  # as one whose runner was stopped at its end
         asked(store, "launch", small_study(streets.parent, name="other"), "other", by="olga"),
         looks_at(store, streets),
         looks_at(store, streets.parent),
@@ -104,16 +103,13 @@ def test_a_study_is_checked_and_launched_for_the_workers_that_serve_the_store(
     }
     root = ("--data-root", str(streets))
     Running.segtune("jobs", "--until-idle", *root, env=environment).finish()
-    checked, launched, by_olga, again, outside, looked, *refused = (
-        ended(store, n) for n in numbers
-    )
+    checked, launched, again, outside, looked, *refused = (ended(store, n) for n in numbers)
     assert (checked[0].state, checked[0].code) == (ENDED, 0), checked[1]
     assert checked[1].startswith("study roads: 3 trials of 2 epochs") and "ok: " in checked[1]
     assert (launched[0].state, launched[0].code) == (ENDED, 0), launched[1]
     assert "study roads started" in launched[1] and "left to the workers" in launched[1]
-    assert (by_olga[0].state, by_olga[0].code) == (FAILED, 2)
-    assert "already, launched by somebody else; give this one another name" in by_olga[1]
-    assert (again[0].state, again[0].code) == (ENDED, 0), again[1]
+    assert (again[0].state, again[0].code) == (FAILED, 2)
+    assert "study roads is in" in again[1] and "give this one another name" in again[1]
     assert (outside[0].state, outside[0].code) == (FAILED, 2)
     assert "lies outside of the folders that study files may name here" in outside[1]
     assert "(study.yaml line 4)" in outside[1]  # by which the editor finds the line

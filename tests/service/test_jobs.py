@@ -327,7 +327,7 @@ def test_a_command_takes_the_name_of_a_study_and_nothing_else(study: str | None)
     ("kind", "arguments", "words"),
     [
         ("check", '{"file": "name: x"}', ["in/study.yaml"]),
-        ("launch", '{"file": "x"}', ["in/study.yaml", "--own", "--on", "local", "--workers", "0"]),
+        ("launch", '{"file": "x"}', ["in/study.yaml", "--new", "--on", "local", "--workers", "0"]),
         ("confirm", '{"top": 3}', ["roads", "--leave", "--top", "3"]),
         ("confirm", '{"top": 3, "seeds": 1}', ["roads", "--leave", "--top", "3", "--seeds", "1"]),
         ("resume", '{"trials": 40}', ["roads", "--trials", "40"]),

@@ -145,7 +145,7 @@ def test_a_laptop_with_a_token_launches_follows_and_takes_away(
 
         launched = done("launch", good)
         assert f"job 1: {url}/jobs/1\n" in launched
-        assert "launch --own --on local --workers 0\n" in launched
+        assert "launch --new --on local --workers 0\n" in launched
         assert "job 2: failed" in done("check", bad, code=3)
         assert "wrote" in done("export", NAME, "--to", to, "--trial", "0", "--no-test")
         files = sorted(str(p.relative_to(to)) for p in to.rglob("*") if p.is_file())
