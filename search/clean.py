@@ -55,8 +55,7 @@ class Leftover:
             if self.kind == "checkpoints":
                 checkpoint.remove_last(self.path)
             elif self.path.is_dir():
-                with contextlib.suppress(OSError):  # what is left of it is found as temporary
-                    take_away(self.path)
+                take_away(self.path, strict=False)  # what is left is found as a temporary file
             else:
                 self.path.unlink(missing_ok=True)
         return True

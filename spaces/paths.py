@@ -140,20 +140,23 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def take_away(folder: Path) -> None:
+def take_away(folder: Path, *, strict: bool = True) -> None:
     """Delete a folder that somebody may still write into, if it is there.
 
-    It is renamed first: what is written under its name from then on finds no folder.
+    It is renamed first, to `.<name>.<random>.tmp`: who writes under its old name finds no folder.
+
+    Args:
+        strict: say what cannot be deleted of it; else that is left.
 
     Raises:
-        OSError: something is left, as `.<name>.<random>.tmp`.
+        OSError: it cannot be renamed; or, if strict, something is left.
     """
     gone = unfinished(folder)
     try:
         folder.rename(gone)
     except FileNotFoundError:
         return
-    shutil.rmtree(gone)
+    shutil.rmtree(gone, ignore_errors=not strict)
 
 
 def _is_special(path: str | Path) -> bool:

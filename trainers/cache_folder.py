@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from spaces.errors import InputError
-from spaces.paths import NO_LOCKS, cache_dir, unfinished
+from spaces.paths import NO_LOCKS, cache_dir, take_away, unfinished
 from trainers.disk import is_full
 
 BYTES = "SEGTUNE_CACHE_BYTES"  # environment variable: most bytes of the whole cache folder
@@ -109,7 +109,7 @@ def _entry(
             return found
         if folder.exists():
             _log.warning("the cache of %s was damaged; building it again: %s", what, folder)
-            _remove(folder)
+            take_away(folder, strict=False)
         size = needed()
         try:
             with _Half.begin(folder, size) as half:
@@ -343,17 +343,9 @@ def _evicted(manifest: Path) -> bool:
     """Remove an entry unless a process uses it."""
     with suppress(OSError), open(manifest) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(manifest.parent)
+        take_away(manifest.parent, strict=False)
         return True
     return False
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder's name away at once, then its files."""
-    gone = unfinished(folder)
-    with suppress(FileNotFoundError):  # another process was quicker
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sweep() -> None:

@@ -46,7 +46,7 @@ def evaluate_segmentation(
     Args:
         task: of the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here,
-            and the one that it is in.
+            with its parent.
     """
     metric, spec = task.config.metric, task.data.spec
     found = task.validate(model, split)

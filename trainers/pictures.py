@@ -53,10 +53,10 @@ def palette(classes: int) -> np.ndarray:
 
 
 def picture_folder(folder: Path) -> None:
-    """Make the folder of an evaluation's pictures, without those of an earlier one.
+    """Make the folder of an evaluation's pictures, and its parent; earlier pictures in it go.
 
     Raises:
-        FileNotFoundError: the folder of the one that it is in is gone, as of a deleted study.
+        FileNotFoundError: what the parent would be in is not there, as after a study was deleted.
     """
     folder.parent.mkdir(exist_ok=True)
     folder.mkdir(exist_ok=True)

@@ -70,7 +70,7 @@ def evaluate(
         model: `model/` of an export, or the members of an ensemble.
         config: the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here,
-            and the one that it is in.
+            with its parent.
         cleval: of text detection, also score with CLEval; needs the extra `cleval`.
 
     Raises:

@@ -34,7 +34,7 @@ def evaluate_text(
     Args:
         task: of the effective config, with the chosen decode settings.
         to: folder for `best-1-<stem>.png` .. and `worst-1-<stem>.png` ..; made here,
-            and the one that it is in.
+            with its parent.
         cleval: also score with CLEval (Baek et al. 2020), which needs the extra `cleval`.
     """
     config, data = task.config, task.data

@@ -51,7 +51,9 @@ def draw(drawing: Drawing, data: Data, to: Path, give_up: Callable[[], bool]) ->
         What went wrong, or None.
     """
     clear(to)
-    to.mkdir()  # ours: a link in it would be written through; a deleted study's trial has no folder
+    # ours: a link in it would be written through. Without parents: of a study that was deleted
+    # meanwhile no folder comes back
+    to.mkdir()
     process = context.Process(target=_draw, args=(drawing, data, to), name="pictures")
     process.start()
     until = time.monotonic() + DRAW_SECONDS

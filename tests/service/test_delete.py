@@ -253,7 +253,7 @@ def test_a_worker_that_meets_a_deleted_study_serves_the_others(
 
 
 def test_pictures_that_are_drawn_meanwhile_bring_no_folder_back(tmp_path: Path) -> None:
-    """What a worker draws of the last trial as its study is deleted: neither begun nor ended."""
+    """A worker may draw the last trial as its study is deleted: before it begins, and within."""
     pictures = tmp_path / "small-01234567" / "trial-0000" / PICTURES
     pictures.parent.mkdir(parents=True)
     picture_folder(pictures)
