@@ -268,11 +268,10 @@ class Copies:
         self.bucket.remove(k for k in before if _epoch_of(k.removeprefix(under)) < epoch)
 
     def _copy_model(self, key: str, folder: Path) -> None:
-        if not folder.is_dir():
-            return  # overtaken by better trials meanwhile
-        for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
-            with open(path, "rb", opener=no_link) as file:
-                self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
+        with contextlib.suppress(FileNotFoundError):  # overtaken meanwhile; forget_models follows
+            for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+                with open(path, "rb", opener=no_link) as file:
+                    self.bucket.write(f"{key}/{folder.name}/{path.relative_to(folder)}", file)
 
     def _rewind(self, under: str, epoch: int) -> None:
         keys = list(self.bucket.keys(under))
